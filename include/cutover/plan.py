@@ -1,0 +1,421 @@
+"""The plan: one YAML file per application, read into frozen models.
+
+A plan says what cannot be found out: names, places, people, limits, texts. What the target's catalog knows (columns,
+foreign keys, sequences) is read there and never typed here.
+
+``${NAME}`` and ``${NAME:-default}`` in any value are replaced from the environment before validation, so that one plan
+serves several hosts. No credential belongs in a plan: connections are named, their secrets stay in Airflow.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import string
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from include.cutover.errors import PlanInvalid
+
+ROOT = Path(__file__).resolve().parents[2]
+
+Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+Placeholders = frozenset({"time", "end", "lead", "application", "minutes", "reason", "run"})
+_PLACEHOLDER = re.compile(r"<([^<>\n]+)>")
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
+
+
+def _known_placeholders(text: str) -> str:
+    unknown = sorted(set(_PLACEHOLDER.findall(text)) - Placeholders)
+    if unknown:
+        allowed = ", ".join(f"<{name}>" for name in sorted(Placeholders))
+        raise ValueError(f"unknown placeholder {', '.join(f'<{name}>' for name in unknown)}; allowed are {allowed}")
+    return text
+
+
+def _absolute(path: Path) -> Path:
+    return path if path.is_absolute() else ROOT / path
+
+
+def _path_template(text: str) -> str:
+    try:
+        fields = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
+    except ValueError as error:
+        raise ValueError(f"not a usable path: {error}") from None
+    if fields - {"key"}:
+        raise ValueError(f"unknown field {sorted(fields - {'key'})}; allowed is {{key}}")
+    if not text.startswith("/"):
+        raise ValueError("a path of the application starts with /")
+    return text
+
+
+Template = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+UrlPath = Annotated[str, AfterValidator(_path_template)]
+
+
+class Model(BaseModel):
+    """Frozen, and an unknown key is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Connections(Model):
+    """Airflow connection ids. ``application`` is how the application itself logs in to the target after the cutover."""
+
+    source: str
+    target: str
+    application: str
+    slack: str | None = None
+    mail: str | None = None
+
+
+class Table(Model):
+    """What the catalog cannot know about a table.
+
+    Attributes:
+        secret: Columns whose content never appears anywhere but in the two databases.
+        chunk_rows: Rows copied in one transaction.
+        streams: Tasks that share the table's chunks.
+    """
+
+    secret: tuple[str, ...] = ()
+    chunk_rows: int = Field(default=500_000, ge=1_000)
+    streams: int = Field(default=1, ge=1, le=16)
+
+
+class SupervisorControl(Model):
+    """A program under supervisord, over its HTTP interface.
+
+    ``password_env`` names the environment variable that holds the password of the interface.
+    """
+
+    kind: Literal["supervisor"]
+    url: str = Field(pattern=r"^https?://")
+    program: str = Field(min_length=1)
+    username: str = "cutover"
+    password_env: str | None = None
+
+
+class CommandControl(Model):
+    """A service that is driven by commands: argument lists, never a shell.
+
+    ``status`` exits 0 when the service runs, and with another status when it does not.
+    """
+
+    kind: Literal["command"]
+    start: tuple[str, ...] = Field(min_length=1)
+    stop: tuple[str, ...] = Field(min_length=1)
+    status: tuple[str, ...] = Field(min_length=1)
+
+
+class Service(Model):
+    """One service of the application. The list's order is the order of starting; stopping goes the other way round.
+
+    Attributes:
+        log: File whose last lines are shown when the service does not start or stop in time.
+    """
+
+    name: Identifier
+    control: Annotated[SupervisorControl | CommandControl, Field(discriminator="kind")]
+    stop_seconds: int = Field(default=30, ge=1, le=600)
+    start_seconds: int = Field(default=60, ge=1, le=600)
+    log: AbsolutePath | None = None
+
+
+class HealthTest(Model):
+    """``GET path`` answers 200 with JSON whose ``field`` names the database in use."""
+
+    path: UrlPath
+    field: str = "database"
+    source: str = "sqlite"
+    target: str = "postgresql"
+    status_field: str = "status"
+    status: str = "ok"
+
+
+class CountTest(Model):
+    """A number that the application shows, compared with the rows of ``table``.
+
+    ``field`` reads a JSON answer, ``pattern`` (one group) a page. With ``growing`` the application may show more.
+    """
+
+    path: UrlPath
+    table: str
+    field: str | None = None
+    pattern: str | None = None
+    growing: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_read(self) -> CountTest:
+        if (self.field is None) == (self.pattern is None):
+            raise ValueError("give either field (for JSON) or pattern (for a page)")
+        if self.pattern is not None and re.compile(self.pattern).groups != 1:
+            raise ValueError("pattern needs exactly one group, around the number")
+        return self
+
+
+class WriteTest(Model):
+    """A request that makes the application write a row, which is then read back from the target by its key.
+
+    ``{key}`` in ``path`` becomes the key of some row of ``for_table``; the JSON answer's ``returns`` is the primary key of
+    the row written into ``table``.
+    """
+
+    path: UrlPath
+    for_table: str
+    table: str
+    returns: str = "id"
+
+
+class SmokeTests(Model):
+    """How the application is found healthy from outside."""
+
+    base_url: str = Field(pattern=r"^https?://")
+    seconds: int = Field(default=60, ge=1, le=600, description="How long the application may take to become healthy.")
+    health: HealthTest
+    counts: tuple[CountTest, ...] = ()
+    write: WriteTest | None = None
+
+
+class Configuration(Model):
+    """The dotenv file that is switched.
+
+    Values may hold ``{application_url}`` (the SQLAlchemy URL of the connection ``application``) and ``{source_path}`` (the
+    SQLite file).
+    """
+
+    file: AbsolutePath
+    live: dict[str, str] = Field(min_length=1)
+    rolled_back: dict[str, str] = Field(min_length=1)
+
+
+class Backup(Model):
+    """Where backups go. ``second_copy`` should be another disk."""
+
+    directory: AbsolutePath
+    second_copy: AbsolutePath | None = None
+
+
+class Person(Model):
+    """Somebody with a part in the cutover. ``user`` is the log-in name in Airflow."""
+
+    user: str = Field(min_length=1)
+    name: str = Field(min_length=1)
+    email: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    contact: str = ""
+
+
+class People(Model):
+    """The roles of the runbook. Deputies may do what the lead may."""
+
+    lead: Person
+    observer: Person
+    communicator: Person
+    deputies: tuple[Person, ...] = ()
+
+    @property
+    def deciders(self) -> tuple[Person, ...]:
+        """Those who may start, approve and roll back."""
+        return (self.lead, *self.deputies)
+
+
+class Channels(Model):
+    """Where notices go; the connections are named under ``connections``."""
+
+    slack_channel: str = "#ops"
+    mail_from: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
+    mail_to: tuple[str, ...] = Field(min_length=1)
+
+
+class Notices(Model):
+    """Texts sent to people; what stands in ``<…>`` is filled in (see ``Placeholders``)."""
+
+    start: Template
+    completion: Template
+    rollback: Template
+
+
+class Window(Model):
+    """The maintenance window."""
+
+    minutes: int = Field(default=60, ge=1, le=24 * 60)
+
+
+class Gates(Model):
+    """The go/no-go questions. No answer within ``response_minutes`` means no-go."""
+
+    response_minutes: float = Field(default=15, gt=0, le=24 * 60)
+    allow_auto_approval: bool = False
+
+
+class Preflight(Model):
+    """Limits of the checks before anything is stopped.
+
+    Attributes:
+        accept_unknown: Names of checks that may stay "could not check" without the lead's word.
+        target_disk_factor: Free disk on the target as a multiple of the source file's size.
+        free_connections: Connections that must be free on the target.
+    """
+
+    accept_unknown: tuple[str, ...] = ()
+    target_disk_factor: float = Field(default=4.0, ge=1)
+    free_connections: int = Field(default=10, ge=1)
+
+
+class Plan(Model):
+    """Everything the pipeline must be told about one application. See the module's docstring."""
+
+    name: Identifier
+    application: str = Field(min_length=1)
+    connections: Connections
+    target_schema: str = "public"
+    tables: dict[str, Table] = Field(min_length=1)
+    services: tuple[Service, ...] = ()
+    smoke_tests: SmokeTests | None = None
+    configuration: Configuration | None = None
+    backup: Backup
+    window: Window = Window()
+    gates: Gates = Gates()
+    preflight: Preflight = Preflight()
+    people: People
+    channels: Channels
+    notices: Notices
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tables_without_settings(cls, data: Any) -> Any:
+        """``name:`` with nothing behind it is a table without settings."""
+        if isinstance(data, dict) and isinstance(data.get("tables"), dict):
+            data = {**data, "tables": {name: {} if value is None else value for name, value in data["tables"].items()}}
+        return data
+
+    @model_validator(mode="after")
+    def _names_agree(self) -> Plan:
+        problems = []
+        names = [service.name for service in self.services]
+        for name in sorted({name for name in names if names.count(name) > 1}):
+            problems.append(f"services: the name {name} stands more than once")
+        if self.smoke_tests is not None:
+            used = {test.table for test in self.smoke_tests.counts}
+            if self.smoke_tests.write is not None:
+                used |= {self.smoke_tests.write.table, self.smoke_tests.write.for_table}
+            for table in sorted(used - set(self.tables)):
+                problems.append(f"smoke_tests: the table {table} is not among the plan's tables")
+        if self.services and self.smoke_tests is None:
+            problems.append("smoke_tests: needed where services are given, or nobody knows that they work")
+        if self.services and self.configuration is None:
+            problems.append("configuration: needed where services are given, or they start on the old database")
+        if problems:
+            raise ValueError("; ".join(problems))
+        return self
+
+    @property
+    def sql_folder(self) -> Path:
+        """Folder of this plan's SQL files."""
+        return sql_root() / self.name
+
+
+def plans_folder() -> Path:
+    """Folder of the plan files; ``CUTOVER_PLANS`` overrides it."""
+    return Path(os.environ.get("CUTOVER_PLANS") or ROOT / "include" / "plans")
+
+
+def sql_root() -> Path:
+    """Folder of the SQL folders, one per plan; ``CUTOVER_SQL`` overrides it."""
+    return Path(os.environ.get("CUTOVER_SQL") or ROOT / "include" / "sql")
+
+
+class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
+    """YAML keeps the last of two equal keys in silence; here that is a fault."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            if key_node.tag == "tag:yaml.org,2002:merge":
+                continue
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
+        mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
+        return mapping
+
+
+def _expand(value: Any, path: str, environment: Mapping[str, str], faults: list[str]) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: _expand(item, f"{path}.{key}" if path else str(key), environment, faults) for key, item in value.items()
+        }
+    if isinstance(value, list):
+        return [_expand(item, f"{path}.{index}", environment, faults) for index, item in enumerate(value)]
+    if not isinstance(value, str):
+        return value
+
+    def replace(match: re.Match[str]) -> str:
+        name, default = match.group(1), match.group(2)
+        found = environment.get(name) or default
+        if found is None:
+            faults.append(f"{path}: the environment variable {name} is not set; set it or write ${{{name}:-default}}")
+            return ""
+        return found
+
+    return _VARIABLE.sub(replace, value)
+
+
+def _describe(error: dict[str, Any]) -> str:
+    path = ".".join(str(part) for part in error["loc"]) or "the file"
+    found = error.get("input")
+    shown = "" if isinstance(found, dict | list | tuple | BaseModel) else f", found {found!r}"
+    message = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"{path}: unknown key{shown}; remove it or correct its spelling"
+    if error["type"] == "missing":
+        return f"{path}: missing"
+    return f"{path}: {message}{shown}"
+
+
+def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = None) -> Plan:
+    """Read a plan from YAML text.
+
+    Raises:
+        PlanInvalid: With every fault of the text, each with its path, what was found and what is allowed.
+    """
+    try:
+        data = yaml.load(text, Loader=_UniqueKeys)
+    except yaml.YAMLError as error:
+        raise PlanInvalid("not readable as YAML", [str(error)], where=where) from None
+    if not isinstance(data, dict):
+        raise PlanInvalid("a plan is a mapping of keys", [f"the file: found {type(data).__name__}"], where=where)
+    faults: list[str] = []
+    data = _expand(data, "", os.environ if environment is None else environment, faults)
+    try:
+        plan = Plan.model_validate(data)
+    except ValidationError as error:
+        faults += [_describe(dict(item)) for item in error.errors()]
+    if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
+        raise PlanInvalid(f"the plan has {count}", faults, where=where)
+    return plan
+
+
+def load_plan(name: str) -> Plan:
+    """The plan of that name.
+
+    Raises:
+        PlanInvalid: When there is no such plan or it has faults.
+    """
+    path = plans_folder() / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(item.stem for item in plans_folder().glob("*.yaml"))) or "none"
+        raise PlanInvalid(f"there is no plan {name}", [f"expected the file {path}", f"plans here: {known}"])
+    plan = parse_plan(path.read_text(encoding="utf-8"), where=str(path))
+    if plan.name != name:
+        raise PlanInvalid(
+            "the name differs from the file's", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)
+        )
+    return plan

@@ -1,0 +1,42 @@
+"""What the tests share: one embedded PostgreSQL for the whole session, and a fresh database for every test that asks."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from include.cutover.embedded import Cluster, free_port
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A running PostgreSQL, stopped after the session."""
+    cluster = Cluster(tmp_path_factory.mktemp("postgres"), free_port())
+    cluster.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
+    try:
+        yield cluster
+    finally:
+        cluster.stop()
+
+
+@pytest.fixture
+def conninfo(cluster: Cluster) -> Iterator[str]:
+    """libpq connection string of a new, empty database; dropped after the test."""
+    name = f"t_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{name}"')
+    try:
+        yield cluster.conninfo(name)
+    finally:
+        with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture(autouse=True)
+def _own_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test writes into the checkout's var/."""
+    monkeypatch.setenv("CUTOVER_EVIDENCE", str(tmp_path / "evidence"))
