@@ -1,0 +1,356 @@
+"""What the target's catalog knows about a schema, and how a session with the target is opened.
+
+Tables, columns, keys and sequences are read from ``pg_catalog``, never typed into a plan. Two things are left out on
+purpose: the pipeline's own table ``schema_migrations``, and tables that belong to an extension. A partition is a part of
+its partitioned table and does not appear by itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors
+from psycopg.rows import tuple_row
+
+from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
+
+RECORD_TABLE = "schema_migrations"
+
+CONNECT_SECONDS = 10
+LOCK_TIMEOUT = "10s"  # the target is ours alone: whoever holds a lock longer than this is somebody to be told about
+STATEMENT_TIMEOUT = "30min"  # half of a maintenance window
+
+# After kill -9 of a client its statement goes on in the server until the server looks at the connection.
+CONNECTION_CHECK = "1s"
+
+_ON_DELETE = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column as the catalog has it.
+
+    Attributes:
+        type: As ``format_type`` writes it, e.g. ``character varying(50)``.
+        default: The default's expression; None where there is none and for generated columns.
+        generated: Computed from other columns; cannot be written.
+        identity: ``GENERATED … AS IDENTITY``.
+    """
+
+    name: str
+    type: str
+    not_null: bool
+    default: str | None
+    generated: bool
+    identity: bool
+
+
+@dataclass(frozen=True)
+class ForeignKey:
+    """A foreign key between two tables of one schema; ``on_delete`` is spelled as in SQL, e.g. ``SET NULL``."""
+
+    name: str
+    table: str
+    columns: tuple[str, ...]
+    referenced_table: str
+    referenced_columns: tuple[str, ...]
+    on_delete: str
+    validated: bool
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """A sequence and a column that takes its values from it: by identity, by ownership (serial) or by its default."""
+
+    name: str
+    table: str
+    column: str
+
+
+def primary_message(error: psycopg.Error) -> str:
+    """The server's one-line message, without what may hold rows.
+
+    DETAIL and CONTEXT quote rows, and so does the message itself where a value could not be converted; of that only the
+    kind of error is told.
+    """
+    if error.sqlstate is None:
+        return " ".join(str(error).split()) or type(error).__name__
+    if error.sqlstate.startswith("22"):
+        return f"{type(error).__name__} (SQLSTATE {error.sqlstate})"
+    return f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+
+
+def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
+    """What a psycopg error means to a step. Raise it ``from None``: the original's text may quote rows."""
+    found = primary_message(error)
+    code = error.sqlstate or ""
+    if isinstance(error, errors.LockNotAvailable):
+        return Unreachable(
+            "a lock was not granted in time",
+            where=where,
+            found=found,
+            do="See in pg_stat_activity and pg_locks who works on these tables; try again when that has ended.",
+        )
+    if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure | errors.TooManyConnections):
+        return Unreachable("the target could not serve this now", where=where, found=found, do="Try again.")
+    shut_down = errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow
+    broken = not code and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
+    if broken or code.startswith("08") or isinstance(error, shut_down):
+        return Unreachable(
+            "the connection to the target broke",
+            where=where,
+            found=found,
+            do="Check that the server runs, then try again.",
+        )
+    if isinstance(error, errors.InsufficientPrivilege):
+        return Refused(
+            "the pipeline's role may not do this",
+            where=where,
+            found=found,
+            do="Let the role of the target connection own the schema and what is in it, then try again.",
+        )
+    if isinstance(error, errors.QueryCanceled):
+        return StepFailed(
+            "the target cancelled a statement", where=where, expected=f"less than {STATEMENT_TIMEOUT}", found=found
+        )
+    return StepFailed("the target refused a statement", where=where, found=found)
+
+
+@contextmanager
+def session(
+    conninfo: str, schema: str, *, application_name: str | None = None, settings: Mapping[str, str] | None = None
+) -> Iterator[psycopg.Connection]:
+    """A session with the target in which unqualified names mean ``schema``.
+
+    It is in autocommit mode so that every transaction is a visible ``with connection.transaction()``. Waits are bounded,
+    times are UTC, and the server ends the session's work soon after this process is gone.
+
+    Args:
+        application_name: Instead of the one in ``conninfo``.
+        settings: Server settings beside these defaults.
+
+    Raises:
+        Unreachable: When the server does not answer or the connection breaks.
+        StepFailed: When the server refuses a statement; see ``as_cutover_error``.
+    """
+    overrides: dict[str, Any] = {"client_encoding": "UTF8"}
+    if application_name is not None:
+        overrides["application_name"] = application_name
+    try:
+        given = psycopg.conninfo.conninfo_to_dict(conninfo)
+        overrides.setdefault("connect_timeout", given.get("connect_timeout") or CONNECT_SECONDS)
+        connection = psycopg.connect(conninfo, autocommit=True, **overrides)
+    except psycopg.OperationalError as error:
+        raise Unreachable(
+            "the target does not answer",
+            where=f"PostgreSQL at {given.get('host', 'localhost')}:{given.get('port', '5432')}",
+            found=primary_message(error),
+            do="Check that the server runs and that host, port, user and password of the connection are right.",
+        ) from None
+    except psycopg.ProgrammingError:
+        # libpq's message quotes the string, and the string holds the password.
+        raise CannotCheck("the connection string of the target is not one of libpq's") from None
+    connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
+    connection.read_only = False
+    try:
+        effective = {
+            "TimeZone": "UTC",
+            "DateStyle": "ISO, YMD",
+            "lock_timeout": LOCK_TIMEOUT,
+            "statement_timeout": STATEMENT_TIMEOUT,
+            "client_connection_check_interval": CONNECTION_CHECK,
+            **(settings or {}),
+        }
+        for name, value in effective.items():
+            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        use_schema(connection, schema)
+        yield connection
+    except psycopg.Error as error:
+        raise as_cutover_error(error, f"schema {schema}") from None
+    finally:
+        connection.close()
+
+
+def use_schema(connection: psycopg.Connection, schema: str) -> None:
+    """Let unqualified names mean ``schema``, from here to the end of the session."""
+    connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])
+
+
+def tables(conn: psycopg.Connection, schema: str) -> list[str]:
+    """Names of the tables, in byte order; empty where the schema is empty or missing."""
+    query = """
+        SELECT class.relname
+        FROM pg_class AS class
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s
+          AND class.relkind IN ('r', 'p')
+          AND NOT class.relispartition
+          AND class.relname <> %(record)s
+          AND NOT EXISTS (
+              SELECT FROM pg_depend
+              WHERE classid = 'pg_class'::regclass AND objid = class.oid AND deptype = 'e'
+          )
+        ORDER BY class.relname COLLATE "C"
+    """
+    return [name for (name,) in _rows(conn, query, schema, record=RECORD_TABLE)]
+
+
+def columns(conn: psycopg.Connection, schema: str) -> dict[str, list[Column]]:
+    """The columns of every table, in the table's order."""
+    found: dict[str, list[Column]] = {table: [] for table in tables(conn, schema)}
+    query = """
+        SELECT class.relname, attribute.attname, format_type(attribute.atttypid, attribute.atttypmod),
+               attribute.attnotnull OR type.typnotnull,
+               CASE WHEN attribute.attgenerated = '' THEN pg_get_expr(attrdef.adbin, attrdef.adrelid) END,
+               attribute.attgenerated <> '', attribute.attidentity <> ''
+        FROM pg_attribute AS attribute
+        JOIN pg_type AS type ON type.oid = attribute.atttypid
+        LEFT JOIN pg_attrdef AS attrdef ON (attrdef.adrelid, attrdef.adnum) = (attribute.attrelid, attribute.attnum)
+        JOIN pg_class AS class ON class.oid = attribute.attrelid
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s AND class.relkind IN ('r', 'p')
+          AND attribute.attnum > 0 AND NOT attribute.attisdropped
+        ORDER BY attribute.attrelid, attribute.attnum
+    """
+    for table, *rest in _rows(conn, query, schema):
+        if table in found:
+            found[table].append(Column(*rest))
+    return found
+
+
+def primary_key(conn: psycopg.Connection, schema: str, table: str) -> list[str]:
+    """Columns of the primary key in the key's order; empty where there is none."""
+    query = """
+        SELECT attribute.attname
+        FROM pg_constraint AS con
+        JOIN pg_class AS class ON class.oid = con.conrelid
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        CROSS JOIN LATERAL unnest(con.conkey) WITH ORDINALITY AS key (attnum, position)
+        JOIN pg_attribute AS attribute ON (attribute.attrelid, attribute.attnum) = (con.conrelid, key.attnum)
+        WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s AND con.contype = 'p'
+        ORDER BY key.position
+    """
+    return [name for (name,) in _rows(conn, query, schema, table=table)]
+
+
+def foreign_keys(conn: psycopg.Connection, schema: str) -> list[ForeignKey]:
+    """The foreign keys of the tables, by table and name. The parts of a partitioned table's key are not listed again.
+
+    Raises:
+        CannotCheck: When one refers to another schema: nothing here would follow it there.
+    """
+    query = """
+        SELECT con.conname, class.relname,
+               array(SELECT attname FROM unnest(con.conkey) WITH ORDINALITY AS key (attnum, position)
+                     JOIN pg_attribute AS attribute USING (attnum)
+                     WHERE attribute.attrelid = con.conrelid ORDER BY position)::text[],
+               referenced.relname,
+               array(SELECT attname FROM unnest(con.confkey) WITH ORDINALITY AS key (attnum, position)
+                     JOIN pg_attribute AS attribute USING (attnum)
+                     WHERE attribute.attrelid = con.confrelid ORDER BY position)::text[],
+               con.confdeltype::text, con.convalidated, referenced.relnamespace = class.relnamespace
+        FROM pg_constraint AS con
+        JOIN pg_class AS class ON class.oid = con.conrelid
+        JOIN pg_class AS referenced ON referenced.oid = con.confrelid
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s AND con.contype = 'f' AND con.conparentid = 0
+        ORDER BY class.relname COLLATE "C", con.conname COLLATE "C"
+    """
+    found = []
+    for name, table, own, referenced, others, on_delete, validated, same_schema in _rows(conn, query, schema):
+        if not same_schema:
+            raise CannotCheck(
+                "a foreign key leaves the schema",
+                where=f"{table}.{name}",
+                expected=f"a table of the schema {schema}",
+                do="Keep all tables of one application in one schema.",
+            )
+        found.append(ForeignKey(name, table, tuple(own), referenced, tuple(others), _ON_DELETE[on_delete], validated))
+    return found
+
+
+def sequences(conn: psycopg.Connection, schema: str) -> list[Sequence]:
+    """Every column that takes its values from a sequence, by table and column. A shared sequence appears once per column.
+
+    A sequence that no column uses is not listed: there is nothing that it could be behind of.
+
+    Raises:
+        CannotCheck: When such a sequence lies in another schema.
+    """
+    query = """
+        WITH use AS (
+            SELECT objid AS sequence, refobjid AS relation, refobjsubid AS attnum
+            FROM pg_depend
+            WHERE classid = 'pg_class'::regclass AND refclassid = 'pg_class'::regclass
+              AND refobjsubid > 0 AND deptype IN ('a', 'i')
+            UNION
+            SELECT depend.refobjid, attrdef.adrelid, attrdef.adnum
+            FROM pg_depend AS depend
+            JOIN pg_attrdef AS attrdef ON attrdef.oid = depend.objid
+            WHERE depend.classid = 'pg_attrdef'::regclass AND depend.refclassid = 'pg_class'::regclass
+        )
+        SELECT sequence.relname, class.relname, attribute.attname, sequence.relnamespace = class.relnamespace
+        FROM use
+        JOIN pg_class AS sequence ON sequence.oid = use.sequence AND sequence.relkind = 'S'
+        JOIN pg_attribute AS attribute ON (attribute.attrelid, attribute.attnum) = (use.relation, use.attnum)
+        JOIN pg_class AS class ON class.oid = use.relation
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s
+        ORDER BY class.relname COLLATE "C", attribute.attname COLLATE "C", sequence.relname COLLATE "C"
+    """
+    known = set(tables(conn, schema))
+    found = []
+    for name, table, column, same_schema in _rows(conn, query, schema):
+        if table not in known:
+            continue
+        if not same_schema:
+            raise CannotCheck(
+                "a column takes its values from a sequence of another schema",
+                where=f"{table}.{column}",
+                expected=f"a sequence of the schema {schema}",
+                found=name,
+                do="Keep all sequences of one application in its schema.",
+            )
+        found.append(Sequence(name, table, column))
+    return found
+
+
+def invalid_indexes(conn: psycopg.Connection, schema: str) -> list[str]:
+    """Names of indexes that PostgreSQL does not use, left by a build that failed."""
+    query = """
+        SELECT class.relname
+        FROM pg_index AS index
+        JOIN pg_class AS class ON class.oid = index.indexrelid
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s AND NOT (index.indisvalid AND index.indisready)
+        ORDER BY class.relname COLLATE "C"
+    """
+    return [name for (name,) in _rows(conn, query, schema)]
+
+
+def unvalidated_constraints(conn: psycopg.Connection, schema: str) -> list[str]:
+    """``table.constraint`` of every constraint, of whatever kind, that existing rows were not held to."""
+    return [f"{table}.{name}" for table, name in not_valid(conn, schema)]
+
+
+def not_valid(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
+    """The same as pairs of table and constraint."""
+    query = """
+        SELECT class.relname, con.conname
+        FROM pg_constraint AS con
+        JOIN pg_class AS class ON class.oid = con.conrelid
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s AND NOT con.convalidated
+        ORDER BY class.relname COLLATE "C", con.conname COLLATE "C"
+    """
+    return [(table, name) for table, name in _rows(conn, query, schema)]
+
+
+def _rows(conn: psycopg.Connection, query: str, schema: str, **values: str) -> list[tuple[Any, ...]]:
+    """The rows as tuples, whatever row factory the caller's connection has."""
+    with conn.cursor(row_factory=tuple_row) as cursor:
+        return cursor.execute(query.encode(), {"schema": schema, **values}).fetchall()
