@@ -1,0 +1,345 @@
+"""The stand-in as a running application: its data, its ``.env``, and its three services under supervisord.
+
+    python -m examples.ward_ops.supervised start --root DIR [--port N] [--supervisor-port N]
+    python -m examples.ward_ops.supervised stop --root DIR
+
+``start`` takes the password of supervisord's interface from WARD_OPS_SUPERVISOR_PASSWORD, or makes one; it then stands in
+``DIR/supervisord.conf``, which only its owner can read.
+
+A root holds::
+
+    data/ward_ops.db      the SQLite database
+    .env                  DATABASE_URL, ALLOW_SQLITE_FALLBACK and other settings; read by every service when it starts
+    logs/                 api.log, worker.log, beat.log, supervisord.log
+    supervisord.conf      with the password of the interface; mode 0600
+    supervisord.pid
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import pwd
+import re
+import secrets
+import signal
+import string
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from http.client import HTTPException
+from pathlib import Path
+from typing import Any, cast
+from xmlrpc.client import Error as XmlRpcError
+from xmlrpc.client import ServerProxy
+
+import httpx
+
+from examples.ward_ops.generate import PINGS, Generated, generate
+from include.cutover.errors import CutoverError, Refused, StepFailed
+from include.cutover.evidence import write_atomically
+from include.cutover.plan import ROOT
+
+HERE = Path(__file__).resolve().parent
+USERNAME = "cutover"
+SERVICES = ("api", "worker", "beat")
+MODULES = tuple(f"examples.ward_ops.{name}".encode() for name in ("application", "worker", "beat"))
+# DATABASE_URL must come from .env, or switching it there would change nothing; nor do the services need other secrets.
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
+
+DOTENV = """\
+# Settings of Ward OPS; every service reads them when it starts.
+DATABASE_URL=sqlite:///{database}
+ALLOW_SQLITE_FALLBACK=true
+
+# Not about the database
+MONITORING_MODE=standalone
+PING_INTERVAL_SECONDS=30
+"""
+
+
+class WardOps:
+    """One stand-in in a folder of its own."""
+
+    def __init__(self, root: Path, *, port: int, supervisor_port: int, password: str) -> None:
+        """Nothing is written or started yet.
+
+        Args:
+            root: The folder.
+            port: Of the API, on 127.0.0.1.
+            supervisor_port: Of supervisord's HTTP interface, on 127.0.0.1.
+            password: Of that interface, whose user is ``cutover``; letters, digits, ``-`` and ``_``.
+
+        Raises:
+            Refused: A password or folder that supervisord's configuration cannot hold.
+        """
+        if not re.fullmatch(r"[A-Za-z0-9_-]{8,}", password):
+            raise Refused(
+                "the password of supervisord's interface is not usable", expected="at least 8 letters, digits, - or _"
+            )
+        if "%" in str(root):
+            raise Refused("supervisord does not take a path with %", where=str(root))
+        self.root = root.resolve()
+        self.port = port
+        self.supervisor_port = supervisor_port
+        self._password = password
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.root / "data" / "ward_ops.db"
+
+    @property
+    def dotenv(self) -> Path:
+        """The settings that a cutover switches."""
+        return self.root / ".env"
+
+    @property
+    def url(self) -> str:
+        """Where the API answers."""
+        return f"http://127.0.0.1:{self.port}"
+
+    def log(self, service: str) -> Path:
+        """Output and errors of ``api``, ``worker``, ``beat`` or ``supervisord``."""
+        return self.root / "logs" / f"{service}.log"
+
+    def environment(self) -> dict[str, str]:
+        """What the plan ``ward_ops`` reads from the environment; holds the password."""
+        return {
+            "WARD_OPS_ROOT": str(self.root),
+            "WARD_OPS_URL": self.url,
+            "WARD_OPS_SUPERVISOR_URL": f"http://127.0.0.1:{self.supervisor_port}/RPC2",
+            "WARD_OPS_SUPERVISOR_PASSWORD": self._password,
+        }
+
+    def prepare(
+        self, *, pings: int = PINGS, credentials: int = 1, orphans: int = 0, force: bool = False
+    ) -> Generated | None:
+        """Write the database and ``.env``, each where it is missing; with ``force``, anew. The services must be stopped.
+
+        Returns:
+            What was generated; None where the database was there.
+        """
+        done = None
+        if force or not self.database.exists():
+            done = generate(self.database, pings=pings, credentials=credentials, orphans=orphans, force=force)
+        if force or not self.dotenv.exists():
+            write_atomically(self.dotenv, DOTENV.format(database=self.database).encode(), 0o600)
+        return done
+
+    def supervisor(self) -> ServerProxy:
+        """supervisord's interface; close it, or use it in ``with``."""
+        return ServerProxy(f"http://{USERNAME}:{self._password}@127.0.0.1:{self.supervisor_port}/RPC2")
+
+    @property
+    def running(self) -> bool:
+        """Whether supervisord runs; its services may be stopped."""
+        return _supervisord(self.root) is not None
+
+    def pids(self) -> dict[str, int]:
+        """Process ids of the running services by name; a service that was restarted has another. Empty where none run."""
+        return {program["name"]: program["pid"] for program in self._programs() if program["statename"] == "RUNNING"}
+
+    def start(self, seconds: float = 60) -> None:
+        """Write supervisord's configuration, start it and wait until its services run and the API is healthy.
+
+        Safe to call twice: a running supervisord is only waited for. Services that a killed supervisord left behind are
+        ended first.
+
+        Args:
+            seconds: How long it may take.
+
+        Raises:
+            StepFailed: Not healthy in time, or it never will be; everything is stopped again. The message has the last log
+                lines.
+        """
+        if not self.running:
+            stop(self.root)
+            self._start_supervisord()
+        deadline = time.monotonic() + seconds
+        while not self._healthy():
+            problem = self._problem()
+            if not problem and time.monotonic() > deadline:
+                problem = f"the stand-in was not healthy within {seconds:g} s"
+            if problem:
+                found = self._last_words()
+                self.stop()
+                raise StepFailed(problem, where=str(self.root), found=found)
+            time.sleep(0.1)
+
+    def stop(self) -> None:
+        """Stop services and supervisord; nothing happens where none run. See the function ``stop``."""
+        if self._process is not None:
+            self._process.terminate()  # it may not have written its pid file yet
+        stop(self.root)
+        if self._process is not None:
+            try:
+                self._process.wait(10)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+            self._process = None
+            stop(self.root)
+
+    def _start_supervisord(self) -> None:
+        self.log("").parent.mkdir(parents=True, exist_ok=True)
+        template = string.Template((HERE / "supervisord.conf").read_text(encoding="utf-8"))
+        text = template.substitute(
+            user=pwd.getpwuid(os.geteuid()).pw_name, supervisor_port=self.supervisor_port, password=self._password
+        )
+        write_atomically(_configuration(self.root), text.encode(), 0o600)
+        environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+        environment |= {
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "WARD_OPS_PYTHON": sys.executable,
+            "WARD_OPS_ROOT": str(self.root),
+            "WARD_OPS_PORT": str(self.port),
+        }
+        with self.log("supervisord").open("ab") as log:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration(self.root))],
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                cwd=self.root, env=environment,
+            )  # fmt: skip
+
+    def _programs(self) -> list[dict[str, Any]]:
+        """What supervisord says of its programs; empty while it does not answer."""
+        try:
+            with self.supervisor() as supervisor:
+                return cast("list[dict[str, Any]]", supervisor.supervisor.getAllProcessInfo())
+        except (OSError, XmlRpcError, HTTPException):
+            return []
+
+    def _healthy(self) -> bool:
+        if {program["name"] for program in self._programs() if program["statename"] == "RUNNING"} != set(SERVICES):
+            return False
+        try:
+            return httpx.get(f"{self.url}/api/v1/health", timeout=5, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def _problem(self) -> str:
+        """Why waiting is of no use; empty where it is."""
+        if self._process is not None and self._process.poll() is not None:
+            return "supervisord ended"
+        for program in self._programs():
+            state, status = program["statename"], program["exitstatus"]
+            if state == "FATAL" or (state == "EXITED" and status == os.EX_CONFIG):
+                return f"the service {program['name']} does not start"
+        return ""
+
+    def _last_words(self) -> str:
+        words = []
+        for name in ("supervisord", *SERVICES):
+            file = self.log(name)
+            lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+            words.append(f"{file.name}: {' | '.join(lines[-3:])}")
+        return "; ".join(words)
+
+
+def stop(root: Path, seconds: float = 20) -> None:
+    """Stop the stand-in of that root, whoever started it: supervisord stops its services, what is left is killed.
+
+    Safe to call twice, and after supervisord was killed: its services are found by their command line and their
+    WARD_OPS_ROOT.
+
+    Args:
+        root: The folder.
+        seconds: How long supervisord may take before it is killed.
+    """
+    root = root.resolve()
+    supervisord = _supervisord(root)
+    if supervisord is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(supervisord, signal.SIGTERM)
+        if not _gone(lambda: [pid] if (pid := _supervisord(root)) == supervisord else [], seconds):
+            _kill(supervisord)
+    for pid in service_processes(root):
+        _kill(pid)
+    if not _gone(lambda: service_processes(root), 10):
+        raise StepFailed(
+            "services of the stand-in cannot be ended", where=str(root), found=f"pids {service_processes(root)}"
+        )
+
+
+def service_processes(root: Path) -> list[int]:
+    """Process ids of the services with this root, whoever started them. A zombie has no command line and is none."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if not folder.name.isdecimal():
+            continue
+        try:
+            if not any(part in MODULES for part in (folder / "cmdline").read_bytes().split(b"\0")):
+                continue
+            if b"WARD_OPS_ROOT=" + os.fsencode(root) in (folder / "environ").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+        except OSError:  # it ended meanwhile, or belongs to somebody else
+            continue
+    return found
+
+
+def _gone(pids: Callable[[], list[int]], seconds: float) -> bool:
+    deadline = time.monotonic() + seconds
+    while pids():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def _kill(pid: int) -> None:
+    """Kill a process and its group. supervisord makes every service the leader of a group of its own."""
+    with contextlib.suppress(ProcessLookupError):
+        if os.getpgid(pid) == pid:
+            os.killpg(pid, signal.SIGKILL)
+        else:
+            os.kill(pid, signal.SIGKILL)
+
+
+def _configuration(root: Path) -> Path:
+    return root / "supervisord.conf"
+
+
+def _supervisord(root: Path) -> int | None:
+    """The process id in the pid file, if that is a supervisord with this root's configuration. A zombie is none."""
+    try:
+        pid = int((root / "supervisord.pid").read_text())
+        command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (OSError, ValueError):
+        return None
+    return pid if os.fsencode(_configuration(root)) in command.split(b"\0") else None
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m examples.ward_ops.supervised", description="Run the stand-in.")
+    parser.add_argument("action", choices=("start", "stop"))
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the stand-in")
+    parser.add_argument("--port", type=int, default=5001, metavar="N", help="port of the API (5001)")
+    parser.add_argument("--supervisor-port", type=int, default=9001, metavar="N", help="port of supervisord (9001)")
+    given = parser.parse_args(arguments)
+    try:
+        if given.action == "stop":
+            stop(given.root)
+            return 0
+        ward_ops = WardOps(
+            given.root,
+            port=given.port,
+            supervisor_port=given.supervisor_port,
+            password=os.environ.get("WARD_OPS_SUPERVISOR_PASSWORD") or secrets.token_urlsafe(24),
+        )
+        ward_ops.prepare()
+        ward_ops.start()
+    except CutoverError as error:
+        print(f"supervised: {error}", file=sys.stderr)
+        return 1
+    print(f"{ward_ops.url}/monitor is up; its services log to {ward_ops.root}/logs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
