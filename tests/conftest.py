@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,13 @@ import psycopg
 import pytest
 
 from include.cutover.embedded import Cluster, free_port
+from include.cutover.plan import ROOT
+
+# Airflow reads these when it is first imported; without them it would write into the home directory.
+os.environ["AIRFLOW_HOME"] = str(ROOT / "var" / "airflow-of-the-tests")
+os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "false"
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / "var" / "hypothesis")
 
 
 @pytest.fixture(scope="session")

@@ -207,8 +207,11 @@ class Evidence:
 
     @property
     def sealed(self) -> Event | None:
-        """The event that closed the run, or None while it is open."""
-        return self.last("sealed") if self.exists else None
+        """The event that closed the run, or None while it is open. A rollback of a live run opens it again."""
+        if not self.exists:
+            return None
+        closing = [item for item in self.events() if item["event"] in ("sealed", "reopened")]
+        return closing[-1] if closing and closing[-1]["event"] == "sealed" else None
 
 
 def runs(plan: str) -> list[Evidence]:

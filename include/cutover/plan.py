@@ -9,6 +9,7 @@ serves several hosts. No credential belongs in a plan: connections are named, th
 
 from __future__ import annotations
 
+import codecs
 import os
 import re
 import string
@@ -53,8 +54,17 @@ def _path_template(text: str) -> str:
     return text
 
 
+def _known_encoding(name: str) -> str:
+    try:
+        codecs.lookup(name)
+    except LookupError:
+        raise ValueError("not an encoding that Python knows, such as latin-1 or cp1251") from None
+    return name
+
+
 Template = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
+Reason = Annotated[str, Field(min_length=3)]
 UrlPath = Annotated[str, AfterValidator(_path_template)]
 
 
@@ -74,6 +84,37 @@ class Connections(Model):
     mail: str | None = None
 
 
+class ColumnDecision(Model):
+    """What becomes of values that the target would not take as they are. Without a decision they block the cutover.
+
+    Attributes:
+        empty_as_null: '' in a column that is no text becomes NULL.
+        strip_nul: NUL characters are taken out of text, and ``\\u0000`` out of JSON.
+        encoding: Bytes that are not UTF-8 are read in this encoding.
+        datetime: How numbers in a date column are meant; ``iso`` means that there are none.
+        boolean: Values that stand for true or false, as text: ``{"yes": true, "2": true}``.
+    """
+
+    empty_as_null: bool = False
+    strip_nul: bool = False
+    encoding: Annotated[str, AfterValidator(_known_encoding)] | None = None
+    datetime: Literal["iso", "unix", "unix_ms", "julian"] | None = None
+    boolean: dict[str, bool] | None = None
+
+
+class ForeignKeyDecision(Model):
+    """What becomes of rows whose foreign key points nowhere.
+
+    Attributes:
+        orphans: ``block``, ``quarantine`` (the row goes whole into ``cutover.quarantine``, and so do its children when they
+            would become orphans), or ``set_null``.
+        at_most: More rows than this block all the same.
+    """
+
+    orphans: Literal["block", "quarantine", "set_null"] = "block"
+    at_most: int = Field(default=100, ge=0)
+
+
 class Table(Model):
     """What the catalog cannot know about a table.
 
@@ -81,11 +122,15 @@ class Table(Model):
         secret: Columns whose content never appears anywhere but in the two databases.
         chunk_rows: Rows copied in one transaction.
         streams: Tasks that share the table's chunks.
+        columns: Decisions about awkward values.
+        foreign_keys: Decisions about orphans, by the name of the foreign key in the target.
     """
 
     secret: tuple[str, ...] = ()
     chunk_rows: int = Field(default=500_000, ge=1_000)
     streams: int = Field(default=1, ge=1, le=16)
+    columns: dict[str, ColumnDecision] = {}
+    foreign_keys: dict[str, ForeignKeyDecision] = {}
 
 
 class SupervisorControl(Model):
@@ -238,6 +283,9 @@ class Notices(Model):
     start: Template
     completion: Template
     rollback: Template
+    cancelled: Template = (
+        "The migration of <application> to PostgreSQL did not take place: <reason> <application> runs on SQLite as before."
+    )
 
 
 class Window(Model):
@@ -268,13 +316,20 @@ class Preflight(Model):
 
 
 class Plan(Model):
-    """Everything the pipeline must be told about one application. See the module's docstring."""
+    """Everything the pipeline must be told about one application. See the module's docstring.
+
+    Attributes:
+        ignored_tables: Tables of the source that are left behind, each with the reason.
+        source_objects: What became of the source's views, triggers and the like, by name.
+    """
 
     name: Identifier
     application: str = Field(min_length=1)
     connections: Connections
     target_schema: str = "public"
     tables: dict[str, Table] = Field(min_length=1)
+    ignored_tables: dict[str, Reason] = {}
+    source_objects: dict[str, Reason] = {}
     services: tuple[Service, ...] = ()
     smoke_tests: SmokeTests | None = None
     configuration: Configuration | None = None
@@ -404,7 +459,7 @@ def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = No
 
 
 def load_plan(name: str) -> Plan:
-    """The plan of that name.
+    """The plan of that name. With ``CUTOVER_NO_SERVICES=1`` the data alone is moved: no services, no configuration.
 
     Raises:
         PlanInvalid: When there is no such plan or it has faults.
@@ -418,4 +473,6 @@ def load_plan(name: str) -> Plan:
         raise PlanInvalid(
             "the name differs from the file's", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)
         )
+    if os.environ.get("CUTOVER_NO_SERVICES") == "1":
+        return plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None})
     return plan
