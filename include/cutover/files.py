@@ -1,0 +1,192 @@
+"""File operations that a crash or a full disk cannot turn into a wrong file: copies, digests, places.
+
+What is written is fsynced before it counts, under a name that nobody reads until it is whole.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from include.cutover.errors import CannotCheck, Refused, StepFailed
+from include.cutover.evidence import sync_folder
+
+BLOCK = 1 << 20
+SIDE_FILES = ("-wal", "-shm", "-journal")
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+def real(path: Path) -> Path:
+    """The path with every symbolic link followed, also when the file itself does not exist."""
+    return Path(os.path.realpath(path))
+
+
+def side_files(database: Path) -> list[Path]:
+    """Those of ``-wal``, ``-shm`` and ``-journal`` that lie beside a database."""
+    beside = (database.with_name(database.name + suffix) for suffix in SIDE_FILES)
+    return [path for path in beside if os.path.lexists(path)]
+
+
+def digest(path: Path, *, from_disk: bool = False) -> str:
+    """SHA-256 of a file's bytes, in hex; memory stays flat.
+
+    Args:
+        from_disk: Let go of the page cache first, so that the bytes come from the device. Only what was fsynced is let go.
+
+    Raises:
+        CannotCheck: When the file is missing or unreadable.
+    """
+    try:
+        with path.open("rb") as file:
+            if from_disk:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise CannotCheck(
+            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
+        ) from None
+
+
+def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:
+    """Copy a file's bytes to a new file and make them durable; the folder of ``to`` is left to the caller to sync.
+
+    What a killed attempt left at ``to`` is removed first, and a failed attempt leaves nothing.
+
+    Returns:
+        SHA-256 of the bytes that were read, in hex.
+
+    Raises:
+        StepFailed: When the disk is full or refuses.
+        CannotCheck: When ``path`` is missing or unreadable.
+    """
+    total = hashlib.sha256()
+    try:
+        with path.open("rb") as reading, disk_errors(to):
+            to.unlink(missing_ok=True)
+            descriptor = os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+            try:
+                with os.fdopen(descriptor, "wb", buffering=0) as writing:
+                    while block := _read(reading.fileno(), path):
+                        total.update(block)
+                        _write(writing.fileno(), block)
+                    os.fchmod(writing.fileno(), mode)
+                    os.fsync(writing.fileno())
+            except BaseException:
+                to.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise CannotCheck(
+            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
+        ) from None
+    return total.hexdigest()
+
+
+def _read(descriptor: int, path: Path) -> bytes:
+    try:
+        return os.read(descriptor, BLOCK)
+    except OSError as error:
+        raise CannotCheck(
+            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
+        ) from None
+
+
+def _write(descriptor: int, block: bytes) -> None:
+    written = 0
+    while written < len(block):
+        written += os.write(descriptor, block[written:])
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the operating system says about a place that is written to into an error that names the place.
+
+    Raises:
+        StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise StepFailed(
+            "the disk is full" if full else "the place cannot be written",
+            where=str(place),
+            found=error.strerror or type(error).__name__,
+            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
+        ) from None
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder and its parents; what is new of them is open to its owner only. An existing folder stays as it is."""
+    with disk_errors(folder):
+        missing = [item for item in (folder, *folder.parents) if not item.exists()]
+        for item in reversed(missing):
+            with suppress(FileExistsError):
+                item.mkdir(mode=0o700)
+        for item in reversed(missing):
+            sync_folder(item.parent)
+        if not folder.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+
+
+def require_space(needs: dict[Path, int]) -> None:
+    """Refuse unless each place has room for its bytes; what goes to the same device is added up.
+
+    Args:
+        needs: Existing folder → bytes that will be written there.
+
+    Raises:
+        Refused: Names the place, the bytes needed and the bytes free.
+    """
+    by_device: dict[int, int] = {}
+    for folder, size in needs.items():
+        with disk_errors(folder):
+            device, free = folder.stat().st_dev, shutil.disk_usage(folder).free
+        by_device[device] = by_device.get(device, 0) + size
+        if by_device[device] > free:
+            raise Refused(
+                "there is not enough free disk",
+                where=str(folder),
+                expected=f"{by_device[device]:,} bytes free",
+                found=f"{free:,} bytes free",
+                do="Make room there or name another place in the plan.",
+            )
+
+
+def is_mount(path: Path) -> bool:
+    """Whether that very file is a mount of its own, as with a single file given into a container.
+
+    Such a file cannot be replaced by a rename, only written into.
+    """
+    try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
+    except OSError:
+        return False
+    wanted = os.fspath(real(path))
+    return any(_OCTAL.sub(lambda match: chr(int(match.group(1), 8)), line.split(" ")[4]) == wanted for line in lines)
+
+
+def give(descriptor: int, path: Path, uid: int, gid: int, mode: int) -> None:
+    """Give an open file the owner, group and mode that ``path`` has, or had.
+
+    Raises:
+        Refused: When this user may not do that. Ask before anything is replaced.
+    """
+    found = os.fstat(descriptor)
+    try:
+        if (found.st_uid, found.st_gid) != (uid, gid):
+            os.fchown(descriptor, uid, gid)
+        os.fchmod(descriptor, mode)  # after the owner: changing that takes set-user-id bits away
+    except PermissionError:
+        raise Refused(
+            "the new file cannot be given to the owner of the old one",
+            where=str(path),
+            expected=f"owner {uid}, group {gid}",
+            found=f"this process runs as user {os.geteuid()}",
+            do="Run the workers as root or as that owner.",
+        ) from None
