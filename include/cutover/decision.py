@@ -67,12 +67,16 @@ def gate_is_open(events: Sequence[Event], gate: str, entitled: Collection[str]) 
     return bool(answer.get("automatic")) or answer.get("by") in entitled
 
 
+_NO_END = "began and never ended"
+_NEVER = ("has not run", "was not answered")
+
+
 def _missing(events: Sequence[Event], step: str) -> str:
     event = newest(events, step)
     if event is None:
-        return f"{step} has not run"
+        return f"{step} {_NEVER[0]}"
     if event["event"] == "step.begin":
-        return f"{step} began and never ended"
+        return f"{step} {_NO_END}"
     return f"{step} {event.get('outcome')}: {event.get('summary') or 'no summary'}"
 
 
@@ -107,8 +111,8 @@ def decide(
             why.append(f"the gate {gate} {found}")
     if not why:
         return Decision("go_on", ("every step before this one passed",))
-    # The steps that failed say more than those that therefore never ran.
-    why.sort(key=lambda reason: reason.endswith("has not run") or reason.endswith("was not answered"))
+    # What failed says more than what was still at work, and that more than what therefore never ran.
+    why.sort(key=lambda reason: 1 + reason.endswith(_NEVER) if reason.endswith((*_NEVER, _NO_END)) else 0)
     if not has_begun(events, "stop_services"):
         return Decision("abandon", tuple(why))
     if not ever_passed(events, "take_backup"):

@@ -1,0 +1,226 @@
+"""# Cutover: from SQLite to PostgreSQL, and back by itself when a check fails
+
+One DAG for each plan, read from left to right like the runbook.
+
+| part | what it does | when it fails |
+|---|---|---|
+| `open_run`, `announce_start` | takes the lease, freezes the plan, tells people | nothing was touched |
+| `preflight`, `prepare_target` | looks at both ends, makes the empty tables | **abandoned**: never stopped |
+| `go_no_go` | asks the lead; no answer means no-go | **abandoned** |
+| `quiesce`, `take_backup` | stops the services, fences the file, takes the backup | **released**: services start again |
+| `copy`, `finish_target`, `verify` | copies each table, builds keys, proves that nothing was lost | **rolled back** |
+| `decide`, `go_live`, `decide_live` | asks again, switches the configuration, starts and tries | **rolled back** |
+| `announce_completion`, `close_run` | tells people, seals the evidence | live all the same |
+
+A run is green only when the application is **live on PostgreSQL**. The tab *Cutover report* on the run says in words how it
+ended, with every check; the log of a red task says where, what was expected, what was found and what to do next.
+
+**To go back**, also after a green run: trigger `rollback_<plan>` with a reason. Leave the run alone otherwise: marking its
+tasks or the run as success or failed opens no gate and undoes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import DAG, Param, TaskGroup
+from airflow.sdk.bases.operator import chain
+
+from include.cutover.errors import PlanInvalid
+from include.cutover.plan import Plan, plans_folder
+from include.cutover.tasks import back, closing, live, moving, opening, proving
+from include.cutover.tasks.gates import Gate
+from include.cutover.tasks.going_back import PATIENCE, rollback_group
+from include.cutover.tasks.plans import plan_for_dag, task_name
+from include.cutover.tasks.step import BranchOperator, Report, Step, StepOperator
+
+FORM = {
+    "approve": Param(
+        "ask",
+        type="string",
+        enum=["ask", "auto"],
+        title="Approval",
+        description="ask: the lead answers two gates, before the services stop and before going live. "
+        "auto: nobody is asked; only where the plan allows it, for a demo or a test.",
+    ),
+    "reason": Param(
+        type="string",
+        minLength=3,
+        maxLength=500,
+        title="Reason",
+        description="Why this run: a ticket or a sentence. It stands in the evidence and in the report.",
+    ),
+    "window_start": Param(
+        None,
+        type=["null", "string"],
+        format="date-time",
+        title="Start of the window",
+        description="What the announcement says; empty means now.",
+    ),
+    "notify": Param(
+        True,
+        type="boolean",
+        title="Send notices",
+        description="Off: notices are written into the evidence only.",
+    ),
+}
+
+
+def cutover_dag(plan: Plan) -> DAG:
+    """The cutover of one plan."""
+
+    def step(name: str, body: Any, **settings: Any) -> StepOperator:
+        return StepOperator(task_id=name, plan=plan.name, body=body, **settings)
+
+    with DAG(
+        dag_id=f"cutover_{plan.name}",
+        description=f"Moves {plan.application} from SQLite to PostgreSQL",
+        doc_md=__doc__,
+        schedule=None,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        params=FORM,
+        tags=["cutover", plan.name],
+        default_args={
+            "retries": 1,
+            "retry_delay": timedelta(seconds=2),
+            "execution_timeout": timedelta(minutes=15),
+        },
+    ) as dag:
+        open_run = step("open_run", opening.open_run, opens=True)
+        announce_start = step("announce_start", opening.announce, arguments={"notice": "start"})
+
+        with TaskGroup("preflight", tooltip="Look at everything; change nothing") as look:
+            step("check_target", opening.check_target)
+            step("check_source", opening.check_source)
+            step("check_places", opening.check_places)
+
+        with TaskGroup("prepare_target", tooltip="Make the empty tables") as prepare_target:
+            chain(step("apply_ddl", opening.apply_ddl), step("apply_migrations", opening.apply_migrations))
+
+        go_no_go = Gate(task_id="go_no_go", plan=plan, gate="go_no_go", question=f"Stop {plan.application} and migrate it?")
+
+        with TaskGroup("quiesce", tooltip="The downtime begins") as quiesce:
+            chain(
+                step("stop_services", moving.stop_services, gate="go_no_go"),
+                step("fence_source", moving.fence_source),
+            )
+
+        take_backup = step("take_backup", moving.take_backup)
+
+        with TaskGroup("copy", tooltip="One task for each table") as copy:
+            for table, settings in plan.tables.items():
+                if settings.streams == 1:
+                    step(task_name(table), moving.copy, step=f"copy.{table}", arguments={"table": table}, **COPYING)
+                else:
+                    StepOperator.partial(
+                        task_id=task_name(table), plan=plan.name, body=moving.copy, step=f"copy.{table}", **COPYING
+                    ).expand(arguments=[{"table": table, "stream": stream} for stream in range(settings.streams)])
+
+        restore_test = step("restore_test", moving.restore_test)
+
+        with TaskGroup("finish_target", tooltip="What is faster and safer after the load") as finish_target:
+            reference = step("load_reference_data", moving.load_reference_data)
+            chain(
+                step("build_keys_and_indexes", moving.build_keys_and_indexes),
+                reference,
+                [
+                    step("declare_foreign_keys", moving.declare_foreign_keys),
+                    step("set_sequences", moving.set_sequences),
+                    step("analyze_tables", moving.analyze_tables),
+                ],
+            )
+
+        with TaskGroup("verify", tooltip="The proof") as verify:
+            validate = step("validate_foreign_keys", proving.validate_foreign_keys)
+            checks = [
+                step("check_counts", proving.check_counts),
+                step("check_orphans", proving.check_orphans),
+                step("check_sequences", proving.check_sequences),
+            ]
+            chain(checks, validate)
+            step("smoke_test_database", proving.smoke_test_database)
+
+        decide = BranchOperator(
+            task_id="decide",
+            plan=plan.name,
+            body=proving.decide,
+            arguments={"at": "decide"},
+            branches={
+                "go_on": "go_live.approve",
+                "abandon": "abandon",
+                "release": "release.lift_fence",
+                "rollback": "rollback.stop_services",
+            },
+            trigger_rule="all_done",
+            **PATIENCE,
+        )
+
+        with TaskGroup("go_live", tooltip="The downtime ends") as go_live:
+            chain(
+                Gate(task_id="approve", plan=plan, gate="approve", question=f"Take {plan.application} live on PostgreSQL?"),
+                step("switch_configuration", live.switch_configuration, gate="approve"),
+                step("start_services", live.start_services, gate="approve"),
+                step("smoke_test_application", live.smoke_test_application),
+            )
+
+        decide_live = BranchOperator(
+            task_id="decide_live",
+            plan=plan.name,
+            body=proving.decide,
+            arguments={"at": "decide_live"},
+            branches={"go_on": "announce_completion", "rollback": "rollback.stop_services"},
+            trigger_rule="all_done",
+            **PATIENCE,
+        )
+        announce_completion = step("announce_completion", opening.announce, arguments={"notice": "completion"})
+
+        abandon = step("abandon", opening.call_off)
+        with TaskGroup("release", tooltip="Nothing was copied: lift the fence, start the services") as release:
+            chain(
+                step("lift_fence", back.lift_fence, step="release.lift_fence", **PATIENCE),
+                step("start_services", back.start_services, step="release.start_services", **PATIENCE),
+                step("check_health", back.check_health, step="release.check_health", **PATIENCE),
+                step("call_off", opening.call_off, step="release.call_off"),
+            )
+        rollback = rollback_group(plan.name)
+        close_run = step("close_run", closing.close, closes=True, trigger_rule="all_done")
+
+        chain(open_run, announce_start, look, prepare_target, go_no_go, quiesce, take_backup)
+        chain(take_backup, copy, finish_target, verify, decide)
+        chain(take_backup, restore_test, decide)
+        chain(checks, decide)  # a red check does not cut the others short: people want to see them all
+        chain(decide, go_live, decide_live, announce_completion, close_run)
+        chain([decide, decide_live], rollback, close_run)
+        chain(decide, [abandon, release], close_run)
+    return dag
+
+
+COPYING: dict[str, Any] = {"retries": 2, "execution_timeout": timedelta(hours=6)}
+
+
+def broken_plan_dag(name: str, error: PlanInvalid) -> DAG:
+    """A plan that cannot be read is shown as what it is, and takes no other plan down with it."""
+
+    def refuse(_: Step) -> Report:
+        raise error
+
+    with DAG(
+        dag_id=f"cutover_{name}",
+        description="This plan has faults",
+        doc_md=f"# This plan has faults\n\n```\n{error}\n```",
+        schedule=None,
+        tags=["cutover", "broken plan"],
+    ) as dag:
+        StepOperator(task_id="faults_of_the_plan", plan=name, body=refuse, opens=True, retries=0)
+    return dag
+
+
+for _file in sorted(Path(plans_folder()).glob("*.yaml")):
+    try:
+        _dag = cutover_dag(plan_for_dag(_file.stem))
+    except PlanInvalid as _error:
+        _dag = broken_plan_dag(_file.stem, _error)
+    globals()[_dag.dag_id] = _dag

@@ -1,0 +1,75 @@
+"""# Roll back: the application on SQLite again
+
+For the lead or a deputy. Rolls back the run that is **live or in flight**: stops the services, keeps the target's schema
+under another name, puts the verified backup in the place of the SQLite file, brings the configuration back, starts the
+services, looks whether they are healthy, writes the incident document and tells people. It needs the evidence folder and
+the plan only, so it works with PostgreSQL down.
+
+**Rows that the application wrote to PostgreSQL since go-live are not in SQLite afterwards.** They stay in the kept schema;
+their number is in the log of `keep_target`, in the report and in the incident document.
+
+A run that has stopped nothing yet, or was rolled back already, is refused: there is nothing to roll back.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from airflow.sdk import DAG, Param
+from airflow.sdk.bases.operator import chain
+
+from include.cutover.errors import PlanInvalid
+from include.cutover.plan import Plan, plans_folder
+from include.cutover.tasks import back, closing
+from include.cutover.tasks.going_back import PATIENCE, rollback_group
+from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.step import StepOperator
+
+FORM = {
+    "reason": Param(
+        type="string",
+        minLength=3,
+        maxLength=500,
+        title="Reason",
+        description="Why the application goes back to SQLite. It stands in the incident document.",
+    ),
+    "run_id": Param(
+        "",
+        type="string",
+        maxLength=250,
+        title="Run to roll back",
+        description="Run id of the cutover; empty means the one that is live or in flight.",
+    ),
+}
+
+
+def rollback_dag(plan: Plan) -> DAG:
+    """The manual rollback of one plan."""
+    with DAG(
+        dag_id=f"rollback_{plan.name}",
+        description=f"Brings {plan.application} back to SQLite",
+        doc_md=__doc__,
+        schedule=None,
+        max_active_runs=1,
+        is_paused_upon_creation=False,
+        params=FORM,
+        tags=["rollback", plan.name],
+        default_args={"retries": 1, "retry_delay": timedelta(seconds=2)},
+    ) as dag:
+        chain(
+            StepOperator(task_id="open_rollback", plan=plan.name, body=back.open_rollback, opens=True, **PATIENCE),
+            rollback_group(plan.name),
+            StepOperator(
+                task_id="close_rollback", plan=plan.name, body=closing.close_rollback, closes=True, trigger_rule="all_done"
+            ),
+        )
+    return dag
+
+
+for _file in sorted(Path(plans_folder()).glob("*.yaml")):
+    try:
+        _dag = rollback_dag(plan_for_dag(_file.stem))
+    except PlanInvalid:
+        continue  # shown, with its faults, by the cutover's DAG of that plan
+    globals()[_dag.dag_id] = _dag

@@ -1,0 +1,212 @@
+"""Going back: rollback to the verified backup, release where nothing was copied yet, and the manual rollback's door.
+
+Everything here needs the evidence and the plan only; it works with PostgreSQL down. Each step verifies its outcome and runs
+twice without harm.
+"""
+
+from __future__ import annotations
+
+import psycopg
+
+from include.cutover import application, claims, configuration, fence, lease, report, restore, services
+from include.cutover.checks import Check
+from include.cutover.decision import ever_passed, has_begun
+from include.cutover.errors import CutoverError, Refused
+from include.cutover.evidence import Evidence, runs
+from include.cutover.plan import load_plan
+from include.cutover.tasks.live import fill, kept_configuration
+from include.cutover.tasks.opening import announce, put_aside
+from include.cutover.tasks.step import Report, Step
+
+
+def stop_services(step: Step) -> Report:
+    """Stop whatever runs, on whichever database.
+
+    Raises:
+        Refused: When the run never stopped anything; its application then runs untouched and stays so.
+    """
+    if not has_begun(step.evidence.events(), "stop_services"):
+        raise Refused("this run has stopped nothing, so there is nothing to roll back", where=step.run_id)
+    if step.evidence.last("services.stopped") is None or step.evidence.last("services.started") is not None:
+        step.evidence.append("services.stopped")
+    results = services.stop(step.plan.services)
+    return Report(f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}")
+
+
+def keep_target(step: Step) -> Report:
+    """Put the target's schema aside for the inquiry; never drop it. With PostgreSQL down that stays pending, and is said so.
+
+    Going back does not wait for PostgreSQL: a pending schema is put aside before any later run may start.
+    """
+    step.evidence.append("target.pending", run_id=step.run_id)
+    try:
+        kept = put_aside(step, step.evidence, step.run_id)
+    except (CutoverError, psycopg.Error) as error:
+        reason = str(error).strip().splitlines()[0]
+        step.log.warning("the target could not be put aside: %s", reason)
+        return Report(
+            "the target's schema could not be put aside now; the next run does it first",
+            {"pending": True, "reason": reason, "rows_written_after_go_live": "unknown"},
+        )
+    expected = _expected_rows(step)
+    written = {table: rows - expected.get(table, 0) for table, rows in kept.rows.items() if rows != expected.get(table, 0)}
+    live = step.evidence.last("services.started", on="target") is not None
+    return Report(
+        f"kept as schema {kept.name} with {sum(kept.rows.values()):,} rows"
+        + (f"; rows more or less than the snapshot: {written}" if live and written else ""),
+        {"schema": kept.name, "pending": False, "rows_written_after_go_live": written if live else {}},
+    )
+
+
+def _expected_rows(step: Step) -> dict[str, int]:
+    reference = step.evidence.last("reference.rows")
+    counts = dict(step.manifest.counts) if step.evidence.last("backup") else {}
+    return {**counts, **(reference["rows"] if reference else {})}
+
+
+def restore_source(step: Step) -> Report:
+    """Put the backup in the place of the file; what is found there goes into the evidence first.
+
+    Without a verified backup the source is the truth: it is not overwritten, only its fence is lifted.
+    """
+    if not ever_passed(step.evidence.events(), "take_backup"):
+        return lift_fence(step)
+    result = restore.restore(step.source, step.manifest, step.evidence.folder / "kept")
+    return Report(
+        f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
+        {"sha256": result.sha256, "kept": [path.name for path in result.kept]},
+    )
+
+
+def lift_fence(step: Step) -> Report:
+    """Make the source writable again, as it was."""
+    fence.lift(step.source)
+    return Report(f"{step.source.name} is writable again")
+
+
+def revert_configuration(step: Step) -> Report:
+    """Bring back the configuration from before the switch, and set what the plan sets for a rolled-back application."""
+    settings = step.plan.configuration
+    if settings is None:
+        return Report("the plan switches no configuration")
+    kept = kept_configuration(step, settings)
+    if not kept.exists():
+        return Report(f"{settings.file.name} was never switched")
+    values = fill(settings.rolled_back, source_path=str(step.source))
+    configuration.restore(settings.file, kept, values)
+    return Report(f"{settings.file.name} is back, with {', '.join(sorted(values))} set")
+
+
+def start_services(step: Step) -> Report:
+    """Start every service on SQLite; the downtime ends when the application says so."""
+    results = services.start(step.plan.services)
+    return Report(f"started: {', '.join(result.name for result in results) or 'the plan has no services'}")
+
+
+def check_health(step: Step) -> Report:
+    """The application says that it runs on SQLite, and shows the numbers of the backup."""
+    checks: list[Check] = []
+    if step.plan.smoke_tests is not None:
+        counts = dict(step.manifest.counts) if step.evidence.last("backup") else {}
+        checks = application.check_source_side(step.plan.smoke_tests, counts)
+    result = Report(f"{len(checks)} questions asked from outside", {}, checks)
+    if result.outcome == "passed":
+        step.evidence.append("services.started", on="source")
+    return result
+
+
+def write_incident(step: Step) -> Report:
+    """What failed, when, and where the evidence is: the document that the inquiry starts from."""
+    path = step.evidence.save("incident.md", report.incident_document(step.evidence, step.plan, rollback_reason(step)))
+    return Report(f"written: {path.name}")
+
+
+def rollback_reason(step: Step) -> str:
+    """Why the run is rolled back: the person's word, else the first thing that failed."""
+    asked = step.evidence.last("reopened") or step.evidence.last("rollback.asked")
+    if asked is not None:
+        return f"{asked['reason']} (asked for by {asked['by']})"
+    decided = step.evidence.last("decision")
+    return str(decided["why"][0]) if decided and decided["why"] else "no reason is recorded"
+
+
+def announce_rollback(step: Step) -> Report:
+    """Tell people that the application is back on SQLite."""
+    return announce(step, notice="rollback", reason=rollback_reason(step))
+
+
+def open_rollback(step: Step) -> Report:
+    """Find the run to roll back, and take the lease from it. Refuses where there is nothing to roll back.
+
+    Raises:
+        Refused: When no run is live or in flight, when that run stopped nothing yet, when it is rolled back already, or when
+            somebody else than the lead or a deputy asks.
+    """
+    plan = load_plan(step.plan.name)
+    own = Evidence.of(plan.name, step.own_run_id)
+    if step.actor not in {person.user for person in plan.people.deciders}:
+        raise Refused(
+            "only the lead or a deputy may roll back",
+            where=f"plan {plan.name}",
+            expected=", ".join(person.user for person in plan.people.deciders),
+            found=step.actor or "nobody known",
+            do="Log in as one of them and trigger the DAG again.",
+        )
+    subject = _subject(plan.name, str(step.params.get("run_id") or "").strip())
+    run_id = _run_id(subject)
+    events = subject.events()
+    sealed = subject.sealed
+    if sealed is not None and sealed.get("outcome") != "live" and not _left_half_done(sealed):
+        raise Refused(
+            "there is nothing to roll back",
+            where=run_id,
+            expected="a run that is live or in flight",
+            found=f"it ended as {sealed.get('outcome')} at {sealed['time']}",
+            do="Nothing was changed.",
+        )
+    if not has_begun(events, "stop_services"):
+        raise Refused(
+            "there is nothing to roll back: the run has stopped nothing yet",
+            where=run_id,
+            do="Answer its gate with No-go; it then ends by itself.",
+        )
+    taken = lease.take_over(plan.name, run_id, step.holder)
+    claims.wait_for_others(plan.name)
+    if own.last("rollback.opened") is None if own.exists else True:
+        own.append("rollback.opened", subject=run_id, by=step.actor, reason=step.params["reason"])
+    if sealed is not None:
+        subject.append("reopened", by=step.actor, reason=step.params["reason"], holder=step.holder)
+    elif subject.last("rollback.asked", holder=step.holder) is None:
+        subject.append("rollback.asked", by=step.actor, reason=step.params["reason"], holder=step.holder)
+    return Report(f"rolling back {run_id}: {step.params['reason']}", {"subject": run_id, "epoch": taken.epoch})
+
+
+def _left_half_done(sealed: dict[str, object]) -> bool:
+    return sealed.get("outcome") == "failed"
+
+
+def _run_id(evidence: Evidence) -> str:
+    opened = evidence.last("run.opened")
+    return str(opened["run_id"]) if opened else evidence.folder.name
+
+
+def _subject(plan: str, wanted: str) -> Evidence:
+    if wanted:
+        found = Evidence.of(plan, wanted)
+        if found.exists and found.last("run.opened") is not None:
+            return found
+    else:
+        for run in reversed(runs(plan)):
+            if run.last("run.opened") is None:
+                continue
+            sealed = run.sealed
+            if sealed is None or sealed.get("outcome") in ("live", "failed"):
+                return run
+    known = ", ".join(_run_id(run) for run in runs(plan) if run.last("run.opened")) or "none"
+    raise Refused(
+        "there is no such run to roll back" if wanted else "there is nothing to roll back",
+        where=f"plan {plan}",
+        expected="a run that is live or in flight",
+        found=f"run {wanted}" if wanted else "no run is live or in flight",
+        do=f"Runs with evidence: {known}.",
+    )

@@ -1,0 +1,90 @@
+"""Closing a run: the report, the seal, and the colour."""
+
+from __future__ import annotations
+
+from include.cutover import lease, ledger, notices, report
+from include.cutover.decision import has_begun, has_passed
+from include.cutover.errors import CutoverError, LeaseLost, StepFailed
+from include.cutover.evidence import Event
+from include.cutover.tasks import channels
+from include.cutover.tasks.step import Report, Step
+
+ROLLED_BACK = ("rollback.stop_services", "rollback.restore_source", "rollback.start_services", "rollback.check_health")
+RELEASED = ("release.lift_fence", "release.start_services", "release.check_health")
+
+SENTENCES = {
+    "live": "live on PostgreSQL",
+    "rolled_back": "rolled back: the application runs on SQLite again, as of the backup",
+    "released": "called off after the services had stopped: they run on SQLite again, nothing was overwritten",
+    "abandoned": "called off before anything was stopped: nothing was touched",
+    "failed": "NOT finished: the way back did not complete, somebody must look now",
+}
+
+
+def outcome_of(events: list[Event]) -> str:
+    """How a run ended, from its evidence: ``live``, ``rolled_back``, ``released``, ``abandoned`` or ``failed``."""
+    if has_begun(events, "rollback.stop_services"):
+        return "rolled_back" if all(has_passed(events, name) for name in ROLLED_BACK) else "failed"
+    if has_begun(events, "release.lift_fence"):
+        return "released" if all(has_passed(events, name) for name in RELEASED) else "failed"
+    decisions = [event for event in events if event["event"] == "decision"]
+    if decisions and decisions[-1]["at"] == "decide_live" and decisions[-1]["outcome"] == "go_on":
+        return "live"
+    return "failed" if has_begun(events, "stop_services") else "abandoned"
+
+
+def close(step: Step) -> Report:
+    """Write the report and seal the evidence; fails on purpose unless the application is live. Runs again without harm.
+
+    Raises:
+        StepFailed: When the run ended in any other way than live; Airflow shows the run red.
+    """
+    if not step.evidence.exists or step.evidence.last("run.opened") is None:
+        raise StepFailed("the run never opened", where=step.run_id, do="See the task open_run for the reason.")
+    sealed = step.evidence.sealed
+    if sealed is None:
+        try:
+            lease.check(step.plan.name, step.run_id, step.holder)
+        except LeaseLost as lost:
+            raise StepFailed(
+                "another run took over; this one does nothing more", where=step.run_id, found=lost.found
+            ) from None
+        events = step.evidence.events()
+        outcome = outcome_of(events)
+        if outcome in ("live", "abandoned", "released"):
+            _release_target(step)
+        step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
+    else:
+        outcome = sealed["outcome"]
+    if (step.evidence.last("run.opened") or {}).get("notices"):
+        notices.resend(channels.channels(step.plan), step.evidence)
+    (step.evidence.folder / "report.html").write_text(report.run_report(step.evidence, step.plan), encoding="utf-8")
+    summary = report.summary(step.evidence, step.plan)
+    if outcome != "live":
+        raise StepFailed(SENTENCES[outcome], where=step.run_id, found=str(summary.get("first_failure") or ""))
+    return Report(SENTENCES[outcome], summary)
+
+
+def close_rollback(step: Step) -> Report:
+    """Close the cutover as rolled back; green when the application is back on SQLite. Runs again without harm.
+
+    Raises:
+        StepFailed: When nothing was rolled back, or the way back did not complete.
+    """
+    if step.run_id == step.own_run_id:
+        raise StepFailed("nothing was rolled back", where=step.own_run_id, do="See the task open_rollback for the reason.")
+    try:
+        return close(step)
+    except StepFailed:
+        sealed = step.evidence.sealed
+        if sealed is None or sealed["outcome"] != "rolled_back":
+            raise
+        return Report(SENTENCES["rolled_back"], report.summary(step.evidence, step.plan))
+
+
+def _release_target(step: Step) -> None:
+    """Give the lease of the target back; a target that is down keeps it until the next run takes it over."""
+    try:
+        ledger.release(step.target, step.run_id, step.epoch)
+    except CutoverError as error:
+        step.log.warning("the lease of the target was not given back: %s", error)

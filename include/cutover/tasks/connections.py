@@ -1,0 +1,75 @@
+"""The two ends, resolved from Airflow's connections through the providers' hooks. Nothing here is ever logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from urllib.parse import unquote
+
+from psycopg.conninfo import make_conninfo
+
+from include.cutover.errors import CannotCheck
+from include.cutover.plan import Plan
+
+
+def source_path(plan: Plan) -> Path:
+    """The SQLite file that the connection ``connections.source`` names. Only the path is taken from the hook.
+
+    The provider opens the system's SQLite, which is older and prints floats differently than the one that copies.
+    """
+    from airflow.providers.sqlite.hooks.sqlite import SqliteHook
+
+    uri = SqliteHook(sqlite_conn_id=plan.connections.source).get_uri()
+    path = unquote(uri.removeprefix("sqlite:///").split("?", 1)[0])
+    if not path.strip("/"):
+        raise CannotCheck(
+            "the connection names no file",
+            where=f"connection {plan.connections.source}",
+            expected="the absolute path of the SQLite file as the connection's host",
+            do="Correct the connection in Airflow (Admin, Connections).",
+        )
+    return Path("/" + path.strip("/"))
+
+
+def target_conninfo(plan: Plan, application_name: str) -> str:
+    """libpq connection string of ``connections.target``; it holds the password."""
+    return _conninfo(plan.connections.target, application_name)
+
+
+def application_role(plan: Plan) -> str | None:
+    """The role that the application logs in with, None where the plan moves no application."""
+    if plan.configuration is None:
+        return None
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    login = PostgresHook(postgres_conn_id=plan.connections.application).connection.login
+    return None if login is None else str(login)
+
+
+def application_url(plan: Plan) -> str:
+    """The URL that goes into the application's configuration; it holds the password."""
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    hook = PostgresHook(postgres_conn_id=plan.connections.application)
+    return str(hook.sqlalchemy_url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+
+
+def _conninfo(connection_id: str, application_name: str) -> str:
+    from airflow.providers.postgres.hooks.postgres import PostgresHook
+
+    hook = PostgresHook(postgres_conn_id=connection_id)
+    connection = hook.connection
+    extra = {
+        name: value
+        for name, value in connection.extra_dejson.items()
+        if name not in PostgresHook.ignored_extra_options and name != "application_name"
+    }
+    return make_conninfo(
+        "",
+        host=connection.host,
+        port=connection.port,
+        user=connection.login,
+        password=connection.password,
+        dbname=connection.schema,
+        application_name=application_name[:63],
+        **extra,
+    )

@@ -1,0 +1,149 @@
+"""From the first stopped service to a loaded, indexed target."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from include.cutover import backup, copying, fence, finishing, migrations, services
+from include.cutover.errors import StepFailed
+from include.cutover.tasks.step import Report, Step
+
+
+def stop_services(step: Step) -> Report:
+    """Stop every service; the downtime begins. A service that is stopped already stays stopped."""
+    if step.evidence.last("services.stopped") is None:
+        step.evidence.append("services.stopped")
+    results = services.stop(step.plan.services)
+    return Report(f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}")
+
+
+def fence_source(step: Step) -> Report:
+    """Prove that nobody holds the file open, and make it unwritable for every SQLite. Safe to run again."""
+    nobody = fence.check_nobody_holds(step.source)
+    if nobody.outcome == "failed":
+        return Report("somebody still holds the database open after the services have stopped", {}, [nobody])
+    state = fence.raise_fence(step.source, run_id=step.run_id, note=f"Cutover of {step.plan.application} to PostgreSQL")
+    step.evidence.append("fence.raised", note=str(state.note))
+    seen = nobody.outcome == "passed"
+    # Where not every process can be seen, SQLite's switch out of WAL mode and its exclusive lock were the detector.
+    detector = "" if seen else f"; {nobody.found}, so SQLite's own locks were the detector"
+    return Report(
+        f"no SQLite writes to {step.source.name} any more{detector}", {"sha256": state.sha256}, [nobody] if seen else []
+    )
+
+
+def take_backup(step: Step) -> Report:
+    """The backup that everything is copied from and that rollback restores; verified before it counts.
+
+    A second try of the same run finds the verified backup and keeps it.
+    """
+    manifest = backup.take(
+        step.source,
+        step.plan.backup.directory,
+        step.plan.backup.second_copy,
+        run_id=step.run_id,
+        plan=step.plan.name,
+    )
+    checks = backup.verify(manifest)
+    step.evidence.append("backup", **backup.facts(manifest))
+    rows = sum(manifest.counts.values())
+    return Report(
+        f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables"
+        + "".join(f"; {warning}" for warning in manifest.warnings),
+        {"bytes": manifest.bytes, "sha256": manifest.sha256, "rows": rows, "counts": dict(manifest.counts)},
+        checks,
+    )
+
+
+def restore_test(step: Step) -> Report:
+    """Open the backup's copy elsewhere and compare every table with the snapshot."""
+    scratch = step.plan.backup.directory / f".restore-test-{step.evidence.folder.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, mode=0o700)
+    try:
+        checks = backup.restore_test(step.manifest, scratch)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)
+
+
+def copy(step: Step, *, table: str, stream: int = 0) -> Report:
+    """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk."""
+    settings = step.plan.tables[table]
+
+    def tell(progress: copying.Progress) -> None:
+        step.log.info("%s", progress)
+
+    result = copying.copy_table(
+        Path(step.manifest.file),
+        step.target,
+        run_id=step.run_id,
+        epoch=step.epoch,
+        schema=step.plan.target_schema,
+        table=table,
+        chunk_rows=settings.chunk_rows,
+        stream=stream,
+        streams=settings.streams,
+        on_progress=tell,
+    )
+    rate = result.rows / result.seconds if result.seconds > 0 else 0
+    return Report(
+        f"{table}: {result.rows:,} rows in {result.seconds:.1f} s ({rate:,.0f} rows/s)",
+        {
+            "table": table,
+            "rows": result.rows,
+            "bytes": result.bytes,
+            "seconds": result.seconds,
+            "chunks_copied": result.chunks_copied,
+            "chunks_already_there": result.chunks_already_there,
+        },
+    )
+
+
+def build_keys_and_indexes(step: Step) -> Report:
+    """Primary and unique keys, then indexes: built once over the loaded rows."""
+    return _apply(step, "post_data")
+
+
+def load_reference_data(step: Step) -> Report:
+    """Rows that the application needs and the source did not bring; only into tables without rows."""
+    before = finishing.row_counts(step.target, step.plan.target_schema, step.plan.tables)
+    report = _apply(step, "reference")
+    after = finishing.row_counts(step.target, step.plan.target_schema, step.plan.tables)
+    brought = {table: after[table] - before[table] for table in after if after[table] != before[table]}
+    overwritten = sorted(table for table in brought if before[table])
+    if overwritten:
+        raise StepFailed(
+            "reference data went into a table that the source had filled",
+            where=", ".join(overwritten),
+            do="Let the SQL file insert only where the table has no rows.",
+        )
+    if brought:
+        step.evidence.append("reference.rows", rows=brought)
+    told = ", ".join(f"{rows} into {table}" for table, rows in brought.items())
+    return Report(f"{report.summary}; {told or 'the source had brought it all'}", {"rows": brought})
+
+
+def declare_foreign_keys(step: Step) -> Report:
+    """Foreign keys as NOT VALID: they hold for new rows at once; the old ones are looked at next."""
+    return _apply(step, "foreign_keys")
+
+
+def set_sequences(step: Step) -> Report:
+    """Every sequence past the greatest key and past what SQLite had given away."""
+    states = finishing.set_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence, step.guard)
+    return Report(f"{len(states)} sequences set", {state.name: state.next_value for state in states})
+
+
+def analyze_tables(step: Step) -> Report:
+    """Statistics for the planner, so that the application is not slow in its first minutes."""
+    finishing.analyze(step.target, step.plan.target_schema, step.guard)
+    return Report("statistics gathered")
+
+
+def _apply(step: Step, kind: str) -> Report:
+    names = migrations.apply(
+        step.target, step.plan.sql_folder, kind, schema=step.plan.target_schema, run_id=step.run_id, guard=step.guard
+    )
+    return Report(f"{kind}: {len(names)} files applied" + (f" ({', '.join(names)})" if names else ""), {"applied": names})

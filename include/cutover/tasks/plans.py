@@ -1,0 +1,38 @@
+"""The plan that a DAG is built from."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from include.cutover import lease
+from include.cutover.errors import PlanInvalid
+from include.cutover.evidence import Evidence
+from include.cutover.plan import Plan, load_plan
+from include.cutover.tasks.step import frozen_plan
+
+
+def plan_for_dag(name: str) -> Plan:
+    """The plan as its file says; while a run is open and the file is broken, the plan frozen in that run's evidence.
+
+    A DAG that changed its shape or vanished while it runs would freeze the run with the services stopped.
+
+    Raises:
+        PlanInvalid: When the file has faults and no run is open.
+    """
+    try:
+        return load_plan(name)
+    except PlanInvalid:
+        held = lease.read(name)
+        if held is not None:
+            evidence = Evidence.of(name, held.subject)
+            frozen = frozen_plan(evidence)
+            if frozen is not None and evidence.sealed is None:
+                return frozen
+        raise
+
+
+def task_name(table: str) -> str:
+    """A table's name as Airflow takes it for a task; a short hash keeps a changed one unique."""
+    plain = re.sub(r"[^A-Za-z0-9_-]", "_", table)
+    return plain if plain == table else f"{plain}_{hashlib.sha256(table.encode()).hexdigest()[:6]}"

@@ -1,0 +1,109 @@
+"""The proof before go-live. Wrong data is a red check; being unable to look is red as well."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from include.cutover import decision, expectations, finishing, verification
+from include.cutover.tasks.step import Report, Step
+
+
+def check_counts(step: Step) -> Report:
+    """Every table has exactly the rows of the snapshot, or of the reference data where the source brought none."""
+    expected = verification.expected_counts(step.manifest.counts, _reference_rows(step))
+    result = expectations.check_counts(
+        step.target, step.plan.target_schema, expected, _docs(step, "counts"), step.log_url or None
+    )
+    return Report(result.summary, result.figures, result.checks)
+
+
+def check_orphans(step: Step) -> Report:
+    """No row refers to a row that is not there; one expectation for each foreign key of the catalog."""
+    if not (step.plan.sql_folder / "foreign_keys").is_dir():
+        return Report("the plan declares no foreign keys")
+    secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
+    result = expectations.check_orphans(
+        step.target, step.plan.target_schema, _docs(step, "orphans"), step.log_url or None, secret
+    )
+    return Report(result.summary, result.figures, result.checks)
+
+
+def check_sequences(step: Step) -> Report:
+    """Each sequence gives a number that nobody has, tried and rolled back."""
+    checks = finishing.check_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence)
+    return Report(f"{len(checks)} sequences tried", {}, checks)
+
+
+def validate_foreign_keys(step: Step) -> Report:
+    """PostgreSQL has the last word: every foreign key is validated, every index valid, no constraint left out."""
+    keys = finishing.validate_foreign_keys(step.target, step.plan.target_schema, step.guard)
+    return Report(f"{len(keys)} foreign keys validated by PostgreSQL", {"foreign_keys": len(keys)})
+
+
+def smoke_test_database(step: Step) -> Report:
+    """The plan's own questions to the database."""
+    if not (step.plan.sql_folder / "smoke").is_dir():
+        return Report("the plan has no questions of its own")
+    checks = verification.smoke_test_database(step.target, step.plan.target_schema, step.plan.sql_folder)
+    return Report(f"{len(checks)} questions asked", {}, checks)
+
+
+def _reference_rows(step: Step) -> dict[str, int]:
+    event = step.evidence.last("reference.rows")
+    return dict(event["rows"]) if event else {}
+
+
+def _docs(step: Step, stage: str) -> Path:
+    return step.evidence.folder / "data_docs" / stage
+
+
+# What must have passed before each branch goes on, in the order of the runbook.
+BEFORE = (
+    "check_target",
+    "check_source",
+    "check_places",
+    "apply_ddl",
+    "apply_migrations",
+    "stop_services",
+    "fence_source",
+    "take_backup",
+)
+AFTER_COPY = (
+    "restore_test",
+    "build_keys_and_indexes",
+    "load_reference_data",
+    "declare_foreign_keys",
+    "set_sequences",
+    "analyze_tables",
+    "check_counts",
+    "check_orphans",
+    "check_sequences",
+    "validate_foreign_keys",
+    "smoke_test_database",
+)
+GOING_LIVE = ("switch_configuration", "start_services", "smoke_test_application")
+
+
+def required_steps(step: Step, at: str) -> list[str]:
+    """Names of the steps whose pass a branch needs; the copies come from the plan's tables, one for each stream."""
+    copies = []
+    for name, table in step.plan.tables.items():
+        copies += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
+    required = [*BEFORE, *copies, *AFTER_COPY]
+    return required if at == "decide" else [*required, *GOING_LIVE]
+
+
+def decide(step: Step, *, at: str) -> Report:
+    """Read the evidence and choose: go on, abandon, release or roll back. Asking again gives no less safe an answer."""
+    earlier = step.evidence.last("decision", at="decide") if at == "decide_live" else None
+    if earlier is not None and earlier["outcome"] != "go_on":
+        chosen = decision.Decision(earlier["outcome"], tuple(earlier["why"]))
+    else:
+        gates = ("go_no_go",) if at == "decide" else ("go_no_go", "approve")
+        chosen = decision.decide(
+            step.evidence.events(), required=required_steps(step, at), gates=gates, entitled=step.entitled
+        )
+    step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
+    if chosen.outcome == "go_on" and at == "decide_live":
+        step.evidence.append("live")
+    return Report(f"{chosen.outcome}: {chosen.why[0]}", {"outcome": chosen.outcome, "why": list(chosen.why)})

