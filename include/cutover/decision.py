@@ -99,16 +99,13 @@ def decide(
         ``go_on`` only when nothing is missing. Otherwise: ``abandon`` while no service was ever told to stop, ``release``
         while there is no verified backup (the source is the truth and is not overwritten), else ``rollback``.
     """
-    why = [_missing(events, step) for step in required if not has_passed(events, step)]
+    why = []
     for gate in gates:
         if not gate_is_open(events, gate, entitled):
             answer = gate_answer(events, gate)
-            found = (
-                "was not answered"
-                if answer is None
-                else f"was answered {answer.get('answer')} by {answer.get('by') or 'nobody'}"
-            )
+            found = _NEVER[1] if answer is None else f"was answered {answer.get('answer')} by {answer.get('by') or 'nobody'}"
             why.append(f"the gate {gate} {found}")
+    why += [_missing(events, step) for step in required if not has_passed(events, step)]
     if not why:
         return Decision("go_on", ("every step before this one passed",))
     # What failed says more than what was still at work, and that more than what therefore never ran.

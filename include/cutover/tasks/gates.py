@@ -36,7 +36,10 @@ class Gate(HITLOperator):
             body="",
             response_timeout=timedelta(minutes=plan.gates.response_minutes),
             assigned_users=[{"id": person.user, "name": person.user} for person in plan.people.deciders],
-            retries=0,
+            # A no-go is final and is not tried again. What is tried again is an answer that Airflow lost: one that comes
+            # while the scheduler has not yet heard that the task waits makes it take the task for failed.
+            retries=2,
+            retry_delay=timedelta(seconds=1),
             **kwargs,
         )
         self.plan_name = plan.name

@@ -1,0 +1,314 @@
+"""Whole runs through a real Airflow: scheduler, gates, services that stop and start, there and back.
+
+One site is shared; the tests stand in the order in which a bad week would happen and build on one another.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+
+from examples.receivers import read_mail, read_slack
+from examples.ward_ops.demo import plant_orphans
+from examples.ward_ops.local_site import DATABASE, LocalSite
+from include.cutover.api_client import Client
+from include.cutover.errors import CutoverError
+from include.cutover.evidence import Evidence
+from include.cutover.plan import ROOT
+
+PINGS = 20_000
+SECOND = ROOT / "tests" / "second_plan"
+
+
+class Site(LocalSite):
+    """The site of the demo, with a second plan beside Ward OPS."""
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        return {
+            **super().environment,
+            "CUTOVER_PLANS": str(self.folder / "plans"),
+            "CUTOVER_SQL": str(self.folder / "sql"),
+        }
+
+    @property
+    def _connections(self) -> Mapping[str, str]:
+        found = dict(super()._connections)
+        found["library_source"] = json.dumps({"conn_type": "sqlite", "host": str(self.folder / "library.db")})
+        found["library_target"] = found["ward_ops_target"]
+        return found
+
+    def health(self) -> dict[str, Any]:
+        answer: dict[str, Any] = httpx.get(f"{self.ward_ops.url}/api/v1/health", timeout=10, trust_env=False).json()
+        return answer
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("site")
+    for name, ours in (("plans", ROOT / "include" / "plans"), ("sql", ROOT / "include" / "sql")):
+        shutil.copytree(ours, folder / name)
+        shutil.copytree(SECOND / name, folder / name, dirs_exist_ok=True)
+    before = dict(os.environ)
+    site = Site(folder)
+    try:
+        site.start(pings=PINGS, credentials=5)
+        yield site
+    finally:
+        site.stop()
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
+def _evidence_of_the_site(site: Site, monkeypatch: pytest.MonkeyPatch, _own_evidence: None) -> None:
+    monkeypatch.setenv("CUTOVER_EVIDENCE", str(site.evidence))
+
+
+@pytest.fixture
+def lead(site: Site) -> Iterator[Client]:
+    with site.stack.client("lead") as client:
+        yield client
+
+
+def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str, seconds: float = 120) -> Any:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        for gate in client.gates(dag_id, run_id):
+            if gate.task_id.endswith(name) and gate.answer is None:
+                time.sleep(3)  # as fast as a person; see the gate's retries
+                return gate
+        time.sleep(0.3)
+    raise AssertionError(f"the gate {name} did not open")
+
+
+def outcome(evidence: Evidence) -> str:
+    sealed = evidence.sealed
+    return "open" if sealed is None else str(sealed["outcome"])
+
+
+def wait(client: Client, dag_id: str, run_id: str) -> str:
+    return str(client.wait(dag_id, run_id, seconds=300))
+
+
+def cut_over(client: Client, reason: str = "a test") -> tuple[str, Evidence]:
+    run_id = client.trigger("cutover_ward_ops", {"approve": "auto", "reason": reason})
+    return wait(client, "cutover_ward_ops", run_id), Evidence.of("ward_ops", run_id)
+
+
+def test_orphans_that_appear_after_preflight_roll_the_run_back_by_itself(site: Site, lead: Client) -> None:
+    run_id = lead.trigger("cutover_ward_ops", {"approve": "ask", "reason": "orphans appear"})
+    gate = wait_for_gate(lead, "cutover_ward_ops", run_id, "go_no_go")
+    plant_orphans(site.ward_ops.database)
+    with site.stack.client("observer") as observer, pytest.raises(CutoverError):
+        observer.answer("cutover_ward_ops", run_id, gate, "Go")
+    lead.answer("cutover_ward_ops", run_id, gate, "Go")
+    assert wait(lead, "cutover_ward_ops", run_id) == "failed", "a rolled-back run ends red"
+
+    evidence = Evidence.of("ward_ops", run_id)
+    assert outcome(evidence) == "rolled_back"
+    orphans = evidence.step("check_orphans")
+    assert orphans is not None and orphans["outcome"] == "failed"
+    failed = [check for check in orphans["checks"] if check["outcome"] == "failed"]
+    assert len(failed) == 1 and "snmp_credentials" in failed[0]["title"]
+    assert site.health()["database"] == "sqlite"
+
+    backup = evidence.last("backup")
+    assert backup is not None
+    restored = evidence.step("rollback.restore_source")
+    assert restored is not None and restored["figures"]["sha256"] == backup["sha256"]
+    with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
+        kept = evidence.last("target.kept")
+        assert kept is not None
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = %s", [kept["schema"]]).fetchone() == (
+            26,
+        )
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+    incident = (evidence.folder / "incident.md").read_text(encoding="utf-8")
+    assert "snmp_credentials" in incident
+    assert [message.subject for message in read_mail(site.received)] == [
+        "Ward OPS: migration to PostgreSQL begins",
+        "Ward OPS: migration rolled back",
+    ]
+    assert len(read_slack(site.received)) == 2
+
+
+def test_orphans_in_the_source_stop_the_run_before_anything_is_stopped(site: Site, lead: Client) -> None:
+    pids = site.service_pids()
+    state, evidence = cut_over(lead)
+    assert state == "failed" and outcome(evidence) == "abandoned"
+    assert site.service_pids() == pids, "no service was touched"
+    check = evidence.step("check_source")
+    assert check is not None and "3 orphans" in check["summary"]
+
+
+def test_no_go_changes_nothing(site: Site, lead: Client) -> None:
+    with closing(sqlite3.connect(site.ward_ops.database, timeout=30)) as source, source:
+        source.execute("DELETE FROM snmp_credentials WHERE device_id NOT IN (SELECT id FROM standalone_devices)")
+    pids = site.service_pids()
+    run_id = lead.trigger("cutover_ward_ops", {"approve": "ask", "reason": "no-go"})
+    gate = wait_for_gate(lead, "cutover_ward_ops", run_id, "go_no_go")
+    lead.answer("cutover_ward_ops", run_id, gate, "No-go")
+    assert wait(lead, "cutover_ward_ops", run_id) == "failed"
+    assert outcome(Evidence.of("ward_ops", run_id)) == "abandoned"
+    assert site.service_pids() == pids
+    with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+
+
+def test_nobody_else_may_start_or_roll_back(site: Site) -> None:
+    for user in ("observer", "communicator"):
+        with site.stack.client(user) as client:
+            for dag_id in ("cutover_ward_ops", "rollback_ward_ops"):
+                with pytest.raises(CutoverError):
+                    client.trigger(dag_id, {"approve": "auto", "reason": "not mine"})
+
+
+def test_there_is_nothing_to_roll_back_yet(lead: Client) -> None:
+    run_id = lead.trigger("rollback_ward_ops", {"reason": "by mistake"})
+    assert wait(lead, "rollback_ward_ops", run_id) == "failed"
+
+
+def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> None:
+    state, evidence = cut_over(lead)
+    assert state == "success" and outcome(evidence) == "live"
+    assert site.health()["database"] == "postgresql"
+    backup = evidence.last("backup")
+    assert backup is not None
+    with closing(sqlite3.connect(f"file:{backup['file']}?immutable=1", uri=True)) as source:
+        for table in ("standalone_devices", "branches", "users", "snmp_credentials"):
+            expected = source.execute(f"SELECT count(*) FROM {table}").fetchone()
+            with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
+                assert connection.execute(f"SELECT count(*) FROM {table}").fetchone() == expected, table
+    with (
+        closing(sqlite3.connect(site.ward_ops.database, timeout=1)) as late,
+        pytest.raises(sqlite3.OperationalError, match=r"readonly|read-only|unable"),
+    ):
+        late.execute("DELETE FROM users")
+    for stage in ("counts", "orphans"):
+        assert (evidence.folder / "data_docs" / stage / "index.html").is_file()
+    assert read_mail(site.received)[-1].subject == "Ward OPS: migration complete"
+
+
+def test_no_secret_is_in_the_evidence_or_the_logs(site: Site) -> None:
+    with closing(sqlite3.connect(f"file:{site.ward_ops.database}?immutable=1", uri=True)) as source:
+        secrets = [value for row in source.execute("SELECT community_encrypted, auth_key_encrypted FROM snmp_credentials")
+                   for value in row if value]  # fmt: skip
+        secrets += [value for (value,) in source.execute("SELECT hashed_password FROM users")]
+    settings = json.loads((site.folder / "settings.json").read_text())
+    secrets += [settings["supervisor_password"], settings["application_password"], site.target.password]
+    places = [
+        path for folder in (site.evidence, site.folder / "stack" / "logs") for path in folder.rglob("*") if path.is_file()
+    ]
+    assert len(places) > 50 and secrets
+    for path in places:
+        if path.is_relative_to(site.evidence) and "kept" in path.parts:
+            continue  # the database that was found: as private as the database itself
+        content = path.read_bytes()
+        for secret in secrets:
+            assert secret.encode() not in content, path
+
+
+def test_a_live_application_is_not_cut_over_again(site: Site, lead: Client) -> None:
+    state, evidence = cut_over(lead)
+    assert state == "failed" and evidence.last("run.opened") is None
+    refused = evidence.step("open_run")
+    assert refused is not None and "already lives on the target" in refused["summary"]
+    assert site.health()["database"] == "postgresql"
+
+
+def test_the_lead_rolls_a_live_run_back_with_postgresql_down(site: Site, lead: Client) -> None:
+    evidence = next(run for run in reversed(runs_of_the_plan()) if outcome(run) == "live")
+    site.target.stop(signal.SIGQUIT)
+    try:
+        run_id = lead.trigger("rollback_ward_ops", {"reason": "PostgreSQL is gone"})
+        assert wait(lead, "rollback_ward_ops", run_id) == "success"
+        assert outcome(evidence) == "rolled_back"
+        assert site.health()["database"] == "sqlite"
+        kept = evidence.step("rollback.keep_target")
+        assert kept is not None and kept["figures"]["pending"] is True
+        assert kept["figures"]["rows_written_after_go_live"] == "unknown", "what cannot be known is said so"
+        with closing(sqlite3.connect(site.ward_ops.database, timeout=30)) as source, source:
+            source.execute("UPDATE users SET language = language")  # writable again
+        again = lead.trigger("rollback_ward_ops", {"reason": "once more"})
+        assert wait(lead, "rollback_ward_ops", again) == "failed", "what is rolled back is not rolled back again"
+    finally:
+        site.target.start({"max_wal_size": "4GB"})
+
+
+def test_the_next_run_puts_the_pending_schema_aside_and_rollback_of_a_run_in_flight_takes_over(
+    site: Site, lead: Client
+) -> None:
+    run_id = lead.trigger("cutover_ward_ops", {"approve": "ask", "reason": "in flight"})
+    lead.answer("cutover_ward_ops", run_id, wait_for_gate(lead, "cutover_ward_ops", run_id, "go_no_go"), "Go")
+    wait_for_gate(lead, "cutover_ward_ops", run_id, "approve", 180)
+    evidence = Evidence.of("ward_ops", run_id)
+    look = evidence.step("check_target")
+    assert look is not None and len(look["figures"]["pending_fences_executed"]) == 1
+    second = lead.trigger("rollback_ward_ops", {"reason": "the lead has doubts", "run_id": run_id})
+    assert wait(lead, "rollback_ward_ops", second) == "success"
+    assert outcome(evidence) == "rolled_back"
+    assert site.health()["database"] == "sqlite"
+    gate = wait_for_gate(lead, "cutover_ward_ops", run_id, "approve")
+    lead.answer("cutover_ward_ops", run_id, gate, "Go")
+    assert wait(lead, "cutover_ward_ops", run_id) == "failed", "the run that lost the lease does nothing more"
+    assert outcome(evidence) == "rolled_back" and site.health()["database"] == "sqlite"
+
+
+def test_a_second_application_needs_no_python(site: Site, lead: Client) -> None:
+    file = site.folder / "library.db"
+    with closing(sqlite3.connect(file)) as source, source:
+        source.executescript(
+            "CREATE TABLE authors (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);"
+            "CREATE TABLE books (id INTEGER PRIMARY KEY, author_id INTEGER NOT NULL, title VARCHAR(100), price REAL);"
+            'CREATE TABLE "Odd Table" ("select" TEXT PRIMARY KEY NOT NULL, "ქართული" BOOLEAN);'
+        )
+        source.executemany("INSERT INTO authors (name) VALUES (?)", [("შოთა",), ("O'Brien\t\\N",)])
+        source.executemany(
+            "INSERT INTO books VALUES (?, ?, ?, ?)", [(n, n % 2 + 1, f"Book {n}\n", n / 4) for n in range(5000)]
+        )
+        source.execute('INSERT INTO "Odd Table" VALUES (?, 1)', ["\x1d"])
+    before = dump(file)
+    run_id = lead.trigger("cutover_library", {"approve": "auto", "reason": "a second application"})
+    assert wait(lead, "cutover_library", run_id) == "success"
+    assert outcome(Evidence.of("library", run_id)) == "live"
+    with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
+        assert connection.execute("SELECT count(*), sum(price)::float FROM lending.books").fetchone() == (5000, 3124375.0)
+        assert connection.execute("SELECT name FROM lending.authors ORDER BY id").fetchall() == [
+            ("შოთა",),
+            ("O'Brien\t\\N",),
+        ]
+        assert connection.execute('SELECT * FROM lending."Odd Table"').fetchall() == [("\x1d", True)]
+        assert connection.execute("INSERT INTO lending.books (author_id) VALUES (1) RETURNING id").fetchone() == (5000,)
+    second = lead.trigger("rollback_library", {"reason": "and back"})
+    assert wait(lead, "rollback_library", second) == "success"
+    assert dump(file) == before
+
+
+def dump(file: Path) -> list[str]:
+    """Everything that a database holds, as SQL."""
+    with closing(sqlite3.connect(file)) as connection:
+        return list(connection.iterdump())
+
+
+def runs_of_the_plan() -> list[Evidence]:
+    from include.cutover.evidence import runs
+
+    return runs("ward_ops")
+
+
+def test_nothing_is_left_behind_in_the_backup_places(site: Site) -> None:
+    hidden = [path for path in (site.folder / "backups").rglob(".*") if path.suffix != ".lock"]
+    assert hidden == []
