@@ -1,0 +1,61 @@
+# Everything runs on plain Python 3.11 or newer and GNU make. 'make' alone lists the targets.
+
+PYTHON ?= python3
+PY := .venv/bin/python
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PINGS ?= 13179
+ORPHANS ?= 0
+FAIL ?=
+THEN ?=
+PORT ?=
+ARGS ?=
+
+.PHONY: help setup demo up down test check bench lock clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@echo "  make demo knows PINGS=N, FAIL=orphans, ORPHANS=N, THEN=rollback and PORT=N; make up knows PINGS=N and PORT=N."
+
+setup: ## Make .venv from the locked requirements (every other target does this by itself)
+	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no $(PYTHON); name one: make PYTHON=python3.12" >&2; exit 2; }
+	@$(PYTHON) scripts/setup.py
+
+demo: setup ## Cut the example application over, watched; succeeds only when it ends live on PostgreSQL
+	@$(PY) -m examples.ward_ops.demo run --pings "$(PINGS)" --orphans "$(ORPHANS)" \
+		$(if $(FAIL),--fail "$(FAIL)") $(if $(THEN),--then "$(THEN)") $(if $(PORT),--port "$(PORT)")
+
+up: setup ## Start the example application and a local Airflow, and leave them running
+	@$(PY) -m examples.ward_ops.demo up --pings "$(PINGS)" $(if $(PORT),--port "$(PORT)")
+
+down: setup ## End what 'make up' started
+	@$(PY) -m examples.ward_ops.demo down
+
+test: setup ## Run the tests; ARGS="tests/unit -k fence" runs some
+	@mkdir -p var
+	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -o tmp_path_retention_policy=failed $(ARGS)
+
+check: setup ## Lint, formatting, types, layers
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	.venv/bin/lint-imports
+
+bench: setup ## Measure the copy; ARGS are passed on
+	@$(PY) -m bench.copying $(ARGS)
+
+lock: ## Resolve requirements*.in anew into the locks; UPGRADE=1 takes newer versions
+	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
+	$(PYTHON) -m venv "$$folder" && "$$folder/bin/pip" install --quiet --disable-pip-version-check uv; \
+	for name in requirements requirements-dev; do \
+		UV_CUSTOM_COMPILE_COMMAND="make lock" "$$folder/bin/uv" pip compile --quiet --universal --python-version 3.11 \
+			--generate-hashes --no-emit-index-url $(if $(UPGRADE),--upgrade) $$name.in -o $$name.txt; \
+	done
+
+clean: ## End what runs here and remove what was made, but for .venv, evidence and backups
+	@if [ -x $(PY) ]; then $(PY) -m examples.ward_ops.demo down; $(PY) -m include.cutover stack down >/dev/null; fi
+	@rm -rf var/demo var/up var/stack var/cache var/mypy var/pytest-of-* .ruff_cache .import_linter_cache
+	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -1,0 +1,260 @@
+"""The cutover of the stand-in, watched from beginning to end.
+
+    python -m examples.ward_ops.demo run [--fail orphans] [--orphans N] [--then rollback] [--pings N] [--port N]
+    python -m examples.ward_ops.demo up [--pings N] [--port N]
+    python -m examples.ward_ops.demo down
+
+``run`` makes everything anew in ``var/demo``, moves Ward OPS to PostgreSQL and ends every process again; evidence and
+reports stay. ``--fail orphans`` deletes devices behind the pipeline's back, after it had looked and before it stops the
+services. ``--orphans N`` has credentials of devices that do not exist from the beginning. ``--then rollback`` goes back
+after the cutover. ``up`` leaves Ward OPS and Airflow running, for a cutover by hand; ``down`` ends them.
+
+Exit status of ``run``: 0 only when Ward OPS is live on PostgreSQL, 1 when it is not, 3 when it was rolled back as asked,
+2 when the demo itself could not run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import sqlite3
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import httpx
+from rich.console import Console
+from rich.markup import escape
+
+from examples.receivers import read_mail, read_slack
+from examples.ward_ops.generate import PINGS
+from examples.ward_ops.local_site import LocalSite
+from include.cutover.api_client import Client
+from include.cutover.console import Narrator, follow, phases, tell_summary
+from include.cutover.errors import CutoverError, Refused, StepFailed
+from include.cutover.evidence import Event, Evidence
+from include.cutover.plan import ROOT, Plan, load_plan
+from include.cutover.processes import exit_on
+
+LIVE, NOT_LIVE, UNUSABLE, ROLLED_BACK = 0, 1, 2, 3
+PLAN = "ward_ops"
+CUTOVER = f"cutover_{PLAN}"
+ROLLBACK = f"rollback_{PLAN}"
+DEMO = ROOT / "var" / "demo"
+UP = ROOT / "var" / "up"
+PLANTED = 3
+
+console = Console(highlight=False)
+
+
+def run(given: argparse.Namespace) -> int:
+    """The demo; returns its exit status."""
+    began = time.monotonic()
+    with _alone(DEMO.with_suffix(".lock")):
+        LocalSite(DEMO).stop()  # of a demo that was killed together with its guard
+        shutil.rmtree(DEMO, ignore_errors=True)
+        site = LocalSite(DEMO, port=given.port)
+        with site.roster.guarded([sys.executable, "-m", "examples.ward_ops.demo", "down", "--folder", str(DEMO)]):
+            console.print(f"Ward OPS with {given.pings:,} pings, PostgreSQL and Airflow are starting …")
+            site.start(pings=given.pings, credentials=5 if given.fail else 1, orphans=given.orphans)
+            _tell_places(site)
+            console.print(f"  ready after {time.monotonic() - began:.1f} s\n")
+            with site.stack.client("lead") as lead:
+                status = Demo(site, lead, given).run()
+            console.print("Everything is ended again; evidence and reports stay.")
+    return status
+
+
+class Demo:
+    """One cutover of a site that runs, as the migration lead drives it."""
+
+    def __init__(self, site: LocalSite, lead: Client, given: argparse.Namespace) -> None:
+        self._site = site
+        self._lead = lead
+        self._given = given
+        os.environ.update(site.environment)
+        self._plan: Plan = load_plan(PLAN)
+        self._processes = site.service_pids()
+        self._told = 0
+
+    def run(self) -> int:
+        """Cut over, look at the outcome from outside, tell it; returns the exit status."""
+        approve = "ask" if self._given.fail else "auto"
+        console.print(f"[bold]Cutover, triggered by the lead[/] (approval: {approve})")
+        run_id = self._lead.trigger(CUTOVER, {"approve": approve, "reason": "make demo"})
+        evidence = Evidence.of(PLAN, run_id)
+        self._follow(CUTOVER, run_id, evidence)
+        sealed = evidence.sealed
+        outcome = str(sealed["outcome"]) if sealed else "not opened"
+        self._summarise(evidence)
+        if outcome != "live":
+            self._explain(evidence, outcome)
+            return NOT_LIVE
+        self._require_database("postgresql")
+        console.print("[bold green]Ward OPS is live on PostgreSQL.[/]")
+        if self._given.then != "rollback":
+            return LIVE
+        console.print("\n[bold]Rollback, triggered by the lead[/]")
+        again = self._lead.trigger(ROLLBACK, {"reason": "make demo THEN=rollback"})
+        self._follow(ROLLBACK, again, evidence)
+        sealed = evidence.sealed
+        self._summarise(evidence)
+        if sealed is None or sealed["outcome"] != "rolled_back":
+            self._explain(evidence, str(sealed["outcome"]) if sealed else "not closed")
+            return NOT_LIVE
+        self._require_database("sqlite")
+        console.print("[bold yellow]Ward OPS was rolled back, as asked; it is healthy on SQLite.[/]")
+        return ROLLED_BACK
+
+    def _follow(self, dag_id: str, run_id: str, evidence: Evidence) -> None:
+        narrator = Narrator(console, self._plan, phases(self._lead, dag_id, run_id))
+
+        def tell(event: Event) -> None:
+            self._told = event["seq"] + 1
+            narrator.tell(event)
+            if event["event"] == "gate.asked":
+                self._answer(dag_id, run_id, str(event["gate"]))
+
+        state = follow(self._lead, dag_id, run_id, evidence, tell, after=self._told)
+        if not evidence.exists:
+            failed = next((task for task in self._lead.tasks(dag_id, run_id) if task.state == "failed"), None)
+            log = self._lead.log(dag_id, run_id, failed) if failed else ""
+            raise StepFailed("the run left no evidence", where=f"{dag_id} {run_id}", found=f"{state}: {log[-1500:]}")
+
+    def _answer(self, dag_id: str, run_id: str, gate: str) -> None:
+        """Break the data where that was asked for, then answer the gate as the lead."""
+        if self._given.fail and gate == "go_no_go":
+            plant_orphans(self._site.ward_ops.database)
+            console.print(f"{'':9}[yellow]! {PLANTED} devices are deleted in the live SQLite now, their credentials stay[/]")
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            for question in self._lead.gates(dag_id, run_id):
+                if question.task_id.endswith(gate) and question.answer is None:
+                    self._lead.answer(dag_id, run_id, question, "Go")
+                    return
+            time.sleep(0.2)
+        raise StepFailed("the gate is not open for an answer", where=gate)
+
+    def _explain(self, evidence: Evidence, outcome: str) -> None:
+        """What became of Ward OPS, seen from outside."""
+        console.print(f"[bold red]{escape(outcome.replace('_', ' '))}[/]: Ward OPS is not live on PostgreSQL.")
+        for event in evidence.events():
+            if event["event"] == "step.end":
+                for check in event.get("checks") or []:
+                    if check["outcome"] == "failed":
+                        console.print(f"  {escape(check['title'])}: {escape(check['found'])}", soft_wrap=True)
+        self._require_database("sqlite")
+        same = self._site.service_pids() == self._processes
+        stopped = "it was never stopped" if same else "its services were stopped and started again"
+        console.print(f"Ward OPS is healthy on SQLite; {stopped}.")
+
+    def _require_database(self, expected: str) -> None:
+        answer = httpx.get(f"{self._site.ward_ops.url}/api/v1/health", timeout=10, trust_env=False).json()
+        if answer.get("status") != "ok" or answer.get("database") != expected:
+            raise StepFailed(
+                "Ward OPS is not as it must be", where=self._site.ward_ops.url, expected=f"healthy on {expected}",
+                found=str({key: answer.get(key) for key in ("status", "database")}),
+            )  # fmt: skip
+
+    def _summarise(self, evidence: Evidence) -> None:
+        tell_summary(evidence, self._plan, console)
+        for kind, messages in (("mail", read_mail(self._site.received)), ("Slack", read_slack(self._site.received))):
+            for message in messages:
+                subject = message.subject or message.text.splitlines()[0]
+                console.print(f"  {kind:18}{escape(subject)}", soft_wrap=True)
+        console.print()
+
+
+def plant_orphans(database: Path) -> None:
+    """Delete devices that have credentials, as a careless script would while Ward OPS runs."""
+    with contextlib.closing(sqlite3.connect(database, timeout=30)) as connection, connection:
+        done = connection.execute(
+            "DELETE FROM standalone_devices WHERE id IN (SELECT device_id FROM snmp_credentials WHERE device_id NOT IN"
+            " (SELECT device_id FROM alert_rules WHERE device_id IS NOT NULL) ORDER BY id LIMIT ?)",
+            [PLANTED],
+        )
+        if done.rowcount != PLANTED:
+            raise StepFailed("the orphans could not be planted", where=str(database), found=f"{done.rowcount} devices")
+
+
+def up(given: argparse.Namespace) -> int:
+    """Start a site that stays; returns the exit status. Where it runs already, only its places are told."""
+    with _alone(UP.with_suffix(".lock")):
+        site = LocalSite(UP, port=given.port)
+        ran = site.stack.running
+        try:
+            site.start(pings=given.pings)
+        except BaseException:
+            if not ran:
+                site.stop()
+            raise
+        _tell_places(site)
+        console.print(
+            "\nTo begin, log in as the lead and trigger cutover_ward_ops. 'make down' ends everything.", soft_wrap=True
+        )
+    return 0
+
+
+def down(given: argparse.Namespace) -> int:
+    """End a site, however it was started; returns the exit status."""
+    LocalSite(given.folder).stop()
+    return 0
+
+
+def _tell_places(site: LocalSite) -> None:
+    console.print(f"  Ward OPS    {site.ward_ops.url}/monitor")
+    console.print(f"  PostgreSQL  127.0.0.1:{site.target.port}, database ward_flux")
+    console.print(f"  Airflow     {site.stack.url}")
+    for user, password in site.stack.logins.items():
+        console.print(f"              {user} / {escape(password)}")
+
+
+@contextlib.contextmanager
+def _alone(lock: Path) -> Iterator[None]:
+    """Hold the lock of a folder; its processes do not inherit it."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Refused("another demo runs here", where=str(lock.with_suffix("")), do="Wait for its end.") from None
+        yield
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m examples.ward_ops.demo", description="The cutover of the stand-in.")
+    actions = parser.add_subparsers(required=True)
+    for name, action in (("run", run), ("up", up), ("down", down)):
+        sub = actions.add_parser(name)
+        sub.set_defaults(action=action)
+        if name == "down":
+            sub.add_argument("--folder", type=Path, default=UP, metavar="DIR", help="the site to end")
+            continue
+        sub.add_argument("--pings", type=int, default=PINGS, metavar="N", help=f"rows of ping_results ({PINGS})")
+        sub.add_argument("--port", type=int, default=None, metavar="N", help="of Airflow (a free one)")
+        if name == "run":
+            sub.add_argument(
+                "--fail", choices=("orphans",), help="break the data after the checks, before the services stop"
+            )
+            sub.add_argument("--orphans", type=int, default=0, metavar="N", help="broken data from the beginning (0)")
+            sub.add_argument("--then", choices=("rollback",), help="what follows a cutover that went well")
+    given = parser.parse_args(arguments)
+    try:
+        return int(given.action(given))
+    except CutoverError as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return UNUSABLE
+    except KeyboardInterrupt:
+        sys.stderr.write("demo: interrupted; everything that was started is ended\n")
+        return 130
+
+
+if __name__ == "__main__":
+    exit_on(signal.SIGTERM, signal.SIGHUP)
+    sys.exit(main())

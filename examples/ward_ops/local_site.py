@@ -1,0 +1,174 @@
+"""What a cutover of the stand-in needs, on this machine: Ward OPS, its target, receivers of notices, a local Airflow."""
+
+from __future__ import annotations
+
+import json
+import secrets
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from pathlib import Path
+from typing import Any, cast
+from urllib.parse import quote
+
+import psycopg
+from psycopg import sql
+
+from examples import receivers
+from examples.ward_ops import supervised
+from examples.ward_ops.supervised import WardOps
+from include.cutover.embedded import Cluster, free_port
+from include.cutover.evidence import write_atomically
+from include.cutover.plan import ROOT
+from include.cutover.processes import Roster
+from include.cutover.stack import Stack
+
+DATABASE = "ward_flux"
+ROLE = "ward_ops"
+DAGS = ("cutover_ward_ops", "rollback_ward_ops")
+
+
+class LocalSite:
+    """One such site in a folder.
+
+    Ports and passwords are made once and stay: after a cutover the application's configuration names them.
+
+    Args:
+        folder: Everything lies below it.
+        port: Of Airflow's interface; None takes a free one.
+    """
+
+    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+        self.folder = folder.resolve()
+        self.roster = Roster(self.folder / "site.json")
+        self._port = port
+
+    @cached_property
+    def ward_ops(self) -> WardOps:
+        """The application."""
+        return WardOps(
+            self.folder / "ward_ops",
+            port=int(self._settings["port"]),
+            supervisor_port=int(self._settings["supervisor_port"]),
+            password=self._settings["supervisor_password"],
+        )
+
+    @cached_property
+    def target(self) -> Cluster:
+        """The PostgreSQL that the application moves to."""
+        return Cluster(self.folder / "target", int(self._settings["target_port"]))
+
+    @cached_property
+    def stack(self) -> Stack:
+        """The local Airflow."""
+        return Stack(self.folder / "stack", self._connections, self.environment, self._port)
+
+    @property
+    def evidence(self) -> Path:
+        """Folder of the evidence."""
+        return self.folder / "evidence"
+
+    @property
+    def received(self) -> Path:
+        """Folder of the notices that arrived."""
+        return self.folder / "received"
+
+    def start(self, *, pings: int, credentials: int = 1, orphans: int = 0) -> None:
+        """Start what does not run yet, side by side, and wait until all of it answers. Existing data is kept.
+
+        Raises:
+            CutoverError: When a part does not come up; what did come up is left to the caller to stop.
+        """
+
+        if not self.ward_ops.running:
+            self.ward_ops.prepare(pings=pings, credentials=credentials, orphans=orphans)
+        stack = self.stack  # makes what the parts below share, before they start side by side
+        self._start_target()  # where Ward OPS was moved already, it needs it
+        with ThreadPoolExecutor() as pool:
+            parts = [pool.submit(part) for part in (self.ward_ops.start, self._start_receivers)]
+            if not stack.running:
+                stack.start(DAGS)
+        for part in parts:
+            part.result()
+
+    def stop(self) -> None:
+        """Stop everything of this folder, whoever started it and however that one ended."""
+        if (self.folder / "stack").is_dir():
+            Stack(self.folder / "stack").stop()
+        if (self.folder / "ward_ops").is_dir():
+            supervised.stop(self.folder / "ward_ops")
+        self.roster.stop()
+        Cluster(self.folder / "target", 0).stop()
+
+    def service_pids(self) -> dict[str, int]:
+        """Process ids of the application's services by name; a service that was stopped and started has another one."""
+        with self.ward_ops.supervisor() as supervisor:
+            programs = cast("list[dict[str, Any]]", supervisor.supervisor.getAllProcessInfo())
+        return {program["name"]: program["pid"] for program in programs}
+
+    @cached_property
+    def _settings(self) -> dict[str, str]:
+        file = self.folder / "settings.json"
+        if not file.exists():
+            ports = {f"{name}port": str(free_port()) for name in ("", "supervisor_", "target_", "smtp_", "http_")}
+            fresh = {
+                **ports,
+                "supervisor_password": secrets.token_urlsafe(24),
+                "application_password": secrets.token_urlsafe(24),
+            }
+            write_atomically(file, json.dumps(fresh, indent=1).encode(), 0o600)
+        found: dict[str, str] = json.loads(file.read_text())
+        return found
+
+    @property
+    def _connections(self) -> Mapping[str, str]:
+        self.target.create()
+        login = {"conn_type": "postgres", "host": "127.0.0.1", "port": self.target.port, "schema": DATABASE}
+        token = quote(receivers.WEBHOOK.removeprefix("/services/"), safe="")
+        webhook = quote(f"http://127.0.0.1:{self._settings['http_port']}/services", safe="")
+        return {
+            "ward_ops_source": json.dumps({"conn_type": "sqlite", "host": str(self.ward_ops.database)}),
+            "ward_ops_target": json.dumps({**login, "login": "postgres", "password": self.target.password}),
+            "ward_ops_application": json.dumps({
+                **login, "login": ROLE, "password": self._settings["application_password"],
+            }),
+            "ward_ops_slack": f"slackwebhook://:{token}@{webhook}",
+            "ward_ops_mail": f"smtp://127.0.0.1:{self._settings['smtp_port']}/?disable_ssl=true&disable_tls=true",
+        }  # fmt: skip
+
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What the plan and the evidence read from the environment; holds the password of supervisord's interface."""
+        return {
+            **self.ward_ops.environment(),
+            "WARD_OPS_BACKUPS": str(self.folder / "backups"),
+            "WARD_OPS_SECOND_COPY": str(self.folder / "second_copy"),
+            "WARD_OPS_ALLOW_AUTO_APPROVAL": "true",
+            "CUTOVER_EVIDENCE": str(self.evidence),
+        }
+
+    def _start_target(self) -> None:
+        if self.target.postmaster() is None:
+            pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
+            self.roster.add("target", pid, ending="SIGINT", stage=0)
+        with psycopg.connect(self.target.conninfo(), autocommit=True) as connection:
+            for catalog, name, statement in (
+                ("pg_database", DATABASE, "CREATE DATABASE {name}"),
+                ("pg_roles", ROLE, "CREATE ROLE {name} LOGIN PASSWORD {password}"),
+            ):
+                column = "datname" if catalog == "pg_database" else "rolname"
+                query = sql.SQL("SELECT FROM {} WHERE {} = %s").format(sql.Identifier(catalog), sql.Identifier(column))
+                if connection.execute(query, [name]).fetchone() is None:
+                    password = sql.Literal(self._settings["application_password"])
+                    connection.execute(sql.SQL(statement).format(name=sql.Identifier(name), password=password))
+
+    def _start_receivers(self) -> None:
+        if not any(leader.name == "receivers" for leader in self.roster.running):
+            ports = ["--smtp-port", self._settings["smtp_port"], "--http-port", self._settings["http_port"]]
+            self.roster.start(
+                "receivers",
+                [sys.executable, "-m", "examples.receivers", "--folder", str(self.received), *ports],
+                log=self.folder / "receivers.log",
+                environment={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"},
+            )

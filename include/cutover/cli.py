@@ -1,0 +1,288 @@
+"""The command line, ``python -m include.cutover``. Exit status 0 only when what was asked for happened, 2 when it cannot."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from typer.exceptions import Abort, TyperException
+
+from include.cutover.console import Narrator, follow, phases, tell_summary
+from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
+from include.cutover.evidence import Evidence
+from include.cutover.masking import mask
+from include.cutover.plan import ROOT, Plan, load_plan, plans_folder
+from include.cutover.stack import Stack
+
+LIVE, NOT_LIVE, UNUSABLE = 0, 1, 2
+STACK = ROOT / "var" / "stack"
+SQLITE_MAGIC = b"SQLite format 3\0"
+
+app = typer.Typer(help="Moves a live application from SQLite to PostgreSQL.", no_args_is_help=True, add_completion=False)
+stack_app = typer.Typer(help="A local Airflow that stays up.", no_args_is_help=True)
+app.add_typer(stack_app, name="stack")
+console = Console(highlight=False)
+
+
+class Approval(StrEnum):
+    """Who answers the gates."""
+
+    auto = "auto"
+    ask = "ask"
+
+
+PlanName = Annotated[str, typer.Option("--plan", help="Name of the plan: a file below include/plans without .yaml.")]
+Port = Annotated[int | None, typer.Option(help="Of Airflow's interface; a free one when left out.", min=1, max=65535)]
+Folder = Annotated[Path, typer.Option(help="Where the local Airflow keeps what it writes.")]
+
+
+@app.command()
+def run(
+    plan: PlanName,
+    source: Annotated[Path, typer.Option(help="The SQLite file of the application.")],
+    target: Annotated[str, typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE")],
+    services: Annotated[bool, typer.Option(help="Without: no services, configuration and smoke tests.")] = True,
+    approve: Annotated[Approval, typer.Option(help="ask: the lead answers in Airflow; auto: where the plan allows it.")] = (
+        Approval.ask
+    ),
+    reason: Annotated[str, typer.Option(help="Stands in the evidence and in the report.")] = "from the command line",
+    port: Port = None,
+    keep_stack: Annotated[bool, typer.Option("--keep-stack", help="Leave Airflow running afterwards.")] = False,
+    folder: Folder = STACK,
+) -> None:
+    """Start a local Airflow, run the cutover of a plan on it, and tell it as it happens. Status 0 only when it is live."""
+    if not services:
+        os.environ["CUTOVER_NO_SERVICES"] = "1"
+    wanted = load_plan(plan)
+    if approve is Approval.auto and not wanted.gates.allow_auto_approval:
+        raise Refused(
+            "the plan does not allow automatic approval",
+            where=f"plan {plan}: gates.allow_auto_approval",
+            do="Use --approve ask, or allow it in the plan for a test.",
+        )
+    if len(reason.strip()) < 3:
+        raise Refused("the reason is too short", where="--reason", expected="a ticket or a sentence")
+    file = sqlite_file(source)
+    login = postgres_connection(target)
+    require_reachable(login)
+    connections = {
+        wanted.connections.source: json.dumps({"conn_type": "sqlite", "host": str(file)}),
+        wanted.connections.target: json.dumps(login),
+        wanted.connections.application: json.dumps(login),
+    }
+    stack = Stack(folder, connections, port=port, users=users_of(wanted))
+    if stack.running:
+        raise Refused(
+            "a local Airflow runs there already", where=stack.url, do="'make down' ends it; or name another --folder."
+        )
+    console.print("Airflow is starting …")
+    with _kept(stack) if keep_stack else stack.roster.guarded():
+        stack.start([f"cutover_{plan}"])
+        status = _cut_over(stack, wanted, approve, reason, notify=services)
+    if keep_stack:
+        console.print(f"Airflow stays up at {stack.url}; 'python -m include.cutover stack down --folder {folder}' ends it.")
+    raise typer.Exit(status)
+
+
+@app.command(name="plan")
+def show_plan(plan: PlanName) -> None:
+    """Check a plan and show what it says."""
+    found = load_plan(plan)
+    streams = sum(table.streams for table in found.tables.values())
+    lines = {
+        "application": found.application,
+        "connections": ", ".join(name for name in found.connections.model_dump().values() if name),
+        "target schema": found.target_schema,
+        "tables": f"{len(found.tables)}, copied by {streams} tasks",
+        "secret columns": str(sum(len(table.secret) for table in found.tables.values())),
+        "services": ", ".join(service.name for service in found.services) or "none",
+        "configuration": str(found.configuration.file) if found.configuration else "none",
+        "health": found.smoke_tests.base_url + found.smoke_tests.health.path if found.smoke_tests else "not asked",
+        "backup": f"{found.backup.directory}; second copy {found.backup.second_copy or 'none'}",
+        "window": f"{found.window.minutes} minutes; a gate waits {found.gates.response_minutes:g} minutes",
+        "may decide": ", ".join(f"{person.name} ({person.user})" for person in found.people.deciders),
+    }
+    console.print(f"[bold]{escape(found.name)}[/]: no faults")
+    for name, value in lines.items():
+        console.print(f"  {name:16}{escape(value)}", soft_wrap=True)
+
+
+@stack_app.command(name="up")
+def stack_up(port: Port = None, folder: Folder = STACK) -> None:
+    """Start a local Airflow and leave it running. Connections come from AIRFLOW_CONN_… in the environment."""
+    stack = Stack(folder, port=port)
+    if stack.running:
+        console.print(f"A local Airflow runs already at {stack.url}")
+        return
+    stack.start([f"cutover_{file.stem}" for file in sorted(plans_folder().glob("*.yaml"))])
+    _tell_logins(stack)
+
+
+@stack_app.command(name="down")
+def stack_down(folder: Folder = STACK) -> None:
+    """End the local Airflow: exactly the processes that were started for it."""
+    ended = Stack(folder).stop()
+    console.print(f"ended: {', '.join(ended)}" if ended else "no local Airflow runs there")
+
+
+@stack_app.command(name="status")
+def stack_status(folder: Folder = STACK) -> None:
+    """Say where the local Airflow runs. Status 1 when it does not, or not all of it."""
+    stack = Stack(folder)
+    leaders = stack.roster.leaders()
+    if not stack.running:
+        console.print("no local Airflow runs there")
+        raise typer.Exit(1)
+    for leader in leaders:
+        console.print(f"{leader.name:16}{f'pid {leader.pid}' if leader.alive else 'ended'}")
+    _tell_logins(stack)
+    raise typer.Exit(0 if all(leader.alive for leader in leaders) else 1)
+
+
+@contextmanager
+def _kept(stack: Stack) -> Iterator[None]:
+    """Leave the stack running when the block ends well, and only then."""
+    try:
+        yield
+    except BaseException:
+        stack.stop()
+        raise
+
+
+def _tell_logins(stack: Stack) -> None:
+    console.print(f"Airflow is at {stack.url}")
+    for user, password in stack.logins.items():
+        console.print(f"  {user} / {escape(password)}")
+
+
+def _cut_over(stack: Stack, plan: Plan, approve: Approval, reason: str, *, notify: bool) -> int:
+    lead = plan.people.lead.user
+    console.print(f"Airflow is at {stack.url}")
+    if approve is Approval.ask:
+        console.print(
+            f"The gates wait for an answer by {escape(lead)}, log-in {escape(lead)} / {escape(stack.logins[lead])}"
+        )
+    with stack.client(lead) as client:
+        dag_id = f"cutover_{plan.name}"
+        run_id = client.trigger(dag_id, {"approve": approve.value, "reason": reason, "notify": notify})
+        evidence = Evidence.of(plan.name, run_id)
+        follow(client, dag_id, run_id, evidence, Narrator(console, plan, phases(client, dag_id, run_id)).tell)
+        if not evidence.exists:
+            failed = next((task for task in client.tasks(dag_id, run_id) if task.state == "failed"), None)
+            log = client.log(dag_id, run_id, failed) if failed else ""
+            raise StepFailed("the run left no evidence", where=f"{dag_id} {run_id}", found=log[-1500:])
+    tell_summary(evidence, plan, console)
+    sealed = evidence.sealed
+    return LIVE if sealed is not None and sealed["outcome"] == "live" else NOT_LIVE
+
+
+def users_of(plan: Plan) -> dict[str, str]:
+    """Airflow's users for a plan: those who decide may trigger and answer, the others look."""
+    people = plan.people
+    viewers = {person.user: "viewer" for person in (people.observer, people.communicator)}
+    return {**viewers, **{person.user: "op" for person in people.deciders}}
+
+
+def sqlite_file(path: Path) -> Path:
+    """The absolute path of an SQLite database.
+
+    Raises:
+        CannotCheck: When there is no such file, or it is something else.
+    """
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(SQLITE_MAGIC))
+    except OSError as error:
+        raise CannotCheck("the source cannot be read", where=str(path), found=error.strerror or str(error)) from None
+    if magic != SQLITE_MAGIC:
+        raise CannotCheck("the source is not an SQLite database", where=str(path))
+    return path.resolve()
+
+
+def postgres_connection(url: str) -> dict[str, Any]:
+    """An Airflow connection from a URL; it holds the password.
+
+    Raises:
+        Refused: When the URL is not of that form. The message does not repeat it: it may hold a password.
+    """
+    form = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 5432
+    except ValueError:
+        raise Refused("the target's URL cannot be read", where="--target", expected=form) from None
+    if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"):
+        found = f"a scheme {parts.scheme!r}" if parts.scheme.isalnum() else "no scheme"
+        raise Refused("the target is not a PostgreSQL URL", where="--target", expected=form, found=found)
+    database = unquote(parts.path.removeprefix("/"))
+    missing = [
+        name for name, value in (("host", parts.hostname), ("user", parts.username), ("database", database)) if not value
+    ]
+    if missing or "/" in database:
+        found = f"no {' and no '.join(missing)}" if missing else "a path with more than a database"
+        raise Refused("the target's URL is not complete", where="--target", expected=form, found=found)
+    return {
+        "conn_type": "postgres",
+        "host": parts.hostname,
+        "port": port,
+        "login": unquote(parts.username or ""),
+        "password": unquote(parts.password or ""),
+        "schema": database,
+        "extra": dict(parse_qsl(parts.query)),
+    }
+
+
+def require_reachable(login: Mapping[str, Any]) -> None:
+    """Log in to the target once.
+
+    Raises:
+        Unreachable: When that does not work.
+    """
+    import psycopg
+
+    try:
+        psycopg.connect(
+            host=login["host"], port=login["port"], user=login["login"], password=login["password"],
+            dbname=login["schema"], **{"connect_timeout": 10, **login["extra"]},
+        ).close()  # fmt: skip
+    except psycopg.Error as error:
+        found = str(error).strip().splitlines()[0]
+        if login["password"]:
+            found = found.replace(login["password"], "***")
+        where = f"{login['host']}:{login['port']}, database {login['schema']}, user {login['login']}"
+        raise Unreachable("the target does not let anybody in", where=where, found=found) from None
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    debug = "--debug" in given
+    given = [argument for argument in given if argument != "--debug"]
+    try:
+        status = app(given, standalone_mode=False, prog_name="python -m include.cutover")
+    except TyperException as error:  # wrong arguments; the one without a message has shown the help
+        message = error.format_message()
+        if message:
+            sys.stderr.write(f"cutover: {message}\n")
+        return UNUSABLE
+    except (Abort, KeyboardInterrupt):
+        sys.stderr.write("cutover: interrupted; everything that was started is ended\n")
+        return 130
+    except Exception as error:  # noqa: BLE001  # whatever it is, the reader gets a sentence
+        told = str(error) if isinstance(error, CutoverError) else f"{type(error).__name__}: {error} (--debug shows where)"
+        sys.stderr.write(f"cutover: {mask(told)}\n")
+        if debug:
+            traceback.print_exc()
+        return UNUSABLE
+    return int(status or 0)

