@@ -14,10 +14,10 @@ THEN ?=
 PORT ?=
 ARGS ?=
 
-.PHONY: help setup demo up down test check bench lock clean
+.PHONY: help setup demo up down test test-browser check bench lock clean
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 	@echo "  make demo knows PINGS=N, FAIL=orphans, ORPHANS=N, THEN=rollback and PORT=N; make up knows PINGS=N and PORT=N."
 
 setup: ## Make .venv from the locked requirements (every other target does this by itself)
@@ -37,6 +37,9 @@ down: setup ## End what 'make up' started
 test: setup ## Run the tests; ARGS="tests/unit -k fence" runs some
 	@mkdir -p var
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -o tmp_path_retention_policy=failed $(ARGS)
+
+test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium, chromium-driver)
+	@$(PY) -m pytest tests/browser -m browser $(ARGS)
 
 check: setup ## Lint, formatting, types, layers
 	$(PY) -m ruff check .

@@ -25,7 +25,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import DAG, Param, TaskGroup
+from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
@@ -95,6 +95,7 @@ def cutover_dag(plan: Plan) -> DAG:
         with TaskGroup("preflight", tooltip="Look at everything; change nothing") as look:
             step("check_target", opening.check_target)
             step("check_source", opening.check_source)
+            step("assess_source", opening.assess_source)
             step("check_places", opening.check_places)
 
         with TaskGroup("prepare_target", tooltip="Make the empty tables") as prepare_target:
@@ -112,11 +113,17 @@ def cutover_dag(plan: Plan) -> DAG:
 
         with TaskGroup("copy", tooltip="One task for each table") as copy:
             for table, settings in plan.tables.items():
+                # A table that is worth several streams takes longest: it goes first.
                 if settings.streams == 1:
                     step(task_name(table), moving.copy, step=f"copy.{table}", arguments={"table": table}, **COPYING)
                 else:
                     StepOperator.partial(
-                        task_id=task_name(table), plan=plan.name, body=moving.copy, step=f"copy.{table}", **COPYING
+                        task_id=task_name(table),
+                        plan=plan.name,
+                        body=moving.copy,
+                        step=f"copy.{table}",
+                        priority_weight=100,
+                        **COPYING,
                     ).expand(arguments=[{"table": table, "stream": stream} for stream in range(settings.streams)])
 
         restore_test = step("restore_test", moving.restore_test)
@@ -127,6 +134,7 @@ def cutover_dag(plan: Plan) -> DAG:
                 step("build_keys_and_indexes", moving.build_keys_and_indexes),
                 reference,
                 [
+                    step("store_quarantine", moving.store_quarantine),
                     step("declare_foreign_keys", moving.declare_foreign_keys),
                     step("set_sequences", moving.set_sequences),
                     step("analyze_tables", moving.analyze_tables),
@@ -218,7 +226,11 @@ def broken_plan_dag(name: str, error: PlanInvalid) -> DAG:
     return dag
 
 
+# A task's process parses this file again and needs its own DAG only.
+_wanted = get_parsing_context().dag_id
 for _file in sorted(Path(plans_folder()).glob("*.yaml")):
+    if _wanted not in (None, f"cutover_{_file.stem}"):
+        continue
     try:
         _dag = cutover_dag(plan_for_dag(_file.stem))
     except PlanInvalid as _error:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
-from airflow.sdk import DAG, Param
+from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
@@ -35,8 +35,8 @@ FORM = {
         description="Why the application goes back to SQLite. It stands in the incident document.",
     ),
     "run_id": Param(
-        "",
-        type="string",
+        None,
+        type=["null", "string"],
         maxLength=250,
         title="Run to roll back",
         description="Run id of the cutover; empty means the one that is live or in flight.",
@@ -67,7 +67,10 @@ def rollback_dag(plan: Plan) -> DAG:
     return dag
 
 
+_wanted = get_parsing_context().dag_id
 for _file in sorted(Path(plans_folder()).glob("*.yaml")):
+    if _wanted not in (None, f"rollback_{_file.stem}"):
+        continue
     try:
         _dag = rollback_dag(plan_for_dag(_file.stem))
     except PlanInvalid:

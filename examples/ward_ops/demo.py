@@ -58,7 +58,7 @@ def run(given: argparse.Namespace) -> int:
     with _alone(DEMO.with_suffix(".lock")):
         LocalSite(DEMO).stop()  # of a demo that was killed together with its guard
         shutil.rmtree(DEMO, ignore_errors=True)
-        site = LocalSite(DEMO, port=given.port)
+        site = LocalSite(DEMO, port=given.port, frozen_code=True)
         with site.roster.guarded([sys.executable, "-m", "examples.ward_ops.demo", "down", "--folder", str(DEMO)]):
             console.print(f"Ward OPS with {given.pings:,} pings, PostgreSQL and Airflow are starting …")
             site.start(pings=given.pings, credentials=5 if given.fail else 1, orphans=given.orphans)

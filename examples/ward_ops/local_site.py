@@ -37,12 +37,14 @@ class LocalSite:
     Args:
         folder: Everything lies below it.
         port: Of Airflow's interface; None takes a free one.
+        frozen_code: See ``Stack``.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None) -> None:
+    def __init__(self, folder: Path, *, port: int | None = None, frozen_code: bool = False) -> None:
         self.folder = folder.resolve()
         self.roster = Roster(self.folder / "site.json")
         self._port = port
+        self._frozen_code = frozen_code
 
     @cached_property
     def ward_ops(self) -> WardOps:
@@ -62,7 +64,7 @@ class LocalSite:
     @cached_property
     def stack(self) -> Stack:
         """The local Airflow."""
-        return Stack(self.folder / "stack", self._connections, self.environment, self._port)
+        return Stack(self.folder / "stack", self._connections, self.environment, self._port, frozen_code=self._frozen_code)
 
     @property
     def evidence(self) -> Path:

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
+from include.cutover import assess_command
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
@@ -81,7 +82,7 @@ def run(
         wanted.connections.target: json.dumps(login),
         wanted.connections.application: json.dumps(login),
     }
-    stack = Stack(folder, connections, port=port, users=users_of(wanted))
+    stack = Stack(folder, connections, port=port, users=users_of(wanted), frozen_code=True)
     if stack.running:
         raise Refused(
             "a local Airflow runs there already", where=stack.url, do="'make down' ends it; or name another --folder."
@@ -116,6 +117,20 @@ def show_plan(plan: PlanName) -> None:
     console.print(f"[bold]{escape(found.name)}[/]: no faults")
     for name, value in lines.items():
         console.print(f"  {name:16}{escape(value)}", soft_wrap=True)
+
+
+@app.command()
+def assess(
+    plan: PlanName,
+    source: Annotated[Path, typer.Option(help="The SQLite file of the application; it is not touched.")],
+    target: Annotated[
+        str | None, typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; a local one when left out.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The whole assessment as JSON.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Where a report for people goes.")] = None,
+) -> None:
+    """Look at every value of a source before the window. Status 0 clean, 1 something blocks, 2 could not assess."""
+    raise typer.Exit(assess_command.run(plan, source, target=target, as_json=as_json, html=html))
 
 
 @stack_app.command(name="up")

@@ -173,12 +173,15 @@ def set_sequences(
         return states
 
 
-def check_sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int]) -> list[Check]:
+def check_sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *, draw: bool = True) -> list[Check]:
     """Draw the next value of every sequence and compare it with the greatest key and with ``sqlite_sequence``.
 
     The proof leaves no trace: ALTER SEQUENCE first gives the sequence a new file and keeps others from drawing, then the
     transaction with the draw is rolled back, and the old file is there again. A table that SQLite counted keys for must
     have a sequence.
+
+    Args:
+        draw: False only reads where each sequence stands: nobody who draws has to wait, and no right is needed but to read.
 
     Raises:
         CannotCheck: When a sequence is not one of ascending integers.
@@ -188,10 +191,11 @@ def check_sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, in
         with connection.transaction(force_rollback=True):
             uses = catalog.sequences(connection, schema)
             for name, columns in _by_sequence(uses).items():
-                drawn = _draw(connection, schema, name)
-                for use in columns:
-                    greatest, source = _taken(connection, schema, use, sqlite_sequence)
-                    checks.append(_ahead(use, drawn, greatest, source))
+                drawn = _draw(connection, schema, name) if draw else None
+                taken = [_taken(connection, schema, use, sqlite_sequence) for use in columns]
+                if not draw:  # after the keys: a sequence that others draw from only moves on
+                    drawn = _standing(connection, schema, name)
+                checks += [_ahead(use, drawn, *last) for use, last in zip(columns, taken, strict=True)]
     for table in sorted(set(sqlite_sequence) - {use.table for use in uses}):
         checks.append(
             Check(
@@ -244,6 +248,16 @@ def _draw(connection: psycopg.Connection, schema: str, name: str) -> int | None:
     except errors.SequenceGeneratorLimitExceeded:
         return None
     return None if row is None else int(row[0])
+
+
+def _standing(connection: psycopg.Connection, schema: str, name: str) -> int | None:
+    """The value that a sequence gives next, read and not drawn; None where there is none left."""
+    _, increment, largest = _properties(connection, schema, name)
+    row = connection.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(schema, name))).fetchone()
+    if row is None:
+        raise CannotCheck("the sequence is gone", where=f"{schema}.{name}")
+    following = int(row[0]) + (increment if row[1] else 0)
+    return following if following <= largest else None
 
 
 def _taken(

@@ -362,14 +362,24 @@ def rehearsal(
     ):
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         for migration in files:
-            text = _read(migration)
             catalog.use_schema(connection, schema)
-            try:
-                _execute(connection, text)
-            except psycopg.Error as error:
-                raise _failure(error, migration, text) from None
+            execute(connection, migration)
         catalog.use_schema(connection, schema)
         yield connection, schema
+
+
+def execute(connection: psycopg.Connection, migration: Migration) -> None:
+    """Run one file within the open transaction; a file that would end the transaction is refused.
+
+    Raises:
+        StepFailed: When the target refuses the file; names file, line and column.
+        Refused: When a statement of it cannot be part of a transaction.
+    """
+    text = _read(migration)
+    try:
+        _execute(connection, text)
+    except psycopg.Error as error:
+        raise _failure(error, migration, text) from None
 
 
 def _record_table(schema: str) -> sql.Identifier:

@@ -385,7 +385,7 @@ def sql_root() -> Path:
     return Path(os.environ.get("CUTOVER_SQL") or ROOT / "include" / "sql")
 
 
-class _UniqueKeys(yaml.SafeLoader):  # type: ignore[misc]
+class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """YAML keeps the last of two equal keys in silence; here that is a fault."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:

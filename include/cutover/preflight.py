@@ -501,14 +501,22 @@ def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Chec
     checks = [integrity]
     with source.snapshot(clone) as connection:
         tables = source.tables(connection)
-        checks += _known_tables(tables, plan.tables, planned.columns)
+        checks += _known_tables(
+            [table for table in tables if table not in plan.ignored_tables], plan.tables, planned.columns
+        )
         columns = {table: [column.name for column in source.columns(connection, table)] for table in tables}
         checks += _known_columns(columns, {table: planned.columns[table] for table in tables if table in planned.columns})
         types = {table: {column.name: column.type for column in known} for table, known in planned.columns.items()}
         for key in planned.foreign_keys:
-            if key.table in columns and key.referenced_table in columns:
+            if key.table in columns and key.referenced_table in columns and not _decided(plan, key):
                 checks.append(_orphans(connection, key, types))
     return checks
+
+
+def _decided(plan: Plan, key: catalog.ForeignKey) -> bool:
+    """Whether the plan says what becomes of this key's orphans; the assessment then counts them against the plan's cap."""
+    choice = plan.tables[key.table].foreign_keys.get(key.name) if key.table in plan.tables else None
+    return choice is not None and choice.orphans != "block"
 
 
 def _integrity(clone: Path) -> Check:

@@ -324,6 +324,9 @@ class Story:
             )
         if self.failures:
             return State("running", "Running, with a failure", "A step did not pass; the run is not closed.", "bad")
+        asked, answered = self.newest("gate.asked"), self.newest("gate")
+        if asked and (not answered or answered["seq"] < asked["seq"]):
+            return State("running", "Waits for an answer", f"The gate {asked.get('gate')} is open for the lead.", "busy")
         return _STATES["running"]
 
     @cached_property

@@ -64,12 +64,6 @@ _SETTINGS: Mapping[str, str] = {
     "API__HOST": "127.0.0.1",
 }
 
-_COMPONENTS: Mapping[str, tuple[str, ...]] = {
-    "api-server": ("airflow", "api-server"),
-    "dag-processor": ("airflow", "dag-processor"),
-    "scheduler": ("include.cutover.preloaded", "scheduler", "--skip-serve-logs"),  # logs are read from the folder
-}
-
 
 class Stack:
     """A local Airflow.
@@ -82,6 +76,8 @@ class Stack:
         users: Log-in names and their roles.
         roster: Where its processes are remembered; by default a file in ``folder``.
         parallelism: Tasks that may run at once, each in a worker process that is forked at the start.
+        frozen_code: Whatever happens to the files of this project and of ``dags_folder`` later, tasks run the code as it
+            is at the start. That saves each of them its imports. For an Airflow that lives for one cutover.
     """
 
     def __init__(
@@ -96,6 +92,7 @@ class Stack:
         plugins_folder: Path = ROOT / "plugins",
         roster: Roster | None = None,
         parallelism: int = 8,
+        frozen_code: bool = False,
     ) -> None:
         self.folder = folder.resolve()
         self.roster = roster or Roster(self.folder / "processes.json")
@@ -106,6 +103,7 @@ class Stack:
         self._dags_folder = dags_folder
         self._plugins_folder = plugins_folder
         self._parallelism = parallelism
+        self._frozen_code = frozen_code
 
     def __enter__(self) -> Stack:
         self.start()
@@ -164,7 +162,7 @@ class Stack:
             write_atomically(self._state_file, json.dumps({"port": port}).encode())
             self._write_passwords()
             environment = self._environment(cluster, port)
-            for name, command in _COMPONENTS.items():
+            for name, command in self._components().items():
                 self.roster.start(
                     name,
                     [sys.executable, "-m", *command],
@@ -190,6 +188,26 @@ class Stack:
     @property
     def _metadata(self) -> Path:
         return self.folder / "metadata"
+
+    def _components(self) -> dict[str, list[str]]:
+        """Module and arguments of each component, in the order of starting."""
+        preload = "libraries,project" if self._frozen_code else "libraries"
+        processor = ["include.cutover.preloaded", "project"] if self._frozen_code else ["airflow"]
+        return {
+            "api-server": ["airflow", "api-server"],
+            "dag-processor": [*processor, "dag-processor"],
+            # The pages show the logs from the folder; nobody needs the scheduler to serve them.
+            "scheduler": ["include.cutover.preloaded", preload, "scheduler", "--skip-serve-logs"],
+        }
+
+    def _dags(self) -> Path:
+        """The DAG files to run; where code is frozen, a copy."""
+        if not self._frozen_code:
+            return self._dags_folder
+        copy = self.folder / "dags"
+        shutil.rmtree(copy, ignore_errors=True)
+        shutil.copytree(self._dags_folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
+        return copy
 
     @property
     def _state_file(self) -> Path:
@@ -244,7 +262,7 @@ class Stack:
         settings = {
             **_SETTINGS,
             **self._secrets(),
-            "CORE__DAGS_FOLDER": str(self._dags_folder),
+            "CORE__DAGS_FOLDER": str(self._dags()),
             "CORE__PLUGINS_FOLDER": str(self._plugins_folder),
             "CORE__PARALLELISM": str(self._parallelism),
             "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in self._users.items()),

@@ -48,7 +48,7 @@ def keep_target(step: Step) -> Report:
             "the target's schema could not be put aside now; the next run does it first",
             {"pending": True, "reason": reason, "rows_written_after_go_live": "unknown"},
         )
-    expected = _expected_rows(step)
+    expected = step.expected_rows if step.evidence.last("snapshot") else {}
     written = {table: rows - expected.get(table, 0) for table, rows in kept.rows.items() if rows != expected.get(table, 0)}
     live = step.evidence.last("services.started", on="target") is not None
     return Report(
@@ -56,12 +56,6 @@ def keep_target(step: Step) -> Report:
         + (f"; rows more or less than the snapshot: {written}" if live and written else ""),
         {"schema": kept.name, "pending": False, "rows_written_after_go_live": written if live else {}},
     )
-
-
-def _expected_rows(step: Step) -> dict[str, int]:
-    reference = step.evidence.last("reference.rows")
-    counts = dict(step.manifest.counts) if step.evidence.last("backup") else {}
-    return {**counts, **(reference["rows"] if reference else {})}
 
 
 def restore_source(step: Step) -> Report:
@@ -173,7 +167,7 @@ def open_rollback(step: Step) -> Report:
     taken = lease.take_over(plan.name, run_id, step.holder)
     claims.wait_for_others(plan.name)
     if own.last("rollback.opened") is None if own.exists else True:
-        own.append("rollback.opened", subject=run_id, by=step.actor, reason=step.params["reason"])
+        own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=step.actor, reason=step.params["reason"])
     if sealed is not None:
         subject.append("reopened", by=step.actor, reason=step.params["reason"], holder=step.holder)
     elif subject.last("rollback.asked", holder=step.holder) is None:

@@ -3,9 +3,19 @@
 from __future__ import annotations
 
 import shutil
-from pathlib import Path
 
-from include.cutover import backup, copying, fence, finishing, migrations, services
+from include.cutover import (
+    backup,
+    copying,
+    decided_snapshot,
+    decisions,
+    fence,
+    finishing,
+    migrations,
+    quarantine,
+    services,
+    target,
+)
 from include.cutover.errors import StepFailed
 from include.cutover.tasks.step import Report, Step
 
@@ -47,13 +57,46 @@ def take_backup(step: Step) -> Report:
     )
     checks = backup.verify(manifest)
     step.evidence.append("backup", **backup.facts(manifest))
+    decided = _decide(step, manifest)
     rows = sum(manifest.counts.values())
     return Report(
         f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables"
+        + _told(decided)
         + "".join(f"; {warning}" for warning in manifest.warnings),
         {"bytes": manifest.bytes, "sha256": manifest.sha256, "rows": rows, "counts": dict(manifest.counts)},
         checks,
     )
+
+
+def _decide(step: Step, manifest: backup.Manifest) -> decisions.Decided:
+    """Carry the plan's decisions out on a clone of the backup, where they touch a row. Copy and proof read the result."""
+    if any(table.columns or table.foreign_keys for table in step.plan.tables.values()):
+        decided = decisions.apply(
+            manifest.file,
+            manifest.file.with_name(f"{manifest.file.name}.decided"),
+            step.plan,
+            target.planned_schema(step.target, step.plan.sql_folder),
+            listing=step.evidence.folder / "decided",
+        )
+    else:
+        decided = decided_snapshot.untouched(manifest.file)
+    step.evidence.append("snapshot", decided=decided.as_dict())
+    return decided
+
+
+def _told(decided: decisions.Decided) -> str:
+    if not decided.made:
+        return ""
+    values = sum(sum(by_decision.values()) for by_decision in decided.touched.values())
+    return f"; by the plan's decisions {values:,} values changed, {sum(decided.quarantined.values()):,} rows in quarantine"
+
+
+def store_quarantine(step: Step) -> Report:
+    """Keep the originals of all rows that a decision touched, whole, in the target. Safe to run again."""
+    if not step.decided.made:
+        return Report("no decision of the plan touched a row")
+    stored = quarantine.store(step.target, step.run_id, quarantine.rows(step.decided, step.plan), step.guard)
+    return Report(f"{sum(stored.values()):,} rows kept in cutover.quarantine", {"rows": stored})
 
 
 def restore_test(step: Step) -> Report:
@@ -76,7 +119,7 @@ def copy(step: Step, *, table: str, stream: int = 0) -> Report:
         step.log.info("%s", progress)
 
     result = copying.copy_table(
-        Path(step.manifest.file),
+        step.decided.file,
         step.target,
         run_id=step.run_id,
         epoch=step.epoch,

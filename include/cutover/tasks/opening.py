@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import shutil
+import time
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, cast
 
 import psycopg
 
 from include.cutover import (
+    assessment,
+    assessment_page,
     configuration,
+    files,
     fingerprints,
     finishing,
     lease,
@@ -185,17 +193,78 @@ def check_source(step: Step) -> Report:
 
     The live file is read once, by the clone. The target is used for its catalog only, through a scratch schema.
     """
-    scratch = step.plan.backup.directory / f".clone-{step.evidence.folder.name}"
+    with _clone(step) as clone:
+        planned = target.planned_schema(step.target, step.plan.sql_folder)
+        checks = preflight.check_source(step.source, clone, plan=step.plan, planned=planned)
+    return Report(_count(checks), {}, checks)
+
+
+def assess_source(step: Step) -> Report:
+    """Look at every value of a clone of the live file: what the target would not take, or would change. Safe to run again.
+
+    What blocks stops the run here, before anything was stopped; the lines to put into the plan are in the report.
+    """
+    with _clone(step) as clone:
+        found = assessment.assess(
+            clone,
+            step.plan,
+            assessment.read_target(step.target, step.plan.sql_folder),
+            name=step.source.name,
+            on_progress=_Telling(step.log),
+        )
+    step.evidence.save("assessment.html", assessment_page.render_html(found, step.plan))
+    step.evidence.save("assessment.json", found.to_json())
+    checks = [
+        Check(
+            f"assessment_{finding.code}",
+            f"{finding.where or finding.value}: {finding.title}",
+            "failed",
+            "nothing that the target would not take as it is",
+            str(finding).removeprefix("blocks: "),
+            finding.do,
+            finding.where,
+        )
+        for finding in found.blocks
+    ]
+    checks += [
+        Check("assessment", f"Values of {table}", "passed", "", f"{rows:,} rows looked at", "", table)
+        for table, rows in found.tables.items()
+        if not any(finding.table == table for finding in found.blocks)
+    ]
+    decided = sum(finding.severity == "decision applied" for finding in found.findings)
+    notes = sum(finding.severity == "note" for finding in found.findings)
+    return Report(
+        f"{found.rows:,} rows looked at: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
+        {"rows": found.rows, "seconds": found.seconds, "blocks": len(found.blocks), "decided": decided, "notes": notes},
+        checks,
+    )
+
+
+class _Telling:
+    """Logs the progress of the assessment every five seconds."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._next = time.monotonic() + 5
+
+    def __call__(self, progress: assessment.Progress) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 5
+            self._log.info("%s: %s rows looked at", progress.table, f"{progress.rows:,}")
+
+
+@contextlib.contextmanager
+def _clone(step: Step) -> Iterator[Path]:
+    """A clone of the live file, taken in one step, that is gone after the block."""
+    scratch = step.plan.backup.directory / f".clone-{step.evidence.folder.name}-{step.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, mode=0o700)
     try:
-        clone = scratch / "clone.db"
-        source.clone(step.source, clone)
-        planned = target.planned_schema(step.target, step.plan.sql_folder)
-        checks = preflight.check_source(step.source, clone, plan=step.plan, planned=planned)
+        files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
+        source.clone(step.source, scratch / "clone.db")
+        yield scratch / "clone.db"
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Report(_count(checks), {}, checks)
 
 
 def check_places(step: Step) -> Report:

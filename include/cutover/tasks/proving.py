@@ -10,7 +10,7 @@ from include.cutover.tasks.step import Report, Step
 
 def check_counts(step: Step) -> Report:
     """Every table has exactly the rows of the snapshot, or of the reference data where the source brought none."""
-    expected = verification.expected_counts(step.manifest.counts, _reference_rows(step))
+    expected = verification.expected_counts(step.decided.expected_rows(step.manifest.counts), _reference_rows(step))
     result = expectations.check_counts(
         step.target, step.plan.target_schema, expected, _docs(step, "counts"), step.log_url or None
     )
@@ -61,6 +61,7 @@ def _docs(step: Step, stage: str) -> Path:
 BEFORE = (
     "check_target",
     "check_source",
+    "assess_source",
     "check_places",
     "apply_ddl",
     "apply_migrations",
@@ -72,6 +73,7 @@ AFTER_COPY = (
     "restore_test",
     "build_keys_and_indexes",
     "load_reference_data",
+    "store_quarantine",
     "declare_foreign_keys",
     "set_sequences",
     "analyze_tables",

@@ -18,7 +18,7 @@ from airflow.providers.standard.operators.branch import BranchMixIn
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import backup, claims, decision, lease, ledger
+from include.cutover import backup, claims, decision, decisions, lease, ledger
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
 from include.cutover.evidence import Evidence
@@ -106,6 +106,20 @@ class Step:
         if event is None:
             raise CannotCheck("this run has no backup", where=self.run_id, expected="the step take_backup passed")
         return backup.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
+
+    @cached_property
+    def decided(self) -> decisions.Decided:
+        """What copy and proof read: the backup, or what the plan's decisions made of it."""
+        event = self.evidence.last("snapshot")
+        if event is None:
+            raise CannotCheck("this run has no snapshot", where=self.run_id, expected="the step take_backup passed")
+        return decisions.Decided.from_dict(event["decided"])
+
+    @property
+    def expected_rows(self) -> dict[str, int]:
+        """Table to rows that the target must hold: the snapshot's, and the reference data where it brought none."""
+        reference = self.evidence.last("reference.rows")
+        return {**self.decided.expected_rows(self.manifest.counts), **(reference["rows"] if reference else {})}
 
     @property
     def entitled(self) -> set[str]:
