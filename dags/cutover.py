@@ -8,7 +8,7 @@ One DAG for each plan, read from left to right like the runbook.
 | `preflight`, `prepare_target` | looks at both ends, makes the empty tables | **abandoned**: never stopped |
 | `go_no_go` | asks the lead; no answer means no-go | **abandoned** |
 | `quiesce`, `take_backup` | stops the services, fences the file, takes the backup | **released**: services start again |
-| `copy`, `finish_target`, `verify` | copies each table, builds keys, proves that nothing was lost | **rolled back** |
+| `copy`, `finish_target`, `verify` | copies each table, builds keys, proves equal content | **rolled back** |
 | `decide`, `go_live`, `decide_live` | asks again, switches the configuration, starts and tries | **rolled back** |
 | `announce_completion`, `close_run` | tells people, seals the evidence | live all the same |
 
@@ -145,6 +145,7 @@ def cutover_dag(plan: Plan) -> DAG:
             validate = step("validate_foreign_keys", proving.validate_foreign_keys)
             checks = [
                 step("check_counts", proving.check_counts),
+                step("check_content", proving.check_content),
                 step("check_orphans", proving.check_orphans),
                 step("check_sequences", proving.check_sequences),
             ]

@@ -193,7 +193,8 @@ class References:
             )
             for key in self._left_out
         ]
-        if not any(self._count(key) for key in self._followed):
+        counts = {key: self._count(key) for key in self._followed}
+        if not any(counts.values()):
             return found
         decided = [key for key in self._followed if self._decision(key).orphans == "quarantine"]
         undecided = [key for key in self._followed if self._decision(key).orphans == "block"]
@@ -204,35 +205,36 @@ class References:
             self._take_out([*decided, *undecided])
             later = {key: self._state(key, [*decided, *undecided]) for key in self._followed}
         for key in self._followed:
-            found += self._told(key, now[key], later.get(key))
+            found += self._told(key, counts[key], now[key], later.get(key))
         return found
 
-    def _told(self, key: ForeignKey, now: _Orphans, later: _Orphans | None) -> list[Finding]:
+    def _told(self, key: ForeignKey, count: int, now: _Orphans, later: _Orphans | None) -> list[Finding]:
         choice = self._decision(key)
-        where = (key.table, ", ".join(key.columns))
-        total = now.direct + now.following
+        # Rows that another foreign key takes out count for at_most as well: it is looked at before anything is done.
+        total = max(now.direct + now.following, count)
         found = []
         if now.direct:
             found.append(self._finding("orphans", key, choice, now.direct, now.keys, total))
         if now.following:
             found.append(self._finding("orphans_that_follow", key, choice, now.following, now.following_keys, total))
-        more = later.following - now.following if later else 0
-        if later and more > 0:
-            found.append(
-                Finding(
-                    "orphans_that_follow",
-                    "note",
-                    *where,
-                    more,
-                    later.following_keys,
-                    f"{key.name} → {key.referenced_table}",
-                    becomes="orphans too, if the rows that they refer to go into quarantine",
-                    decide=""
-                    if choice.orphans != "block"
-                    else self._lines(key, "quarantine", later.direct + later.following),
-                )
-            )
+        if later and later.following > now.following:
+            found.append(self._warning(key, choice, now, later))
         return found
+
+    def _warning(self, key: ForeignKey, choice: ForeignKeyDecision, now: _Orphans, later: _Orphans) -> Finding:
+        """Who would follow if somebody decided for quarantine where nothing is decided now."""
+        undecided = choice.orphans == "block"
+        return Finding(
+            "orphans_that_follow",
+            "note",
+            key.table,
+            ", ".join(key.columns),
+            later.following - now.following,
+            later.following_keys,
+            f"{key.name} → {key.referenced_table}",
+            becomes="orphans too, if the rows that they refer to go into quarantine",
+            decide=self._lines(key, "quarantine", later.direct + later.following) if undecided else "",
+        )
 
     def _finding(
         self, code: str, key: ForeignKey, choice: ForeignKeyDecision, rows: int, keys: tuple[str, ...], total: int
@@ -294,9 +296,7 @@ class References:
                 return _Orphans(0, (), 0, ())
             at = place(self._shapes[key.table], "r")
             by = f"SELECT at FROM {gone} WHERE taken_by = ? AND follows"  # noqa: S608
-            direct, following = (
-                f"{self._rows(key.table)} WHERE {at} IN ({by} = {follows})" for follows in ("false", "true")
-            )
+            direct, following = (f"{self._rows(key.table)} WHERE {at} IN ({by} = {it})" for it in ("false", "true"))
             bindings: tuple[str, ...] = (key.name,)
         else:
             direct = self._nowhere(key) + self._left(key.table)
@@ -349,23 +349,19 @@ class References:
         for name in self._gone.values():
             self._conn.execute(f"DROP TABLE {name}")
         self._gone = {}
-        pending = list(keys)
+        pending = set(keys)
         while pending:
-            key = pending.pop(0)
+            key = min(pending, key=lambda item: (item.table, item.name))  # the order in which decisions are carried out
+            pending.discard(key)
             at = place(self._shapes[key.table], "r")
-            nowhere = self._nowhere(key, gone=True)
-            follows = f"NOT ({self._points_nowhere(key)})"
-            rows = self._conn.execute(f"SELECT {at}, {follows} {nowhere}").fetchall()
-            if not rows:
-                continue
             if key.table not in self._gone:
-                self._gone[key.table] = f'temp."cutover gone {len(self._gone)}"'
-                self._conn.execute(
-                    f"CREATE TABLE {self._gone[key.table]} (at PRIMARY KEY, taken_by TEXT, follows INTEGER) WITHOUT ROWID"
-                )
-            insert = f"INSERT OR IGNORE INTO {self._gone[key.table]} VALUES (?, ?, ?)"  # noqa: S608
-            self._conn.executemany(insert, [(there, key.name, follow) for there, follow in rows])
-            pending += [other for other in keys if other.referenced_table == key.table and other not in pending]
+                name = self._gone[key.table] = f'temp."cutover gone {len(self._gone)}"'
+                self._conn.execute(f"CREATE TABLE {name} (at PRIMARY KEY, taken_by TEXT, follows INTEGER) WITHOUT ROWID")
+            follows = f"NOT ({self._points_nowhere(key)})"
+            rows = f"SELECT {at}, ?, {follows} {self._nowhere(key, gone=True)}"
+            self._conn.execute(f"INSERT INTO {self._gone[key.table]} {rows}", (key.name,))
+            if self._conn.changes():
+                pending |= {other for other in keys if other.referenced_table == key.table}
 
 
 def _end(column: AssessedColumn, alias: str, as_uuid: bool) -> str:

@@ -160,9 +160,7 @@ class ValueJudge:
         kind = "number as text" if in_text else "integer" if isinstance(value, int) else "real"
         meaning = self._column.decision.datetime if self._column.decision else None
         if meaning is None or meaning == "iso" or self._base == "time":
-            number = Fraction(Decimal(value) if in_text else value) if in_text or math.isfinite(value) else Fraction(0)
-            meanings = frozenset(name for name, (least, most) in _PLAUSIBLE.items() if least <= number <= most)
-            meanings = frozenset() if self._base == "time" else meanings
+            meanings = frozenset() if self._base == "time" else _meanings(value)
             possible = [f"{moment(value, name, self._base)} as {name}" for name in _PLAUSIBLE if name in meanings]
             why = "unknown: it may be " + " or ".join(possible) if possible else "unknown: it is no usual count of time"
             why = "unknown" if self._column.secret else why
@@ -290,6 +288,12 @@ class ValueJudge:
 
 def _kind(value: Any) -> str:
     return {int: "integer", float: "real", str: "text"}.get(type(value), "blob")
+
+
+def _meanings(value: float | str) -> frozenset[str]:
+    """What a number may count, if it means a time in our days."""
+    number = Decimal(value)
+    return frozenset(name for name, (least, most) in _PLAUSIBLE.items() if least <= number <= most)
 
 
 def _readable_as(data: bytes) -> frozenset[str]:

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command
+from include.cutover import assess_command, verify_command
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
@@ -131,6 +131,30 @@ def assess(
 ) -> None:
     """Look at every value of a source before the window. Status 0 clean, 1 something blocks, 2 could not assess."""
     raise typer.Exit(assess_command.run(plan, source, target=target, as_json=as_json, html=html))
+
+
+@app.command()
+def verify(
+    plan: PlanName,
+    source: Annotated[Path, typer.Option(help="The backup, or the SQLite file of the application; it is not touched.")],
+    target: Annotated[str, typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE")],
+    tables: Annotated[str, typer.Option(help="Only these, separated by commas.")] = "",
+    fail_on_mismatch: Annotated[bool, typer.Option("--fail-on-mismatch", help="Status 1 where the sides differ.")] = False,
+    counts_only: Annotated[bool, typer.Option("--counts-only", help="Only the table of counts and deltas.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The findings as JSON.")] = False,
+) -> None:
+    """Compare source and target: counts, content, orphans, sequences, schema. Status 2 when it could not compare."""
+    raise typer.Exit(
+        verify_command.run(
+            plan,
+            source,
+            target,
+            tables=[name.strip() for name in tables.split(",") if name.strip()],
+            fail_on_mismatch=fail_on_mismatch,
+            counts_only=counts_only,
+            as_json=as_json,
+        )
+    )
 
 
 @stack_app.command(name="up")

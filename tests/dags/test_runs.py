@@ -197,7 +197,7 @@ def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> Non
         pytest.raises(sqlite3.OperationalError, match=r"readonly|read-only|unable"),
     ):
         late.execute("DELETE FROM users")
-    for stage in ("counts", "orphans"):
+    for stage in ("content", "counts", "orphans"):
         assert (evidence.folder / "data_docs" / stage / "index.html").is_file()
     assert read_mail(site.received)[-1].subject == "Ward OPS: migration complete"
 

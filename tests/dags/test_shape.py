@@ -54,7 +54,7 @@ def test_there_is_one_copy_task_for_each_table(cutover: Any) -> None:
         ("finish_target.build_keys_and_indexes", COPIES),
         ("finish_target.declare_foreign_keys", ["finish_target.load_reference_data"]),
         ("verify.check_counts", [*COPIES, "finish_target.set_sequences", "finish_target.analyze_tables"]),
-        ("verify.validate_foreign_keys", ["verify.check_counts", "verify.check_orphans", "verify.check_sequences"]),
+        ("verify.validate_foreign_keys", ["verify.check_counts", "verify.check_content", "verify.check_orphans"]),
         ("decide", ["verify.validate_foreign_keys", "verify.smoke_test_database", "restore_test"]),
         ("go_live.switch_configuration", ["go_live.approve", "decide"]),
         ("go_live.start_services", ["go_live.switch_configuration"]),

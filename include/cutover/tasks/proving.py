@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.cutover import decision, expectations, finishing, verification
+from include.cutover import content_stage, decision, decisions, expectations, finishing, target, verification
 from include.cutover.tasks.step import Report, Step
 
 
@@ -15,6 +15,31 @@ def check_counts(step: Step) -> Report:
         step.target, step.plan.target_schema, expected, _docs(step, "counts"), step.log_url or None
     )
     return Report(result.summary, result.figures, result.checks)
+
+
+def check_content(step: Step) -> Report:
+    """Every value of every row is the same on both sides; where the plan decided about rows, that was done as it says.
+
+    The source's digests are computed once for a snapshot and kept in the evidence; a retry reads them there.
+    """
+    secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
+    result = content_stage.check_content(
+        step.decided.file,
+        step.target,
+        step.plan.target_schema,
+        list(step.plan.tables),
+        _docs(step, "content"),
+        step.log_url or None,
+        secret=secret,
+        stored=step.evidence.folder / "digests.json",
+        identity=step.decided.sha256 or step.manifest.sha256,
+        sql_folder=step.plan.sql_folder,
+    )
+    checks = list(result.checks)
+    if step.decided.made:
+        planned = target.planned_schema(step.target, step.plan.sql_folder)
+        checks += decisions.audit(step.decided, step.plan, planned)
+    return Report(result.summary, result.figures, checks)
 
 
 def check_orphans(step: Step) -> Report:
@@ -78,6 +103,7 @@ AFTER_COPY = (
     "set_sequences",
     "analyze_tables",
     "check_counts",
+    "check_content",
     "check_orphans",
     "check_sequences",
     "validate_foreign_keys",

@@ -1,0 +1,384 @@
+"""``verify`` on the command line: is the target what the source is? At any time, without Airflow, and only by reading.
+
+The source is a backup, which is read where it lies after its hash was compared with its manifest, or any other SQLite file,
+live or fenced, which is cloned into a scratch folder (``TMPDIR``) and read there. Where the plan holds decisions, they are
+carried out on a clone first, as in the cutover. After go-live the target has rows that the source never had: they are told
+as extra, and they are a difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import tempfile
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, TextIO
+
+from include.cutover import (
+    backup,
+    catalog,
+    content,
+    decisions,
+    digests,
+    files,
+    finishing,
+    source,
+    structure,
+    target,
+    verification,
+)
+from include.cutover.checks import Check, Outcome
+from include.cutover.content import TableResult
+from include.cutover.errors import CannotCheck, CutoverError, Unreachable
+from include.cutover.masking import mask
+from include.cutover.plan import Plan, load_plan
+from include.cutover.verification import REFERENCE_DATA, ExpectedCount, Reconciliation
+
+EQUAL, DIFFERENT, NOT_COMPARED = 0, 1, 2
+
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The source as it is compared.
+
+    Attributes:
+        file: What is read: the backup, a clone, or what the plan's decisions made of either.
+        identity: Its SHA-256 where it is known.
+        stored: Where its digests are kept; None for a clone that is thrown away.
+        told: What it is, in words.
+    """
+
+    file: Path
+    identity: str
+    stored: Path | None
+    told: str
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What was found."""
+
+    plan: str
+    source: str
+    counts: Sequence[Reconciliation]
+    content: Sequence[TableResult] = ()
+    checks: Sequence[Check] = field(default=())
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """Of everything that was looked at; the content says of a table more than its count does."""
+        tables = [result.outcome for result in self.content] or [row.check("").outcome for row in self.counts]
+        return tables + [check.outcome for check in self.checks]
+
+    @property
+    def outcome(self) -> Outcome:
+        """Failed before unknown before passed; unknown when nothing was looked at."""
+        found = set(self.outcomes) if self.counts else {"unknown"}
+        return "failed" if "failed" in found else "unknown" if "unknown" in found else "passed"
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything could be looked at."""
+        return bool(self.counts) and "unknown" not in self.outcomes and not any(result.problem for result in self.content)
+
+
+def run(
+    plan_name: str,
+    file: Path,
+    target_url: str,
+    *,
+    tables: Collection[str] = (),
+    fail_on_mismatch: bool = False,
+    counts_only: bool = False,
+    as_json: bool = False,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+) -> int:
+    """Compare source and target and tell what was found: counts, content, orphans, sequences, schema.
+
+    Args:
+        file: The backup, or the application's database.
+        target_url: libpq URL of the target. A password may stand in PGPASSWORD instead.
+        tables: Only these; all of the plan when left out.
+        fail_on_mismatch: Give status 1 where the sides differ. Without it a difference is told, and the status is 0.
+        counts_only: Only the table of counts and deltas.
+        as_json: Write the findings as JSON, and nothing else, to ``out``.
+        out: Findings; standard output when left out.
+        err: What keeps it from comparing, in one sentence; standard error when left out.
+
+    Returns:
+        The exit status. 0: everything was compared and is equal, or differs and nobody asked to fail. 1: something
+        differs, with ``fail_on_mismatch``. 2: something could not be compared, and no difference gave 1.
+    """
+    out, err = out or sys.stdout, err or sys.stderr
+    try:
+        plan = load_plan(plan_name)
+        found = verify(plan, file, _conninfo(target_url), tables=tables, counts_only=counts_only)
+    except CutoverError as error:
+        err.write(f"cutover: {mask(str(error))}\n")
+        return NOT_COMPARED
+    out.write(_as_json(found) if as_json else _told(found, counts_only=counts_only))
+    out.flush()
+    if found.outcome == "failed" and fail_on_mismatch:
+        return DIFFERENT
+    return EQUAL if found.complete else NOT_COMPARED
+
+
+def verify(
+    plan: Plan, file: Path, conninfo: str, *, tables: Collection[str] = (), counts_only: bool = False
+) -> Verification:
+    """The same for callers: the findings, without words for a terminal.
+
+    Raises:
+        CannotCheck: When the source cannot be read, is not the one that its manifest is about, or a table is not the plan's.
+        Unreachable: When the target does not answer.
+    """
+    strange = sorted(set(tables) - set(plan.tables))
+    if strange:
+        raise CannotCheck(
+            "the plan does not know this table" if len(strange) == 1 else "the plan does not know these tables",
+            where=", ".join(strange),
+            expected=", ".join(plan.tables),
+        )
+    wanted = [table for table in plan.tables if table in tables or not tables]
+    secret = {name: table.secret for name, table in plan.tables.items()}
+    with catalog.session(conninfo, plan.target_schema):
+        pass  # says at once when the target does not answer, before the source is cloned
+    with _snapshot(plan, file, conninfo) as snapshot:
+        if counts_only:
+            return Verification(plan.name, snapshot.told, _counts(plan, snapshot, conninfo, wanted))
+        compared = content.compare(
+            snapshot.file,
+            conninfo,
+            plan.target_schema,
+            wanted,
+            secret=secret,
+            stored=snapshot.stored,
+            identity=snapshot.identity,
+            sql_folder=plan.sql_folder,
+        )
+        checks = [] if tables else _strangers(plan, snapshot, conninfo)
+        with source.snapshot(snapshot.file) as reading:
+            given = {table: last for table, last in source.sqlite_sequence(reading).items() if table in wanted}
+    counts = [_count(result) for result in compared]
+    checks += _checks(plan, conninfo, wanted, given, secret)
+    return Verification(plan.name, snapshot.told, counts, compared, checks)
+
+
+def _conninfo(url: str) -> str:
+    """SQLAlchemy's names of drivers are nothing to libpq."""
+    scheme, there, rest = url.partition("://")
+    return f"postgresql://{rest}" if there and scheme.startswith(("postgresql+", "postgres+")) else url
+
+
+# --- the source ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _snapshot(plan: Plan, file: Path, conninfo: str) -> Iterator[Snapshot]:
+    with tempfile.TemporaryDirectory(prefix="cutover-verify-") as scratch:
+        snapshot = _backup(file) or _clone(file, Path(scratch) / "clone.db")
+        if any(table.columns or table.foreign_keys for table in plan.tables.values()):
+            planned = target.planned_schema(conninfo, plan.sql_folder)
+            decided = decisions.apply(snapshot.file, Path(scratch) / "decided.db", plan, planned)
+            if decided.made:
+                snapshot = Snapshot(decided.file, decided.sha256, None, f"{snapshot.told}, with the plan's decisions")
+        yield snapshot
+
+
+def _backup(file: Path) -> Snapshot | None:
+    """The file itself when it is a backup with its manifest beside it, and is whole."""
+    path = file.with_name(f"{file.name}.manifest.json")
+    if not path.exists():
+        return None
+    try:
+        manifest = backup.load(path)
+    except CannotCheck:
+        return None  # of another kind, or damaged: then the file is only what it is
+    found = files.digest(file)
+    if found != manifest.sha256:
+        raise CannotCheck(
+            "this is not the file that its manifest is about",
+            where=str(file),
+            expected=f"SHA-256 {manifest.sha256}",
+            found=found,
+            do="Compare with the second copy of the backup.",
+        )
+    return Snapshot(file, found, digests.beside(file), f"backup {file.name} of {manifest.time}")
+
+
+def _clone(file: Path, to: Path) -> Snapshot:
+    with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
+        files.require_space({to.parent: file.stat().st_size})
+    source.clone(file, to)
+    faults = source.integrity(to)
+    if faults:
+        raise CannotCheck(
+            "the database is damaged",
+            where=str(file),
+            expected="PRAGMA integrity_check: ok",
+            found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
+        )
+    return Snapshot(to, "", None, f"{file.name} as it was a moment ago")
+
+
+# --- what is looked at --------------------------------------------------------------------------------------------------
+
+
+def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]) -> list[Reconciliation]:
+    """Rows of both sides. A table that only reference data fills is held against what that data brings."""
+    with source.snapshot(snapshot.file) as reading:
+        here = set(source.tables(reading))
+        own = source.counts(reading, [table for table in tables if table in here])
+    found = verification.count_checks(
+        conninfo, plan.target_schema, {table: ExpectedCount(own.get(table, 0)) for table in tables}
+    )
+    empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in here]
+    brought = {}
+    if empty:
+        compared = content.compare(snapshot.file, conninfo, plan.target_schema, empty, sql_folder=plan.sql_folder)
+        brought = {result.table: _count(result) for result in compared if result.origin == REFERENCE_DATA}
+    missing = [
+        Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in here
+    ]
+    return [brought.get(row.table, row) for row in found if row.table in here] + missing
+
+
+def _count(result: TableResult) -> Reconciliation:
+    problem = result.problem or "; ".join(result.faults)
+    if result.source_rows is None:
+        return Reconciliation(result.table, 0, None, result.origin, problem or "it was not counted")
+    return Reconciliation(result.table, result.source_rows, result.target_rows, result.origin, problem)
+
+
+def _strangers(plan: Plan, snapshot: Snapshot, conninfo: str) -> list[Check]:
+    """Tables that the plan does not know."""
+    with source.snapshot(snapshot.file) as reading:
+        here = sorted(set(source.tables(reading)) - set(plan.tables))
+    with catalog.session(conninfo, plan.target_schema) as connection:
+        there = sorted(set(catalog.tables(connection, plan.target_schema)) - set(plan.tables))
+    do = "Put the table into the plan and its SQL: nothing of it was carried over." if here else ""
+    return [
+        Check(
+            "source_tables_known",
+            "every table of the source is one of the plan",
+            "failed" if here else "passed",
+            "no other table",
+            ", ".join(here),
+            do,
+            snapshot.file.name,
+        ),
+        # Others may keep tables in the same schema; nothing of the source is lost by that.
+        Check(
+            "target_tables_known",
+            "tables of the target that the plan does not know",
+            "passed",
+            "",
+            ", ".join(there) or "none",
+        ),
+    ]
+
+
+def _checks(
+    plan: Plan,
+    conninfo: str,
+    tables: Collection[str],
+    sqlite_sequence: Mapping[str, int],
+    secret: Mapping[str, Collection[str]],
+) -> list[Check]:
+    schema = plan.target_schema
+    orphans = [
+        result.check(schema)
+        for result in verification.orphan_checks(conninfo, schema, secret)
+        if result.foreign_key.table in tables
+    ]
+    sequences = [
+        check
+        for check in _tried("sequences", lambda: finishing.check_sequences(conninfo, schema, sqlite_sequence, draw=False))
+        if check.outcome == "unknown" or any(check.where == table or check.where.startswith(f"{table}.") for table in tables)
+    ]
+    return orphans + sequences + _tried("structure", lambda: structure.checks(conninfo, schema, plan.sql_folder, tables))
+
+
+def _tried(name: str, look: Callable[[], list[Check]]) -> list[Check]:
+    """The checks, or one that says why they could not be made."""
+    try:
+        return look()
+    except Unreachable:
+        raise
+    except CutoverError as error:
+        return [Check(name, f"{name} could be looked at", "unknown", found=mask(str(error)), do=error.do)]
+
+
+# --- told ---------------------------------------------------------------------------------------------------------------
+
+
+def _as_json(found: Verification) -> str:
+    words = {"passed": "equal", "failed": "different", "unknown": "not compared"}
+    counts = [{**asdict(row), "delta": row.delta} for row in found.counts]
+    tables = [{**asdict(result), "outcome": result.outcome, "summary": result.summary} for result in found.content]
+    fields: dict[str, Any] = {
+        "plan": found.plan,
+        "source": found.source,
+        "outcome": words[found.outcome],
+        "complete": found.complete,
+        "counts": counts,
+        "content": tables,
+        "checks": [check.as_dict() for check in found.checks],
+    }
+    return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
+
+
+def _told(found: Verification, *, counts_only: bool) -> str:
+    lines = [f"source: {found.source}", "", *_table(found.counts)]
+    if not counts_only:
+        lines += ["", "content"]
+        for result in found.content:
+            lines.append(
+                f"  {_MARKS[result.outcome]} {result.table}: {result.summary if not result.differences else _rows(result)}"
+            )
+            lines += [f"      {difference}" for difference in result.differences[:_SHOWN]]
+            more = len(result.differences) - _SHOWN
+            lines += [f"      and {more} more that are known; --json tells them"] if more > 0 else []
+        lines += ["", "orphans, sequences, schema"]
+        passed = [check for check in found.checks if check.outcome == "passed"]
+        lines.append(f"  {_MARKS['passed']} {len(passed)} of {len(found.checks)} checks passed")
+        lines += [f"  {_MARKS[check.outcome]} {check.title}: {check.found}" for check in found.checks if check not in passed]
+    lines += ["", _verdict(found, counts_only=counts_only)]
+    return "\n".join(lines) + "\n"
+
+
+_MARKS: dict[Outcome, str] = {"passed": "ok      ", "failed": "DIFFERS ", "unknown": "UNKNOWN "}
+
+
+def _rows(result: TableResult) -> str:
+    return result.summary.split(": ", 1)[0]
+
+
+def _table(counts: Sequence[Reconciliation]) -> list[str]:
+    """The runbook's table of counts and deltas."""
+    width = max([len("table"), *(len(row.table) for row in counts)])
+    lines = [f"{'table':{width}} {'source':>14} {'target':>14} {'delta':>12}"]
+    for row in counts:
+        target_rows = "?" if row.target_rows is None else f"{row.target_rows:,}"
+        delta = "?" if row.delta is None else f"{row.delta:+,}" if row.delta else "0"
+        note = row.problem if row.delta is None else f"({row.origin})" if row.origin == REFERENCE_DATA else ""
+        lines.append(f"{row.table:{width}} {row.source_rows:>14,} {target_rows:>14} {delta:>12}  {note}".rstrip())
+    totals = [sum(row.source_rows for row in counts), sum(row.target_rows or 0 for row in counts)]
+    lines.append(f"{'total':{width}} {totals[0]:>14,} {totals[1]:>14,} {totals[1] - totals[0]:>+12,}")
+    return lines
+
+
+def _verdict(found: Verification, *, counts_only: bool) -> str:
+    what = "row counts" if counts_only else "source and target"
+    told = {
+        "passed": f"EQUAL: {what} are the same, {len(found.counts)} tables.",
+        "failed": f"MISMATCH: {what} are not the same.",
+        "unknown": f"NOT COMPARED: not everything could be looked at; nothing is said of whether {what} are the same.",
+    }[found.outcome]
+    return told if found.complete or found.outcome == "unknown" else f"{told} Not everything could be looked at."
