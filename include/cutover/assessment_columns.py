@@ -77,6 +77,13 @@ class AssessedColumn:
     def is_json(self) -> bool:
         return self.target.base in JSONS
 
+    @property
+    def makes_reals(self) -> bool:
+        """Whether SQLite turns integers into reals when they are stored here."""
+        declared = self.source.declared_type.upper()
+        others = ("INT", "CHAR", "CLOB", "TEXT", "BLOB")
+        return any(word in declared for word in ("REAL", "FLOA", "DOUB")) and not any(word in declared for word in others)
+
 
 def assessed_column(
     source: SourceColumn,

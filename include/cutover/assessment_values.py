@@ -183,6 +183,10 @@ class ValueJudge:
         if kind == "blob" or text not in decided:
             self._add(verdicts, "not_boolean", "blocks", kind, text, "nothing: only 0 and 1 are sure")
             return None
+        if self._column.makes_reals:
+            why = f"nothing: a column declared {self._column.source.declared_type} keeps no integers"
+            self._add(verdicts, "not_boolean", "blocks", kind, text, why)
+            return None
         truth = decided[text]
         self._add(verdicts, "not_boolean", "decision applied", kind, text, "true" if truth else "false")
         return int(truth)

@@ -81,7 +81,7 @@ class TableReader:
         # By the rowid, never through an index: an index may lack rows, and is not in the order of the file.
         self._table = f"main.{quote(shape.table)}{' NOT INDEXED' if shape.rowid else ''}"
         self._key_cells = [quote(name) for name in shape.key] or ([shape.rowid] if shape.rowid else [])
-        line = _concatenated([_cell(item) for item in conversions])
+        line = _concatenated([f"ifnull({item.cell}, '{NULL}')" for item in conversions])
         doubt = _any([condition for item in conversions for condition in item.doubt])
         self._line = line
         self._doubted = f"CASE WHEN {doubt} THEN 1 END"
@@ -294,12 +294,8 @@ def wrong_data(table: str, item: Conversion, key: str, expected: str, found: str
     )
 
 
-def _cell(item: Conversion) -> str:
-    return f"ifnull({item.cell}, '{NULL}')" if item.may_be_null else item.cell
-
-
 def _concatenated(cells: Sequence[str]) -> str:
-    """One line. A NULL that the schema rules out is skipped by concat_ws, and then the separators do not add up."""
+    """One line. No cell may be NULL, also not where the schema rules it out: concat_ws would skip it and its separator."""
     if not cells:
         return "''"
     groups = [f"concat_ws({_COLUMN_END}, {', '.join(cells[at : at + 100])})" for at in range(0, len(cells), 100)]

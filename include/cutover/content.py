@@ -167,18 +167,18 @@ def compare(
             if on_table is not None:
                 on_table(result)
 
-        brought = {}
+        brought: dict[str, TableResult] = {}
         for table, job in jobs.items():
             result = job.result(hidden.get(table, ()))
             if sql_folder is not None and result.source_rows == 0 and result.extra and not result.faults:
-                brought[table] = job.shape
+                brought[table] = result
             else:
                 tell(result)
         fresh = {table: job.ours for table, job in jobs.items() if table not in known and job.ours is not None}
         _keep(stored, known_as, wanted, fresh)
         if sql_folder is not None and brought:
             filled = [table for table in source.tables(ends.reading) if table not in brought]
-            for result in _reference_results(ends, conninfo, sql_folder, brought, filled, hidden):
+            for result in _reference_results(ends, conninfo, sql_folder, wanted, brought, filled, hidden):
                 tell(result)
         return [results[table] for table in wanted]
 
@@ -232,13 +232,15 @@ def _reference_results(
     ends: _Ends,
     conninfo: str,
     sql_folder: Path,
-    brought: Mapping[str, Shape],
+    shapes: Mapping[str, Shape],
+    brought: Mapping[str, TableResult],
     filled: Collection[str],
     secret: Mapping[str, Collection[str]],
 ) -> Iterator[TableResult]:
     """Tables without a row in the snapshot, compared with what the plan's reference data brings."""
     try:
-        compared = reference_rows.compare(conninfo, ends.schema, sql_folder, ends.connection, brought, filled, secret)
+        wanted = {table: shapes[table] for table in brought}
+        compared = reference_rows.compare(conninfo, ends.schema, sql_folder, ends.connection, wanted, filled, secret)
     except Unreachable:
         raise
     except CutoverError as error:
@@ -246,6 +248,9 @@ def _reference_results(
         yield from (TableResult(table, None, None, problem=problem, origin=REFERENCE_DATA) for table in brought)
         return
     for table, (expected, held, found) in compared.items():
+        if not expected:
+            yield brought[table]
+            continue
         yield TableResult(
             table,
             expected,

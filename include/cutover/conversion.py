@@ -77,8 +77,7 @@ class Conversion:
         cell: SQL expression that gives the value's text in COPY's format before escaping; NULL stays NULL.
         doubt: SQL conditions, each true for any value that has to be looked at exactly, never for NULL.
         exact: Gives that text for one value that is not NULL, or raises ``NotConvertible``.
-        may_be_null: Whether the source allows NULL here.
-        not_null: Whether the target refuses it.
+        not_null: Whether the target refuses NULL.
     """
 
     column: str
@@ -86,7 +85,6 @@ class Conversion:
     cell: str
     doubt: tuple[str, ...]
     exact: Callable[[Value], str]
-    may_be_null: bool
     not_null: bool
 
     def __call__(self, value: Value) -> str:
@@ -199,8 +197,7 @@ def conversion(table: str, source: SourceColumn, target: TargetColumn) -> Conver
             do="Change the type in the plan's SQL.",
         )
     cell, doubt, exact = made
-    # An INTEGER PRIMARY KEY holds no NULL although nothing says so; other keys do, unless they are declared NOT NULL.
-    return Conversion(source.name, target.type, cell, doubt, exact, not source.not_null, target.not_null)
+    return Conversion(source.name, target.type, cell, doubt, exact, target.not_null)
 
 
 def _affinity(declared_type: str) -> str:

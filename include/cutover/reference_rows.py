@@ -89,7 +89,7 @@ def _rehearsed(
 def _fill(connection: psycopg.Connection, schema: str, scratch: str, table: str) -> None:
     """Let a table of the scratch schema hold what the real one holds; a large one is looked through to."""
     names = {"real": sql.Identifier(schema, table), "scratch": sql.Identifier(scratch, table)}
-    some = sql.SQL("SELECT count(*) FROM (SELECT FROM {real} LIMIT {most}) AS some")
+    some = sql.SQL("SELECT count(*) FROM (SELECT FROM {real} LIMIT {most}) AS first_rows")
     few = connection.execute(some.format(most=sql.Literal(_COPIED_ROWS + 1), **names)).fetchone()
     if few is not None and few[0] <= _COPIED_ROWS:
         columns = [column.name for column in catalog.columns(connection, scratch)[table] if not column.generated]

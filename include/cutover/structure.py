@@ -63,10 +63,10 @@ _OBJECTS = """
     UNION ALL
     SELECT 'index', tables.relname, class.relname,
            CASE WHEN index.indisunique THEN 'unique ' ELSE '' END
-           || replace(
-               pg_get_indexdef(index.indexrelid),
-               pg_catalog.format('INDEX %%I ON %%I.%%I ', class.relname, %(schema)s, tables.relname), 'INDEX '
-           )
+           || substring(pg_get_indexdef(index.indexrelid) FROM length(pg_catalog.format(
+               'CREATE %%sINDEX %%I ON %%s%%I.%%I ', CASE WHEN index.indisunique THEN 'UNIQUE ' ELSE '' END,
+               class.relname, CASE tables.relkind WHEN 'p' THEN 'ONLY ' ELSE '' END, %(schema)s::text, tables.relname
+           )) + 1)
     FROM tables
     JOIN pg_index AS index ON index.indrelid = tables.oid
     JOIN pg_class AS class ON class.oid = index.indexrelid

@@ -22,7 +22,7 @@ import pytest
 from examples.ward_ops.generate import generate
 from include.cutover import assess_command, assessment_target
 from include.cutover.assessment import Assessment
-from include.cutover.embedded import free_port
+from include.cutover.embedded import Cluster, free_port
 from include.cutover.plan import ROOT
 
 NOBODY = 65534
@@ -36,6 +36,12 @@ def ward_ops(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("ward_ops") / "ward_ops.db"
     generate(path, pings=2_000)
     return path
+
+
+@pytest.fixture
+def conninfo(cluster: Cluster) -> str:
+    """The server's own database: an assessment leaves nothing behind, so no test needs one to itself."""
+    return cluster.conninfo()
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import pytest
 
 from include.cutover import decisions
 from include.cutover.assessment import Assessment, Progress, assess, read_target
+from include.cutover.embedded import Cluster
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.plan import Plan
 from include.cutover.target import PlannedSchema, planned_schema
@@ -19,6 +20,12 @@ from tests.assessing import insert, only, plan_of, source_of, sql_folder, target
 KEY = "6f1ed002ab5595859014ebf0951522d9"
 OTHER = "00000000000000000000000000000001"
 SPELLED = "6F1ED002-AB55-9585-9014-EBF0951522D9"
+
+
+@pytest.fixture
+def conninfo(cluster: Cluster) -> str:
+    """The server's own database: an assessment leaves nothing behind, so no test needs one to itself."""
+    return cluster.conninfo()
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------------
@@ -560,6 +567,14 @@ def test_no_decision_changes_the_key_of_a_table_without_rowid(conninfo: str, tmp
     plan = plan_of({"t": {"columns": {"id": {"strip_nul": True}, "v": {"strip_nul": True}}}})
     (finding,) = assess(path, plan, target).blocks
     assert (finding.where, finding.code) == ("t.id", "nul_in_text") and "WITHOUT ROWID" in finding.becomes
+
+
+def test_no_decision_makes_integers_of_reals(conninfo: str, tmp_path: Path) -> None:
+    path = source_of(tmp_path / "s.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v REAL)")
+    insert(path, "t", [(1, 1)])
+    target = target_of(conninfo, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, v boolean)")
+    (finding,) = assess(path, plan_of({"t": {"columns": {"v": {"boolean": {"1.0": True}}}}}), target).blocks
+    assert finding.code == "not_boolean" and "declared REAL" in finding.becomes
 
 
 def test_a_virtual_table_of_the_plan_is_read_like_any_other(conninfo: str, tmp_path: Path) -> None:

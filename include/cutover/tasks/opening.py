@@ -17,6 +17,7 @@ from include.cutover import (
     assessment,
     assessment_page,
     configuration,
+    content_stage,
     files,
     fingerprints,
     finishing,
@@ -231,12 +232,16 @@ def assess_source(step: Step) -> Report:
         for table, rows in found.tables.items()
         if not any(finding.table == table for finding in found.blocks)
     ]
+    docs = step.evidence.folder / "data_docs" / "assess_source"
+    stage = content_stage.check_list(
+        "assessment", "Values of the source", checks, step.target, step.plan.target_schema, docs, step.log_url or None
+    )
     decided = sum(finding.severity == "decision applied" for finding in found.findings)
     notes = sum(finding.severity == "note" for finding in found.findings)
     return Report(
         f"{found.rows:,} rows looked at: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
         {"rows": found.rows, "seconds": found.seconds, "blocks": len(found.blocks), "decided": decided, "notes": notes},
-        checks,
+        stage.checks,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.cutover import content_stage, decision, decisions, expectations, finishing, target, verification
+from include.cutover import content_stage, decision, decisions, expectations, finishing, structure, target, verification
 from include.cutover.tasks.step import Report, Step
 
 
@@ -55,14 +55,30 @@ def check_orphans(step: Step) -> Report:
 
 def check_sequences(step: Step) -> Report:
     """Each sequence gives a number that nobody has, tried and rolled back."""
-    checks = finishing.check_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence)
-    return Report(f"{len(checks)} sequences tried", {}, checks)
+    found = finishing.check_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence)
+    if not found:
+        return Report("the target has no sequences")
+    result = content_stage.check_list(
+        "sequences",
+        "Sequences ahead of the keys",
+        found,
+        step.target,
+        step.plan.target_schema,
+        _docs(step, "sequences"),
+        step.log_url or None,
+    )
+    return Report(result.summary, result.figures, result.checks)
 
 
 def validate_foreign_keys(step: Step) -> Report:
-    """PostgreSQL has the last word: every foreign key is validated, every index valid, no constraint left out."""
+    """PostgreSQL has the last word: every constraint is validated, every index valid, and none of them is missing."""
     keys = finishing.validate_foreign_keys(step.target, step.plan.target_schema, step.guard)
-    return Report(f"{len(keys)} foreign keys validated by PostgreSQL", {"foreign_keys": len(keys)})
+    checks = structure.checks(step.target, step.plan.target_schema, step.plan.sql_folder, list(step.plan.tables))
+    return Report(
+        f"{len(keys)} foreign keys validated by PostgreSQL; tables, constraints and indexes are as the SQL makes them",
+        {"foreign_keys": len(keys)},
+        checks,
+    )
 
 
 def smoke_test_database(step: Step) -> Report:
