@@ -494,9 +494,11 @@ class TestSupervised:
 
     def test_settings_that_forbid_a_start_are_told(self, ward_ops: WardOps) -> None:
         ward_ops.dotenv.write_text(f"DATABASE_URL=sqlite:///{ward_ops.database}\n")
-        with pytest.raises(StepFailed, match="ward_ops api does not start: DATABASE_URL names SQLite"):
+        with pytest.raises(StepFailed, match=r"the service \w+ does not start"):
             ward_ops.start()
         assert not ward_ops.running
+        logs = "".join((ward_ops.root / "logs" / f"{name}.log").read_text() for name in ("api", "worker", "beat"))
+        assert "does not start: DATABASE_URL names SQLite" in logs
 
     def test_prepare_makes_data_and_settings(self, tmp_path: Path) -> None:
         stand_in = WardOps(tmp_path / "new", port=1, supervisor_port=2, password="a-local-password")
