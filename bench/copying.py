@@ -183,6 +183,8 @@ def main() -> None:
     cluster.start()
     try:
         migrations.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
+        with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+            connection.execute("DROP SCHEMA IF EXISTS cutover CASCADE")  # the lease of a benchmark that was killed
         ledger.ensure(cluster.conninfo())
         empty(cluster)
         csv = csv_file(cluster, arguments.rows)
