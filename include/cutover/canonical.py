@@ -8,9 +8,10 @@ that no content can look like another row. For each type:
 
 * whole numbers: their digits
 * ``double precision``, ``real``: the eight bytes in hexadecimal, as shortest text differs between the two
-* ``numeric``: digits while the value is whole, else ``x`` and the bytes of the nearest float8, which is what SQLite keeps
+* ``numeric``: all digits of a whole number, else ``x`` and the bytes of the nearest float8, which is what SQLite keeps
 * ``boolean``: ``f`` and ``t``
-* ``timestamptz``, ``timestamp``: microseconds since 1970 in UTC; naive text counts as UTC
+* ``timestamptz``, ``timestamp``: microseconds since 2000 in UTC, as eight bytes in hexadecimal, which is how PostgreSQL
+  sends them; naive text counts as UTC
 * ``date``: ISO 8601; ``time``: microseconds since midnight
 * ``uuid``: 32 hexadecimal digits
 * ``jsonb``: PostgreSQL's own text, computed anew here (sorted keys, last of equal keys, plain decimals)
@@ -38,6 +39,7 @@ VERSION = 1  # of the functions below; what is stored under another one is compu
 NULL = "~"
 BETWEEN_COLUMNS = "\x1f"
 BETWEEN_ROWS = "\n"
+EPOCH = datetime(2000, 1, 1, tzinfo=UTC)  # of timestamps
 INTEGERS = frozenset({"smallint", "integer", "bigint"})
 
 _MOST_ARGUMENTS = 100  # of a function, on either side
@@ -143,12 +145,9 @@ def _expressions(c: str, kind: str, width: int) -> tuple[str, str]:
         word = f"CASE {c} WHEN 0 THEN 'f' WHEN 1 THEN 't' ELSE '!integer' END"
         return _only(c, {"integer": word}), "CASE WHEN {c} THEN 't' ELSE 'f' END"
     if kind in ("timestamp with time zone", "timestamp without time zone"):
-        zone = " AT TIME ZONE 'UTC'" if kind == "timestamp without time zone" else ""
-        # Neither infinity nor the last years that PostgreSQL knows have a number of microseconds that it could give.
-        micros = f"(extract(epoch FROM {{c}}{zone}) * 1000000)::bigint::text"
-        known = "{c} >= '4000-01-01 BC' AND {c} < '20000-01-01'"
-        target = f"CASE WHEN {known} THEN {micros} ELSE '!' || {{c}}::text END"
-        return _only(c, {"text": _microseconds(c, width)}), target
+        # Half the time of extract(epoch …), and infinity has one too.
+        send = "timestamptz_send" if kind == "timestamp with time zone" else "timestamp_send"
+        return _only(c, {"text": _microseconds(c, width)}), f"encode({send}({{c}}), 'hex')"
     if kind == "date":
         return _only(c, {"text": f"CASE WHEN {_is_day(c, width)} THEN {c} ELSE '!date' END"}), "{c}::text"
     if kind == "time without time zone":
@@ -194,8 +193,8 @@ def _numeric(c: str) -> tuple[str, str]:
 
 # --- dates and times ------------------------------------------------------------------------------------------------------
 
+_NO_INSTANT = 2**63 - 2  # the last instant is earlier, and infinity is one more
 _DAY = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9]"
-_CLOCK = "[0-9][0-9]:[0-9][0-9]:[0-9][0-9]"
 
 
 def _is_day(c: str, width: int) -> str:
@@ -203,35 +202,46 @@ def _is_day(c: str, width: int) -> str:
 
 
 def _microseconds(c: str, width: int) -> str:
-    """Microseconds since 1970 of a date and time in text. SQLite's own functions stop at milliseconds.
+    """Microseconds since 2000 of a date and time in text. SQLite's own functions stop at milliseconds.
 
-    The forms that applications write most take short ways in SQL, with and without a fraction; all others are left to
-    ``_instant``.
+    The two forms that applications write most take short ways; the third splits fraction and offset. What has no seconds,
+    or a fraction finer than microseconds, is left to ``_instant``.
     """
+
     # unixepoch() wants digits wherever digits belong. It takes the 31st of a short month for the first of the next.
-    seconds = f"unixepoch(substr({c}, 1, 19))"
-    real_day = f"(substr({c}, 9, 2) <= '28' OR date(substr({c}, 1, 10)) = substr({c}, 1, 10))"
-    shape = "????-??-??[ T]??:??:??"
-    with_fraction = f"octet_length({c}) = {26 * width} AND {c} GLOB '{shape}.{'[0-9]' * 6}' AND {real_day}"
-    without = f"octet_length({c}) = {19 * width} AND {c} GLOB '{shape}' AND {real_day}"
-    return (
-        f"coalesce(CASE"
-        f" WHEN {with_fraction} THEN CAST({seconds} * 1000000 + CAST(substr({c}, 21) AS INTEGER) AS TEXT)"
-        f" WHEN {without} THEN CAST({seconds} * 1000000 AS TEXT)"
-        f" ELSE {_INSTANT}(CAST({c} AS BLOB)) END, '!datetime')"
+    def micros(text: str) -> str:
+        return f"(unixepoch({text}) - {int(EPOCH.timestamp())}) * 1000000"
+
+    day, shape, six = f"substr({c}, 1, 10)", "????-??-??[ T]??:??:??", "[0-9]" * 6
+    real_day = f"(substr({c}, 9, 2) <= '28' OR date({day}) = {day})"
+    head, rest = f"substr({c}, 1, 19)", f"substr({c}, 21)"
+    zone = f"CASE WHEN {c} GLOB '{shape}.*' THEN ltrim({rest}, '0123456789') ELSE substr({c}, 20) END"
+    digits = f"CASE WHEN {c} GLOB '{shape}.*' THEN substr({rest}, 1, length({rest}) - length({zone})) ELSE '' END"
+    fraction = f"CAST(substr({digits} || '000000', 1, 6) AS INTEGER)"
+    ascii_only = f"length({c}) * {width} = octet_length({c})"  # length() and GLOB stop at a NUL
+    number = (
+        f"CASE WHEN octet_length({c}) = {26 * width} AND {c} GLOB '{shape}.{six}' AND {real_day}"
+        f" THEN {micros(head)} + CAST({rest} AS INTEGER)"
+        f" WHEN octet_length({c}) = {19 * width} AND {c} GLOB '{shape}' AND {real_day} THEN {micros(head)}"
+        f" WHEN ({c} GLOB '{shape}.[0-9]*' AND {c} NOT GLOB '{shape}.{six}[0-9]*' OR {c} GLOB '{shape}[^.]*')"
+        f" AND {ascii_only} AND {real_day}"
+        f" THEN {micros(f'{head} || {zone}')} + {fraction}"
+        f" ELSE {_INSTANT}(CAST({c} AS BLOB)) END"
     )
+    # format() takes NULL for 0, which is an instant. The number in its place is none that PostgreSQL knows.
+    shown = f"format('%016x', coalesce({number}, {_NO_INSTANT}))"
+    return f"coalesce(nullif({shown}, '{_NO_INSTANT:016x}'), '!datetime')"
 
 
 _INSTANTS = re.compile(
     r"(\d{4})-(\d\d)-(\d\d)(?:[ T](\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?(?: ?(?:([Zz])|([+-])(\d\d):([0-5]\d)))?)?", re.ASCII
 )
 _TIMES = re.compile(r"(\d\d):(\d\d)(?::(\d\d)(?:\.(\d+))?)?", re.ASCII)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 
-def _instant(encoding: str, data: bytes) -> str | None:
-    """Microseconds since 1970, or None where the text is no instant that can be carried over exactly."""
+def _instant(encoding: str, data: bytes) -> int | None:
+    """Microseconds since 2000, or None where the text is no instant that can be carried over exactly."""
     found = _INSTANTS.fullmatch(data.decode(encoding, "replace"))
     if found is None:
         return None
@@ -240,11 +250,11 @@ def _instant(encoding: str, data: bytes) -> str | None:
     if micros is None:
         return None
     try:
-        begin = (datetime(int(year), int(month), int(day), tzinfo=UTC) - _EPOCH) // _MICROSECOND
+        begin = (datetime(int(year), int(month), int(day), tzinfo=UTC) - EPOCH) // _MICROSECOND
     except ValueError:
         return None
     east = 0 if sign is None else (int(hours) * 60 + int(minutes)) * 60_000_000 * (-1 if sign == "-" else 1)
-    return str(begin + micros - east)
+    return begin + micros - east
 
 
 def _time(encoding: str, data: bytes) -> str:
@@ -280,8 +290,6 @@ def _utf8(encoding: str, data: bytes) -> bytes:
 
 # --- jsonb ----------------------------------------------------------------------------------------------------------------
 
-_ESCAPES = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\f": "\\f", "\n": "\\n", "\r": "\\r", "\t": "\\t"}
-_TO_ESCAPE = re.compile(r'["\\\x00-\x1f]')
 _ESCAPED_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _LONGEST_EXPONENT = 131_072  # digits before the point of PostgreSQL's numeric
 
@@ -290,7 +298,24 @@ def _no_constant(name: str) -> Any:
     raise ValueError(name)
 
 
-_DECODER = json.JSONDecoder(parse_float=Decimal, parse_int=Decimal, parse_constant=_no_constant)
+class _Fraction(Exception):
+    """A number that is not whole: its digits have to be kept."""
+
+
+def _fraction(text: str) -> Any:
+    raise _Fraction
+
+
+def _in_order(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """An object as jsonb orders it: of equal keys the last one, shorter ones first, then by bytes."""
+    if len(pairs) < 2:
+        return dict(pairs)
+    return dict(sorted(dict(pairs).items(), key=lambda pair: (len(pair[0].encode()), pair[0].encode())))
+
+
+_WHOLE = json.JSONDecoder(object_pairs_hook=_in_order, parse_float=_fraction, parse_constant=_no_constant)
+_EXACT = json.JSONDecoder(object_pairs_hook=_in_order, parse_float=Decimal, parse_int=Decimal, parse_constant=_no_constant)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False)
 
 
 def _jsonb(encoding: str, data: bytes) -> str:
@@ -309,8 +334,11 @@ def _jsonb_text(encoding: str, data: bytes) -> str:
         text = data.decode(encoding)
         if _ESCAPED_NUL.search(text):
             return "!json"
-        shown = _shown(_DECODER.decode(text))
-        shown.encode()
+        try:
+            shown = _ENCODER.encode(_WHOLE.decode(text))  # escapes what PostgreSQL escapes, in the same way
+        except (_Fraction, ValueError):
+            shown = _shown(_EXACT.decode(text))
+        shown.encode()  # a lone surrogate is not UTF-8; jsonb refuses it
         return shown
     except (ValueError, InvalidOperation, RecursionError):
         return "!json"
@@ -320,28 +348,16 @@ _remembered_jsonb = functools.lru_cache(maxsize=8192)(_jsonb_text)
 
 
 def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if value is True:
-        return "true"
-    if value is False:
-        return "false"
     if isinstance(value, Decimal):
         if abs(value.adjusted()) > _LONGEST_EXPONENT:
             raise ValueError("beyond numeric")
         digits = format(value, "f")
         return digits.removeprefix("-") if value.is_zero() else digits
-    if isinstance(value, str):
-        return _quoted(value)
     if isinstance(value, list):
         return "[" + ", ".join(_shown(item) for item in value) + "]"
-    keys = sorted(value, key=lambda key: (len(key.encode()), key.encode()))
-    return "{" + ", ".join(f"{_quoted(key)}: {_shown(value[key])}" for key in keys) + "}"
-
-
-def _quoted(text: str) -> str:
-    text.encode()  # a lone surrogate is not UTF-8; jsonb refuses it
-    return '"' + _TO_ESCAPE.sub(lambda match: _ESCAPES.get(match[0]) or f"\\u{ord(match[0]):04x}", text) + '"'
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_ENCODER.encode(key)}: {_shown(item)}" for key, item in value.items()) + "}"
+    return _ENCODER.encode(value)
 
 
 _FUNCTIONS = {_JSONB: _jsonb, _INSTANT: _instant, _TIME: _time, _TEXT: _text, _UTF8: _utf8}

@@ -84,10 +84,16 @@ class TableResult:
     @property
     def summary(self) -> str:
         """One sentence about the table."""
-        if self.problem and self.outcome == "unknown":
-            return self.problem
         if self.outcome == "passed":
-            return f"{rows_text(self.source_rows or 0)} equal" + (f" ({self.origin})" if self.origin != SNAPSHOT else "")
+            notes = [self.origin] if self.origin != SNAPSHOT else []
+            notes += [f"computed by the target and not compared: {', '.join(self.left_out)}"] if self.left_out else []
+            return f"{rows_text(self.source_rows or 0)} equal" + (f" ({'; '.join(notes)})" if notes else "")
+        shown = "; ".join(str(difference) for difference in self.differences[:3])
+        return self.headline + (f": {shown}" if shown else "")
+
+    @property
+    def headline(self) -> str:
+        """What is wrong with the table, without the rows."""
         told = [*self.faults]
         kinds = [f"{count:,} {kind}" for kind, count in self._kinds().items() if count]
         if kinds:
@@ -96,8 +102,7 @@ class TableResult:
             told.append(f"{self.different} of {self.parts} parts differ")
         if self.problem:
             told.append(self.problem)
-        shown = "; ".join(str(difference) for difference in self.differences[:3])
-        return "; ".join(told) + (f": {shown}" if shown else "")
+        return "; ".join(told)
 
     def _kinds(self) -> dict[Kind, int]:
         return {"missing": self.missing, "extra": self.extra, "changed": self.changed}

@@ -200,7 +200,8 @@ def _requirement(
     name: str, title: str, expected: str, origin: str, column: str, values: Sequence[Any], *, otherwise_unknown: bool = False
 ) -> Requirement:
     def at_fault(result: Result) -> str:
-        rows = [next(iter(item.values())) for item in result.get("unexpected_index_list") or []]
+        # Each row comes with the column that was looked at and the one that names it.
+        rows = [item.get("table", item.get("check")) for item in result.get("unexpected_index_list") or []]
         more = f" and {len(rows) - _SHOWN} more" if len(rows) > _SHOWN else ""
         return f"not so for {', '.join(map(str, rows[:_SHOWN]))}{more}" if rows else "so it is"
 

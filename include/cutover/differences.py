@@ -14,7 +14,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any, Literal
 from uuid import UUID
@@ -27,7 +27,6 @@ HIDDEN = "***"
 NAMED = 20  # differences of each kind that are told one by one
 _SHOWN = 80
 _PAIRED = 100  # rows without a key that are looked at for being the same row, changed
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NULL = canonical.NULL.encode()
 
 Kind = Literal["missing", "extra", "changed"]
@@ -317,7 +316,7 @@ def _value(column: Canonical, text: bytes) -> Any:
         if kind == "boolean":
             return plain == "t"
         if kind.startswith("timestamp"):
-            return _EPOCH + timedelta(microseconds=int(plain))
+            return _instant_of(struct.unpack(">q", bytes.fromhex(plain))[0])
         if kind.startswith("time"):
             return timedelta(microseconds=int(plain))
         if kind == "uuid":
@@ -327,6 +326,14 @@ def _value(column: Canonical, text: bytes) -> Any:
     except (ValueError, ArithmeticError, struct.error):
         return plain
     return plain
+
+
+def _instant_of(micros: int) -> datetime | _Strange:
+    try:
+        return canonical.EPOCH + timedelta(microseconds=micros)
+    except OverflowError:
+        infinite = {2**63 - 1: "infinity", -(2**63): "-infinity"}
+        return _Strange(infinite.get(micros, f"{micros} µs from the year 2000"))
 
 
 # --- kinds of difference ------------------------------------------------------------------------------------------------
@@ -350,7 +357,7 @@ def kind_of(column: Canonical, ours: bytes, theirs: bytes) -> str:
     if isinstance(before, int | float | Decimal) and isinstance(after, int | float | Decimal):
         return _number(before, after)
     if isinstance(before, datetime) and isinstance(after, datetime):
-        return _instant(before - _EPOCH, after - _EPOCH)
+        return _instant(before - canonical.EPOCH, after - canonical.EPOCH)
     if isinstance(before, timedelta) and isinstance(after, timedelta):
         return _instant(before, after)
     if isinstance(before, UUID) and isinstance(after, UUID):

@@ -422,7 +422,7 @@ def beyond(connection: psycopg.Connection, schema: str, shape: Shape, cuts: Cuts
     where: sql.Composable = sql.SQL("")
     if cuts.bounds:
         limits = {"low": sql.Literal(cuts.bounds[0][0]), "high": sql.Literal(cuts.bounds[-1][1])}
-        where = sql.SQL("WHERE {column} < {low} OR {column} > {high}").format(**limits, **names)
+        where = sql.SQL("WHERE {column} < {low} OR {column} > {high} OR {column} IS NULL").format(**limits, **names)
     row = connection.execute(sql.SQL("SELECT count(*) FROM {table} {where}").format(where=where, **names)).fetchone()
     count = int(row[0]) if row else 0
     if not count:
@@ -447,7 +447,7 @@ def target_rows(
     query = sql.SQL("SELECT {} FROM {} {} ORDER BY {}").format(sql.SQL(", ").join(results), names["table"], where, order)
     with connection.cursor(name="cutover_rows") as cursor:
         cursor.execute(query, binary=True)
-        number = 16
+        number = 1
         while rows := cursor.fetchmany(number):
             yield from rows
             width = sum(len(cell) for row in rows for cell in row) // len(rows)

@@ -339,9 +339,8 @@ def _told(found: Verification, *, counts_only: bool) -> str:
     if not counts_only:
         lines += ["", "content"]
         for result in found.content:
-            lines.append(
-                f"  {_MARKS[result.outcome]} {result.table}: {result.summary if not result.differences else _rows(result)}"
-            )
+            told = result.headline if result.differences else result.summary
+            lines.append(f"  {_MARKS[result.outcome]} {result.table}: {told}")
             lines += [f"      {difference}" for difference in result.differences[:_SHOWN]]
             more = len(result.differences) - _SHOWN
             lines += [f"      and {more} more that are known; --json tells them"] if more > 0 else []
@@ -354,10 +353,6 @@ def _told(found: Verification, *, counts_only: bool) -> str:
 
 
 _MARKS: dict[Outcome, str] = {"passed": "ok      ", "failed": "DIFFERS ", "unknown": "UNKNOWN "}
-
-
-def _rows(result: TableResult) -> str:
-    return result.summary.split(": ", 1)[0]
 
 
 def _table(counts: Sequence[Reconciliation]) -> list[str]:

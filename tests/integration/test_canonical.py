@@ -89,7 +89,8 @@ def test_jsonb(conninfo: str, values: list[Any], ascii_only: bool) -> None:
 @pytest.mark.parametrize(
     "text",
     ['{"a": 1, "a": 2}', '{"bb": 1, "a": 2, "á": 3}', "1.10", "1e2", "1.0E-3", "-0.0", "-0", "[]", "{}",
-     '"\\u00e9\\/\\u007f\\b"', " [ 1 ,2 ] ", "123456789012345678901234567890.123456789", '"\\\\u0000"'],
+     '"\\u00e9\\/\\u007f\\b"', " [ 1 ,2 ] ", "123456789012345678901234567890.123456789", '"\\\\u0000"',
+     "9" * 5000, '{"b": {"d": 1, "c": 1.0}, "a": [true, false, null]}', '{"": 1, "b": 2, "ab": 3, "a": 4}'],
 )  # fmt: skip
 def test_jsonb_by_hand(conninfo: str, text: str) -> None:
     assert source_texts("jsonb", [text]) == target_texts(conninfo, "jsonb", [text])
@@ -120,6 +121,16 @@ def test_instants(conninfo: str, values: list[Any], form: str, between: str, zon
         ("2025-10-10T08:08:59.5Z", "2025-10-10 08:08:59.5+00"),
         ("2025-10-10 08:08:59.123456000", "2025-10-10 08:08:59.123456+00"),
         ("2025-10-10T08:08:59.1+04:00", "2025-10-10 04:08:59.1+00"),
+        ("2025-10-10T08:08:59.575644-09:30", "2025-10-10 17:38:59.575644+00"),
+        ("2025-10-10 08:08:59.575644 +04:00", "2025-10-10 04:08:59.575644+00"),
+        ("2025-10-10T08:08:59.575z", "2025-10-10 08:08:59.575+00"),
+        ("2025-10-10T08:08:59+00:00", "2025-10-10 08:08:59+00"),
+        ("2025-10-10 08:08", "2025-10-10 08:08:00+00"),
+        ("2025-10-10T08:08+04:00", "2025-10-10 04:08:00+00"),
+        ("2025-10-10T08:08Z", "2025-10-10 08:08:00+00"),
+        ("2025-10-10 24:00:00", "2025-10-11 00:00:00+00"),
+        ("2024-02-29 23:59:59.999999", "2024-02-29 23:59:59.999999+00"),
+        ("2000-01-01 00:00:00", "2000-01-01 00:00:00+00"),
     ],
 )
 def test_forms_of_instants(conninfo: str, text: str, same_as: str) -> None:
@@ -128,13 +139,57 @@ def test_forms_of_instants(conninfo: str, text: str, same_as: str) -> None:
 
 NO_INSTANTS = (
     "", "now", "epoch", "11/10/2025", "20251011", "2025-13-01 00:00:00", "2025-10-10 08:08:59.1234567",
-    "2025-10-10 08:08:60", "2025-10-10 08:08:59+0400", "2025-10-10  08:08:59",
+    "2025-10-10 08:08:60", "2025-10-10 08:08:59+0400", "2025-10-10  08:08:59", "2025-02-30 00:00:00", "2025-04-31",
+    "2025-02-29T00:00:00.000000", "2025-02-29 00:00:00Z", "2025-10-10 08:08:59.", "2025-10-10 08:08:59.Z", "2025-10-10 08",
+    "2025-10-10 08:08:59\0", "2025-10-10 08:08:59Z\0x", "2025-10-10 24:00:01", "2025-10-10 08:08:5", "2025-10-1 08:08:59",
+    "2025-10-10 08:08:59 UTC", "2025-10-10 08:08:59.12345a", "+025-10-10 08:08:59", "2025-10-10 08:08:59.1234560001Z",
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("text", NO_INSTANTS)
 def test_what_is_no_instant_has_no_equal(text: str) -> None:
     assert source_texts("timestamp with time zone", [text]) == ["!datetime"]
+
+
+@pytest.mark.parametrize(
+    ("type_name", "texts", "none"),
+    [
+        ("date", ["2025-10-10", "0001-01-01", "9999-12-31", "2024-02-29"],
+         ["2025-02-29", "2025-10-10 00:00:00", "10.10.2025", "", "2025-10-1"]),
+        ("time without time zone", ["08:08", "08:08:59", "08:08:59.5", "23:59:59.999999", "24:00:00", "08:08:59.1200000"],
+         ["8:08", "08:08:60", "08:60", "24:00:01", "08:08:59.1234567", "08:08:59Z", "", "08:08\0"]),
+    ],
+)  # fmt: skip
+def test_dates_and_times(conninfo: str, type_name: str, texts: list[str], none: list[str]) -> None:
+    assert source_texts(type_name, [*texts, None]) == target_texts(conninfo, type_name, [*texts, None])
+    assert all(text.startswith("!") for text in source_texts(type_name, none))
+
+
+@pytest.mark.parametrize(
+    ("type_name", "values"),
+    [
+        ("numeric", [2**62 + 1, -(2**63), 0, 9007199254740993, 4.5, 0.1, -1e-300, 1e15, 123456789012345.6]),
+        ("numeric(20,4)", [1.5, -0.0001, 12345678901234, 0.0]),
+        ("double precision", [2**53, 7, 5e-324, 1.7976931348623157e308, float("inf"), -0.1]),
+        ("real", [0.5, 16777216.0, 1e10]),
+        ("bigint", [3.0, -(2.0**62)]),
+        ("text", ["a", "~", "!text", "1:a", "მთავარი", "\x1f", "\n"]),
+        ("character(3)", ["a  ", "abc", "ქქქ"]),
+    ],
+)
+def test_values_by_hand(conninfo: str, type_name: str, values: list[Any]) -> None:
+    given = [int(value) if type_name == "bigint" else value for value in values]
+    assert source_texts(type_name, values) == target_texts(conninfo, type_name, given)
+
+
+def test_numbers_that_look_alike_are_not(conninfo: str) -> None:
+    """The sixteen digits of a whole number can be the bytes of a fraction."""
+    assert source_texts("numeric", [4.5]) != target_texts(conninfo, "numeric", ["4012000000000000"])
+    assert source_texts("double precision", [2**53 + 1]) == ["!integer"]
+    assert target_texts(conninfo, "numeric", ["0.10000000000000000001"]) == ["!0.10000000000000000001"]
+    assert target_texts(conninfo, "numeric", ["NaN", "Infinity"]) == ["!NaN", "!Infinity"]
+    # A whole real is compared digit by digit, also where double precision holds fewer.
+    assert source_texts("numeric", [2.0**60]) == ["1152921504606846976"]
 
 
 @pytest.mark.parametrize("text", ["6f1ed002ab5595859014ebf0951522d9", "6F1ED002-AB55-9585-9014-EBF0951522D9",

@@ -1,0 +1,337 @@
+"""``verify`` tells what differs, and its exit status never says equal of what was not compared."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import apsw
+import psycopg
+import pytest
+
+from include.cutover import content_stage, digests, fence, finishing, structure, verify_command
+from include.cutover.embedded import Cluster
+from tests.loaded import SCHEMA, Loaded, ward_ops
+
+
+@pytest.fixture(scope="module")
+def ward(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    with ward_ops(cluster, tmp_path_factory.mktemp("ward"), pings=500) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def without_places(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Loaded]:
+    changes = ("DELETE FROM georgian_cities", "DELETE FROM georgian_regions", "DELETE FROM sqlite_sequence")
+    with ward_ops(cluster, tmp_path_factory.mktemp("places"), *changes, pings=10) as loaded:
+        yield loaded
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the command gave."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.out)
+
+
+def verify(loaded: Loaded, conninfo: str | None = None, source: Path | None = None, **options: Any) -> Told:
+    out, err = io.StringIO(), io.StringIO()
+    file = source or loaded.manifest.file
+    status = verify_command.run(loaded.plan.name, file, conninfo or loaded.conninfo, out=out, err=err, **options)
+    return Told(status, out.getvalue(), err.getvalue())
+
+
+def test_equal(ward: Loaded) -> None:
+    told = verify(ward, fail_on_mismatch=True)
+    assert (told.status, told.err) == (0, "")
+    assert "EQUAL: source and target are the same, 25 tables." in told.out
+    assert "ok       ping_results: 500 rows equal" in told.out
+    found = verify(ward, as_json=True).json
+    assert (found["outcome"], found["complete"]) == ("equal", True)
+    names = {check["name"] for check in found["checks"]}
+    assert {"sequence_users_id", "orphans_snmp_credentials_snmp_credentials_device_id_fkey", "structure_index",
+            "constraints_validated", "indexes_valid", "source_tables_known"} <= names  # fmt: skip
+    assert {check["outcome"] for check in found["checks"]} == {"passed"}
+
+
+@pytest.mark.parametrize("form", ["postgresql://", "postgresql+psycopg://", "postgres://"])
+def test_the_target_as_a_url(ward: Loaded, form: str) -> None:
+    url = ward.cluster.url(ward.database).replace("postgresql://", form)
+    assert verify(ward, url, tables=["users"]).status == 0
+
+
+def test_a_difference_is_told_and_fails_only_when_asked_for(ward: Loaded) -> None:
+    with ward.spoiled("UPDATE branches SET display_name = 'x' WHERE name = 'Batumi 1'",
+                      "DELETE FROM ping_results WHERE id = 3") as conninfo:  # fmt: skip
+        told = verify(ward, conninfo)
+        assert told.status == 0
+        assert "MISMATCH: source and target are not the same." in told.out
+        assert "ping_results, id=3: missing in the target" in told.out
+        assert "display_name: differs from character 1 on ('ბათუმი №1' became 'x')" in told.out
+        assert verify(ward, conninfo, fail_on_mismatch=True).status == 1
+        found = verify(ward, conninfo, as_json=True).json
+        assert found["outcome"] == "different"
+        tables = {table["table"]: table for table in found["content"]}
+        assert tables["ping_results"]["missing"] == 1
+        assert tables["ping_results"]["differences"][0]["key"] == "id=3"
+
+
+def test_counts_only_is_the_table_of_the_runbook(ward: Loaded) -> None:
+    with ward.spoiled("DELETE FROM ping_results WHERE id < 100") as conninfo:
+        told = verify(ward, conninfo, counts_only=True)
+        lines = {line.split()[0]: line.split()[1:] for line in told.out.splitlines() if line.strip()}
+        assert lines["ping_results"] == ["500", "401", "-99"]
+        assert lines["branches"] == ["128", "128", "0"]
+        assert lines["total"][2] == "-99"
+        assert told.status == 0
+        assert verify(ward, conninfo, counts_only=True, fail_on_mismatch=True).status == 1
+    with ward.spoiled("UPDATE branches SET display_name = 'x'") as conninfo:
+        assert verify(ward, conninfo, counts_only=True, fail_on_mismatch=True).status == 0
+
+
+def test_some_tables_only(ward: Loaded) -> None:
+    with ward.spoiled("UPDATE branches SET display_name = 'x'", "SELECT setval('users_id_seq', 1)") as conninfo:
+        assert verify(ward, conninfo, tables=["monitored_hostgroups", "alert_rules"], fail_on_mismatch=True).status == 0
+        told = verify(ward, conninfo, tables=["users"], fail_on_mismatch=True)
+        assert told.status == 1
+        assert "DIFFERS  the next id of users is free: the next value is 2" in told.out
+
+
+def test_orphans_sequences_and_schema_alone_are_a_mismatch(ward: Loaded) -> None:
+    orphan = ("ALTER TABLE monitoring_items DROP CONSTRAINT monitoring_items_device_id_fkey",
+              "INSERT INTO monitoring_items (device_id, oid_name, oid) VALUES (gen_random_uuid(), 'n', '1.3')",
+              "ALTER TABLE monitoring_items ADD CONSTRAINT monitoring_items_device_id_fkey FOREIGN KEY (device_id)"
+              " REFERENCES standalone_devices (id) ON DELETE CASCADE NOT VALID")  # fmt: skip
+    for statements, found in [
+        (orphan, "every monitoring_items.device_id refers to an existing row of standalone_devices: 1 orphan"),
+        (["SELECT setval('ping_results_id_seq', 5)"], "the next id of ping_results is free: the next value is 6"),
+        (["DROP INDEX ping_results_timestamp_idx"], "ping_results.ping_results_timestamp_idx is missing"),
+    ]:
+        with ward.spoiled(*statements) as conninfo:
+            told = verify(ward, conninfo, fail_on_mismatch=True)
+            assert told.status == 1
+            assert found in told.out
+
+
+def test_reference_data_is_no_difference(without_places: Loaded) -> None:
+    assert verify(without_places, fail_on_mismatch=True).status == 0
+    told = verify(without_places, fail_on_mismatch=True, counts_only=True)
+    assert told.status == 0
+    line = next(line for line in told.out.splitlines() if line.startswith("georgian_cities"))
+    assert line.split() == ["georgian_cities", "82", "82", "0", "(reference", "data)"]
+    with without_places.spoiled("DELETE FROM georgian_cities WHERE id = 5") as conninfo:
+        assert verify(without_places, conninfo, fail_on_mismatch=True, counts_only=True).status == 1
+
+
+def test_after_go_live_new_rows_are_extra_and_the_sequences_are_left_alone(ward: Loaded) -> None:
+    new = "INSERT INTO ping_results (device_ip) SELECT '10.0.0.1' FROM generate_series(1, 1000)"
+    with ward.spoiled(new) as conninfo:
+        told = verify(ward, conninfo, as_json=True)
+        assert told.status == 0
+        pings = next(table for table in told.json["content"] if table["table"] == "ping_results")
+        assert (pings["extra"], pings["missing"], pings["changed"]) == (1000, 0, 0)
+        assert verify(ward, conninfo, fail_on_mismatch=True).status == 1
+        with psycopg.connect(conninfo) as connection:
+            row = connection.execute("INSERT INTO ping_results (device_ip) VALUES ('x') RETURNING id").fetchone()
+            assert row == (1501,)
+
+
+def test_writers_do_not_have_to_wait(ward: Loaded) -> None:
+    with ward.spoiled() as conninfo, psycopg.connect(conninfo) as connection:
+        connection.execute("SELECT nextval('ping_results_id_seq')")
+        connection.execute("UPDATE users SET full_name = 'being written' WHERE id = 1")
+        assert verify(ward, conninfo, fail_on_mismatch=True).status == 0
+
+
+# --- the source -----------------------------------------------------------------------------------------------------------
+
+
+def test_the_digests_of_a_backup_are_kept_beside_it(ward: Loaded) -> None:
+    kept = digests.beside(ward.manifest.file)
+    kept.unlink(missing_ok=True)
+    assert verify(ward).status == 0
+    assert json.loads(kept.read_bytes())["snapshot"] == [ward.manifest.sha256]
+    before = kept.stat().st_mtime_ns
+    assert verify(ward).status == 0
+    assert kept.stat().st_mtime_ns == before
+
+
+def test_a_live_file_is_cloned_and_not_touched(ward: Loaded, tmp_path: Path) -> None:
+    live = tmp_path / "live.db"
+    shutil.copy(ward.manifest.file, live)
+    with contextlib.closing(apsw.Connection(str(live))) as connection:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("UPDATE users SET full_name = 'in the log' WHERE id = 1")
+        found = verify(ward, source=live, as_json=True)
+        assert found.status == 0
+        changed = next(table for table in found.json["content"] if table["table"] == "users")["differences"][0]
+        assert changed["columns"][0]["source"] == "'in the log'"
+        assert sorted(path.name for path in tmp_path.glob("live.db*")) == ["live.db", "live.db-shm", "live.db-wal"]
+
+
+def test_a_fenced_file_can_be_verified(ward: Loaded, tmp_path: Path) -> None:
+    fenced = tmp_path / "fenced.db"
+    shutil.copy(ward.manifest.file, fenced)
+    fence.raise_fence(fenced, run_id="run", note="a test")
+    before = fenced.read_bytes()
+    assert verify(ward, source=fenced, fail_on_mismatch=True).status == 0
+    assert fenced.read_bytes() == before
+
+
+def test_nothing_is_left_in_the_scratch_folder(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    live = tmp_path / "live.db"
+    shutil.copy(ward.manifest.file, live)
+    assert verify(ward, source=live).status == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["live.db"]
+
+
+def test_a_table_that_the_plan_does_not_know_is_a_mismatch(ward: Loaded, tmp_path: Path) -> None:
+    more = tmp_path / "more.db"
+    shutil.copy(ward.manifest.file, more)
+    with contextlib.closing(apsw.Connection(str(more))) as connection:
+        connection.execute("CREATE TABLE forgotten (id INTEGER)")
+    told = verify(ward, source=more, fail_on_mismatch=True)
+    assert told.status == 1
+    assert "every table of the source is one of the plan: forgotten" in told.out
+
+
+def test_decisions_of_the_plan_are_carried_out_first(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    plans = tmp_path / "plans"
+    shutil.copytree(Path("include/plans"), plans)
+    text = (plans / "ward_ops.yaml").read_text()
+    decision = "  georgian_regions:\n    columns:\n      created_at: {empty_as_null: true}\n"
+    (plans / "ward_ops.yaml").write_text(text.replace("  georgian_regions:\n", decision, 1))
+    monkeypatch.setenv("CUTOVER_PLANS", str(plans))
+    awkward = tmp_path / "awkward.db"
+    shutil.copy(ward.manifest.file, awkward)
+    with contextlib.closing(apsw.Connection(str(awkward))) as connection:
+        connection.execute("UPDATE georgian_regions SET created_at = '' WHERE id = 2")
+    with ward.spoiled("UPDATE georgian_regions SET created_at = NULL WHERE id = 2") as conninfo:
+        told = verify(ward, conninfo, source=awkward, fail_on_mismatch=True)
+        assert told.status == 0, told.out
+        assert "with the plan's decisions" in told.out
+
+
+# --- when it cannot compare ---------------------------------------------------------------------------------------------
+
+
+def not_compared(told: Told) -> str:
+    assert told.status == 2
+    assert told.out == ""
+    assert told.err.startswith("cutover: ")
+    assert len(told.err.splitlines()) == 1
+    return told.err
+
+
+def test_it_never_says_equal_of_what_it_could_not_compare(ward: Loaded, tmp_path: Path) -> None:
+    missing = tmp_path / "missing.db"
+    assert "there is no such file" in not_compared(verify(ward, source=missing))
+    text = tmp_path / "text.db"
+    text.write_text("no database")
+    assert "not an SQLite database" in not_compared(verify(ward, source=text))
+    nowhere = "postgresql://me:s3cret@127.0.0.1:9/none"
+    told = not_compared(verify(ward, nowhere))
+    assert "the target does not answer" in told
+    assert "s3cret" not in told
+    assert "the plan does not know this table" in not_compared(verify(ward, tables=["user"]))
+    out, err = io.StringIO(), io.StringIO()
+    assert verify_command.run("no_such_plan", ward.manifest.file, ward.conninfo, out=out, err=err) == 2
+    assert "there is no plan" in err.getvalue()
+
+
+def test_a_backup_that_is_not_the_one_of_its_manifest_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+    copy = tmp_path / ward.manifest.file.name
+    shutil.copy(ward.manifest.file, copy)
+    shutil.copy(ward.manifest.path, tmp_path / ward.manifest.path.name)
+    assert verify(ward, source=copy).status == 0
+    with copy.open("r+b") as file:
+        file.seek(5000)
+        file.write(b"\xff")
+    assert "this is not the file that its manifest is about" in not_compared(verify(ward, source=copy))
+
+
+def test_a_damaged_database_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+    damaged = tmp_path / "damaged.db"
+    data = bytearray(ward.manifest.file.read_bytes())
+    data[4096 * 30 : 4096 * 31] = b"\xff" * 4096
+    damaged.write_bytes(data)
+    assert "damaged" in not_compared(verify(ward, source=damaged))
+
+
+def test_a_part_that_cannot_be_read_gives_2_unless_a_difference_is_known(ward: Loaded) -> None:
+    with ward.spoiled("CREATE ROLE verify_reader LOGIN PASSWORD 'x'",
+                      "GRANT SELECT ON ALL TABLES IN SCHEMA public TO verify_reader",
+                      "GRANT SELECT ON ALL SEQUENCES IN SCHEMA public TO verify_reader",
+                      "REVOKE SELECT ON branches FROM verify_reader") as conninfo:  # fmt: skip
+        reader = psycopg.conninfo.make_conninfo(conninfo, user="verify_reader", password="x")
+        try:
+            told = verify(ward, reader)
+            assert told.status == 2
+            assert "UNKNOWN  branches: permission denied for table branches" in told.out
+            assert "NOT COMPARED" in told.out
+            assert verify(ward, reader, counts_only=True).status == 2
+            # A role that may only read cannot try the plan's SQL: the schema stays unknown.
+            told = verify(ward, reader, tables=["users"], as_json=True)
+            assert told.status == 2
+            assert {c["name"] for c in told.json["checks"] if c["outcome"] == "unknown"} == {"structure"}
+            with psycopg.connect(conninfo) as connection:
+                connection.execute("DELETE FROM ping_results WHERE id = 1")
+            assert verify(ward, reader, fail_on_mismatch=True).status == 1
+            assert verify(ward, reader).status == 2
+        finally:
+            with psycopg.connect(conninfo, autocommit=True) as connection:
+                connection.execute("DROP OWNED BY verify_reader")
+                connection.execute("DROP ROLE verify_reader")
+
+
+def test_a_table_that_is_not_in_the_target(ward: Loaded) -> None:
+    with ward.spoiled("DROP TABLE mtr_results") as conninfo:
+        told = verify(ward, conninfo, fail_on_mismatch=True)
+        assert told.status == 1
+        assert "DIFFERS  mtr_results: no such table in the target" in told.out
+        assert verify(ward, conninfo, counts_only=True).status == 2
+
+
+# --- as stages of Great Expectations ------------------------------------------------------------------------------------
+
+
+def test_stages_with_data_docs(ward: Loaded, tmp_path: Path) -> None:
+    tables, file = list(ward.plan.tables), ward.manifest.file
+    stage = content_stage.check_content(file, ward.conninfo, SCHEMA, tables, tmp_path / "equal")
+    assert stage.success
+    assert stage.summary.startswith("25 tables, ")
+    assert len(stage.checks) > 25
+    assert {check.outcome for check in stage.checks} == {"passed"}
+    assert stage.docs_index.is_file()
+    with ward.spoiled("UPDATE users SET hashed_password = 'hush-hush' WHERE id = 1", "DROP TABLE mtr_results",
+                      "DELETE FROM ping_results WHERE id = 7", "SELECT setval('users_id_seq', 1)") as conninfo:  # fmt: skip
+        stage = content_stage.check_content(file, conninfo, SCHEMA, tables, tmp_path / "different")
+        assert not stage.success
+        wrong = {check.name: check for check in stage.checks if check.outcome != "passed"}
+        assert wrong["content_ping_results"].found == "1 missing: ping_results, id=7: missing in the target"
+        assert wrong["content_missing"].found == "not so for ping_results"
+        assert wrong["content_changed"].found == "not so for users"
+        assert wrong["content_faults"].found == "not so for mtr_results"
+        pages = "".join(page.read_text() for page in (tmp_path / "different").rglob("*.html"))
+        assert "ping_results" in pages
+        assert "hush-hush" not in pages
+        checks = finishing.check_sequences(conninfo, SCHEMA, {})
+        stage = content_stage.check_list("sequences", "Sequences", checks, conninfo, SCHEMA, tmp_path / "sequences")
+        assert not stage.success
+        assert "sequence_users_id" in next(c.found for c in stage.checks if c.name == "sequences_passed")
+    checks = structure.checks(ward.conninfo, SCHEMA, ward.plan.sql_folder)
+    stage = content_stage.check_list("schema", "The schema", checks, ward.conninfo, SCHEMA, tmp_path / "schema")
+    assert stage.success

@@ -1,0 +1,88 @@
+"""A target that a good copy has filled: made once, and cloned for every test that wants to spoil it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import apsw
+import psycopg
+
+from examples.ward_ops.generate import generate
+from include.cutover import backup, copying, finishing, ledger, migrations
+from include.cutover.backup import Manifest
+from include.cutover.embedded import Cluster
+from include.cutover.plan import Plan, load_plan
+
+SCHEMA = "public"
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A backup, and the database with its content; ``spoiled`` gives a clone of it."""
+
+    cluster: Cluster
+    database: str
+    manifest: Manifest
+    plan: Plan
+
+    @property
+    def conninfo(self) -> str:
+        return self.cluster.conninfo(self.database)
+
+    @contextmanager
+    def spoiled(self, *statements: str) -> Iterator[str]:
+        """Connection string of a clone in which these statements were carried out; dropped afterwards."""
+        name = f"t_{uuid.uuid4().hex[:12]}"
+        with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}"'.encode())
+        try:
+            with psycopg.connect(self.cluster.conninfo(name)) as connection:
+                for statement in statements:
+                    connection.execute(statement.encode())
+            yield self.cluster.conninfo(name)
+        finally:
+            with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
+                connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+@contextmanager
+def ward_ops(cluster: Cluster, folder: Path, *changes: str, pings: int = 11_000) -> Iterator[Loaded]:
+    """Ward OPS as the cutover leaves it before the decision: copied, indexed, validated, sequences set.
+
+    Args:
+        changes: SQL that is carried out in the source first.
+    """
+    plan, database = load_plan("ward_ops"), f"t_{uuid.uuid4().hex[:12]}"
+    generate(folder / "ward_ops.db", pings=pings)
+    with closing(apsw.Connection(str(folder / "ward_ops.db"))) as connection:
+        for change in changes:
+            connection.execute(change)
+    manifest = backup.take(folder / "ward_ops.db", folder / "backups", None, run_id="run", plan=plan.name)
+    with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+        connection.execute(f'CREATE DATABASE "{database}"'.encode())
+    try:
+        load(cluster.conninfo(database), plan, manifest.file, manifest.sqlite_sequence)
+        yield Loaded(cluster, database, manifest, plan)
+    finally:
+        with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)'.encode())
+
+
+def load(conninfo: str, plan: Plan, snapshot: Path, sqlite_sequence: Mapping[str, int]) -> None:
+    """Everything that the cutover does in the target."""
+    ledger.ensure(conninfo)
+    epoch = ledger.open_run(conninfo, "run", plan.name)
+    for kind in ("pre_data", "migrations"):
+        migrations.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
+    for table in plan.tables:
+        copying.copy_table(snapshot, conninfo, run_id="run", epoch=epoch, schema=plan.target_schema, table=table)
+    for kind in ("post_data", "reference", "foreign_keys"):
+        if (plan.sql_folder / kind).is_dir():
+            migrations.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
+    finishing.set_sequences(conninfo, plan.target_schema, sqlite_sequence)
+    finishing.validate_foreign_keys(conninfo, plan.target_schema)
+    ledger.release(conninfo, "run", epoch)
