@@ -218,15 +218,15 @@ _Made = tuple[str, tuple[str, ...], Callable[[Value], str]]
 def _for_type(name: str, affinity: str, target: TargetColumn) -> _Made | None:
     base, modifier = target.base, target.modifier
     if base in _INTEGERS:
-        return name, (_not_a_number(name),), _integer(*_INTEGERS[base])
+        return name, (not_a_number(name),), _integer(*_INTEGERS[base])
     if base == "bool":
-        return name, (_not_a_number(name),), _boolean
+        return name, (not_a_number(name),), _boolean
     if base == "float8":
         return name, _float_doubt(name, affinity), _float
     if base == "numeric":
         return _numeric(name, affinity, target)
     if base == "bytea":
-        return f"iif({name} IS NULL, NULL, '\\x' || hex({name}))", (f"{name} COLLATE BINARY < x''",), _bytea
+        return f"iif({name} IS NULL, NULL, '\\x' || hex({name}))", (f"{_bare(name)} < x''",), _bytea
     doubt = _not_text(name, affinity)
     if base in ("text", "varchar", "bpchar") and modifier < 0:
         return name, doubt, _text()
@@ -251,31 +251,36 @@ def _for_type(name: str, affinity: str, target: TargetColumn) -> _Made | None:
 # --- doubt: SQL that is true for whatever has to be looked at -----------------------------------------------------------
 #
 # SQLite orders values by class: NULL, numbers, text, blobs. One comparison with the least text or the least blob tells the
-# class, at a tenth of the cost of typeof(). The collation is named because the column's own may be one that is not here.
+# class, at a tenth of the cost of typeof(). The plus takes the column's affinity away, or SQLite would try each time whether
+# the literal is a number; the collation is named because the column's own may be one that is not here.
 
 
-def _not_a_number(name: str) -> str:
+def _bare(name: str) -> str:
+    return f"+{name} COLLATE BINARY"
+
+
+def not_a_number(name: str) -> str:
+    """The doubt about a column, quoted, that is to hold numbers."""
     # PostgreSQL itself refuses a real ("3.5") for integers and booleans, numbers out of range and booleans other than 0, 1.
-    return f"{name} COLLATE BINARY >= ''"
+    return f"{_bare(name)} >= ''"
 
 
 def _not_text(name: str, affinity: str) -> tuple[str, ...]:
-    doubt = [f"{name} COLLATE BINARY >= x''", f"{name} COLLATE BINARY = '{NULL}'"]
+    doubt = [f"{_bare(name)} >= x''", f"{_bare(name)} = '{NULL}'"]
     # Columns of TEXT affinity turn numbers into text when they are stored; in others a number is a damaged text.
-    return tuple(doubt) if affinity == "TEXT" else (*doubt, f"{name} COLLATE BINARY < ''")
+    return tuple(doubt) if affinity == "TEXT" else (*doubt, f"{_bare(name)} < ''")
 
 
 def _float_doubt(name: str, affinity: str) -> tuple[str, ...]:
-    doubt = [_not_a_number(name)]
+    doubt = [not_a_number(name)]
     if affinity != "REAL":
-        value = f"{name} COLLATE BINARY"
-        doubt.append(f"{value} NOT BETWEEN -{_EXACT_INTEGERS} AND {_EXACT_INTEGERS} AND typeof({name}) = 'integer'")
+        doubt.append(f"{_bare(name)} NOT BETWEEN -{_EXACT_INTEGERS} AND {_EXACT_INTEGERS} AND typeof({name}) = 'integer'")
     return (*doubt, *_minus_zero(name, affinity))
 
 
 def _minus_zero(name: str, affinity: str) -> tuple[str, ...]:
     # SQLite prints -0.0 as 0.0. A column of REAL affinity cannot hold it.
-    return () if affinity == "REAL" else (f"{name} COLLATE BINARY = 0 AND typeof({name}) = 'real'",)
+    return () if affinity == "REAL" else (f"{_bare(name)} = 0 AND typeof({name}) = 'real'",)
 
 
 def _no_such_time(name: str, shapes: dict[int, str]) -> tuple[str, ...]:
@@ -284,7 +289,7 @@ def _no_such_time(name: str, shapes: dict[int, str]) -> tuple[str, ...]:
     cases = " ".join(
         f"WHEN {length} THEN {name} NOT GLOB '{shape}' OR unixepoch({name}) IS NULL" for length, shape in shapes.items()
     )
-    return f"{name} COLLATE BINARY >= x''", f"CASE octet_length({name}) {cases} ELSE {name} IS NOT NULL END"
+    return f"{_bare(name)} >= x''", f"CASE octet_length({name}) {cases} ELSE {name} IS NOT NULL END"
 
 
 # --- exact: one value ---------------------------------------------------------------------------------------------------
@@ -324,14 +329,14 @@ def _float(value: Value) -> str:
 
 
 def _numeric(name: str, affinity: str, target: TargetColumn) -> _Made | None:
-    doubt = (_not_a_number(name), *_minus_zero(name, affinity))
+    doubt = (not_a_number(name), *_minus_zero(name, affinity))
     if target.modifier < 0:
-        return name, (*doubt, f"{name} COLLATE BINARY IN (9e999, -9e999)"), _number(None, target.type)
+        return name, (*doubt, f"{_bare(name)} IN (9e999, -9e999)"), _number(None, target.type)
     scale = (((target.modifier - 4) & 0x7FF) ^ 1024) - 1024  # an eleven-bit number with a sign
     if scale < 0:
         return None
     printed = f"format('%.{scale}f', {name})"
-    inexact = f"typeof({name}) = 'real' AND CAST({printed} AS REAL) <> {name} COLLATE BINARY"
+    inexact = f"typeof({name}) = 'real' AND CAST({printed} AS REAL) <> {_bare(name)}"
     return f"CASE typeof({name}) WHEN 'real' THEN {printed} ELSE {name} END", (*doubt, inexact), _number(scale, target.type)
 
 

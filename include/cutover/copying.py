@@ -99,18 +99,18 @@ def plan_chunks(snapshot: apsw.Connection, table: str, chunk_rows: int = CHUNK_R
     found = source.shape(snapshot, table)
     if found.rowid is None:
         return [Chunk(table, 0, None, None, source.counts(snapshot, [table])[table])]
+    rowid, rows = found.rowid, f"FROM main.{source.quote(table)} NOT INDEXED"
     chunks: list[Chunk] = []
-    rows = chunk_rows
-    while rows == chunk_rows:
-        beyond = f"WHERE {found.rowid} > {chunks[-1].upper}" if chunks else ""
-        lower, upper, rows = snapshot.execute(
-            f"SELECT min(place), max(place), count(*) FROM (SELECT {found.rowid} AS place "  # noqa: S608
-            f"FROM main.{source.quote(table)} NOT INDEXED {beyond} ORDER BY {found.rowid} LIMIT ?)",
-            (chunk_rows,),
-        ).get
-        if rows or not chunks:
-            chunks.append(Chunk(table, len(chunks), lower, upper, rows))
-    return chunks
+    lower = snapshot.execute(f"SELECT min({rowid}) {rows}").get
+    while lower is not None:
+        last = f"SELECT {rowid} {rows} WHERE {rowid} >= ? ORDER BY {rowid} LIMIT 1 OFFSET ?"
+        upper, count = snapshot.execute(last, (lower, chunk_rows - 1)).get, chunk_rows
+        if upper is None:
+            upper = snapshot.execute(f"SELECT max({rowid}) {rows}").get
+            count = snapshot.execute(f"SELECT count(*) {rows} WHERE {rowid} >= ?", (lower,)).get
+        chunks.append(Chunk(table, len(chunks), lower, upper, count))
+        lower = snapshot.execute(f"SELECT min({rowid}) {rows} WHERE {rowid} > ?", (upper,)).get
+    return chunks or [Chunk(table, 0, None, None, 0)]
 
 
 def copy_table(
@@ -215,6 +215,15 @@ class _Meter:
         if tell is not None:
             tell(self._progress(self._began))
 
+    @property
+    def state(self) -> tuple[int, int]:
+        """Rows and bytes so far; set again when a transaction was rolled back."""
+        return self._rows, self.bytes
+
+    @state.setter
+    def state(self, state: tuple[int, int]) -> None:
+        self._rows, self.bytes = state
+
     def add(self, block: Block) -> None:
         self._rows += block.rows
         self.bytes += len(block.data)
@@ -278,6 +287,24 @@ class _Watchdog:
                 ):
                     it.shutdown(socket.SHUT_RDWR)
                 return
+
+
+class _OtherNumber(Exception):
+    """PostgreSQL took another number of rows than were sent."""
+
+    def __init__(self, sent: int, taken: int) -> None:
+        super().__init__()
+        self.sent, self.taken = sent, taken
+
+    def told(self, where: str) -> StepFailed:
+        """For people."""
+        return StepFailed(
+            "PostgreSQL took another number of rows than were sent",
+            where=where,
+            expected=f"{self.sent} rows",
+            found=f"{self.taken} rows",
+            do="Nothing of the chunk is in the target; look for rules and triggers on the table.",
+        )
 
 
 class _Copy:
@@ -364,23 +391,33 @@ class _Copy:
 
     def chunk(self, chunk: Chunk, meter: _Meter) -> bool:
         """Copy one chunk; whether it was still to do."""
-        self._watchdog.moved()
+        before = meter.state
         try:
-            while True:
-                with self._connection.transaction():
-                    self._guard(self._connection)
-                    if ledger.claim(self._connection, self._run_id, chunk):
-                        if not ledger.record_copied(self._connection, self._run_id, self._epoch, chunk):
-                            meter.already_there(chunk.rows)
-                            return False
-                        self._send(chunk, meter)
-                        break
-                self._wait_for_claimant(chunk)
-        except _REFUSED_BY_POSTGRESQL as error:
+            return self._attempt(chunk, meter)
+        except (*_REFUSED_BY_POSTGRESQL, _OtherNumber) as error:
+            if not self._reader.count_separators:
+                log.info("%s is read again: there may be separators in its data", self._where(chunk))
+                self._reader.count_separators = True
+                meter.state = before
+                return self.chunk(chunk, meter)
+            if isinstance(error, _OtherNumber):
+                raise error.told(self._where(chunk)) from None
             raise self._explained(chunk, error) from None
         except psycopg.Error as error:
             raise catalog.as_cutover_error(error, self._where(chunk)) from None
-        return True
+
+    def _attempt(self, chunk: Chunk, meter: _Meter) -> bool:
+        self._watchdog.moved()
+        while True:
+            with self._connection.transaction():
+                self._guard(self._connection)
+                if ledger.claim(self._connection, self._run_id, chunk):
+                    if not ledger.record_copied(self._connection, self._run_id, self._epoch, chunk):
+                        meter.already_there(chunk.rows)
+                        return False
+                    self._send(chunk, meter)
+                    return True
+            self._wait_for_claimant(chunk)
 
     def _wait_for_claimant(self, chunk: Chunk) -> None:
         """Wait for an earlier try that has the chunk, and end it when it stands still.
@@ -392,8 +429,9 @@ class _Copy:
         if seen is not None:
             log.warning("%s is with another session (pid %s): waiting for it", self._where(chunk), seen.pid)
         while seen is not None:
-            self._watchdog.moved()
+            self._watchdog.rest()
             time.sleep(min(0.2, self._stall_seconds / 4))
+            self._watchdog.moved()
             now = ledger.claimant(self._connection, self._run_id, chunk)
             if now != seen:
                 seen, since = now, time.monotonic()
@@ -417,17 +455,16 @@ class _Copy:
                     meter.add(block)
                 self._watchdog.moved()
             taken = cursor.rowcount
-        where = self._where(chunk)
         if rows != chunk.rows:
             raise CannotCheck(
                 "the snapshot does not hold the rows that the chunks were planned from",
-                where=where,
+                where=self._where(chunk),
                 expected=f"{chunk.rows} rows",
                 found=f"{rows} rows",
                 do="Copy from the backup of this run; it must not have been changed or replaced.",
             )
         if taken != rows:
-            raise StepFailed("PostgreSQL did not take all rows", where=where, expected=f"{rows} rows", found=f"{taken} rows")
+            raise _OtherNumber(rows, taken)
 
     # --- which row PostgreSQL refused
 

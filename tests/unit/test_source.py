@@ -390,6 +390,22 @@ def test_the_rowid_is_named_so_that_no_column_hides_it(odd: apsw.Connection) -> 
     assert pair.order == (source.KeyColumn("a", "BINARY", True), source.KeyColumn("b", "NOCASE", False))
 
 
+def test_the_column_that_is_the_rowid_is_known(tmp_path: Path) -> None:
+    path = database(
+        tmp_path / "keys.db",
+        "CREATE TABLE yes(a TEXT, id integer PRIMARY KEY)",
+        "CREATE TABLE other_type(id INT PRIMARY KEY)",
+        "CREATE TABLE downwards(id INTEGER PRIMARY KEY DESC)",
+        "CREATE TABLE two(a INTEGER, b INTEGER, PRIMARY KEY (a, b))",
+        "CREATE TABLE none(a INTEGER)",
+        "CREATE TABLE without(a INTEGER PRIMARY KEY) WITHOUT ROWID",
+    )
+    connection = source.open_snapshot(path)
+    found = {table: source.shape(connection, table).alias for table in source.tables(connection)}
+    connection.close()
+    assert found == dict.fromkeys(found) | {"yes": "id"}
+
+
 def test_sequences_outlive_their_rows(odd: apsw.Connection, simple: Path) -> None:
     assert source.sqlite_sequence(odd) == {"select": 41, "counted": 7}
     connection = source.open_snapshot(simple)
