@@ -10,12 +10,14 @@ from pathlib import Path
 
 import apsw
 import psycopg
+from psycopg import sql
 
 from examples.ward_ops.generate import generate
 from include.cutover import backup, copying, finishing, ledger, migrations
 from include.cutover.backup import Manifest
 from include.cutover.embedded import Cluster
 from include.cutover.plan import Plan, load_plan
+from include.cutover.target import row_counts
 
 SCHEMA = "public"
 
@@ -34,6 +36,14 @@ class Loaded:
         return self.cluster.conninfo(self.database)
 
     @contextmanager
+    def to_spoil(self) -> Iterator[Spoilt]:
+        """A clone for many tests; dropped afterwards."""
+        with self.spoiled() as conninfo:
+            made = Spoilt(conninfo)
+            made.keep()
+            yield made
+
+    @contextmanager
     def spoiled(self, *statements: str) -> Iterator[str]:
         """Connection string of a clone in which these statements were carried out; dropped afterwards."""
         name = f"t_{uuid.uuid4().hex[:12]}"
@@ -47,6 +57,38 @@ class Loaded:
         finally:
             with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
                 connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+
+@dataclass(frozen=True)
+class Spoilt:
+    """A database whose tables can be spoilt one after the other, and are whole again in between."""
+
+    conninfo: str
+
+    def keep(self) -> None:
+        """Keep the tables as they are now, in a schema of their own."""
+        with psycopg.connect(self.conninfo) as connection:
+            connection.execute("CREATE SCHEMA kept")
+            for table in row_counts(connection, SCHEMA):
+                names = {"kept": sql.Identifier("kept", table), "table": sql.Identifier(SCHEMA, table)}
+                connection.execute(sql.SQL("CREATE TABLE {kept} AS TABLE {table}").format(**names))
+
+    @contextmanager
+    def by(self, *statements: str) -> Iterator[None]:
+        """Carry statements out, past foreign keys, and put the rows of every table back afterwards."""
+        with psycopg.connect(self.conninfo) as connection:
+            connection.execute("SET session_replication_role = replica")
+            for statement in statements:
+                connection.execute(statement.encode())
+        try:
+            yield
+        finally:
+            with psycopg.connect(self.conninfo) as connection:
+                connection.execute("SET session_replication_role = replica")
+                for table in row_counts(connection, "kept"):
+                    names = {"kept": sql.Identifier("kept", table), "table": sql.Identifier(SCHEMA, table)}
+                    connection.execute(sql.SQL("DELETE FROM {table}").format(**names))
+                    connection.execute(sql.SQL("INSERT INTO {table} TABLE {kept}").format(**names))
 
 
 @contextmanager

@@ -12,9 +12,9 @@ import logging
 import queue
 import threading
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -279,6 +279,7 @@ class _Sessions(Generic[T]):
     def __init__(self, stack: ExitStack, opener: Callable[[], AbstractContextManager[T]]) -> None:
         self._stack, self._opener, self._lock = stack, opener, threading.Lock()
         self._free: queue.SimpleQueue[T] = queue.SimpleQueue()
+        self.opened: list[T] = []
 
     @contextlib.contextmanager
     def one(self) -> Iterator[T]:
@@ -288,6 +289,7 @@ class _Sessions(Generic[T]):
         except queue.Empty:
             with self._lock:
                 session = self._stack.enter_context(self._opener())
+                self.opened.append(session)
         try:
             yield session
         finally:
@@ -305,6 +307,7 @@ class _Ends:
     _targets: _Sessions[psycopg.Connection]
     _at_source: ThreadPoolExecutor
     _at_target: ThreadPoolExecutor
+    _begun: list[Future[dict[str, Part]]] = field(default_factory=list)
 
     def of_source(self, shape: Shape, cuts: Cuts, bounds: Sequence[Bounds] | None) -> Future[dict[str, Part]]:
         """Start computing some of the source's digests."""
@@ -313,7 +316,8 @@ class _Ends:
             with self._sources.one() as reading:
                 return digests.of_source(reading, shape, cuts, bounds)
 
-        return self._at_source.submit(work)
+        self._begun.append(self._at_source.submit(work))
+        return self._begun[-1]
 
     def of_target(self, shape: Shape, cuts: Cuts, bounds: Sequence[Bounds] | None) -> Future[dict[str, Part]]:
         """Start computing some of the target's digests."""
@@ -322,7 +326,20 @@ class _Ends:
             with self._targets.one() as connection, connection.transaction():
                 return digests.of_target(connection, self.schema, shape, cuts, bounds)
 
-        return self._at_target.submit(work)
+        self._begun.append(self._at_target.submit(work))
+        return self._begun[-1]
+
+    def give_up(self) -> None:
+        """End what is under way: it is of no use any more, and might go on for minutes."""
+        self._at_source.shutdown(wait=False, cancel_futures=True)
+        self._at_target.shutdown(wait=False, cancel_futures=True)
+        # One that was about to begin would not notice a single call.
+        while self._begun and wait(self._begun, timeout=0.05).not_done:
+            for reading in self._sources.opened:
+                reading.interrupt()
+            for session in self._targets.opened:
+                with contextlib.suppress(psycopg.Error):
+                    session.cancel()
 
 
 @contextlib.contextmanager
@@ -348,7 +365,12 @@ def _opened(snapshot: Path, conninfo: str, schema: str, workers: int, seconds: f
         sources = _Sessions(sessions, source_session)
         targets = _Sessions(sessions, lambda: target_session(moment))
         with _threads(workers, "source-digests") as at_source, _threads(workers, "target-digests") as at_target:
-            yield _Ends(schema, reading, connection, sources, targets, at_source, at_target)
+            ends = _Ends(schema, reading, connection, sources, targets, at_source, at_target)
+            try:
+                yield ends
+            except BaseException:
+                ends.give_up()
+                raise
 
 
 def _moment(connection: psycopg.Connection, schema: str) -> str:

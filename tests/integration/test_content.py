@@ -484,6 +484,21 @@ def test_a_connection_that_breaks_is_an_error(pair: Pair) -> None:
         thread.join()
 
 
+def test_who_ends_it_is_not_kept_waiting(pair: Pair) -> None:
+    """Digests that are still being computed are given up."""
+    for table in ("t", "slow"):
+        pair.source(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY)", f"INSERT INTO {table} VALUES (1)")
+        pair.target(f"CREATE TABLE {table} (id integer PRIMARY KEY)", f"INSERT INTO {table} VALUES (1)")
+
+    def end(_: TableResult) -> None:
+        raise KeyboardInterrupt
+
+    with psycopg.connect(pair.conninfo) as locking:
+        locking.execute("LOCK TABLE slow IN ACCESS EXCLUSIVE MODE")
+        with pytest.raises(KeyboardInterrupt):
+            pair.compare("t", "slow", on_table=end)
+
+
 def test_the_target_is_read_in_one_moment(pair: Pair) -> None:
     """Rows that come while the tables are compared do not come into it."""
     for table in ("t", "u"):

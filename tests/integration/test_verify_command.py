@@ -15,7 +15,7 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover import content_stage, digests, fence, finishing, structure, verify_command
+from include.cutover import backup, content, content_stage, digests, fence, finishing, structure, verify_command
 from include.cutover.embedded import Cluster
 from tests.loaded import SCHEMA, Loaded, ward_ops
 
@@ -166,6 +166,21 @@ def test_the_digests_of_a_backup_are_kept_beside_it(ward: Loaded) -> None:
     before = kept.stat().st_mtime_ns
     assert verify(ward).status == 0
     assert kept.stat().st_mtime_ns == before
+
+
+def test_the_restore_test_computes_the_digests_that_the_proof_uses(ward: Loaded, tmp_path: Path) -> None:
+    manifest, tables, kept = ward.manifest, list(ward.plan.tables), digests.beside(ward.manifest.file)
+    kept.unlink(missing_ok=True)
+
+    def of(file: Path) -> dict[str, str]:
+        stored = None if file.parent == tmp_path / "scratch" else kept
+        return content.source_digests(file, ward.conninfo, SCHEMA, tables, stored=stored, identity=manifest.sha256)
+
+    checks = backup.restore_test(manifest, tmp_path / "scratch", digests=of)
+    assert {check.outcome for check in checks} == {"passed"}
+    computed = kept.stat().st_mtime_ns
+    assert verify(ward, fail_on_mismatch=True).status == 0
+    assert kept.stat().st_mtime_ns == computed
 
 
 def test_a_live_file_is_cloned_and_not_touched(ward: Loaded, tmp_path: Path) -> None:
