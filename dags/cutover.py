@@ -30,11 +30,12 @@ from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
-from include.cutover.tasks import back, closing, live, moving, opening, proving
+from include.cutover.steps import back, closing, live, moving, opening, proving
+from include.cutover.steps.step import Report, Step, Terms
 from include.cutover.tasks.gates import Gate
-from include.cutover.tasks.going_back import PATIENCE, rollback_group
+from include.cutover.tasks.going_back import WAY_BACK, rollback_group
+from include.cutover.tasks.operators import BranchOperator, StepOperator
 from include.cutover.tasks.plans import plan_for_dag, task_name
-from include.cutover.tasks.step import BranchOperator, Report, Step, StepOperator
 
 FORM = {
     "approve": Param(
@@ -89,7 +90,7 @@ def cutover_dag(plan: Plan) -> DAG:
             "execution_timeout": timedelta(minutes=15),
         },
     ) as dag:
-        open_run = step("open_run", opening.open_run, opens=True)
+        open_run = step("open_run", opening.open_run, terms=Terms(opens=True))
         announce_start = step("announce_start", opening.announce, arguments={"notice": "start"})
 
         with TaskGroup("preflight", tooltip="Look at everything; change nothing") as look:
@@ -105,7 +106,7 @@ def cutover_dag(plan: Plan) -> DAG:
 
         with TaskGroup("quiesce", tooltip="The downtime begins") as quiesce:
             chain(
-                step("stop_services", moving.stop_services, gate="go_no_go"),
+                step("stop_services", moving.stop_services, terms=Terms(gate="go_no_go")),
                 step("fence_source", moving.fence_source),
             )
 
@@ -164,14 +165,14 @@ def cutover_dag(plan: Plan) -> DAG:
                 "rollback": "rollback.stop_services",
             },
             trigger_rule="all_done",
-            **PATIENCE,
+            **WAY_BACK,
         )
 
         with TaskGroup("go_live", tooltip="The downtime ends") as go_live:
             chain(
                 Gate(task_id="approve", plan=plan, gate="approve", question=f"Take {plan.application} live on PostgreSQL?"),
-                step("switch_configuration", live.switch_configuration, gate="approve"),
-                step("start_services", live.start_services, gate="approve"),
+                step("switch_configuration", live.switch_configuration, terms=Terms(gate="approve")),
+                step("start_services", live.start_services, terms=Terms(gate="approve")),
                 step("smoke_test_application", live.smoke_test_application),
             )
 
@@ -182,20 +183,20 @@ def cutover_dag(plan: Plan) -> DAG:
             arguments={"at": "decide_live"},
             branches={"go_on": "announce_completion", "rollback": "rollback.stop_services"},
             trigger_rule="all_done",
-            **PATIENCE,
+            **WAY_BACK,
         )
-        announce_completion = step("announce_completion", opening.announce, arguments={"notice": "completion"})
+        announce_completion = step("announce_completion", opening.announce, arguments={"notice": "completion"}, **WAY_BACK)
 
-        abandon = step("abandon", opening.call_off)
+        abandon = step("abandon", opening.call_off, **WAY_BACK)
         with TaskGroup("release", tooltip="Nothing was copied: lift the fence, start the services") as release:
             chain(
-                step("lift_fence", back.lift_fence, step="release.lift_fence", **PATIENCE),
-                step("start_services", back.start_services, step="release.start_services", **PATIENCE),
-                step("check_health", back.check_health, step="release.check_health", **PATIENCE),
-                step("call_off", opening.call_off, step="release.call_off"),
+                step("lift_fence", back.lift_fence, step="release.lift_fence", **WAY_BACK),
+                step("start_services", back.start_services, step="release.start_services", **WAY_BACK),
+                step("check_health", back.check_health, step="release.check_health", **WAY_BACK),
+                step("call_off", opening.call_off, step="release.call_off", **WAY_BACK),
             )
         rollback = rollback_group(plan.name)
-        close_run = step("close_run", closing.close, closes=True, trigger_rule="all_done")
+        close_run = step("close_run", closing.close, terms=Terms(closes=True), trigger_rule="all_done")
 
         chain(open_run, announce_start, look, prepare_target, go_no_go, quiesce, take_backup)
         chain(take_backup, copy, finish_target, verify, decide)
@@ -223,7 +224,7 @@ def broken_plan_dag(name: str, error: PlanInvalid) -> DAG:
         schedule=None,
         tags=["cutover", "broken plan"],
     ) as dag:
-        StepOperator(task_id="faults_of_the_plan", plan=name, body=refuse, opens=True, retries=0)
+        StepOperator(task_id="faults_of_the_plan", plan=name, body=refuse, terms=Terms(opens=True), retries=0)
     return dag
 
 

@@ -21,10 +21,11 @@ from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
-from include.cutover.tasks import back, closing
+from include.cutover.steps import back, closing
+from include.cutover.steps.step import Terms
 from include.cutover.tasks.going_back import PATIENCE, rollback_group
+from include.cutover.tasks.operators import StepOperator
 from include.cutover.tasks.plans import plan_for_dag
-from include.cutover.tasks.step import StepOperator
 
 FORM = {
     "reason": Param(
@@ -58,10 +59,16 @@ def rollback_dag(plan: Plan) -> DAG:
         default_args={"retries": 1, "retry_delay": timedelta(seconds=2)},
     ) as dag:
         chain(
-            StepOperator(task_id="open_rollback", plan=plan.name, body=back.open_rollback, opens=True, **PATIENCE),
+            StepOperator(
+                task_id="open_rollback", plan=plan.name, body=back.open_rollback, terms=Terms(opens=True), **PATIENCE
+            ),
             rollback_group(plan.name),
             StepOperator(
-                task_id="close_rollback", plan=plan.name, body=closing.close_rollback, closes=True, trigger_rule="all_done"
+                task_id="close_rollback",
+                plan=plan.name,
+                body=closing.close_rollback,
+                terms=Terms(closes=True),
+                trigger_rule="all_done",
             ),
         )
     return dag

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from include.cutover import files, source
+from include.cutover import catalog, files, source
 from include.cutover.assessment import Assessment, Finding, Progress, assess, read_target
 from include.cutover.assessment_page import render_html
 from include.cutover.embedded import Cluster, free_port
@@ -111,8 +111,7 @@ def _clone(file: Path, clone: Path) -> None:
 def _target(url: str | None, scratch: Path) -> Iterator[str]:
     """The connection string of the given server, or of one that lives as long as the block."""
     if url is not None:
-        scheme, there, rest = url.partition("://")
-        yield f"postgresql://{rest}" if there and scheme.startswith("postgresql+") else url
+        yield catalog.libpq_url(url)
         return
     cluster = Cluster(scratch / "postgres", free_port())
     try:

@@ -71,6 +71,12 @@ class Sequence:
     column: str
 
 
+def libpq_url(url: str) -> str:
+    """A URL as libpq takes it: SQLAlchemy's names of drivers are nothing to libpq."""
+    scheme, there, rest = url.partition("://")
+    return f"postgresql://{rest}" if there and scheme.startswith(("postgresql+", "postgres+")) else url
+
+
 def primary_message(error: psycopg.Error) -> str:
     """The server's one-line message, without what may hold rows.
 

@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command, verify_command
+from include.cutover import assess_command, recovery_commands, verify_command
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
@@ -33,6 +33,9 @@ SQLITE_MAGIC = b"SQLite format 3\0"
 app = typer.Typer(help="Moves a live application from SQLite to PostgreSQL.", no_args_is_help=True, add_completion=False)
 stack_app = typer.Typer(help="A local Airflow that stays up.", no_args_is_help=True)
 app.add_typer(stack_app, name="stack")
+app.add_typer(recovery_commands.fence_app, name="fence")
+app.add_typer(recovery_commands.evidence_app, name="evidence")
+app.command()(recovery_commands.rollback)
 console = Console(highlight=False)
 
 

@@ -86,6 +86,7 @@ def decide(
     required: Sequence[str],
     gates: Sequence[str],
     entitled: Collection[str],
+    changed: Collection[str] = (),
 ) -> Decision:
     """The way on from a branch of a cutover.
 
@@ -94,6 +95,7 @@ def decide(
         required: Steps whose newest record must be a pass.
         gates: Gates that must have been answered with a go.
         entitled: User names whose answer counts.
+        changed: What belongs to the run and is not as it was when the run opened.
 
     Returns:
         ``go_on`` only when nothing is missing. Otherwise: ``abandon`` while no service was ever told to stop, ``release``
@@ -106,6 +108,7 @@ def decide(
             found = _NEVER[1] if answer is None else f"was answered {answer.get('answer')} by {answer.get('by') or 'nobody'}"
             why.append(f"the gate {gate} {found}")
     why += [_missing(events, step) for step in required if not has_passed(events, step)]
+    why += [f"the {name} changed since the run opened" for name in changed]
     if not why:
         return Decision("go_on", ("every step before this one passed",))
     # What failed says more than what was still at work, and that more than what therefore never ran.

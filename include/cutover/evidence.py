@@ -221,6 +221,11 @@ def runs(plan: str) -> list[Evidence]:
     return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
 
 
+def torn_tail(folder: Path) -> int:
+    """Bytes of an event at the end that was never finished; 0 where there is none."""
+    return len(_split((folder / EVENTS).read_bytes())[1])
+
+
 def _read_all(descriptor: int) -> bytes:
     os.lseek(descriptor, 0, os.SEEK_SET)
     parts = []

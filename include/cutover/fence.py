@@ -659,6 +659,9 @@ def _serialized(note: _Note) -> bytes:
         **asdict(note),
         "mode": f"{note.mode:04o}",
         "what": "This SQLite database is closed to writers while its content is moved to PostgreSQL. Reading works.",
+        "how_to_lift_with_the_project": (
+            f"python -m include.cutover fence lift --source {shlex.quote(note.file)} --run {shlex.quote(note.run_id)}"
+        ),
         "before_lifting_by_hand": "Stop everything that uses the file. Do it only when the run above is given up.",
     }
     return json.dumps(explained, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from include.cutover.plan import ROOT, Plan
+from include.cutover.errors import PlanInvalid
+from include.cutover.plan import ROOT, Plan, load_plan
 
 
 def of_files(files: Iterable[Path], base: Path) -> str:
@@ -31,3 +32,12 @@ def of_run(plan: Plan) -> dict[str, str]:
         "sql": of_files(plan.sql_folder.rglob("*.sql"), plan.sql_folder),
         "code": of_files(code, ROOT),
     }
+
+
+def changed(plan_name: str, recorded: Mapping[str, str]) -> list[str]:
+    """Which of plan, SQL files and code are not as recorded; a plan that cannot be read any more is a changed one."""
+    try:
+        found = of_run(load_plan(plan_name))
+    except PlanInvalid:
+        found = {}
+    return [name for name, fingerprint in recorded.items() if found.get(name) != fingerprint] if found else ["plan"]

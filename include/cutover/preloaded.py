@@ -43,7 +43,7 @@ LIBRARIES = (
 )
 
 
-PACKAGES = ("include.cutover", "include.cutover.tasks")
+PACKAGES = ("include.cutover", "include.cutover.steps", "include.cutover.tasks")
 ELSEWHERE = ("include.cutover.__main__", "include.cutover.preloaded", "include.cutover.tasks.web")
 """Modules that are programs of their own, or belong to the API server."""
 

@@ -118,7 +118,7 @@ def run(
     out, err = out or sys.stdout, err or sys.stderr
     try:
         plan = load_plan(plan_name)
-        found = verify(plan, file, _conninfo(target_url), tables=tables, counts_only=counts_only)
+        found = verify(plan, file, catalog.libpq_url(target_url), tables=tables, counts_only=counts_only)
     except CutoverError as error:
         err.write(f"cutover: {mask(str(error))}\n")
         return NOT_COMPARED
@@ -168,12 +168,6 @@ def verify(
     counts = [_count(result) for result in compared]
     checks += _checks(plan, conninfo, wanted, given, secret)
     return Verification(plan.name, snapshot.told, counts, compared, checks)
-
-
-def _conninfo(url: str) -> str:
-    """SQLAlchemy's names of drivers are nothing to libpq."""
-    scheme, there, rest = url.partition("://")
-    return f"postgresql://{rest}" if there and scheme.startswith(("postgresql+", "postgres+")) else url
 
 
 # --- the source ---------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from include.cutover.plan import ROOT, load_plan
-from include.cutover.tasks import proving
+from include.cutover.steps import proving
 
 
 @pytest.fixture(scope="module")
@@ -83,6 +83,25 @@ def test_branches_and_the_way_back_run_whatever_happened_before(cutover: Any) ->
             assert task.retries >= 2, task.task_id
 
 
+def test_a_change_of_plan_or_code_stops_what_goes_on_and_nothing_that_goes_back(cutover: Any, rollback: Any) -> None:
+    back = {
+        "open_run",
+        "open_rollback",
+        "decide",
+        "decide_live",
+        "announce_completion",
+        "abandon",
+        "close_run",
+        "close_rollback",
+    }
+    for dag in (cutover, rollback):
+        for task in dag.tasks:
+            terms = getattr(task, "terms", None)
+            if terms is not None:
+                expected = task.task_id in back or task.task_id.startswith(("rollback.", "release."))
+                assert (terms.way_back or terms.opens or terms.closes) == expected, task.task_id
+
+
 def test_rollback_hangs_on_both_branches(cutover: Any) -> None:
     assert set(cutover.get_task("rollback.stop_services").upstream_task_ids) == {"decide", "decide_live"}
 
@@ -109,7 +128,7 @@ def test_gates_stand_before_each_point_of_no_return_and_ask_the_lead_alone(cutov
         ("go_live.switch_configuration", "approve"),
         ("go_live.start_services", "approve"),
     ):
-        assert cutover.get_task(task).gate == gate_name, "a marked gate must not open anything"
+        assert cutover.get_task(task).terms.gate == gate_name, "a marked gate must not open anything"
 
 
 def test_no_dagrun_timeout_and_one_run_at_a_time(cutover: Any, rollback: Any) -> None:

@@ -27,7 +27,7 @@ def test_every_library_is_there() -> None:
 def test_the_project_comes_without_the_heavy_libraries_and_the_pages() -> None:
     done = subprocess.run([sys.executable, "-c", LOAD], cwd=ROOT, capture_output=True, text=True, check=True)
     loaded = set(json.loads(done.stdout.splitlines()[-1]))
-    assert {"include.cutover.tasks.step", "include.cutover.tasks.moving", "include.cutover.copying"} <= loaded
+    assert {"include.cutover.steps.step", "include.cutover.steps.moving", "include.cutover.copying"} <= loaded
     assert not loaded & {"great_expectations", "fastapi", "include.cutover.tasks.web", "include.cutover.__main__"}
 
 

@@ -8,7 +8,9 @@ from urllib.parse import unquote
 from psycopg.conninfo import make_conninfo
 
 from include.cutover.errors import CannotCheck
+from include.cutover.notices import Channel
 from include.cutover.plan import Plan
+from include.cutover.tasks import channels
 
 
 def source_path(plan: Plan) -> Path:
@@ -73,3 +75,27 @@ def _conninfo(connection_id: str, application_name: str) -> str:
         application_name=application_name[:63],
         **extra,
     )
+
+
+class AirflowEnds:
+    """The ends of a plan from Airflow's connections; see ``steps.step.Ends``."""
+
+    def source_path(self, plan: Plan) -> Path:
+        """The application's SQLite file."""
+        return source_path(plan)
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        """libpq connection string of the target."""
+        return target_conninfo(plan, application_name)
+
+    def application_role(self, plan: Plan) -> str | None:
+        """The role that the application logs in with."""
+        return application_role(plan)
+
+    def application_url(self, plan: Plan) -> str:
+        """The URL that goes into the application's configuration."""
+        return application_url(plan)
+
+    def channels(self, plan: Plan) -> list[Channel]:
+        """The channels that the plan names."""
+        return channels.channels(plan)

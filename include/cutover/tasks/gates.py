@@ -13,7 +13,8 @@ from include.cutover.checks import Check
 from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
 from include.cutover.plan import Plan
-from include.cutover.tasks.step import Step
+from include.cutover.steps.step import Step
+from include.cutover.tasks.operators import step_of
 
 
 class Gate(HITLOperator):
@@ -47,7 +48,7 @@ class Gate(HITLOperator):
 
     def execute(self, context: Any) -> Any:
         """Answer at once where the run was opened for automatic approval, else ask."""
-        step = Step(self.plan_name, self.gate, context)
+        step = step_of(self.plan_name, self.gate, context)
         lease.check(self.plan_name, step.run_id, step.holder)
         events = step.evidence.events()
         opened = next(event for event in events if event["event"] == "run.opened")
@@ -62,7 +63,7 @@ class Gate(HITLOperator):
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Record the answer that Airflow brings."""
-        step = Step(self.plan_name, self.gate, context)
+        step = step_of(self.plan_name, self.gate, context)
         lease.check(self.plan_name, step.run_id, step.holder)
         result = super().execute_complete(context, event)
         responder = result["responded_by_user"]

@@ -8,14 +8,18 @@ from typing import Any
 from airflow.sdk import TaskGroup
 from airflow.sdk.bases.operator import chain
 
-from include.cutover.tasks import back
-from include.cutover.tasks.step import StepOperator
+from include.cutover.steps import back
+from include.cutover.steps.step import Terms
+from include.cutover.tasks.operators import StepOperator
 
 PATIENCE: dict[str, Any] = {
     "retries": 3,
     "retry_delay": timedelta(seconds=2),
     "execution_timeout": timedelta(minutes=10),
 }
+
+WAY_BACK: dict[str, Any] = {**PATIENCE, "terms": Terms(way_back=True)}
+"""For every step that must run whatever happened before it."""
 
 
 def rollback_group(plan: str) -> TaskGroup:
@@ -31,18 +35,9 @@ def rollback_group(plan: str) -> TaskGroup:
                 step=f"rollback.{name}",
                 body=body,
                 trigger_rule="all_done" if name == "stop_services" else "all_success",
-                **PATIENCE,
+                **WAY_BACK,
             )
-            for name, body in (
-                ("stop_services", back.stop_services),
-                ("keep_target", back.keep_target),
-                ("restore_source", back.restore_source),
-                ("revert_configuration", back.revert_configuration),
-                ("start_services", back.start_services),
-                ("check_health", back.check_health),
-                ("write_incident", back.write_incident),
-                ("announce_rollback", back.announce_rollback),
-            )
+            for name, body in back.ROLLBACK
         ]
         chain(*steps)
     return group

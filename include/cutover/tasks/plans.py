@@ -9,7 +9,7 @@ from include.cutover import lease
 from include.cutover.errors import PlanInvalid
 from include.cutover.evidence import Evidence
 from include.cutover.plan import Plan, load_plan
-from include.cutover.tasks.step import frozen_plan
+from include.cutover.steps.step import frozen_plan
 
 
 def plan_for_dag(name: str) -> Plan:

@@ -29,8 +29,8 @@ from include.cutover import data_docs, pages, report
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.evidence import Evidence, evidence_root, slug
 from include.cutover.plan import Plan, load_plan, plans_folder
+from include.cutover.steps.step import frozen_plan, subject_of
 from include.cutover.tasks.links import plan_of
-from include.cutover.tasks.step import frozen_plan, subject_of
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,7 @@ from include.cutover import application, configuration, fence, services, target
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.plan import Configuration
-from include.cutover.tasks import connections
-from include.cutover.tasks.step import Report, Step
+from include.cutover.steps.step import Report, Step
 
 
 def kept_configuration(step: Step, settings: Configuration) -> Path:
@@ -34,10 +33,10 @@ def switch_configuration(step: Step) -> Report:
     settings = step.plan.configuration
     if settings is None:
         return Report("the plan switches no configuration")
-    role = connections.application_role(step.plan)
+    role = step.ends.application_role(step.plan)
     if role is not None:
         target.grant_application(step.target, step.plan.target_schema, role, step.guard)
-    values = fill(settings.live, application_url=connections.application_url(step.plan), source_path=str(step.source))
+    values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
     configuration.switch(settings.file, values, keep_as=kept_configuration(step, settings))
     return Report(f"{settings.file.name} now sets {', '.join(sorted(values))}")
 

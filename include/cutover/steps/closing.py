@@ -6,8 +6,7 @@ from include.cutover import lease, ledger, notices, report
 from include.cutover.decision import has_begun, has_passed
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
 from include.cutover.evidence import Event
-from include.cutover.tasks import channels
-from include.cutover.tasks.step import Report, Step
+from include.cutover.steps.step import Report, Step
 
 ROLLED_BACK = ("rollback.stop_services", "rollback.restore_source", "rollback.start_services", "rollback.check_health")
 RELEASED = ("release.lift_fence", "release.start_services", "release.check_health")
@@ -57,7 +56,7 @@ def close(step: Step) -> Report:
     else:
         outcome = sealed["outcome"]
     if (step.evidence.last("run.opened") or {}).get("notices"):
-        notices.resend(channels.channels(step.plan), step.evidence)
+        notices.resend(step.ends.channels(step.plan), step.evidence)
     (step.evidence.folder / "report.html").write_text(report.run_report(step.evidence, step.plan), encoding="utf-8")
     summary = report.summary(step.evidence, step.plan)
     if outcome != "live":

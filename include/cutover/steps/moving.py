@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from pathlib import Path
 
 from include.cutover import (
     backup,
+    content,
     copying,
     decided_snapshot,
     decisions,
+    digests,
     fence,
     finishing,
     migrations,
@@ -17,7 +20,7 @@ from include.cutover import (
     target,
 )
 from include.cutover.errors import StepFailed
-from include.cutover.tasks.step import Report, Step
+from include.cutover.steps.step import Report, Step
 
 
 def stop_services(step: Step) -> Report:
@@ -100,12 +103,22 @@ def store_quarantine(step: Step) -> Report:
 
 
 def restore_test(step: Step) -> Report:
-    """Open the backup's copy elsewhere and compare every table with the snapshot."""
+    """Open the backup's copy elsewhere and compare every table with the source.
+
+    The digests of the copy, whose bytes are the backup's, are kept beside the backup for the proof and for ``verify``.
+    """
     scratch = step.plan.backup.directory / f".restore-test-{step.evidence.folder.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, mode=0o700)
+
+    def digests_of(file: Path) -> dict[str, str]:
+        kept = digests.beside(step.manifest.file) if file.is_relative_to(scratch) else None
+        return content.source_digests(
+            file, step.target, step.plan.target_schema, step.plan.tables, stored=kept, identity=step.manifest.sha256
+        )
+
     try:
-        checks = backup.restore_test(step.manifest, scratch)
+        checks = backup.restore_test(step.manifest, scratch, digests=digests_of)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)

@@ -4,8 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.cutover import content_stage, decision, decisions, expectations, finishing, structure, target, verification
-from include.cutover.tasks.step import Report, Step
+from include.cutover import (
+    content_stage,
+    decision,
+    decisions,
+    digests,
+    expectations,
+    finishing,
+    structure,
+    target,
+    verification,
+)
+from include.cutover.steps.step import Report, Step
 
 
 def check_counts(step: Step) -> Report:
@@ -20,7 +30,7 @@ def check_counts(step: Step) -> Report:
 def check_content(step: Step) -> Report:
     """Every value of every row is the same on both sides; where the plan decided about rows, that was done as it says.
 
-    The source's digests are computed once for a snapshot and kept in the evidence; a retry reads them there.
+    The source's digests are computed once for a snapshot and kept beside it; the restore test may have done that already.
     """
     secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
     result = content_stage.check_content(
@@ -31,7 +41,7 @@ def check_content(step: Step) -> Report:
         _docs(step, "content"),
         step.log_url or None,
         secret=secret,
-        stored=step.evidence.folder / "digests.json",
+        stored=digests.beside(step.decided.file),
         identity=step.decided.sha256 or step.manifest.sha256,
         sql_folder=step.plan.sql_folder,
     )
@@ -145,7 +155,11 @@ def decide(step: Step, *, at: str) -> Report:
     else:
         gates = ("go_no_go",) if at == "decide" else ("go_no_go", "approve")
         chosen = decision.decide(
-            step.evidence.events(), required=required_steps(step, at), gates=gates, entitled=step.entitled
+            step.evidence.events(),
+            required=required_steps(step, at),
+            gates=gates,
+            entitled=step.entitled,
+            changed=step.changed if at == "decide" else (),
         )
     step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
     if chosen.outcome == "go_on" and at == "decide_live":

@@ -1,6 +1,7 @@
-"""A step of the runbook as an Airflow task: checks that it may run, runs a plain function, and records what became of it.
+"""A step of the runbook: checks that it may run, runs a plain function, and records what became of it.
 
-The record in the evidence, not Airflow's task state, is what later steps and branches believe.
+The record in the evidence, not the state of an Airflow task, is what later steps and branches believe. Nothing here knows
+Airflow: its tasks run steps through ``tasks.operators``, and the break-glass rollback runs them without it.
 """
 
 from __future__ import annotations
@@ -8,23 +9,19 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from airflow.providers.standard.operators.branch import BranchMixIn
-from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
-
-from include.cutover import backup, claims, decision, decisions, lease, ledger
+from include.cutover import backup, claims, decision, decisions, fingerprints, lease, ledger
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
 from include.cutover.evidence import Evidence
 from include.cutover.masking import mask
+from include.cutover.notices import Channel
 from include.cutover.plan import Plan, load_plan
-from include.cutover.tasks import connections
 
 log = logging.getLogger("cutover")
 
@@ -49,42 +46,116 @@ class Report:
         bad = ("failed",) if self.accept_unknown else ("failed", "unknown")
         return "failed" if any(check.outcome in bad for check in self.checks) else "passed"
 
+    @property
+    def failure(self) -> str:
+        """The summary, and every check that did not pass; for a person."""
+        bad = [check for check in self.checks if check.outcome != "passed"]
+        lines = [f"{check.title}: expected {check.expected}, found {check.found}. {check.do}" for check in bad]
+        return "\n".join([self.summary, *lines])
+
+
+class Ends(Protocol):
+    """Where a step finds the two ends and the ways to people. What it returns is never logged: it holds passwords."""
+
+    def source_path(self, plan: Plan) -> Path:
+        """The application's SQLite file."""
+        ...
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        """libpq connection string of the target."""
+        ...
+
+    def application_role(self, plan: Plan) -> str | None:
+        """The role that the application logs in with; None where the plan moves no application."""
+        ...
+
+    def application_url(self, plan: Plan) -> str:
+        """The URL that goes into the application's configuration."""
+        ...
+
+    def channels(self, plan: Plan) -> Sequence[Channel]:
+        """The ways to people."""
+        ...
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who runs a step.
+
+    Attributes:
+        dag_id: The DAG, or the command.
+        run_id: Of the DAG's run; of one call of the command.
+        actor: The person who triggered it; None where nobody is known.
+        params: The trigger form.
+        try_number: Counted from 1.
+        log_url: Where the log of this try can be read; empty where nowhere.
+    """
+
+    dag_id: str
+    run_id: str
+    actor: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    try_number: int = 1
+    log_url: str = ""
+
+    @property
+    def holder(self) -> str:
+        """How the lease calls it."""
+        return f"{self.dag_id}/{self.run_id}"
+
 
 class Step:
     """What the body of a step works with.
 
     Attributes:
         plan: The plan as it was frozen when the run opened.
-        run_id: The cutover that is worked on; for the rollback DAG that is another run than Airflow's own.
-        holder: ``<dag id>/<run id>`` of Airflow's run.
+        run_id: The cutover that is worked on; for a rollback that is another run than the caller's own.
         evidence: The evidence of ``run_id``.
-        params: The trigger form of Airflow's run.
     """
 
-    def __init__(self, plan_name: str, name: str, context: Any) -> None:
-        dag_run, instance = context["dag_run"], context["ti"]
+    def __init__(self, plan_name: str, name: str, caller: Caller, ends: Ends) -> None:
         self.name = name
-        self.dag_id: str = dag_run.dag_id
-        self.own_run_id: str = dag_run.run_id
-        self.actor: str | None = dag_run.triggering_user_name
-        self.params: dict[str, Any] = dict(context["params"])
-        self.try_number: int = instance.try_number
-        self.log_url: str = getattr(instance, "log_url", "") or ""
-        self.holder = f"{self.dag_id}/{self.own_run_id}"
-        self.run_id = subject_of(plan_name, self.own_run_id) or self.own_run_id
+        self.caller = caller
+        self.ends = ends
+        self.run_id = subject_of(plan_name, caller.run_id) or caller.run_id
         self.evidence = Evidence.of(plan_name, self.run_id)
         self.plan = frozen_plan(self.evidence) or load_plan(plan_name)
         self.log = log
 
+    @property
+    def own_run_id(self) -> str:
+        """Run id of the caller itself."""
+        return self.caller.run_id
+
+    @property
+    def actor(self) -> str | None:
+        """The person who triggered it."""
+        return self.caller.actor
+
+    @property
+    def params(self) -> Mapping[str, Any]:
+        """The trigger form."""
+        return self.caller.params
+
+    @property
+    def holder(self) -> str:
+        """How the lease calls the caller."""
+        return self.caller.holder
+
+    @property
+    def log_url(self) -> str:
+        """Where the log of this try can be read; empty where nowhere."""
+        return self.caller.log_url
+
     @cached_property
     def source(self) -> Path:
         """The application's SQLite file."""
-        return connections.source_path(self.plan)
+        return self.ends.source_path(self.plan)
 
     @cached_property
     def target(self) -> str:
         """libpq connection string of the target, with this run and step as application name."""
-        return connections.target_conninfo(self.plan, f"{self.run_id[-40:]}:{self.name}")
+        return self.ends.target_conninfo(self.plan, f"{self.run_id[-40:]}:{self.name}")
 
     @cached_property
     def epoch(self) -> int:
@@ -122,6 +193,12 @@ class Step:
         return {**self.decided.expected_rows(self.manifest.counts), **(reference["rows"] if reference else {})}
 
     @property
+    def changed(self) -> list[str]:
+        """Which of plan, SQL files and code are not as they were when the run opened."""
+        opened = self.evidence.last("run.opened") or {}
+        return fingerprints.changed(self.plan.name, opened.get("fingerprints", {}))
+
+    @property
     def entitled(self) -> set[str]:
         """User names whose word counts at a gate."""
         return {person.user for person in self.plan.people.deciders}
@@ -142,79 +219,49 @@ def frozen_plan(evidence: Evidence) -> Plan | None:
         return None
 
 
-class StepOperator(BaseOperator):
-    """Runs one step.
+@dataclass(frozen=True)
+class Terms:
+    """When a step may run.
 
-    Args:
-        plan: The plan's name.
-        step: The step's name in the evidence; the task id without its group by default.
-        body: Plain function that takes the ``Step`` and returns a ``Report``.
-        gate: Gate whose recorded go, by an entitled person, this step needs.
-        opens: The step makes the run itself, so there is no lease to check yet.
-        closes: The step also runs when the lease is lost or the run is sealed; it decides what that means.
-        arguments: Further keyword arguments of ``body``; mapped tasks expand over them.
+    Attributes:
+        gate: Gate whose recorded go, by an entitled person, it needs.
+        opens: It makes the run itself, so there is no lease to check yet.
+        closes: It also runs when the lease is lost or the run is sealed; it decides what that means.
+        way_back: It also runs when the plan, its SQL or the code is another than when the run opened: going back must work.
     """
 
-    template_fields: Sequence[str] = ()
-    ui_color = "#e8eef7"
-
-    def __init__(
-        self,
-        *,
-        plan: str,
-        body: Callable[..., Report],
-        step: str | None = None,
-        gate: str | None = None,
-        opens: bool = False,
-        closes: bool = False,
-        arguments: dict[str, Any] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(**kwargs)
-        self.plan = plan
-        self.body = body
-        self.step = step
-        self.gate = gate
-        self.opens = opens
-        self.closes = closes
-        self.arguments = arguments or {}
-
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Run the step; returns its summary and figures, for display only."""
-        name = self.step or self.task_id.rsplit(".", 1)[-1]
-        if "stream" in self.arguments:
-            name = f"{name}.{self.arguments['stream']}"
-        try:
-            step = Step(self.plan, name, context)
-        except CutoverError as error:
-            raise _airflow_error(error) from None
-        return run(step, self)
-
-    def on_kill(self) -> None:
-        """Airflow ends the process; the missing end in the evidence says that the step did not finish."""
+    gate: str | None = None
+    opens: bool = False
+    closes: bool = False
+    way_back: bool = False
 
 
-def run(step: Step, operator: StepOperator) -> dict[str, Any]:
+Body = Callable[..., Report]
+
+
+def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, Any] | None = None) -> Report:
     """Check that the step may run, run it, record its end.
 
+    Returns:
+        What the body reported; its outcome may be ``failed``.
+
     Raises:
-        AirflowFailException: When another try cannot help.
-        Exception: When another try may help; Airflow retries.
+        CutoverError: When it may not run, or did not come to its end.
     """
     started = time.monotonic()
     try:
-        with claims.claim(step.plan.name, step.run_id, step.name, shared=not operator.opens):
-            if not operator.opens and not operator.closes:
-                _may_run(step, operator.gate)
+        with claims.claim(step.plan.name, step.run_id, step.name, shared=not terms.opens):
+            if not terms.opens and not terms.closes:
+                _may_run(step, terms)
             step.evidence.append(
                 "step.begin",
                 step=step.name,
-                try_number=step.try_number,
+                try_number=step.caller.try_number,
                 pid=os.getpid(),
                 by=step.holder,
                 log_url=step.log_url,
             )
-            report = operator.body(step, **operator.arguments)
+            report = body(step, **(arguments or {}))
     except BaseException as error:
         outcome = "refused" if isinstance(error, Refused) else "error"
         text = mask(str(error) if isinstance(error, CutoverError) else f"{type(error).__name__}: {error}")
@@ -223,8 +270,6 @@ def run(step: Step, operator: StepOperator) -> dict[str, Any]:
             step.evidence.append(
                 "step.end", step=step.name, outcome=outcome, seconds=round(time.monotonic() - started, 3), summary=text
             )
-        if isinstance(error, CutoverError):
-            raise _airflow_error(error) from None
         raise
     step.evidence.append(
         "step.end",
@@ -240,14 +285,10 @@ def run(step: Step, operator: StepOperator) -> dict[str, Any]:
         detail = "; ".join(part for part in (check.where, check.found and f"found {check.found}") if part)
         step.log.log(level, "%s: %s%s", check.outcome, check.title, f" ({detail})" if detail else "")
     step.log.info("%s", report.summary)
-    if report.outcome == "failed":
-        bad = [check for check in report.checks if check.outcome != "passed"]
-        lines = [f"{check.title}: expected {check.expected}, found {check.found}. {check.do}" for check in bad]
-        raise AirflowFailException("\n".join([report.summary, *lines]))
-    return {"summary": report.summary, "figures": report.figures}
+    return report
 
 
-def _may_run(step: Step, gate: str | None) -> None:
+def _may_run(step: Step, terms: Terms) -> None:
     sealed = step.evidence.sealed
     if sealed is not None:
         raise Refused(
@@ -257,6 +298,16 @@ def _may_run(step: Step, gate: str | None) -> None:
             do="Trigger a new run.",
         )
     lease.check(step.plan.name, step.run_id, step.holder)
+    changed = [] if terms.way_back else step.changed
+    if changed:
+        raise Refused(
+            "what belongs to this run is not what it was when the run opened",
+            where=step.run_id,
+            expected="the same plan, SQL files and code until the run ends",
+            found=f"changed: {', '.join(changed)}",
+            do="The run goes back by itself. Leave the files alone until then, then trigger a new run.",
+        )
+    gate = terms.gate
     if gate is not None and not decision.gate_is_open(step.evidence.events(), gate, step.entitled):
         answer = decision.gate_answer(step.evidence.events(), gate)
         raise Refused(
@@ -266,28 +317,3 @@ def _may_run(step: Step, gate: str | None) -> None:
             found="no recorded answer" if answer is None else f"{answer.get('answer')} by {answer.get('by')}",
             do="Marking the gate's task as success is no answer; trigger a new run and answer its gate.",
         )
-
-
-def _airflow_error(error: CutoverError) -> Exception:
-    text = mask(str(error))
-    return RuntimeError(text) if error.retry_helps else AirflowFailException(text)
-
-
-class BranchOperator(StepOperator, BranchMixIn):
-    """Runs a step that decides, and follows the branch that its outcome stands for.
-
-    Args:
-        branches: Task id for each outcome of the decision; an outcome that is not there follows none.
-    """
-
-    inherits_from_skipmixin = True
-
-    def __init__(self, *, branches: dict[str, str], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.branches = branches
-
-    def execute(self, context: Any) -> dict[str, Any]:
-        """Decide, then skip what was not chosen."""
-        result = super().execute(context)
-        self.do_branch(context, self.branches.get(result["figures"]["outcome"]))
-        return result

@@ -13,10 +13,9 @@ from include.cutover.checks import Check
 from include.cutover.decision import ever_passed, has_begun
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence, runs
-from include.cutover.plan import load_plan
-from include.cutover.tasks.live import fill, kept_configuration
-from include.cutover.tasks.opening import announce, put_aside
-from include.cutover.tasks.step import Report, Step
+from include.cutover.steps.live import fill, kept_configuration
+from include.cutover.steps.opening import announce, put_aside
+from include.cutover.steps.step import Report, Step
 
 
 def stop_services(step: Step) -> Report:
@@ -129,16 +128,32 @@ def announce_rollback(step: Step) -> Report:
     return announce(step, notice="rollback", reason=rollback_reason(step))
 
 
-def open_rollback(step: Step) -> Report:
+ROLLBACK = (
+    ("stop_services", stop_services),
+    ("keep_target", keep_target),
+    ("restore_source", restore_source),
+    ("revert_configuration", revert_configuration),
+    ("start_services", start_services),
+    ("check_health", check_health),
+    ("write_incident", write_incident),
+    ("announce_rollback", announce_rollback),
+)
+"""The way back, in its order."""
+
+
+def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     """Find the run to roll back, and take the lease from it. Refuses where there is nothing to roll back.
+
+    Args:
+        anybody: Not only the lead or a deputy may ask; for the command, where the right to the files decides.
 
     Raises:
         Refused: When no run is live or in flight, when that run stopped nothing yet, when it is rolled back already, or when
             somebody else than the lead or a deputy asks.
     """
-    plan = load_plan(step.plan.name)
+    plan = step.plan
     own = Evidence.of(plan.name, step.own_run_id)
-    if step.actor not in {person.user for person in plan.people.deciders}:
+    if not anybody and step.actor not in {person.user for person in plan.people.deciders}:
         raise Refused(
             "only the lead or a deputy may roll back",
             where=f"plan {plan.name}",

@@ -33,9 +33,8 @@ from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CutoverError, Refused, WrongData
 from include.cutover.evidence import Evidence, runs
 from include.cutover.plan import load_plan
-from include.cutover.tasks import channels, connections
-from include.cutover.tasks.live import fill
-from include.cutover.tasks.step import FROZEN_PLAN, Report, Step
+from include.cutover.steps.live import fill
+from include.cutover.steps.step import FROZEN_PLAN, Report, Step
 
 
 def open_run(step: Step) -> Report:
@@ -75,7 +74,8 @@ def open_run(step: Step) -> Report:
         run_id=step.run_id,
         plan=plan.name,
         application=plan.application,
-        dag_id=step.dag_id,
+        source=str(step.source),
+        dag_id=step.caller.dag_id,
         actor=step.actor,
         reason=step.params["reason"],
         approve=approve,
@@ -122,7 +122,7 @@ def announce(step: Step, *, notice: str, reason: str = "") -> Report:
         "rollback": f"{step.plan.application}: migration rolled back",
         "cancelled": f"{step.plan.application}: migration did not take place",
     }[notice]
-    wanted = channels.channels(step.plan) if opened.get("notices", True) else []
+    wanted = step.ends.channels(step.plan) if opened.get("notices", True) else []
     deliveries = notices.send(notice, text, subject, wanted, step.evidence)
     sent = [delivery.channel for delivery in deliveries if delivery.outcome == "sent"]
     failed = [delivery.channel for delivery in deliveries if delivery.outcome != "sent"]
@@ -161,7 +161,7 @@ def check_target(step: Step) -> Report:
         step.target,
         plan=step.plan,
         source_bytes=step.source.stat().st_size if step.source.exists() else 0,
-        application_role=connections.application_role(step.plan),
+        application_role=step.ends.application_role(step.plan),
     )
     return Report(_count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
 
@@ -182,7 +182,7 @@ def put_aside(step: Step, evidence: Evidence, run_id: str) -> target.KeptSchema:
     """Shut the run out of the target and keep its schema under a name of its own. Safe to run again."""
     epoch = ledger.take_over(step.target, run_id, step.holder)
     kept = target.keep_schema(
-        step.target, step.plan.target_schema, run_id, connections.application_role(step.plan), ledger.guard(run_id, epoch)
+        step.target, step.plan.target_schema, run_id, step.ends.application_role(step.plan), ledger.guard(run_id, epoch)
     )
     ledger.release(step.target, run_id, epoch)
     evidence.append("target.kept", schema=kept.name, rows=dict(kept.rows), by=step.holder)
@@ -285,7 +285,7 @@ def _configuration(step: Step) -> list[Check]:
     settings = step.plan.configuration
     if settings is None:
         return []
-    known = {"application_url": connections.application_url(step.plan), "source_path": str(step.source)}
+    known = {"application_url": step.ends.application_url(step.plan), "source_path": str(step.source)}
     try:
         for values in (settings.live, settings.rolled_back):
             for key, value in fill(values, **known).items():
@@ -322,7 +322,8 @@ def apply_ddl(step: Step) -> Report:
     """Take the lease of the target and make the tables. Files that are applied already are not applied again."""
     ledger.ensure(step.target)
     epoch = ledger.open_run(step.target, step.run_id, step.plan.name)
-    step.evidence.append("lease.target", holder=step.holder, epoch=epoch)
+    role = step.ends.application_role(step.plan)
+    step.evidence.append("lease.target", holder=step.holder, epoch=epoch, application_role=role)
     return _migrate(step, "pre_data")
 
 

@@ -1,0 +1,190 @@
+"""The rollback without Airflow, for when Airflow itself is down: the same steps, the same evidence.
+
+It needs the evidence folder and the plan frozen in it, and the rights to the application's files. The target is put aside
+where it can be reached; where not, that stays pending, as it does in a rollback by Airflow. Nobody is told: notices are
+recorded, and sent by whoever runs this.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import make_conninfo
+
+from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
+from include.cutover.evidence import Evidence
+from include.cutover.notices import Channel
+from include.cutover.plan import Plan
+from include.cutover.steps import back, closing
+from include.cutover.steps.step import Body, Caller, Report, Step, Terms, run
+
+log = logging.getLogger("cutover")
+
+NAME = "break_glass"
+TRIES = 3
+PAUSE_SECONDS = 2.0
+
+Told = Callable[[str, Report | None], None]
+"""Called with a step's name when it begins, and with its report when it ended."""
+
+
+@dataclass(frozen=True)
+class EndsOfEvidence:
+    """The ends of a run from its evidence, and from what the caller gives. See ``steps.step.Ends``.
+
+    Attributes:
+        source: The SQLite file; from the evidence when left out.
+        target: libpq connection string; from the environment's ``AIRFLOW_CONN_…`` when left out.
+    """
+
+    evidence: Evidence
+    source: Path | None = None
+    target: str | None = None
+
+    def source_path(self, plan: Plan) -> Path:
+        """The SQLite file that the run was opened on."""
+        opened = self.evidence.last("run.opened") or {}
+        found = self.source or opened.get("source")
+        if not found:
+            raise CannotCheck(
+                "the evidence does not say which SQLite file it was",
+                where=str(self.evidence.folder),
+                do="Name it with --source.",
+            )
+        return Path(found)
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        """The target as it was given, or from the environment."""
+        given = self.target or _from_environment(plan.connections.target)
+        if given is None:
+            raise CannotCheck(
+                "nothing says how to log in to the target",
+                where=f"connection {plan.connections.target}",
+                expected=f"--target, or {_variable(plan.connections.target)} in the environment",
+            )
+        return make_conninfo(given, application_name=application_name[:63], connect_timeout=10)
+
+    def application_role(self, plan: Plan) -> str | None:
+        """The role that the run recorded when it took the target."""
+        event = self.evidence.last("lease.target") or {}
+        return event.get("application_role")
+
+    def application_url(self, plan: Plan) -> str:
+        """Going back needs no address of the target."""
+        raise Refused("the application is not pointed at the target by a rollback", where=plan.name)
+
+    def channels(self, plan: Plan) -> Sequence[Channel]:
+        """None: the channels are Airflow's connections."""
+        return []
+
+
+def _variable(connection: str) -> str:
+    return f"AIRFLOW_CONN_{connection.upper()}"
+
+
+def _from_environment(connection: str) -> str | None:
+    """An Airflow connection in the environment, in JSON or as a URL, as a connection string; None where there is none."""
+    text = os.environ.get(_variable(connection), "").strip()
+    if not text:
+        return None
+    try:
+        if not text.startswith("{"):
+            return make_conninfo(text)
+        found: dict[str, Any] = json.loads(text)
+        extra = found.get("extra") or {}
+        extra = json.loads(extra) if isinstance(extra, str) else extra
+        fields = {"host": "host", "port": "port", "login": "user", "password": "password", "schema": "dbname"}
+        return make_conninfo("", **{name: found[key] for key, name in fields.items() if found.get(key)}, **extra)
+    except (ValueError, TypeError, psycopg.ProgrammingError):  # the error's own text may hold the password
+        raise CannotCheck(
+            "the connection cannot be read", where=_variable(connection), expected="JSON, or postgresql://…"
+        ) from None
+
+
+def rollback(
+    plan: str,
+    folder: Path,
+    *,
+    reason: str,
+    by: str,
+    source: Path | None = None,
+    target: str | None = None,
+    tell: Told = lambda _name, _report: None,
+) -> Report:
+    """Roll back the run whose evidence is in ``folder``. Safe to call again after it failed or was killed.
+
+    Args:
+        plan: The plan's name.
+        by: Who asks; stands in the evidence.
+        source: The SQLite file, where it is elsewhere than the evidence says.
+        target: libpq connection string.
+
+    Returns:
+        The report of the closed run.
+
+    Raises:
+        CannotCheck: When the folder holds no evidence of that plan.
+        Refused: When there is nothing to roll back.
+        CutoverError: When a step did not come to its end; the run is sealed as failed, and calling again goes on.
+    """
+    folder = folder.resolve()
+    evidence = Evidence(folder)
+    opened = evidence.last("run.opened")
+    if opened is None or folder.parent.name != plan or opened["plan"] != plan:
+        raise CannotCheck(
+            "this folder is not the evidence of a run of that plan",
+            where=str(folder),
+            expected=f"…/{plan}/<run id>/ with the events of a cutover",
+            do="The folders of all runs are below the evidence root, one for each plan.",
+        )
+    os.environ["CUTOVER_EVIDENCE"] = str(folder.parent.parent)
+    caller = Caller(
+        dag_id=NAME,
+        run_id=f"{NAME}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
+        actor=by,
+        params={"reason": reason, "run_id": opened["run_id"]},
+    )
+    ends = EndsOfEvidence(evidence, source, target)
+
+    def perform(name: str, body: Body, terms: Terms, arguments: Mapping[str, Any] | None = None) -> Report:
+        tell(name, None)
+        report = _with_patience(lambda: run(Step(plan, name, caller, ends), body, terms, arguments))
+        tell(name, report)
+        if report.outcome == "failed":
+            raise StepFailed(report.failure, where=name)
+        return report
+
+    perform("open_rollback", back.open_rollback, Terms(opens=True), {"anybody": True})
+    try:
+        for name, body in back.ROLLBACK:
+            perform(f"rollback.{name}", body, Terms(way_back=True))
+    except CutoverError:
+        # Whatever stopped it, the run is closed as what it is; it is not for its closing to hide the reason.
+        try:
+            run(Step(plan, "close_rollback", caller, ends), closing.close_rollback, Terms(closes=True))
+        except CutoverError as error:
+            log.error("%s", error)
+        raise
+    return perform("close_rollback", closing.close_rollback, Terms(closes=True))
+
+
+def _with_patience(call: Callable[[], Report]) -> Report:
+    """Try again where that may help, as Airflow does."""
+    for attempt in range(1, TRIES + 1):
+        try:
+            return call()
+        except CutoverError as error:
+            if not error.retry_helps or attempt == TRIES:
+                raise
+            log.warning("try %s of %s: %s", attempt, TRIES, error)
+            time.sleep(PAUSE_SECONDS)
+    raise AssertionError("unreachable")

@@ -1,0 +1,1 @@
+"""The bodies of the steps, and how a step is run. Nothing here knows Airflow."""
