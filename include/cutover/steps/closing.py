@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from include.cutover import lease, ledger, notices, report
+from include.cutover import lease, ledger, notices, report, source_lease
 from include.cutover.decision import has_begun, has_passed
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
 from include.cutover.evidence import Event
@@ -52,6 +52,8 @@ def close(step: Step) -> Report:
         outcome = outcome_of(events)
         if outcome in ("live", "abandoned", "released"):
             _release_target(step)
+        if outcome != "failed":
+            _release_source(step)
         step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
     else:
         outcome = sealed["outcome"]
@@ -81,8 +83,18 @@ def close_rollback(step: Step) -> Report:
         return Report(SENTENCES["rolled_back"], report.summary(step.evidence, step.plan))
 
 
+def _release_source(step: Step) -> None:
+    """Let the source go. One that cannot be reached is let go by the seal: a closed run holds nothing."""
+    try:
+        source_lease.release(step.source, step.run_id)
+    except (CutoverError, OSError) as error:
+        step.log.warning("the lease of the source was not given back: %s", error)
+
+
 def _release_target(step: Step) -> None:
     """Give the lease of the target back; a target that is down keeps it until the next run takes it over."""
+    if step.evidence.last("lease.target", holder=step.holder) is None:
+        return
     try:
         ledger.release(step.target, step.run_id, step.epoch)
     except CutoverError as error:

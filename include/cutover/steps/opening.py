@@ -27,6 +27,7 @@ from include.cutover import (
     notices,
     preflight,
     source,
+    source_lease,
     target,
 )
 from include.cutover.checks import Check, Outcome
@@ -42,11 +43,13 @@ def open_run(step: Step) -> Report:
 
     Raises:
         Refused: When somebody else started it than the lead or a deputy, when automatic approval is not allowed, when
-            another run is open, or when the application already lives on the target.
+            another run is open or works on the same source, when the application already lives on the target, or when an
+            earlier way back did not complete.
     """
     opened = step.evidence.last("run.opened") if step.evidence.exists else None
     if opened is not None:
         lease.check(step.plan.name, step.run_id, step.holder)
+        _hold_source(step)
         return Report("the run is open")
     plan = load_plan(step.plan.name)
     if step.actor not in {person.user for person in plan.people.deciders}:
@@ -66,7 +69,7 @@ def open_run(step: Step) -> Report:
             found="false",
             do="Trigger the DAG with approve: ask.",
         )
-    _refuse_when_live(plan.name)
+    _refuse_after(plan.name)
     lease.acquire(plan.name, step.run_id, step.holder)
     start = window_start(step.params.get("window_start"))
     step.evidence.append(
@@ -85,7 +88,12 @@ def open_run(step: Step) -> Report:
         fingerprints=fingerprints.of_run(plan),
     )
     step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
+    _hold_source(step)
     return Report(f"opened by {step.actor}: {step.params['reason']}")
+
+
+def _hold_source(step: Step) -> None:
+    source_lease.acquire(step.source, plan=step.plan.name, run_id=step.run_id, evidence=step.evidence)
 
 
 def window_start(value: str | None) -> datetime:
@@ -96,7 +104,8 @@ def window_start(value: str | None) -> datetime:
     return start if start.tzinfo else start.replace(tzinfo=UTC)
 
 
-def _refuse_when_live(plan: str) -> None:
+def _refuse_after(plan: str) -> None:
+    """No cutover of an application that is live already, or whose last way back did not complete."""
     for run in reversed(runs(plan)):
         sealed = run.sealed
         if sealed is not None and sealed.get("outcome") == "live":
@@ -105,6 +114,13 @@ def _refuse_when_live(plan: str) -> None:
                 where=f"plan {plan}",
                 found=f"the run {run.folder.name} ended live at {sealed['time']}",
                 do="Roll that run back first if it has to be done again.",
+            )
+        if sealed is not None and sealed.get("outcome") == "failed":
+            raise Refused(
+                "an earlier run did not come to its end",
+                where=f"plan {plan}",
+                found=f"the run {run.folder.name} was closed at {sealed['time']} before its way back was complete",
+                do=f"Bring it to its end first: trigger rollback_{plan} again, or use the break-glass rollback.",
             )
 
 

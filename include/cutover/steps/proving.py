@@ -110,6 +110,7 @@ def _docs(step: Step, stage: str) -> Path:
 
 # What must have passed before each branch goes on, in the order of the runbook.
 BEFORE = (
+    "open_run",
     "check_target",
     "check_source",
     "assess_source",

@@ -1,0 +1,151 @@
+"""Who may open a run, and when; by the bodies of the steps alone."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from include.cutover import source_lease
+from include.cutover.errors import CutoverError, Refused
+from include.cutover.evidence import Evidence
+from include.cutover.notices import Channel
+from include.cutover.plan import Plan
+from include.cutover.steps import closing, opening
+from include.cutover.steps.step import Caller, Step, Terms, run
+
+FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False}
+
+
+class Ends:
+    """A file and no target."""
+
+    def __init__(self, source: Path) -> None:
+        self._source = source
+
+    def source_path(self, plan: Plan) -> Path:
+        return self._source
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        raise AssertionError("opening a run needs no target")
+
+    def application_role(self, plan: Plan) -> str | None:
+        return None
+
+    def application_url(self, plan: Plan) -> str:
+        raise AssertionError("opening a run needs no target")
+
+    def channels(self, plan: Plan) -> Sequence[Channel]:
+        return []
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    with apsw.Connection(str(tmp_path / "app.db")) as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    return tmp_path / "app.db"
+
+
+def step_of(source: Path, run_id: str, actor: str | None = "lead", **form: Any) -> Step:
+    return Step("ward_ops", "open_run", Caller("cutover_ward_ops", run_id, actor, {**FORM, **form}), Ends(source))
+
+
+def open_run(source: Path, run_id: str, actor: str | None = "lead", **form: Any) -> Evidence:
+    step = step_of(source, run_id, actor, **form)
+    assert run(step, opening.open_run, Terms(opens=True)).outcome == "passed"
+    return step.evidence
+
+
+def test_the_lead_opens_a_run_once(source: Path) -> None:
+    evidence = open_run(source, "one")
+    open_run(source, "one")
+    assert [event["event"] for event in evidence.events()].count("run.opened") == 1
+    held = source_lease.read(source)
+    assert held is not None and held.run_id == "one"
+
+
+@pytest.mark.parametrize("actor", ["observer", "communicator", "nobody", "", None])
+def test_nobody_else_opens_one(source: Path, actor: str | None) -> None:
+    with pytest.raises(Refused, match="only the lead or a deputy"):
+        open_run(source, "one", actor)
+    assert Evidence.of("ward_ops", "one").last("run.opened") is None
+    assert source_lease.read(source) is None
+
+
+def test_a_second_run_is_refused_and_told_who_is_at_work(source: Path) -> None:
+    open_run(source, "one")
+    with pytest.raises(Refused, match=r"another run of this plan is open.*found cutover_ward_ops/one"):
+        open_run(source, "two")
+
+
+def test_a_run_of_other_evidence_on_the_same_file_is_refused(
+    source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    open_run(source, "one")
+    monkeypatch.setenv("CUTOVER_EVIDENCE", str(tmp_path / "elsewhere"))
+    with pytest.raises(Refused, match=r"another run works on this database.*found one of the plan ward_ops"):
+        open_run(source, "two")
+    newest = Evidence.of("ward_ops", "two").step("open_run")
+    assert newest is not None and newest["outcome"] == "refused"
+
+
+def test_a_run_that_is_called_off_lets_the_source_go(source: Path) -> None:
+    open_run(source, "one")
+    step = step_of(source, "one")
+    step.name = "close_run"
+    with pytest.raises(CutoverError, match="called off before anything was stopped"):
+        run(step, closing.close, Terms(closes=True))
+    assert source_lease.read(source) is None
+    open_run(source, "two")
+
+
+@pytest.mark.parametrize(
+    ("outcome", "told"),
+    [
+        ("live", "already lives on the target"),
+        ("failed", r"did not come to its end.*trigger rollback_ward_ops again"),
+        ("rolled_back", ""),
+        ("released", ""),
+        ("abandoned", ""),
+    ],
+)
+def test_how_the_last_run_ended_decides_about_the_next(source: Path, outcome: str, told: str) -> None:
+    evidence = open_run(source, "one")
+    evidence.append("sealed", outcome=outcome)
+    if told:
+        with pytest.raises(Refused, match=told):
+            open_run(source, "two")
+    else:
+        open_run(source, "two")
+
+
+def test_automatic_approval_is_a_matter_of_the_plan(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Refused, match="the plan does not allow automatic approval"):
+        open_run(source, "one", approve="auto")
+    monkeypatch.setenv("WARD_OPS_ALLOW_AUTO_APPROVAL", "true")
+    open_run(source, "two", approve="auto")
+
+
+def test_a_plan_that_changes_while_the_run_is_open_stops_the_next_step(
+    source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evidence = open_run(source, "one")
+    monkeypatch.setenv("WARD_OPS_URL", "http://127.0.0.1:1")
+    step = step_of(source, "one")
+    step.name = "announce_start"
+    with pytest.raises(Refused, match=r"found changed: plan.*goes back by itself"):
+        run(step, opening.announce, Terms(), {"notice": "start"})
+    ended = evidence.step("announce_start")
+    assert ended is not None and ended["outcome"] == "refused"
+    assert run(step, opening.announce, Terms(way_back=True), {"notice": "start"}).outcome == "passed"
+
+
+def test_a_plan_that_breaks_counts_as_changed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    open_run(source, "one")
+    (tmp_path / "plans").mkdir()
+    (tmp_path / "plans" / "ward_ops.yaml").write_text("name: [")
+    monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path / "plans"))
+    assert step_of(source, "one").changed == ["plan"]
