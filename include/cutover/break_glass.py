@@ -20,8 +20,9 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from include.cutover import claims, fence, lease, source_lease
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
-from include.cutover.evidence import Evidence
+from include.cutover.evidence import Event, Evidence
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.steps import back, closing
@@ -136,23 +137,8 @@ def rollback(
         Refused: When there is nothing to roll back.
         CutoverError: When a step did not come to its end; the run is sealed as failed, and calling again goes on.
     """
-    folder = folder.resolve()
-    evidence = Evidence(folder)
-    opened = evidence.last("run.opened")
-    if opened is None or folder.parent.name != plan or opened["plan"] != plan:
-        raise CannotCheck(
-            "this folder is not the evidence of a run of that plan",
-            where=str(folder),
-            expected=f"…/{plan}/<run id>/ with the events of a cutover",
-            do="The folders of all runs are below the evidence root, one for each plan.",
-        )
-    os.environ["CUTOVER_EVIDENCE"] = str(folder.parent.parent)
-    caller = Caller(
-        dag_id=NAME,
-        run_id=f"{NAME}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}",
-        actor=by,
-        params={"reason": reason, "run_id": opened["run_id"]},
-    )
+    evidence, opened = _run_in(folder, plan)
+    caller = Caller(dag_id=NAME, run_id=_own_run_id(), actor=by, params={"reason": reason, "run_id": opened["run_id"]})
     ends = EndsOfEvidence(evidence, source, target)
 
     def perform(name: str, body: Body, terms: Terms, arguments: Mapping[str, Any] | None = None) -> Report:
@@ -175,6 +161,63 @@ def rollback(
             log.error("%s", error)
         raise
     return perform("close_rollback", closing.close_rollback, Terms(closes=True))
+
+
+def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = None) -> str:
+    """Close a run whose application was brought back to SQLite by hand, so that nothing of it acts any more.
+
+    Nothing but the evidence and the leases is changed. The target is shut out and put aside before any later run may start.
+
+    Returns:
+        The run id.
+
+    Raises:
+        CannotCheck: When the folder holds no evidence of a run.
+        Refused: When the run is closed already, or its fence still stands around the database.
+    """
+    evidence, opened = _run_in(folder)
+    run_id, plan = str(opened["run_id"]), str(opened["plan"])
+    sealed = evidence.sealed
+    if sealed is not None and sealed["outcome"] != "failed":
+        raise Refused("the run is closed already", where=run_id, found=f"{sealed['outcome']} at {sealed['time']}")
+    database = source or Path(opened["source"])
+    state = fence.status(database)
+    if state.raised or state.note is not None:
+        raise Refused(
+            "the database is still fenced",
+            where=str(database),
+            expected="a database on which the application runs",
+            found=state.detail,
+            do="Use the rollback. If the backup is in place, remove the fence's note beside it.",
+        )
+    holder = f"{NAME}/{_own_run_id()}"
+    lease.take_over(plan, run_id, holder)
+    claims.wait_for_others(plan)
+    evidence.append("rollback.asked", by=by, reason=reason, holder=holder)
+    evidence.append("target.pending", run_id=run_id)
+    source_lease.release(database, run_id)
+    evidence.append("sealed", outcome="rolled_back", summary=f"rolled back by hand: {reason}", by=holder)
+    return run_id
+
+
+def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
+    """The evidence in a folder and how its run was opened; from here on the evidence root is the folder's."""
+    folder = folder.resolve()
+    evidence = Evidence(folder)
+    opened = evidence.last("run.opened")
+    if opened is None or folder.parent.name != opened["plan"] or plan not in (None, opened["plan"]):
+        raise CannotCheck(
+            "this folder is not the evidence of a run" + (f" of the plan {plan}" if plan else ""),
+            where=str(folder),
+            expected=f"…/{plan or '<plan>'}/<run id>/ with the events of a cutover",
+            do="The folders of all runs are below the evidence root, one for each plan.",
+        )
+    os.environ["CUTOVER_EVIDENCE"] = str(folder.parent.parent)
+    return evidence, opened
+
+
+def _own_run_id() -> str:
+    return f"{NAME}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
 
 
 def _with_patience(call: Callable[[], Report]) -> Report:

@@ -45,8 +45,7 @@ def rollback(
     by: Annotated[str, typer.Option(help="Who asks; your log-in when left out.")] = "",
 ) -> None:
     """Break glass: bring the application back to SQLite without Airflow. Status 0 only when it is healthy there."""
-    if len(reason.strip()) < 3:
-        raise Refused("the reason is too short", where="--reason", expected="a ticket or a sentence")
+    said = _sentence(reason)
     logging.basicConfig(level=logging.WARNING, format="  %(message)s", stream=sys.stderr)
 
     def tell(name: str, report: Report | None) -> None:
@@ -56,7 +55,7 @@ def rollback(
     report = break_glass.rollback(
         plan,
         evidence,
-        reason=reason.strip(),
+        reason=said,
         by=by or login(),
         source=source,
         target=None if target is None else catalog.libpq_url(target),
@@ -115,6 +114,26 @@ def check(folder: Annotated[Path, typer.Argument(help="The evidence folder of on
         _tell(checks)
         console.print(f"Events and SHA-256 of the last: {end}", soft_wrap=True)
     raise typer.Exit({"passed": 0, "failed": 1, "unknown": 2}[worst(checks)])
+
+
+@evidence_app.command()
+def close(
+    folder: Annotated[Path, typer.Argument(help="The evidence folder of the run.")],
+    reason: Annotated[str, typer.Option(help="What was done by hand; it stands in the evidence.")],
+    source: Annotated[
+        Path | None, typer.Option(help="The SQLite file, where it is elsewhere than the evidence says.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who says so; your log-in when left out.")] = "",
+) -> None:
+    """Close a run whose application was brought back to SQLite by hand. Changes nothing but evidence and leases."""
+    run_id = break_glass.close_by_hand(folder, reason=_sentence(reason), by=by or login(), source=source)
+    console.print(f"{escape(run_id)} is closed as rolled back by hand")
+
+
+def _sentence(reason: str) -> str:
+    if len(reason.strip()) < 3:
+        raise Refused("the reason is too short", where="--reason", expected="a ticket or a sentence")
+    return reason.strip()
 
 
 def _tell(checks: list[Check]) -> None:

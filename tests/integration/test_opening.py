@@ -9,7 +9,7 @@ from typing import Any
 import apsw
 import pytest
 
-from include.cutover import source_lease
+from include.cutover import break_glass, fence, source_lease
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence
 from include.cutover.notices import Channel
@@ -149,3 +149,21 @@ def test_a_plan_that_breaks_counts_as_changed(source: Path, tmp_path: Path, monk
     (tmp_path / "plans" / "ward_ops.yaml").write_text("name: [")
     monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path / "plans"))
     assert step_of(source, "one").changed == ["plan"]
+
+
+def test_a_run_that_was_brought_back_by_hand_is_closed_once_and_acts_no_more(source: Path) -> None:
+    evidence = open_run(source, "one")
+    fence.raise_fence(source, run_id="one")
+    with pytest.raises(Refused, match="the database is still fenced"):
+        break_glass.close_by_hand(evidence.folder, reason="restored by hand", by="root")
+    fence.lift(source)
+    assert break_glass.close_by_hand(evidence.folder, reason="restored by hand", by="root") == "one"
+    assert evidence.sealed is not None and evidence.sealed["outcome"] == "rolled_back"
+    assert evidence.last("target.pending") is not None
+    step = step_of(source, "one")
+    step.name = "announce_start"
+    with pytest.raises(Refused, match="this run is closed"):
+        run(step, opening.announce, Terms(), {"notice": "start"})
+    with pytest.raises(Refused, match="closed already"):
+        break_glass.close_by_hand(evidence.folder, reason="again", by="root")
+    open_run(source, "two")
