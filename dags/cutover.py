@@ -33,7 +33,7 @@ from include.cutover.plan import Plan, plans_folder
 from include.cutover.steps import back, closing, live, moving, opening, proving
 from include.cutover.steps.step import Report, Step, Terms
 from include.cutover.tasks.gates import Gate
-from include.cutover.tasks.going_back import WAY_BACK, rollback_group
+from include.cutover.tasks.going_back import STEP_TIME, WAY_BACK, rollback_group, time_for_data
 from include.cutover.tasks.operators import BranchOperator, StepOperator
 from include.cutover.tasks.plans import plan_for_dag, task_name
 
@@ -72,6 +72,9 @@ FORM = {
 def cutover_dag(plan: Plan) -> DAG:
     """The cutover of one plan."""
 
+    moves_data = time_for_data(plan)
+    copying = {"retries": 2, **moves_data}
+
     def step(name: str, body: Any, **settings: Any) -> StepOperator:
         return StepOperator(task_id=name, plan=plan.name, body=body, **settings)
 
@@ -87,7 +90,7 @@ def cutover_dag(plan: Plan) -> DAG:
         default_args={
             "retries": 1,
             "retry_delay": timedelta(seconds=2),
-            "execution_timeout": timedelta(minutes=15),
+            "execution_timeout": STEP_TIME,
         },
     ) as dag:
         open_run = step("open_run", opening.open_run, terms=Terms(opens=True))
@@ -95,8 +98,8 @@ def cutover_dag(plan: Plan) -> DAG:
 
         with TaskGroup("preflight", tooltip="Look at everything; change nothing") as look:
             step("check_target", opening.check_target)
-            step("check_source", opening.check_source)
-            step("assess_source", opening.assess_source)
+            step("check_source", opening.check_source, **moves_data)
+            step("assess_source", opening.assess_source, **moves_data)
             step("check_places", opening.check_places)
 
         with TaskGroup("prepare_target", tooltip="Make the empty tables") as prepare_target:
@@ -110,13 +113,13 @@ def cutover_dag(plan: Plan) -> DAG:
                 step("fence_source", moving.fence_source),
             )
 
-        take_backup = step("take_backup", moving.take_backup)
+        take_backup = step("take_backup", moving.take_backup, **moves_data)
 
         with TaskGroup("copy", tooltip="One task for each table") as copy:
             for table, settings in plan.tables.items():
                 # A table that is worth several streams takes longest: it goes first.
                 if settings.streams == 1:
-                    step(task_name(table), moving.copy, step=f"copy.{table}", arguments={"table": table}, **COPYING)
+                    step(task_name(table), moving.copy, step=f"copy.{table}", arguments={"table": table}, **copying)
                 else:
                     StepOperator.partial(
                         task_id=task_name(table),
@@ -124,30 +127,30 @@ def cutover_dag(plan: Plan) -> DAG:
                         body=moving.copy,
                         step=f"copy.{table}",
                         priority_weight=100,
-                        **COPYING,
+                        **copying,
                     ).expand(arguments=[{"table": table, "stream": stream} for stream in range(settings.streams)])
 
-        restore_test = step("restore_test", moving.restore_test)
+        restore_test = step("restore_test", moving.restore_test, **moves_data)
 
         with TaskGroup("finish_target", tooltip="What is faster and safer after the load") as finish_target:
             reference = step("load_reference_data", moving.load_reference_data)
             chain(
-                step("build_keys_and_indexes", moving.build_keys_and_indexes),
+                step("build_keys_and_indexes", moving.build_keys_and_indexes, **moves_data),
                 reference,
                 [
                     step("store_quarantine", moving.store_quarantine),
                     step("declare_foreign_keys", moving.declare_foreign_keys),
                     step("set_sequences", moving.set_sequences),
-                    step("analyze_tables", moving.analyze_tables),
+                    step("analyze_tables", moving.analyze_tables, **moves_data),
                 ],
             )
 
         with TaskGroup("verify", tooltip="The proof") as verify:
-            validate = step("validate_foreign_keys", proving.validate_foreign_keys)
+            validate = step("validate_foreign_keys", proving.validate_foreign_keys, **moves_data)
             checks = [
-                step("check_counts", proving.check_counts),
-                step("check_content", proving.check_content),
-                step("check_orphans", proving.check_orphans),
+                step("check_counts", proving.check_counts, **moves_data),
+                step("check_content", proving.check_content, **moves_data),
+                step("check_orphans", proving.check_orphans, **moves_data),
                 step("check_sequences", proving.check_sequences),
             ]
             chain(checks, validate)
@@ -195,7 +198,7 @@ def cutover_dag(plan: Plan) -> DAG:
                 step("check_health", back.check_health, step="release.check_health", **WAY_BACK),
                 step("call_off", opening.call_off, step="release.call_off", **WAY_BACK),
             )
-        rollback = rollback_group(plan.name)
+        rollback = rollback_group(plan)
         close_run = step("close_run", closing.close, terms=Terms(closes=True), trigger_rule="all_done")
 
         chain(open_run, announce_start, look, prepare_target, go_no_go, quiesce, take_backup)
@@ -206,9 +209,6 @@ def cutover_dag(plan: Plan) -> DAG:
         chain([decide, decide_live], rollback, close_run)
         chain(decide, [abandon, release], close_run)
     return dag
-
-
-COPYING: dict[str, Any] = {"retries": 2, "execution_timeout": timedelta(hours=6)}
 
 
 def broken_plan_dag(name: str, error: PlanInvalid) -> DAG:
@@ -224,7 +224,14 @@ def broken_plan_dag(name: str, error: PlanInvalid) -> DAG:
         schedule=None,
         tags=["cutover", "broken plan"],
     ) as dag:
-        StepOperator(task_id="faults_of_the_plan", plan=name, body=refuse, terms=Terms(opens=True), retries=0)
+        StepOperator(
+            task_id="faults_of_the_plan",
+            plan=name,
+            body=refuse,
+            terms=Terms(opens=True),
+            retries=0,
+            execution_timeout=STEP_TIME,
+        )
     return dag
 
 

@@ -23,7 +23,7 @@ from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
 from include.cutover.steps import back, closing
 from include.cutover.steps.step import Terms
-from include.cutover.tasks.going_back import PATIENCE, rollback_group
+from include.cutover.tasks.going_back import PATIENCE, STEP_TIME, rollback_group
 from include.cutover.tasks.operators import StepOperator
 from include.cutover.tasks.plans import plan_for_dag
 
@@ -56,13 +56,13 @@ def rollback_dag(plan: Plan) -> DAG:
         is_paused_upon_creation=False,
         params=FORM,
         tags=["rollback", plan.name],
-        default_args={"retries": 1, "retry_delay": timedelta(seconds=2)},
+        default_args={"retries": 1, "retry_delay": timedelta(seconds=2), "execution_timeout": STEP_TIME},
     ) as dag:
         chain(
             StepOperator(
                 task_id="open_rollback", plan=plan.name, body=back.open_rollback, terms=Terms(opens=True), **PATIENCE
             ),
-            rollback_group(plan.name),
+            rollback_group(plan),
             StepOperator(
                 task_id="close_rollback",
                 plan=plan.name,

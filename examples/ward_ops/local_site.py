@@ -154,7 +154,7 @@ class LocalSite:
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
-        with psycopg.connect(self.target.conninfo(), autocommit=True) as connection:
+        with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
             for catalog, name, statement in (
                 ("pg_database", DATABASE, "CREATE DATABASE {name}"),
                 ("pg_roles", ROLE, "CREATE ROLE {name} LOGIN PASSWORD {password}"),

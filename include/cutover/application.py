@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
+import queue
 import re
 import ssl
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -137,6 +139,30 @@ def _short(text: str) -> str:
 
 
 def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> _Answer:
+    """What is answered within ``seconds``, whatever the other side, or a name server, does meanwhile.
+
+    httpx bounds each read by itself, and a name is looked up without any bound. So the request has a thread of its own,
+    which is left behind when it takes too long.
+    """
+    ended: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            ended.put(_answer(client, method, url, seconds))
+        except Exception as error:  # noqa: BLE001  # raised again, in the thread that asked
+            ended.put(error)
+
+    threading.Thread(target=ask, name="application", daemon=True).start()
+    try:
+        outcome = ended.get(timeout=seconds + 0.5)  # what httpx says by itself says more
+    except queue.Empty:
+        raise _NotUsable(f"no whole answer in {seconds:.0f} s") from None
+    if isinstance(outcome, Exception):
+        raise outcome
+    return outcome
+
+
+def _answer(client: httpx.Client, method: str, url: str, seconds: float) -> _Answer:
     deadline = time.monotonic() + seconds
     try:
         with client.stream(method, url, timeout=seconds) as response:
@@ -283,8 +309,9 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
         return Check(_name(test), _title(test), outcome, expected, _short(found), do, mask(url or _url(smoke, test.path)))
 
     try:
-        with psycopg.connect(conninfo, connect_timeout=5, autocommit=True) as connection:
+        with catalog.connect(conninfo, seconds=5) as connection:
             connection.execute("SET statement_timeout = '10s'")
+            connection.wait_for_statements()
             keys = {table: catalog.primary_key(connection, schema, table) for table in (test.for_table, test.table)}
             for table, columns in keys.items():
                 if len(columns) != 1:

@@ -7,10 +7,13 @@ its partitioned table and does not appear by itself.
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 from psycopg import errors
@@ -18,14 +21,23 @@ from psycopg.rows import tuple_row
 
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 
+if TYPE_CHECKING:
+    from psycopg.abc import PQGen
+
+_Result = TypeVar("_Result")
+
 RECORD_TABLE = "schema_migrations"
 
 CONNECT_SECONDS = 10
+ANSWER_SECONDS = 15.0  # beyond its own time-outs; a server that is silent for longer hangs, or what is between does
 LOCK_TIMEOUT = "10s"  # the target is ours alone: whoever holds a lock longer than this is somebody to be told about
 STATEMENT_TIMEOUT = "30min"  # half of a maintenance window
 
 # After kill -9 of a client its statement goes on in the server until the server looks at the connection.
 CONNECTION_CHECK = "1s"
+
+# How long a peer that is gone without a word goes unnoticed, where the connection string says nothing else.
+_NETWORK = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "30000"}
 
 _ON_DELETE = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
@@ -126,14 +138,70 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
     return StepFailed("the target refused a statement", where=where, found=found)
 
 
+class Connection(psycopg.Connection[Any]):
+    """A connection that gives a silent server up.
+
+    A server or a proxy that is there and says nothing keeps libpq waiting for ever: its host still answers TCP, and the
+    server's own time-outs hang with it. So every wait ends here, and the connection with it.
+
+    Attributes:
+        patience: Seconds that one answer may take.
+    """
+
+    patience = ANSWER_SECONDS
+
+    def wait_for_statements(self) -> None:
+        """Be as patient as the session's ``statement_timeout``, and a little longer."""
+        query = "SELECT extract(epoch FROM current_setting('statement_timeout')::interval)::float8"
+        row = self.cursor(row_factory=tuple_row).execute(query).fetchone()
+        self.patience = (row[0] if row else 0.0) + ANSWER_SECONDS
+
+    def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
+        """psycopg's own; everything that waits for the server comes through here."""
+        if timeout is not None:
+            return super().wait(gen, interval, timeout)
+        try:
+            return super().wait(gen, interval, self.patience)
+        except errors._WaitTimeout:
+            self.pgconn.finish()  # it is in the middle of something: nothing can be asked over it any more
+            raise psycopg.OperationalError(f"no answer in {self.patience:g} s: the server or the network hangs") from None
+
+    def cut(self) -> None:
+        """End the connection from another thread: who waits for an answer over it gets an error at once, hung or not.
+
+        The server notices soon, and ends what it was at.
+        """
+        with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as it:
+            it.shutdown(socket.SHUT_RDWR)
+
+
+def connect(conninfo: str, *, application_name: str | None = None, seconds: int | None = None) -> Connection:
+    """Log in to the target, in autocommit mode and in UTF-8.
+
+    Args:
+        application_name: Instead of the one in ``conninfo``.
+        seconds: For logging in; default is what ``conninfo`` says, or ``CONNECT_SECONDS``.
+
+    Raises:
+        psycopg.OperationalError: When the server does not answer or refuses the log-in.
+        psycopg.ProgrammingError: When ``conninfo`` is not a connection string; its text quotes the password.
+    """
+    given = psycopg.conninfo.conninfo_to_dict(conninfo)
+    overrides: dict[str, Any] = {name: value for name, value in _NETWORK.items() if name not in given}
+    if application_name is not None:
+        overrides["application_name"] = application_name
+    limit = seconds or given.get("connect_timeout") or CONNECT_SECONDS
+    return Connection.connect(conninfo, autocommit=True, client_encoding="UTF8", connect_timeout=limit, **overrides)
+
+
 @contextmanager
 def session(
     conninfo: str, schema: str, *, application_name: str | None = None, settings: Mapping[str, str] | None = None
-) -> Iterator[psycopg.Connection]:
+) -> Iterator[Connection]:
     """A session with the target in which unqualified names mean ``schema``.
 
     It is in autocommit mode so that every transaction is a visible ``with connection.transaction()``. Waits are bounded,
-    times are UTC, and the server ends the session's work soon after this process is gone.
+    also for a server that hangs, times are UTC, and the server ends the session's work soon after this process is gone.
 
     Args:
         application_name: Instead of the one in ``conninfo``.
@@ -143,14 +211,10 @@ def session(
         Unreachable: When the server does not answer or the connection breaks.
         StepFailed: When the server refuses a statement; see ``as_cutover_error``.
     """
-    overrides: dict[str, Any] = {"client_encoding": "UTF8"}
-    if application_name is not None:
-        overrides["application_name"] = application_name
     try:
-        given = psycopg.conninfo.conninfo_to_dict(conninfo)
-        overrides.setdefault("connect_timeout", given.get("connect_timeout") or CONNECT_SECONDS)
-        connection = psycopg.connect(conninfo, autocommit=True, **overrides)
+        connection = connect(conninfo, application_name=application_name)
     except psycopg.OperationalError as error:
+        given = psycopg.conninfo.conninfo_to_dict(conninfo)
         raise Unreachable(
             "the target does not answer",
             where=f"PostgreSQL at {given.get('host', 'localhost')}:{given.get('port', '5432')}",
@@ -173,6 +237,7 @@ def session(
         }
         for name, value in effective.items():
             connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+        connection.wait_for_statements()
         use_schema(connection, schema)
         yield connection
     except psycopg.Error as error:

@@ -304,7 +304,7 @@ class _Ends:
     reading: apsw.Connection
     connection: psycopg.Connection
     _sources: _Sessions[apsw.Connection]
-    _targets: _Sessions[psycopg.Connection]
+    _targets: _Sessions[catalog.Connection]
     _at_source: ThreadPoolExecutor
     _at_target: ThreadPoolExecutor
     _begun: list[Future[dict[str, Part]]] = field(default_factory=list)
@@ -338,8 +338,7 @@ class _Ends:
             for reading in self._sources.opened:
                 reading.interrupt()
             for session in self._targets.opened:
-                with contextlib.suppress(psycopg.Error):
-                    session.cancel()
+                session.cut()
 
 
 @contextlib.contextmanager
@@ -351,7 +350,7 @@ def _opened(snapshot: Path, conninfo: str, schema: str, workers: int, seconds: f
             yield reading
 
     @contextlib.contextmanager
-    def target_session(moment: str | None = None) -> Iterator[psycopg.Connection]:
+    def target_session(moment: str | None = None) -> Iterator[catalog.Connection]:
         with verification.reading(conninfo, schema, seconds=seconds) as connection:
             if moment is not None:
                 connection.execute(f"SET TRANSACTION SNAPSHOT '{moment}'".encode())

@@ -16,8 +16,6 @@ import contextlib
 import itertools
 import logging
 import math
-import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -159,7 +157,7 @@ def copy_table(
     try:
         with (
             source.snapshot(snapshot) as reading,
-            catalog.session(_with_defaults(conninfo, name), schema) as connection,
+            catalog.session(conninfo, schema, application_name=_name(conninfo, name)) as connection,
             _Watchdog(connection, stall_seconds) as watchdog,
         ):
             copy = _Copy(reading, connection, watchdog, stall_seconds, run_id, epoch, schema, table)
@@ -184,20 +182,12 @@ def copy_table(
     )
 
 
-def _with_defaults(conninfo: str, name: str) -> str:
-    """The connection string with a name, and with limits to how long a dead peer goes unnoticed, where it sets none."""
+def _name(conninfo: str, otherwise: str) -> str | None:
+    """None where the connection string has an application name of its own, or is none: the session says so then."""
     try:
-        given = psycopg.conninfo.conninfo_to_dict(conninfo)
+        return None if psycopg.conninfo.conninfo_to_dict(conninfo).get("application_name") else otherwise
     except psycopg.ProgrammingError:
-        return conninfo  # the session says what is wrong with it, without showing it
-    defaults = {
-        "application_name": name,
-        "keepalives_idle": "10",
-        "keepalives_interval": "5",
-        "keepalives_count": "3",
-        "tcp_user_timeout": "30000",
-    }
-    return psycopg.conninfo.make_conninfo(conninfo, **{key: item for key, item in defaults.items() if key not in given})
+        return None
 
 
 class _Meter:
@@ -255,7 +245,7 @@ class _Watchdog:
     The wait then ends with a broken connection, and the server rolls back.
     """
 
-    def __init__(self, connection: psycopg.Connection, seconds: float) -> None:
+    def __init__(self, connection: catalog.Connection, seconds: float) -> None:
         self._connection, self._seconds = connection, seconds
         self._moved = math.inf
         self._over = threading.Event()
@@ -281,11 +271,7 @@ class _Watchdog:
         while not self._over.wait(min(1.0, self._seconds / 4)):
             if time.monotonic() - self._moved > self._seconds:
                 log.error("the target was silent for %g s: giving the connection up", self._seconds)
-                with (
-                    contextlib.suppress(OSError, psycopg.Error),
-                    socket.socket(fileno=os.dup(self._connection.fileno())) as it,
-                ):
-                    it.shutdown(socket.SHUT_RDWR)
+                self._connection.cut()
                 return
 
 

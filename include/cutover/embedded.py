@@ -111,7 +111,7 @@ class Cluster:
                 str(binaries() / "initdb"), "--pgdata", str(self._data), "--username", OWNER, "--pwfile", str(secret),
                 "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions",
             ]),
-            capture_output=True, text=True, check=False, cwd="/",
+            capture_output=True, text=True, check=False, cwd="/", timeout=300,
         )  # fmt: skip
         if done.returncode != 0:
             shutil.rmtree(self._data, ignore_errors=True)
@@ -151,7 +151,7 @@ class Cluster:
             if process.poll() is not None:
                 raise StepFailed("PostgreSQL did not start", where=str(self.folder), found=self._last_log_lines())
             ready = subprocess.run(
-                [str(binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False
+                [str(binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
             )
             if ready.returncode == 0:
                 return process.pid

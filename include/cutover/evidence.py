@@ -1,30 +1,33 @@
 """The evidence of a run: one append-only folder on disk, the truth that branches, reports and rollback read.
 
 ``events.jsonl`` holds one event per line. Each carries the SHA-256 of the line before it, so that a line changed or
-taken out later is found. An append is one write under a file lock, followed by fsync; a line torn by a crash is
-recognised and set aside by the next append.
+taken out later is found. An append is one write under a file lock, followed by fsync. What could not be written whole, on a
+full disk say, is taken out again; a line torn by a crash is recognised and set aside by the next append.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
 import os
 import re
 import secrets
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from include.cutover.errors import CannotCheck, Refused
+from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
 from include.cutover.plan import ROOT
 
 EVENTS = "events.jsonl"
 GENESIS = "0" * 64
+LOCK_SECONDS = 60.0
 
 Event = dict[str, Any]
 
@@ -70,18 +73,58 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the operating system says about a place that is written to into an error that names the place.
+
+    Raises:
+        StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise StepFailed(
+            "the disk is full" if full else "the place cannot be written",
+            where=str(place),
+            found=error.strerror or type(error).__name__,
+            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
+        ) from None
+
+
+@contextmanager
+def locked(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[int]:
     """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
 
     The lock ends with the process, however that ends.
+
+    Raises:
+        Unreachable: When somebody else holds it for longer than ``seconds``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        lock(descriptor, path, seconds)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS) -> None:
+    """Lock an open file for oneself, until it is closed. Arguments and errors as for ``locked``."""
+    deadline, pause = time.monotonic() + seconds, 0.001
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise Unreachable(
+                    "another process keeps this file locked",
+                    where=str(path),
+                    expected=f"the lock within {seconds:g} s",
+                    do="Find that process with lsof; end it if it hangs, then run the step again.",
+                ) from None
+            time.sleep(pause)
+            pause = min(0.05, 2 * pause)
 
 
 def now() -> str:
@@ -110,32 +153,41 @@ class Evidence:
         return (self.folder / EVENTS).is_file()
 
     def append(self, event: str, **fields: Any) -> Event:
-        """Record an event and make it durable before returning it.
+        """Record an event and make it durable before returning it. An event is recorded whole or not at all.
 
         Args:
             event: The kind, e.g. ``step.begin``.
             fields: JSON values; never a secret.
+
+        Raises:
+            StepFailed: When the disk is full or refuses; nothing was recorded.
         """
         path = self.folder / EVENTS
         first = not path.exists()
-        with locked(path) as descriptor:
+        with disk_errors(path), locked(path) as descriptor:
             content = _read_all(descriptor)
             lines, torn = _split(content)
+            whole = len(content) - len(torn)
             if torn:
-                (self.folder / f"torn-{len(lines)}-{secrets.token_hex(2)}.bin").write_bytes(torn)
-                os.ftruncate(descriptor, len(content) - len(torn))
+                write_atomically(self.folder / f"torn-{len(lines)}-{secrets.token_hex(2)}.bin", torn)
+                os.ftruncate(descriptor, whole)
                 os.fsync(descriptor)
             previous = hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS
             record = {"seq": len(lines), "time": now(), "event": event, "previous": previous, **fields}
             line = json.dumps(record, ensure_ascii=False, default=str, separators=(",", ":")).encode() + b"\n"
             os.lseek(descriptor, 0, os.SEEK_END)
-            written = 0
-            while written < len(line):
-                written += os.write(descriptor, line[written:])
-            os.fsync(descriptor)
-        if first:
-            sync_folder(self.folder)
-            sync_folder(self.folder.parent)
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(descriptor, line[written:])
+                os.fsync(descriptor)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, whole)
+                raise
+            if first:
+                sync_folder(self.folder)
+                sync_folder(self.folder.parent)
         return record
 
     def events(self) -> list[Event]:
@@ -201,7 +253,8 @@ class Evidence:
         if not path.is_relative_to(self.folder.resolve()):
             raise Refused("a file of the evidence lies inside its folder", where=str(self.folder), found=name)
         data = content.encode() if isinstance(content, str) else content
-        write_atomically(path, data, mode)
+        with disk_errors(path):
+            write_atomically(path, data, mode)
         self.append("file", name=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
         return path
 

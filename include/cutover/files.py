@@ -10,12 +10,25 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
-from include.cutover.errors import CannotCheck, Refused, StepFailed
-from include.cutover.evidence import sync_folder
+from include.cutover.errors import CannotCheck, Refused
+from include.cutover.evidence import disk_errors, sync_folder
+
+__all__ = [
+    "BLOCK",
+    "SIDE_FILES",
+    "copy",
+    "digest",
+    "disk_errors",
+    "give",
+    "is_mount",
+    "make_private",
+    "real",
+    "require_space",
+    "side_files",
+]
 
 BLOCK = 1 << 20
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -100,25 +113,6 @@ def _write(descriptor: int, block: bytes) -> None:
     written = 0
     while written < len(block):
         written += os.write(descriptor, block[written:])
-
-
-@contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the operating system says about a place that is written to into an error that names the place.
-
-    Raises:
-        StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
-    """
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise StepFailed(
-            "the disk is full" if full else "the place cannot be written",
-            where=str(place),
-            found=error.strerror or type(error).__name__,
-            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
-        ) from None
 
 
 def make_private(folder: Path) -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from include.cutover.errors import LeaseLost, Refused
-from include.cutover.evidence import Evidence, evidence_root, locked, now, write_atomically
+from include.cutover.evidence import Evidence, disk_errors, evidence_root, locked, now, write_atomically
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ def read(plan: str) -> Lease | None:
 
 
 def _write(plan: str, lease: Lease) -> Lease:
-    write_atomically(_path(plan), json.dumps(asdict(lease)).encode())
+    with disk_errors(_path(plan)):
+        write_atomically(_path(plan), json.dumps(asdict(lease)).encode())
     return lease
 
 

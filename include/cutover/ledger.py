@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -29,6 +30,7 @@ SCHEMA = "cutover"
 
 Guard = Callable[[psycopg.Connection], None]
 
+_STATEMENT_TIMEOUT = "60s"
 _RUN_CHARACTERS = 40
 _NAME_BYTES = 63  # PostgreSQL cuts application_name there
 _TABLES: dict[str, dict[str, str]] = {
@@ -117,7 +119,7 @@ def ensure(conninfo: str) -> None:
     Raises:
         Refused: When a schema of that name exists and is something else.
     """
-    with catalog.session(conninfo, SCHEMA) as connection, connection.transaction():
+    with _session(conninfo) as connection, connection.transaction():
         # CREATE … IF NOT EXISTS can fail when two do it at once.
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cutover ledger', 0))")
         if not _value(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", SCHEMA):
@@ -140,6 +142,11 @@ def ensure(conninfo: str) -> None:
             connection.execute("INSERT INTO cutover.lease DEFAULT VALUES")
 
 
+def _session(conninfo: str, **settings: str) -> AbstractContextManager[catalog.Connection]:
+    """A session whose statements are small: one that takes long is not at work but held up."""
+    return catalog.session(conninfo, SCHEMA, settings={"statement_timeout": _STATEMENT_TIMEOUT, **settings})
+
+
 def _columns(connection: psycopg.Connection) -> dict[str, set[str]]:
     found: dict[str, set[str]] = {}
     query = """
@@ -160,7 +167,7 @@ def _columns(connection: psycopg.Connection) -> dict[str, set[str]]:
 
 def lease(conninfo: str) -> TargetLease | None:
     """Who holds the target's lease; None where there is no ledger."""
-    with catalog.session(conninfo, SCHEMA) as connection:
+    with _session(conninfo) as connection:
         if _value(connection, "SELECT to_regclass('cutover.lease')") is None:
             return None
         return _read(connection)
@@ -177,7 +184,7 @@ def open_run(conninfo: str, run_id: str, plan: str) -> int:
     Raises:
         Refused: When another run holds the lease, or this one's was taken over; nothing is changed.
     """
-    with catalog.session(conninfo, SCHEMA) as connection, connection.transaction():
+    with _session(conninfo) as connection, connection.transaction():
         current = _read(connection)
         if current.run_id == run_id and current.holder == run_id:
             return current.epoch
@@ -237,8 +244,7 @@ def take_over(conninfo: str, run_id: str, by: str, *, lock_seconds: float = 2.0,
         Unreachable: When the lease's row stays locked although every session of the old holder was terminated.
     """
     ensure(conninfo)
-    settings = {"lock_timeout": f"{max(1, round(lock_seconds * 1000))}ms"}
-    with catalog.session(conninfo, SCHEMA, settings=settings) as connection:
+    with _session(conninfo, lock_timeout=f"{max(1, round(lock_seconds * 1000))}ms") as connection:
         for _ in range(attempts):
             try:
                 return _raise_epoch(connection, run_id, by)
@@ -292,7 +298,7 @@ def release(conninfo: str, run_id: str, epoch: int) -> bool:
     Returns:
         Whether it was held under that epoch.
     """
-    with catalog.session(conninfo, SCHEMA) as connection, connection.transaction():
+    with _session(conninfo) as connection, connection.transaction():
         held = _value(
             connection,
             "UPDATE cutover.lease SET run_id = NULL, holder = NULL, acquired_at = NULL "
@@ -307,7 +313,7 @@ def release(conninfo: str, run_id: str, epoch: int) -> bool:
 
 def check(conninfo: str, run_id: str, epoch: int) -> None:
     """Raise ``LeaseLost`` when the run does not hold the lease under that epoch now."""
-    with catalog.session(conninfo, SCHEMA) as connection, connection.transaction():
+    with _session(conninfo) as connection, connection.transaction():
         guard(run_id, epoch)(connection)
 
 
@@ -356,7 +362,7 @@ def plan_chunks(conninfo: str, run_id: str, epoch: int, chunks: Sequence[Chunk])
     Raises:
         LeaseLost: When the run does not hold the lease.
     """
-    with catalog.session(conninfo, SCHEMA) as connection:
+    with _session(conninfo) as connection:
         return store_chunks(connection, run_id, epoch, chunks)
 
 
@@ -381,7 +387,7 @@ def store_chunks(connection: psycopg.Connection, run_id: str, epoch: int, chunks
 
 def chunks(conninfo: str, run_id: str, table: str) -> list[Chunk]:
     """The stored chunks of a table in order; none where they were not planned yet."""
-    with catalog.session(conninfo, SCHEMA) as connection:
+    with _session(conninfo) as connection:
         return read_chunks(connection, run_id, [table])
 
 

@@ -87,7 +87,7 @@ def send(
         One delivery per channel, in the order given.
 
     Raises:
-        OSError, CannotCheck: Only when the evidence cannot be written or read.
+        StepFailed, CannotCheck: Only when the evidence cannot be written or read.
     """
     known = evidence.last("notice", notice=notice) if evidence.exists else None
     if known is None or (known["subject"], known["text"]) != (subject, text):

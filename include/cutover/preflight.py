@@ -97,7 +97,7 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
         raise CannotCheck("the connection string of the target is not one of libpq's") from None
     title = "The target answers"
     try:
-        connection = psycopg.connect(conninfo, connect_timeout=5, autocommit=True)
+        connection = catalog.connect(conninfo, seconds=5)
     except psycopg.Error as error:
         do = "Check that the server runs and that the connection in Airflow is right."
         return [Check("target_reachable", title, "failed", found=_reason(error, conninfo), do=do, where=where)]
@@ -159,7 +159,7 @@ class _Target:
     """One look per method, all over one connection."""
 
     def __init__(
-        self, connection: psycopg.Connection, conninfo: str, plan: Plan, source_bytes: int, application_role: str | None
+        self, connection: catalog.Connection, conninfo: str, plan: Plan, source_bytes: int, application_role: str | None
     ) -> None:
         self._connection = connection
         self._conninfo = conninfo
@@ -175,6 +175,7 @@ class _Target:
     def reachable(self) -> _Found:
         for name, seconds in _WAITS.items():
             self._connection.execute("SELECT set_config(%s, %s, false)", [name, f"{seconds * 1000:.0f}ms"])
+        self._connection.wait_for_statements()
         role, database = self._row("SELECT current_user, current_database()")
         return _Found("passed", found=f"logged in to {database} as {role}")
 

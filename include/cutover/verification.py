@@ -188,7 +188,7 @@ def expected_counts(snapshot: Mapping[str, int], reference: Mapping[str, int] | 
 
 
 @contextlib.contextmanager
-def session(conninfo: str, schema: str, *, seconds: float) -> Iterator[psycopg.Connection]:
+def session(conninfo: str, schema: str, *, seconds: float) -> Iterator[catalog.Connection]:
     """A session that cannot write, in which unqualified names mean ``schema``.
 
     Args:
@@ -211,7 +211,7 @@ def session(conninfo: str, schema: str, *, seconds: float) -> Iterator[psycopg.C
 
 
 @contextlib.contextmanager
-def reading(conninfo: str, schema: str, *, seconds: float) -> Iterator[psycopg.Connection]:
+def reading(conninfo: str, schema: str, *, seconds: float) -> Iterator[catalog.Connection]:
     """One read-only transaction that sees one moment, rolled back at the end. Arguments and errors as for ``session``."""
     with session(conninfo, schema, seconds=seconds) as connection, connection.transaction(force_rollback=True):
         yield connection

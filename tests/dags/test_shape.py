@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from datetime import timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -131,6 +132,18 @@ def test_gates_stand_before_each_point_of_no_return_and_ask_the_lead_alone(cutov
         assert cutover.get_task(task).terms.gate == gate_name, "a marked gate must not open anything"
 
 
+def test_every_step_is_ended_when_it_hangs_and_people_have_their_own_time(cutover: Any, rollback: Any) -> None:
+    window = timedelta(minutes=load_plan("ward_ops").window.minutes)
+    for dag in (cutover, rollback):
+        for task in dag.tasks:
+            limit = task.execution_timeout
+            assert limit is not None and timedelta(0) < limit <= window, f"{dag.dag_id}: {task.task_id}"
+    for task in ("go_no_go", "go_live.approve"):
+        gate = cutover.get_task(task)
+        assert gate.response_timeout == timedelta(minutes=load_plan("ward_ops").gates.response_minutes)
+        assert gate.execution_timeout is not gate.response_timeout
+
+
 def test_no_dagrun_timeout_and_one_run_at_a_time(cutover: Any, rollback: Any) -> None:
     for dag in (cutover, rollback):
         assert dag.dagrun_timeout is None
@@ -189,4 +202,5 @@ def test_a_broken_plan_is_shown_and_takes_no_other_down(tmp_path: Path, monkeypa
     assert "copy.users" in module.__dict__["cutover_ward_ops"].task_ids
     broken = module.__dict__["cutover_broken"]
     assert broken.task_ids == ["faults_of_the_plan"]
+    assert broken.get_task("faults_of_the_plan").execution_timeout is not None
     assert "colour: unknown key" in broken.doc_md

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import re
 import socket
@@ -245,6 +247,21 @@ def test_an_answer_that_never_ends_fails_in_time(site: Site, monkeypatch: pytest
     site.routes["/health"] = drip
     monkeypatch.setattr(application, "_ASK_SECONDS", 0.3)
     assert application.health(site.smoke(), "target").found.startswith("an answer that did not end")
+
+
+def test_headers_that_never_end_fail_in_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    def drip(handler: Handler) -> None:
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        with contextlib.suppress(OSError):
+            for number in itertools.count():
+                if site.ending.wait(0.02):
+                    break
+                handler.wfile.write(b"X-Header-%d: x\r\n" % number)
+                handler.wfile.flush()
+
+    site.routes["/health"] = drip
+    monkeypatch.setattr(application, "_ASK_SECONDS", 0.3)
+    assert application.health(site.smoke(), "target").found.startswith("no whole answer in")
 
 
 def test_an_answer_without_bounds_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,9 @@ import math
 import os
 import re
 import signal
-import socket
 import struct
 import subprocess
 import sys
-import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -36,6 +34,7 @@ from include.cutover.embedded import Cluster
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused, Unreachable, WrongData
 from include.cutover.ledger import Chunk
 from include.cutover.plan import ROOT
+from tests.hanging import through_proxy
 
 Row = Sequence[Any]
 
@@ -810,55 +809,12 @@ def test_an_earlier_try_that_stands_still_is_ended(pings: Bench) -> None:
 # --- the connection -----------------------------------------------------------------------------------------------------
 
 
-class Proxy:
-    """A TCP proxy that forwards so many bytes to the server and then either cuts the connection or falls silent."""
-
-    def __init__(self, port: int, after: int, how: str) -> None:
-        self._target, self._after, self._how = port, after, how
-        self._listening = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listening.getsockname()[1]
-        self._sockets: list[socket.socket] = [self._listening]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                near, _ = self._listening.accept()
-                far = socket.create_connection(("127.0.0.1", self._target))
-                self._sockets += [near, far]
-                for one, other, limit in ((near, far, self._after), (far, near, None)):
-                    threading.Thread(target=self._forward, args=(one, other, limit), daemon=True).start()
-
-    def _forward(self, one: socket.socket, other: socket.socket, limit: int | None) -> None:
-        passed = 0
-        with contextlib.suppress(OSError):
-            while data := one.recv(65536):
-                passed += len(data)
-                if limit is not None and passed > limit:
-                    if self._how == "cut":
-                        one.shutdown(socket.SHUT_RDWR)
-                        other.shutdown(socket.SHUT_RDWR)
-                    return
-                other.sendall(data)
-            other.shutdown(socket.SHUT_WR)
-
-    def close(self) -> None:
-        for item in self._sockets:
-            item.close()
-
-
 @pytest.mark.parametrize("how", ["cut", "silent"])
 def test_a_connection_that_breaks_or_falls_silent_is_given_up_and_the_copy_goes_on_later(pings: Bench, how: str) -> None:
-    port = int(re.search(r"port=(\d+)", pings.conninfo).group(1))  # type: ignore[union-attr]
-    proxy = Proxy(port, after=400_000, how=how)
-    try:
+    with through_proxy(pings.conninfo, after=400_000, how=how) as conninfo:
         with pytest.raises(Unreachable) as caught:
-            pings.copy(
-                conninfo=pings.conninfo.replace(f"port={port}", f"port={proxy.port}"), chunk_rows=4_000, stall_seconds=1.5
-            )
+            pings.copy(conninfo=conninfo, chunk_rows=4_000, stall_seconds=1.5)
         assert caught.value.retry_helps
-    finally:
-        proxy.close()
     already = sum(chunk.copied for chunk in ledger.chunks(pings.conninfo, pings.run_id, "t"))
     assert 0 < already < 5
     assert pings.read("SELECT count(*) FROM t") == [(already * 4_000,)]

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from include.cutover import backup, claims, decision, decisions, fingerprints, lease, ledger
+from include.cutover import backup, claims, decision, decisions, fingerprints, lease, ledger, room
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
 from include.cutover.evidence import Evidence
@@ -32,13 +32,15 @@ FROZEN_PLAN = "plan.json"
 class Report:
     """What a step tells: one sentence, figures, and the checks it made.
 
-    ``accept_unknown`` lets checks stay "could not check"; somebody else then decides about them.
+    ``accept_unknown`` lets checks stay "could not check"; somebody else then decides about them. ``warnings`` stop nothing;
+    whoever decides at a gate reads them, and they are in the report.
     """
 
     summary: str
     figures: dict[str, Any] = field(default_factory=dict)
     checks: Sequence[Check] = ()
     accept_unknown: bool = False
+    warnings: Sequence[str] = ()
 
     @property
     def outcome(self) -> str:
@@ -250,6 +252,8 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
     """
     started = time.monotonic()
     try:
+        must_run = terms.way_back or terms.closes or step.name == "open_rollback"
+        room.require(step.name, step.plan, lambda: step.source, must_run=must_run)
         with claims.claim(step.plan.name, step.run_id, step.name, shared=not terms.opens):
             if not terms.opens and not terms.closes:
                 _may_run(step, terms)
@@ -267,9 +271,12 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
         text = mask(str(error) if isinstance(error, CutoverError) else f"{type(error).__name__}: {error}")
         # A run without evidence has nowhere to record: opening it is what failed.
         if step.evidence.exists and not isinstance(error, LeaseLost):
-            step.evidence.append(
-                "step.end", step=step.name, outcome=outcome, seconds=round(time.monotonic() - started, 3), summary=text
-            )
+            try:
+                step.evidence.append(
+                    "step.end", step=step.name, outcome=outcome, seconds=round(time.monotonic() - started, 3), summary=text
+                )
+            except CutoverError as unrecorded:  # a begin without an end is no pass; what went wrong first matters more
+                step.log.error("the end of the step could not be recorded: %s", unrecorded)
         raise
     step.evidence.append(
         "step.end",
@@ -279,7 +286,10 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
         summary=report.summary,
         figures=report.figures,
         checks=[check.as_dict() for check in report.checks],
+        warnings=[mask(warning) for warning in report.warnings],
     )
+    for warning in report.warnings:
+        step.log.warning("%s", warning)
     for check in report.checks:
         level = {"passed": logging.INFO, "unknown": logging.WARNING}.get(check.outcome, logging.ERROR)
         detail = "; ".join(part for part in (check.where, check.found and f"found {check.found}") if part)

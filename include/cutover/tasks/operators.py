@@ -13,7 +13,11 @@ from include.cutover.errors import CutoverError
 from include.cutover.masking import mask
 from include.cutover.steps import step as steps
 from include.cutover.steps.step import Body, Caller, Step, Terms
+from include.cutover.tasks import time_limits
 from include.cutover.tasks.connections import AirflowEnds
+
+# A fault of the program comes again, however often it is tried.
+_FAULTS = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, ImportError, ValueError)
 
 
 def step_of(plan: str, name: str, context: Any) -> Step:
@@ -42,6 +46,7 @@ class StepOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ()
+    _at_work = False
     ui_color = "#e8eef7"
 
     def __init__(
@@ -66,22 +71,34 @@ class StepOperator(BaseOperator):
 
         Raises:
             AirflowFailException: When another try cannot help.
-            RuntimeError: When another try may help; Airflow retries.
+            RuntimeError: When another try may help, and so for whatever comes from outside; Airflow retries.
         """
         name = self.step or self.task_id.rsplit(".", 1)[-1]
         if "stream" in self.arguments:
             name = f"{name}.{self.arguments['stream']}"
+        body = time_limits.in_time(self.body, self.execution_timeout)
+        self._at_work = True
         try:
-            report = steps.run(step_of(self.plan, name, context), self.body, self.terms, self.arguments)
+            with time_limits.hard_limit(self.execution_timeout):
+                report = steps.run(step_of(self.plan, name, context), body, self.terms, self.arguments)
         except CutoverError as error:
             text = mask(str(error))
-            raise RuntimeError(text) if error.retry_helps else AirflowFailException(text) from None
+            if not error.retry_helps:
+                raise AirflowFailException(text) from None
+            self.log.warning("another try may help: %s", text)
+            raise RuntimeError(text) from None
+        except _FAULTS as error:
+            raise AirflowFailException(f"another try cannot help: {type(error).__name__}: {mask(str(error))}") from error
+        finally:
+            self._at_work = False
         if report.outcome == "failed":
             raise AirflowFailException(report.failure)
         return {"summary": report.summary, "figures": report.figures}
 
     def on_kill(self) -> None:
-        """Airflow ends the process; the missing end in the evidence says that the step did not finish."""
+        """Airflow calls this on SIGTERM, in the middle of the step: end it now. Its sessions in the target end with it."""
+        if self._at_work:
+            raise SystemExit("Airflow told this task to end")
 
 
 class BranchOperator(StepOperator, BranchMixIn):
