@@ -124,6 +124,13 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             found=found,
             do="Check that the server runs, then try again.",
         )
+    if isinstance(error, errors.DiskFull):
+        return StepFailed(
+            "the target's disk is full",
+            where=where,
+            found=found,
+            do="Make room where the server keeps its data, its write-ahead log and its temporary files.",
+        )
     if isinstance(error, errors.InsufficientPrivilege):
         return Refused(
             "the pipeline's role may not do this",

@@ -24,7 +24,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from include.cutover import application, catalog, fence, files, services, source
+from include.cutover import application, catalog, fence, files, room, services, source
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.masking import mask
@@ -629,10 +629,12 @@ def check_places(live: Path, *, plan: Plan) -> list[Check]:
     if second is not None:
         checks.append(_writable_place(second, "second_copy_directory", "The second copy can be written"))
     if all(check.outcome == "passed" for check in checks):
-        copies = 2 if second is not None and _device(second) == _device(directory) else 1
-        checks.append(_room(directory, copies * size, "backup_free_space", "There is room for the backup"))
+        needs = room.for_backups(plan, size)
+        if second is not None and _device(second) == _device(directory):
+            needs = dict.fromkeys(needs, sum(needs.values()))
+        checks.append(_room(directory, needs[directory], "backup_free_space", "There is room for the backup"))
         if second is not None:
-            checks.append(_room(second, copies * size, "second_copy_free_space", "There is room for the second copy"))
+            checks.append(_room(second, needs[second], "second_copy_free_space", "There is room for the second copy"))
         checks.append(_apart(file, directory, second))
     if plan.configuration is not None:
         title = "The configuration can be switched and reverted"

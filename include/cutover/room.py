@@ -62,13 +62,19 @@ def _needs(step: str, plan: Plan, source: Callable[[], Path]) -> Mapping[Path, i
         return {}
     live = files.real(source())
     size = sum(item.stat().st_size for item in (live, *files.side_files(live)) if item.exists())
+    needs = for_backups(plan, size)
+    if plan.configuration is not None:
+        needs[plan.configuration.file.parent] = _SMALL
+    return needs
+
+
+def for_backups(plan: Plan, size: int) -> dict[Path, int]:
+    """What is written into the places of the backup, in bytes, for a source of ``size`` bytes."""
     decides = any(table.columns or table.foreign_keys for table in plan.tables.values())
-    # The backup, the copy that the restore test opens, and what the plan's decisions make of it.
+    # The backup, the copy that the restore test opens, and what the plan's decisions make of the backup.
     needs = {plan.backup.directory: size * (3 if decides else 2)}
     if plan.backup.second_copy is not None:
         needs[plan.backup.second_copy] = size
-    if plan.configuration is not None:
-        needs[plan.configuration.file.parent] = _SMALL
     return needs
 
 

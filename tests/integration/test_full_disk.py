@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
-from include.cutover import lease, room
+from include.cutover import catalog, lease, room
+from include.cutover.embedded import Cluster
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence import EVENTS, Evidence
 from include.cutover.plan import Plan, load_plan
@@ -149,6 +151,24 @@ def test_what_went_wrong_first_is_told_also_when_it_cannot_be_recorded(
         run(step(tmp_path, "apply_ddl"), body, Terms(opens=True))
     assert "could not be recorded" in caplog.text
     assert not Evidence.of("ward_ops", "run").passed("apply_ddl")
+
+
+def test_a_target_whose_disk_is_full_is_named_as_that(cluster: Cluster, conninfo: str, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "tablespace", 8) as place:
+        owner = Path(f"/proc/{cluster.postmaster()}").stat()
+        os.chown(place, owner.st_uid, owner.st_gid)
+        with psycopg.connect(conninfo, autocommit=True) as connection:
+            connection.execute(f"CREATE TABLESPACE small LOCATION '{place}'".encode())
+            try:
+                with (
+                    pytest.raises(StepFailed, match="the target's disk is full"),
+                    catalog.session(conninfo, "public") as session,
+                ):
+                    session.execute("CREATE TABLE t (word text) TABLESPACE small")
+                    session.execute("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 20000)")
+            finally:
+                connection.execute("DROP TABLE t")
+                connection.execute("DROP TABLESPACE small")
 
 
 # --- before a step -------------------------------------------------------------------------------------------------------
