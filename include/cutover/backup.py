@@ -54,7 +54,7 @@ class Manifest:
         plan: Of that run.
         source: The database it was taken from, symbolic links followed.
         time: When it was taken, UTC.
-        same_device: No copy lies on another device than the source.
+        same_device: Both copies lie on one device, or the only one lies on the source's.
         fenced: The source was fenced while it was taken, so that nothing was written after it.
         mode: The source's mode; before the fence, where there was one.
         uid: The source's owner.
@@ -94,7 +94,8 @@ class Manifest:
         """What an operator should know, in plain words."""
         found = []
         if self.same_device:
-            found.append("no copy of the backup lies on another device than the source: one broken disk takes them all")
+            both = "both copies of the backup lie" if self.second_file is not None else "the backup and the source lie"
+            found.append(f"{both} on the same device: one broken disk takes both")
         if not self.fenced:
             found.append("the source was not fenced: what is written to it after the backup is not in the backup")
         return tuple(found)
@@ -406,7 +407,7 @@ def _take(database: Path, places: list[Path], partials: list[Path], run_id: str,
             plan=plan,
             source=database,
             time=now(),
-            same_device=all(place.stat().st_dev == found.st_dev for place in places),
+            same_device=places[0].stat().st_dev == (places[1].stat().st_dev if len(places) > 1 else found.st_dev),
             fenced=state.raised and state.run_id == run_id,
             mode=stat.S_IMODE(found.st_mode) if state.mode is None else state.mode,
             uid=found.st_uid,

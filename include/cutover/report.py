@@ -81,7 +81,7 @@ _NEXT = {
 _PHASES = (
     ("Prepare", r"open_run|announce_start|check_(target|source|services|places)|apply_ddl|apply_migrations|go_no_go"),
     ("Stop and back up", r"stop_services|fence_source|take_backup|plan_copy"),
-    ("Copy", r"copy\..*|restore_test"),
+    ("Copy", r"copy\..*|restore_test|snapshot_extras"),
     ("Finish the target", r"build_keys_and_indexes|load_reference_data|declare_foreign_keys|set_sequences|analyze_tables"),
     ("Verify", r"check_\w+|validate_foreign_keys|smoke_test_database|decide"),
     ("Go live", r"approve|switch_configuration|start_services|smoke_test_application|decide_live|announce_completion"),
@@ -99,7 +99,7 @@ _LABELS = {
     "sqlite_version": "SQLite",
     "schema_fingerprint": "Schema fingerprint",
     "time": "Taken at",
-    "same_device": "Second copy on the same device",
+    "same_device": "Copies on the same device",
     "run_id": "Run",
     "rows": "Rows",
 }
@@ -137,6 +137,7 @@ class StepView:
     checks: tuple[Mapping[str, Any], ...] = ()
     figures: Mapping[str, Any] | None = None
     log_url: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def last(self) -> Attempt:
@@ -250,7 +251,8 @@ class Story:
         checks = tuple(check for check in last.get("checks") or [] if isinstance(check, dict))
         figures = last.get("figures")
         log_url = next((str(item["log_url"]) for item in reversed(tries) if item.get("log_url")), "")
-        return StepView(name, tuple(attempts), checks, figures if isinstance(figures, dict) else {}, log_url)
+        warnings = tuple(str(text) for text in last.get("warnings") or [])
+        return StepView(name, tuple(attempts), checks, figures if isinstance(figures, dict) else {}, log_url, warnings)
 
     def _left_behind(self, begin: datetime) -> bool:
         """Whether the run decided, went back or was closed after that moment: a step without an end then has died."""
@@ -281,6 +283,15 @@ class Story:
             check.get("outcome") == outcome if outcome in known else check.get("outcome") not in known
             for check in self.checks
         )
+
+    @cached_property
+    def warnings(self) -> list[tuple[str, str]]:
+        """What stopped nothing and somebody should know, with the step that said so first."""
+        found: dict[str, str] = {}
+        for step in self.steps.values():
+            for text in step.warnings:
+                found.setdefault(text, step.title)
+        return [(title, text) for text, title in found.items()]
 
     @cached_property
     def outages(self) -> list[tuple[datetime, datetime | None]]:

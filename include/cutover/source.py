@@ -30,6 +30,7 @@ __all__ = [
     "orphans",
     "quote",
     "schema_fingerprint",
+    "schema_objects",
     "shape",
     "snapshot",
     "sqlite_sequence",
@@ -164,9 +165,37 @@ def sqlite_sequence(conn: apsw.Connection) -> dict[str, int]:
 
 
 def schema_fingerprint(conn: apsw.Connection) -> str:
-    """SHA-256, in hex, of all CREATE statements in sorted order. Equal for a database and its clone."""
-    statements = sorted(text for (text,) in conn.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL"))
+    """SHA-256, in hex, of all CREATE statements in sorted order. Equal for a database and its clone.
+
+    SQLite's own tables are left out: they come with the first AUTOINCREMENT and with ANALYZE.
+    """
+    statements = sorted(sql for _, _, sql in _statements(conn))
     return hashlib.sha256("\0".join(statements).encode()).hexdigest()
+
+
+def schema_objects(conn: apsw.Connection) -> dict[str, str]:
+    """Tables, columns, indexes, triggers and views by kind and name, each with a short text that changes when it does.
+
+    ``column users.email`` has its declaration in words, the others the beginning of a hash of their CREATE statement. Two
+    schemas with the same fingerprint have the same objects.
+    """
+    found = {f"{kind} {name}": hashlib.sha256(sql.encode()).hexdigest()[:16] for kind, name, sql in _statements(conn)}
+    query = (
+        'SELECT info.name, info.type, info."notnull", info.dflt_value, info.pk, info.hidden'
+        " FROM pragma_table_xinfo(?, 'main') AS info"
+    )
+    for table in tables(conn):
+        for name, kind, not_null, default, key, hidden in conn.execute(query, (table,)):
+            words = [kind, not_null and "NOT NULL", default is not None and f"DEFAULT {default}", key and f"KEY {key}"]
+            words.append("GENERATED" if hidden else "")
+            found[f"column {table}.{name}"] = " ".join(word for word in words if word)
+    return dict(sorted(found.items()))
+
+
+def _statements(conn: apsw.Connection) -> list[tuple[str, str, str]]:
+    """Kind, name and CREATE statement of everything but SQLite's own."""
+    query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    return [(str(kind), str(name), str(text)) for kind, name, text in conn.execute(query)]
 
 
 def orphans(

@@ -6,6 +6,7 @@ import json
 import os
 import re
 import resource
+import shutil
 import signal
 import sqlite3
 import stat
@@ -153,19 +154,59 @@ def test_without_a_second_place(live: Path, places: tuple[Path, Path], tmp_path:
     assert worst(backup.restore_test(manifest, tmp_path / "scratch")) == "passed"
 
 
-def test_one_disk_for_everything_is_a_warning(live: Path, tmp_path: Path) -> None:
-    one = take(live, (tmp_path / "a", tmp_path / "b"))
-    assert one.same_device
-    assert "another device" in " ".join(one.warnings)
+def test_copies_on_one_disk_are_a_warning(live: Path, tmp_path: Path) -> None:
     memory = Path(f"/dev/shm/cutover-test-{os.getpid()}")
+    assert memory.parent.stat().st_dev != live.stat().st_dev
+    words = "on the same device: one broken disk takes both"
     try:
-        assert memory.parent.stat().st_dev != live.stat().st_dev
-        two = take(live, (tmp_path / "a", memory), run_id="two disks")
-        assert not two.same_device
+        for places, said in (
+            ((tmp_path / "a", tmp_path / "b"), f"both copies of the backup lie {words}"),
+            ((memory / "a", memory / "b"), f"both copies of the backup lie {words}"),
+            ((tmp_path / "a", None), f"the backup and the source lie {words}"),
+            ((tmp_path / "a", memory / "b"), ""),
+            ((memory / "a", None), ""),
+        ):
+            manifest = take(live, places, run_id=str(places))
+            assert manifest.same_device is bool(said)
+            assert manifest.warnings[:-1] == ((said,) if said else ())
+            assert backup.facts(manifest)["same_device"] is bool(said)
     finally:
-        for item in memory.iterdir():
-            item.unlink()
-        memory.rmdir()
+        shutil.rmtree(memory)
+
+
+def test_everything_is_durable_before_the_backup_counts(
+    live: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is synced before it gets its name, and the folder after it; the first manifest's name is the last of all."""
+    done: list[tuple[str, str]] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("name", f"{path} {target}"))
+        return rename(path, target)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append(("name", f"{path} {target}"))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    manifest = take(live, places)
+    named = {what.split(" ")[1]: (number, what.split(" ")[0]) for number, (kind, what) in enumerate(done) if kind == "name"}
+    for copy in manifest.copies:
+        for path in (copy, copy.with_name(f"{copy.name}.manifest.json")):
+            number, before = named[str(path)]
+            # What was written under the name that it had before, or before that.
+            earlier = {before} | {old for new, (_, old) in named.items() if new == before}
+            assert any(kind == "sync" and what in earlier for kind, what in done[:number]), path
+            assert ("sync", str(path.parent)) in done[number:], path
+    last = max(number for number, _ in named.values())
+    assert done[last][1].split(" ")[1] == str(manifest.path)
 
 
 def test_both_places_must_differ(live: Path, tmp_path: Path) -> None:

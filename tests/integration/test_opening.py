@@ -9,13 +9,14 @@ from typing import Any
 import apsw
 import pytest
 
+from examples.ward_ops.generate import generate
 from include.cutover import break_glass, fence, source_lease
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.steps import closing, opening
-from include.cutover.steps.step import Caller, Step, Terms, run
+from include.cutover.steps.step import Caller, Report, Step, Terms, run
 
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False}
 
@@ -167,3 +168,45 @@ def test_a_run_that_was_brought_back_by_hand_is_closed_once_and_acts_no_more(sou
     with pytest.raises(Refused, match="closed already"):
         break_glass.close_by_hand(evidence.folder, reason="again", by="root")
     open_run(source, "two")
+
+
+# --- the schema of the source -------------------------------------------------------------------------------------------
+
+
+class BothEnds(Ends):
+    """A file and a target."""
+
+    def __init__(self, source: Path, conninfo: str) -> None:
+        super().__init__(source)
+        self._conninfo = conninfo
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        return self._conninfo
+
+
+def test_a_schema_that_drifted_since_the_last_run_is_told_to_the_lead(
+    tmp_path: Path, conninfo: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
+    database = tmp_path / "ward_ops.db"
+    generate(database, pings=10)
+
+    def look(run_id: str) -> tuple[Report, Evidence]:
+        step = Step("ward_ops", "check_source", Caller("cutover_ward_ops", run_id, "lead"), BothEnds(database, conninfo))
+        return run(step, opening.check_source, Terms(opens=True)), step.evidence
+
+    for run_id in ("one", "two"):
+        found, evidence = look(run_id)
+        assert (found.outcome, list(found.warnings)) == ("passed", [])
+        recorded = evidence.last("source.schema")
+        assert recorded is not None and recorded["compared_with"] == {"one": None, "two": "one"}[run_id]
+        assert recorded["objects"]["column users.email"] == "VARCHAR(100) NOT NULL"
+    with apsw.Connection(str(database)) as connection:
+        connection.execute("ALTER TABLE users ADD COLUMN phone TEXT")
+        connection.execute("CREATE INDEX late ON users (phone)")
+    found, evidence = look("three")
+    (warning,) = found.warnings
+    assert "drifted since the run two of 20" in warning and "added column users.phone, index late." in warning
+    end = evidence.step("check_source")
+    assert end is not None and end["warnings"] == [warning]
+    assert [check.name for check in found.checks if check.outcome == "failed"] == ["source_columns_unknown"]

@@ -31,6 +31,14 @@ def test_it_says_what_was_found_what_is_unknown_and_how_long() -> None:
     assert "15 minutes means no-go" in text
 
 
+def test_warnings_are_read_before_the_answer() -> None:
+    events = [OPENED, end("take_backup", warnings=["both copies | on one device"]), end("decide", warnings=["no Redis"])]
+    text = briefing(events, load_plan("ward_ops"))
+    assert "**Warnings; a go takes them as they are:**" in text
+    assert "- both copies \\| on one device\n- no Redis" in text
+    assert "Warnings" not in briefing([OPENED, end("take_backup", warnings=[])], load_plan("ward_ops"))
+
+
 def test_a_question_that_was_settled_later_is_open_no_more() -> None:
     plan = load_plan("ward_ops")
     events = [OPENED, end("check_target", checks=[CHECK])]

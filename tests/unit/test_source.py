@@ -427,6 +427,17 @@ def test_the_fingerprint_is_that_of_the_schema_alone(tmp_path: Path) -> None:
     assert re.fullmatch("[0-9a-f]{64}", prints[0])
 
 
+def test_the_fingerprint_is_not_that_of_sqlite_s_own_tables(tmp_path: Path) -> None:
+    schema = ["CREATE TABLE x(a INTEGER PRIMARY KEY)", "CREATE INDEX i ON x(a)"]
+    analyzed = ["CREATE TABLE gone(a INTEGER PRIMARY KEY AUTOINCREMENT)", "DROP TABLE gone", "ANALYZE"]
+    prints = []
+    for name, statements in {"plain": schema, "analyzed": [*schema, *analyzed]}.items():
+        connection = source.open_snapshot(database(tmp_path / name, *statements))
+        prints.append((source.schema_fingerprint(connection), source.schema_objects(connection)))
+        connection.close()
+    assert prints[0] == prints[1]
+
+
 # --- orphans ------------------------------------------------------------------------------------------------------------
 
 

@@ -63,11 +63,10 @@ def take_backup(step: Step) -> Report:
     decided = _decide(step, manifest)
     rows = sum(manifest.counts.values())
     return Report(
-        f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables"
-        + _told(decided)
-        + "".join(f"; {warning}" for warning in manifest.warnings),
+        f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables" + _told(decided),
         {"bytes": manifest.bytes, "sha256": manifest.sha256, "rows": rows, "counts": dict(manifest.counts)},
         checks,
+        warnings=manifest.warnings,
     )
 
 

@@ -26,6 +26,7 @@ from include.cutover import (
     migrations,
     notices,
     preflight,
+    schema_drift,
     source,
     source_lease,
     target,
@@ -213,7 +214,23 @@ def check_source(step: Step) -> Report:
     with _clone(step) as clone:
         planned = target.planned_schema(step.target, step.plan.sql_folder)
         checks = preflight.check_source(step.source, clone, plan=step.plan, planned=planned)
-    return Report(_count(checks), {}, checks)
+        sound = all(check.outcome == "passed" for check in checks if check.name == "source_integrity")
+        warnings = _schema_drift(step, clone) if sound else []
+    return Report(_count(checks), {}, checks, warnings=warnings)
+
+
+def _schema_drift(step: Step, clone: Path) -> list[str]:
+    """Record the schema, and tell what changed since it was last proven: a release may have come in between."""
+    with source.snapshot(clone) as connection:
+        fingerprint, objects = source.schema_fingerprint(connection), source.schema_objects(connection)
+    before = schema_drift.baseline(step.plan.name, but=step.evidence)
+    step.evidence.append(
+        schema_drift.EVENT, fingerprint=fingerprint, objects=objects, compared_with=before[0] if before else None
+    )
+    if before is None or before[1]["fingerprint"] == fingerprint:
+        return []
+    run, recorded = before
+    return [schema_drift.warning(run, recorded, schema_drift.between(recorded["objects"], objects))]
 
 
 def assess_source(step: Step) -> Report:

@@ -110,6 +110,10 @@ def briefing(events: list[Event], plan: Plan) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {outcome} | {_cell(summary)} |" for name, outcome, summary in rows]
+    warnings = list(dict.fromkeys(warning for event in newest.values() for warning in event.get("warnings") or []))
+    if warnings:
+        lines += ["", "**Warnings; a go takes them as they are:**", ""]
+        lines += [f"- {_cell(warning)}" for warning in warnings]
     unknown = open_questions(events, plan)
     if unknown:
         lines += ["", "**Could not be checked; a go accepts it:**", ""]
