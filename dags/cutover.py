@@ -132,6 +132,8 @@ def cutover_dag(plan: Plan) -> DAG:
 
         restore_test = step("restore_test", moving.restore_test, **moves_data)
 
+        extras = [step("snapshot_extras", moving.snapshot_extras, **moves_data)] if plan.extras.wanted else []
+
         with TaskGroup("finish_target", tooltip="What is faster and safer after the load") as finish_target:
             reference = step("load_reference_data", moving.load_reference_data)
             chain(
@@ -203,7 +205,8 @@ def cutover_dag(plan: Plan) -> DAG:
 
         chain(open_run, announce_start, look, prepare_target, go_no_go, quiesce, take_backup)
         chain(take_backup, copy, finish_target, verify, decide)
-        chain(take_backup, restore_test, decide)
+        for beside in (restore_test, *extras):
+            chain(take_backup, beside, decide)
         chain(checks, decide)  # a red check does not cut the others short: people want to see them all
         chain(decide, go_live, decide_live, announce_completion, close_run)
         chain([decide, decide_live], rollback, close_run)

@@ -383,7 +383,7 @@ def _take(database: Path, places: list[Path], partials: list[Path], run_id: str,
         with ThreadPoolExecutor(1) as pool:
             awaited = pool.submit(_look_into, first)
             second = partials[1] / _WHOLE if len(partials) > 1 else None
-            digest = files.digest(first) if second is None else _copy_verified(first, second)
+            digest = files.digest(first) if second is None else files.copy_verified(first, second)
             content = awaited.result()
         if content.faults:
             raise StepFailed(
@@ -492,7 +492,7 @@ def _mend(manifest: Manifest) -> bool:
             if whole:
                 files.require_space({path.parent: manifest.bytes})
                 anew = path.with_name(f".{path.name}.anew")
-                _copy_verified(whole[0], anew)
+                files.copy_verified(whole[0], anew)
                 anew.rename(path)
             else:
                 there = _manifest_of(path)
@@ -510,21 +510,6 @@ def _has_hash(path: Path, sha256: str) -> bool:
         return files.digest(path) == sha256
     except CannotCheck:
         return False
-
-
-def _copy_verified(path: Path, to: Path) -> str:
-    """Copy, and read the copy back from its device. Returns the hash of both."""
-    digest = files.copy(path, to)
-    found = files.digest(to, from_disk=True)
-    if found != digest:
-        raise StepFailed(
-            "the copy does not read back as it was written",
-            where=str(to.parent),
-            expected=f"SHA-256 {digest}",
-            found=found,
-            do="Do not trust that disk; name another place in the plan.",
-        )
-    return digest
 
 
 def _free_names(places: list[Path], database: str, run_id: str) -> list[Path]:

@@ -13,13 +13,14 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
-from include.cutover.errors import CannotCheck, Refused
+from include.cutover.errors import CannotCheck, Refused, StepFailed
 from include.cutover.evidence import disk_errors, sync_folder
 
 __all__ = [
     "BLOCK",
     "SIDE_FILES",
     "copy",
+    "copy_verified",
     "digest",
     "disk_errors",
     "give",
@@ -98,6 +99,28 @@ def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:
             "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
         ) from None
     return total.hexdigest()
+
+
+def copy_verified(path: Path, to: Path) -> str:
+    """As ``copy``, and the copy is read back from its device.
+
+    Returns:
+        SHA-256 of both.
+
+    Raises:
+        StepFailed: Also when what is read back is something else.
+    """
+    written = copy(path, to)
+    found = digest(to, from_disk=True)
+    if found != written:
+        raise StepFailed(
+            "the copy does not read back as it was written",
+            where=str(to.parent),
+            expected=f"SHA-256 {written}",
+            found=found,
+            do="Do not trust that disk; name another place in the plan.",
+        )
+    return written
 
 
 def _read(descriptor: int, path: Path) -> bytes:

@@ -288,6 +288,66 @@ class Notices(Model):
     )
 
 
+class RedisSnapshot(Model):
+    """A snapshot of Redis or Valkey, taken while the services rest.
+
+    Attributes:
+        url: ``redis://host:port``, ``rediss://`` for TLS, ``unix:///path``; without a password.
+        password_env: Environment variable that holds the password.
+        kind: ``rdb``, the server streams its dump as it does to a replica; ``bgsave``, it writes its dump file, which is
+            copied from where the tasks see it.
+        file: That file, for ``bgsave``; by default where the server says that it is.
+        seconds: How long it may take.
+        required: Without it there is no go-live; else its absence is a warning.
+    """
+
+    url: str = Field(pattern=r"^(rediss?|unix)://[^@]+$")
+    username: str | None = None
+    password_env: str | None = None
+    kind: Literal["rdb", "bgsave"] = "rdb"
+    file: AbsolutePath | None = None
+    seconds: int = Field(default=120, ge=1, le=3600)
+    required: bool = False
+
+
+class Archive(Model):
+    """Files and folders that are kept in one archive, such as the configuration and its repositories.
+
+    Attributes:
+        name: Of the archive.
+        paths: Taken whole, with owner and mode; a symbolic link is kept as one and not followed.
+        required: Without every file of it there is no go-live; else what is missing is a warning.
+    """
+
+    name: Identifier
+    paths: tuple[AbsolutePath, ...] = Field(min_length=1)
+    required: bool = False
+
+
+class Extras(Model):
+    """What is kept beside the backup of the database, for going back by hand. Nothing of it is put back by itself."""
+
+    redis: RedisSnapshot | None = None
+    archives: tuple[Archive, ...] = ()
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Extras:
+        names = ["redis", *(archive.name for archive in self.archives)]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"archives: the name {', '.join(twice)} is taken")
+        return self
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anything to keep."""
+        return self.redis is not None or bool(self.archives)
+
+    @property
+    def required(self) -> bool:
+        """Whether anything of it must be there before going live."""
+        return any(archive.required for archive in self.archives) or (self.redis is not None and self.redis.required)
+
+
 class Window(Model):
     """The maintenance window."""
 
@@ -334,6 +394,7 @@ class Plan(Model):
     smoke_tests: SmokeTests | None = None
     configuration: Configuration | None = None
     backup: Backup
+    extras: Extras = Extras()
     window: Window = Window()
     gates: Gates = Gates()
     preflight: Preflight = Preflight()

@@ -410,6 +410,12 @@ class Story:
         return [(_LABELS.get(key, _words(key)), _value(key, value)) for key, value in facts.items() if _is_plain(value)]
 
     @cached_property
+    def extras(self) -> list[tuple[str, str]]:
+        """What was kept beside the backup, and where; what is missing is among the warnings."""
+        kept = [item for item in self.newest("extras").get("kept") or [] if isinstance(item, dict) and item.get("file")]
+        return [(str(item.get("name")), f"{item['file']}, {_value('bytes', item.get('bytes'))}") for item in kept]
+
+    @cached_property
     def written_after(self) -> list[tuple[str, str]]:
         """Rows that the target had more or less than the snapshot when it was put aside, per table; a word when unknown."""
         written = self.figures("rollback.keep_target").get("rows_written_after_go_live")

@@ -235,6 +235,21 @@ def test_every_end_has_its_words(run: Run, plan: Plan, outcome: str, words: str)
     assert report.summary(run.evidence, plan)["downtime_seconds"] is None
 
 
+def test_warnings_are_told_once_and_extras_with_their_place(run: Run, plan: Plan) -> None:
+    run.prepare()
+    run.stop_and_copy()
+    kept = {"name": "configuration", "file": "/backups/extras-run/configuration.tar.gz", "bytes": 12_345, "sha256": "e" * 64}
+    run.append("extras", kept=[kept, {"name": "redis", "file": None, "problems": ["it does not answer"]}])
+    said = "the snapshot of Redis was not kept: <it> does not answer"
+    for step in ("snapshot_extras", "decide", "decide_live"):
+        run.append("step.begin", step=step)
+        run.append("step.end", step=step, outcome="passed", warnings=[said] if step != "decide_live" else [])
+    page = report.run_report(run.evidence, plan)
+    assert page.count("the snapshot of Redis was not kept: &lt;it&gt; does not answer") == 1
+    assert "<strong>snapshot extras:</strong>" in page
+    assert "/backups/extras-run/configuration.tar.gz, 12,345 bytes" in page and "Kept beside it: redis" not in page
+
+
 def test_a_run_opened_again_is_no_longer_closed(run: Run, plan: Plan) -> None:
     live(run)
     run.append("reopened", 60, by="lead", reason="errors in the log", holder="rollback_ward_ops/x")

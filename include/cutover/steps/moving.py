@@ -12,6 +12,7 @@ from include.cutover import (
     decided_snapshot,
     decisions,
     digests,
+    extras,
     fence,
     finishing,
     migrations,
@@ -121,6 +122,22 @@ def restore_test(step: Step) -> Report:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)
+
+
+def snapshot_extras(step: Step) -> Report:
+    """Keep what the plan wants beside the backup: Redis, configuration. Safe to run again: what is whole is kept as it is.
+
+    What the plan requires is a check; anything else that is missing is a warning at the gate and in the report.
+    """
+    kept = extras.take(step.plan, step.run_id, step.source)
+    step.evidence.append("extras", kept=[item.as_dict() for item in kept])
+    there = [item for item in kept if item.file is not None]
+    return Report(
+        f"{len(there)} of {len(kept)} extras kept, {sum(item.bytes for item in there):,} bytes",
+        {"extras": {item.name: item.bytes for item in there}},
+        [item.check for item in kept if item.required or item.whole],
+        warnings=[item.warning for item in kept if item.warning],
+    )
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:

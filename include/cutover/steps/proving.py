@@ -136,6 +136,7 @@ AFTER_COPY = (
     "validate_foreign_keys",
     "smoke_test_database",
 )
+EXTRAS = "snapshot_extras"
 GOING_LIVE = ("switch_configuration", "start_services", "smoke_test_application")
 
 
@@ -145,6 +146,8 @@ def required_steps(step: Step, at: str) -> list[str]:
     for name, table in step.plan.tables.items():
         copies += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
     required = [*BEFORE, *copies, *AFTER_COPY]
+    if step.plan.extras.required:
+        required.append(EXTRAS)
     return required if at == "decide" else [*required, *GOING_LIVE]
 
 
@@ -165,4 +168,12 @@ def decide(step: Step, *, at: str) -> Report:
     step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
     if chosen.outcome == "go_on" and at == "decide_live":
         step.evidence.append("live")
-    return Report(f"{chosen.outcome}: {chosen.why[0]}", {"outcome": chosen.outcome, "why": list(chosen.why)})
+    figures = {"outcome": chosen.outcome, "why": list(chosen.why)}
+    return Report(f"{chosen.outcome}: {chosen.why[0]}", figures, warnings=_extras_missing(step))
+
+
+def _extras_missing(step: Step) -> list[str]:
+    """That nobody knows of the extras: their step may have been killed, or taken out by a person. What it says, it says."""
+    if not step.plan.extras.wanted or decision.has_passed(step.evidence.events(), EXTRAS):
+        return []
+    return [f"the extras of the plan are not known to be kept: {EXTRAS} did not pass"]
