@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -74,6 +75,18 @@ class Kept:
         )
 
     @property
+    def preview(self) -> Check:
+        """Whether it can be kept; of what ``look`` gives."""
+        return Check(
+            f"extras_{self.name}",
+            f"{self.title[0].upper()}{self.title[1:]} can be kept",
+            "failed" if self.problems else "passed",
+            "something that can be read",
+            "; ".join(self.problems) or "it can",
+            "Mend what is named, or set required: false in the plan's extras." if self.problems else "",
+        )
+
+    @property
     def warning(self) -> str:
         """In one sentence what is missing; empty where it is whole."""
         if self.whole:
@@ -90,6 +103,26 @@ def folders(plan: Plan, run_id: str) -> list[Path]:
     """Where the extras of a run lie: in the first place of the backup, and in the second where there is one."""
     places = [plan.backup.directory, plan.backup.second_copy]
     return [place / f"extras-{slug(run_id)}" for place in places if place is not None]
+
+
+def look(plan: Plan) -> list[Kept]:
+    """Whether what the plan names can be kept, as far as that can be seen before anything is stopped.
+
+    Returns:
+        One for each, with its problems; no file of it is made.
+    """
+    found = []
+    if plan.extras.redis is not None:
+        problems: tuple[str, ...] = ()
+        try:
+            redis_snapshot.look(plan.extras.redis)
+        except CutoverError as error:
+            problems = (str(error),)
+        found.append(Kept(REDIS, plan.extras.redis.required, problems=problems))
+    for archive in plan.extras.archives:
+        absent = tuple(f"{path} cannot be read" for path in archive.paths if not os.access(path, os.R_OK))
+        found.append(Kept(archive.name, archive.required, problems=absent))
+    return found
 
 
 def take(plan: Plan, run_id: str, source: Path) -> list[Kept]:

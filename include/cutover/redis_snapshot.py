@@ -89,6 +89,22 @@ def take(settings: RedisSnapshot, to: Path) -> Snapshot:
         server.close()
 
 
+def look(settings: RedisSnapshot) -> None:
+    """Log in and ask what a snapshot asks; nothing is saved.
+
+    Raises:
+        Unreachable, CannotCheck: As ``take``.
+    """
+    server = _Server(settings)
+    try:
+        with server.errors():
+            server.open()
+            server.now()
+            server.keys()
+    finally:
+        server.close()
+
+
 class _Server:
     """One Redis, asked through one client."""
 

@@ -56,7 +56,7 @@ def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool
 
 def _needs(step: str, plan: Plan, source: Callable[[], Path]) -> Mapping[Path, int]:
     """Folder → bytes that the step, and what follows it without another question, writes there."""
-    if step in ("switch_configuration", "start_services") and plan.configuration is not None:
+    if step == "switch_configuration" and plan.configuration is not None:
         return {plan.configuration.file.parent: _SMALL}
     if step not in ("stop_services", "take_backup"):
         return {}

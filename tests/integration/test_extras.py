@@ -21,7 +21,7 @@ from include.cutover.embedded import free_port
 from include.cutover.errors import PlanInvalid, Refused, StepFailed
 from include.cutover.evidence import Evidence
 from include.cutover.plan import ROOT, Extras, Plan, load_plan, parse_plan
-from include.cutover.steps import moving, proving
+from include.cutover.steps import moving, opening, proving
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
 from tests.full_disk import small_disk
 from tests.killing import kill_at_every_step
@@ -300,6 +300,26 @@ def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path,
         ("extras_configuration", "passed"),
     ]
     assert "snapshot_extras" in proving.required_steps(required, "decide")
+
+
+def test_what_cannot_be_kept_is_seen_before_anything_stops(
+    tree: Path, places: tuple[Path, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A required one fails preflight, where nothing was touched; another is told."""
+    (tmp_path / "ward_ops.db").write_bytes(b"x")
+    with running(tmp_path_factory.mktemp("redis")) as server:
+        redis = {"url": server.url, "password_env": "REDIS_PASSWORD", "required": True}
+        plan = plan_with(redis=redis, archives=[archive(tree), archive(tmp_path / "absent", name="other")])
+        found = [(item.name, item.preview.outcome) for item in extras.look(plan)]
+        assert found == [("redis", "passed"), ("configuration", "passed"), ("other", "failed")]
+        assert server.client.info("persistence")["rdb_bgsave_in_progress"] == 0 and not places[0].exists()
+    plan = plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None})
+    step = step_of(tmp_path, plan, "check_places")
+    step.evidence.append("run.opened", run_id="run", plan="ward_ops")
+    report = run(step, opening.check_places, Terms(opens=True))
+    assert report.outcome == "failed"
+    assert [check.name for check in report.checks if check.outcome == "failed"] == ["extras_redis"]
+    assert list(report.warnings) == [f"the archive other will not be kept: {tmp_path}/absent cannot be read"]
 
 
 @pytest.mark.usefixtures("places")

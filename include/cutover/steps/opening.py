@@ -18,6 +18,7 @@ from include.cutover import (
     assessment_page,
     configuration,
     content_stage,
+    extras,
     files,
     fingerprints,
     finishing,
@@ -310,7 +311,13 @@ def check_places(step: Step) -> Report:
     checks = [*preflight.check_places(step.source, plan=step.plan), *_configuration(step)]
     if step.plan.services and step.plan.smoke_tests is not None:
         checks += preflight.check_services(step.plan.services, step.plan.smoke_tests)
-    return Report(_count(checks), {}, checks)
+    warnings = []
+    for extra in extras.look(step.plan):
+        if extra.required:
+            checks.append(extra.preview)
+        elif extra.problems:
+            warnings.append(f"{extra.title} will not be kept: {'; '.join(extra.problems)}")
+    return Report(_count(checks), {}, checks, warnings=warnings)
 
 
 def _configuration(step: Step) -> list[Check]:
