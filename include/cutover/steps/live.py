@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.cutover import application, configuration, fence, services, target
+from include.cutover import application, configuration, fence, services, target_fence
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.plan import Configuration
@@ -35,7 +35,7 @@ def switch_configuration(step: Step) -> Report:
         return Report("the plan switches no configuration")
     role = step.ends.application_role(step.plan)
     if role is not None:
-        target.grant_application(step.target, step.plan.target_schema, role, step.guard)
+        target_fence.let_in(step.target, step.plan.target_schema, role, step.plan.target_fence, step.guard)
     values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
     configuration.switch(settings.file, values, keep_as=kept_configuration(step, settings))
     return Report(f"{settings.file.name} now sets {', '.join(sorted(values))}")

@@ -29,6 +29,7 @@ from include.cutover import (
     source,
     source_lease,
     target,
+    target_fence,
 )
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CutoverError, Refused, WrongData
@@ -195,11 +196,13 @@ def finish_pending(step: Step) -> list[str]:
 
 
 def put_aside(step: Step, evidence: Evidence, run_id: str) -> target.KeptSchema:
-    """Shut the run out of the target and keep its schema under a name of its own. Safe to run again."""
+    """Shut run and application out of the target and keep its schema under a name of its own. Safe to run again."""
     epoch = ledger.take_over(step.target, run_id, step.holder)
-    kept = target.keep_schema(
-        step.target, step.plan.target_schema, run_id, step.ends.application_role(step.plan), ledger.guard(run_id, epoch)
-    )
+    guard, schema = ledger.guard(run_id, epoch), step.plan.target_schema
+    role = step.ends.application_role(step.plan)
+    if role is not None:
+        target_fence.shut_out(step.target, schema, role, step.plan.target_fence, guard)
+    kept = target.keep_schema(step.target, schema, run_id, guard)
     ledger.release(step.target, run_id, epoch)
     evidence.append("target.kept", schema=kept.name, rows=dict(kept.rows), by=step.holder)
     return kept
