@@ -97,5 +97,5 @@ def _die_at(number: int, report: int, after: bool, statements: bool) -> Callable
         setattr(os, name, dangerous(name, getattr(os, name)))
     if statements:
         for kind in (psycopg.Cursor, psycopg.ServerCursor):
-            kind.execute = sent(kind.execute)  # type: ignore[assignment,method-assign]
+            kind.execute = sent(kind.execute)  # type: ignore[method-assign]
     return point

@@ -61,7 +61,7 @@ MARKED, WRITTEN = "go_live.marker", "rows.written"
 
 FOLDER = "kept/rows_after_go_live"
 COUNT_SECONDS = 60.0
-EXPORT_SECONDS = 300.0
+EXPORT_SECONDS = 180.0
 
 _MOST_TRANSACTIONS = 2**31
 _FETCHED = 2_000
@@ -179,21 +179,19 @@ class Changes:
     @property
     def figures(self) -> dict[str, Any]:
         """For evidence and reports."""
-        return {name: value for name, value in asdict(self).items() if name != "table"}
+        return {name: value for name, value in asdict(self).items() if name != "table"} | {"in_words": self.in_words}
+
+    @property
+    def in_words(self) -> str:
+        """The same for a person, without the table."""
+        told = [f"{self.written:,} inserted or updated"] if self.inserted is None else []
+        told += [f"{n:,} {kind}" for kind, n in (("inserted", self.inserted), ("updated", self.updated)) if n]
+        if self.deleted or not self.exact:
+            told.append(f"{'' if self.exact else 'at least '}{self.deleted:,} deleted")
+        return ", ".join(told) or "none"
 
     def __str__(self) -> str:
-        return f"{self.table}: {in_words(self.figures)}"
-
-
-def in_words(figures: Mapping[str, Any]) -> str:
-    """The figures of a table's changes in words."""
-    told = []
-    if figures["inserted"] is None:
-        told.append(f"{figures['written']:,} inserted or updated")
-    told += [f"{figures[kind]:,} {kind}" for kind in ("inserted", "updated") if figures[kind]]
-    if figures["deleted"] or not figures["exact"]:
-        told.append(f"{'' if figures['exact'] else 'at least '}{figures['deleted']:,} deleted")
-    return ", ".join(told) or "none"
+        return f"{self.table}: {self.in_words}"
 
 
 @dataclass(frozen=True)
@@ -563,7 +561,23 @@ def record_unknown(evidence: Evidence, reason: str) -> Told:
     if not _let_in(evidence):
         return Told("")
     evidence.append(WRITTEN, unknown=reason, tables=None, files=[])
-    return Told(f"the rows written after go-live are unknown: {reason}", None)
+    return newest(evidence)
+
+
+def newest(evidence: Evidence, since: int = 0) -> Told:
+    """What was recorded last, by an event numbered ``since`` or later; nothing where there is no such record."""
+    event = evidence.last(WRITTEN)
+    if event is None or event["seq"] < since:
+        return Told("")
+    if event["tables"] is None:
+        return Told(f"the rows written after go-live are unknown: {event['unknown']}", None)
+    told = "; ".join(f"{table}: {figures['in_words']}" for table, figures in event["tables"].items())
+    summary = f"written after go-live: {told or 'nothing'}"
+    if event["problem"]:
+        summary += f"; NOT exported: {event['problem']}"
+    elif event["files"]:
+        summary += f"; exported to {event['folder']}"
+    return Told(summary, event["tables"])
 
 
 def _let_in(evidence: Evidence) -> bool:
@@ -592,13 +606,7 @@ def _recorded(evidence: Evidence, look: Callable[[Marker, Path | None], Exported
         folder=FOLDER if exporting else "",
         problem=found.problem,
     )
-    told = "; ".join(f"{table}: {in_words(figures)}" for table, figures in tables.items())
-    summary = f"written after go-live: {told or 'nothing'}"
-    if found.problem:
-        summary += f"; NOT exported: {found.problem}"
-    elif exporting and tables:
-        summary += f"; exported to {FOLDER}"
-    return Told(summary, tables)
+    return newest(evidence)
 
 
 def _reason(error: Exception) -> str:
