@@ -246,13 +246,12 @@ def export(
     """Write every row that was written since the marker, and the key of every one that is gone, into one file per table.
 
     To be called in a transaction in which nobody else can write, such as that of ``target.keep_schema``. Memory stays flat.
-    The files appear whole, readable by their owner only; those of an earlier attempt are replaced. A file that cannot be
-    written is a problem of the result, not an error.
+    The files appear whole, readable by their owner only; those of an earlier attempt are replaced. Everything is counted
+    first: when a file cannot be written, or not in that time, that is a problem of the result, which has the numbers.
 
     Raises:
-        CannotCheck: When it cannot be told, or not in that time. The transaction can be used further.
+        CannotCheck: When not even the numbers can be told. The transaction can be used further.
     """
-    files.make_private(folder)
     with connection.transaction():
         found = _look(connection, schema, marker, snapshot, seconds, folder)
         # Of the savepoint that succeeds, the setting would stay.
@@ -276,7 +275,7 @@ class _Clock:
 
     def late(self) -> CannotCheck:
         return CannotCheck(
-            "the rows written after go-live could not be looked through", expected=f"within {self._seconds:g} s"
+            "looking through the rows written after go-live took too long", expected=f"at most {self._seconds:g} s"
         )
 
 
@@ -289,31 +288,24 @@ def _look(
     folder: Path | None = None,
 ) -> Exported:
     clock = _Clock(seconds)
-    changes, written, problem = {}, [], ""
-    try:
-        with contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:
+        try:
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{max(1, round(seconds * 1000))}ms"])
             _require_same_server(connection, marker)
             present = catalog.tables(connection, schema)
             reading = _open(stack, snapshot, clock)
             shapes = digests.shapes(reading, connection, schema, present) if reading is not None else {}
-            for table in sorted({*present, *marker.rows}):
-                if table not in present:
-                    changes[table] = Changes(table, 0, 0, 0, marker.rows[table])
-                    continue
-                looking = _Looking(connection, schema, shapes.get(table, Shape(table)), marker, reading, clock)
-                changes[table] = looking.changes()
-                if folder is not None and not problem and changes[table].any:
-                    try:
-                        with contextlib.closing(looking.lines(changes[table])) as lines:
-                            written.append(_write(folder, table, lines))
-                    except OSError as error:
-                        problem = f"{table}: {error.strerror or type(error).__name__}"
-    except (apsw.InterruptError, errors.QueryCanceled):
-        raise clock.late() from None
-    if folder is not None and not problem:
-        _finish(folder, written)
-    return Exported(changes, tuple(item for item in written if item.lines), problem)
+            gone = {table: Changes(table, 0, 0, 0, rows) for table, rows in marker.rows.items() if table not in present}
+            looks = [
+                _Looking(number, connection, schema, shapes.get(table, Shape(table)), marker, reading, clock)
+                for number, table in enumerate(present)
+            ]
+            changes = {**gone, **{look.changes.table: look.changes for look in looks}}
+        except (apsw.InterruptError, errors.QueryCanceled):
+            raise clock.late() from None
+        if folder is None:
+            return Exported(changes)
+        return Exported(changes, *_write_all(connection, folder, [look for look in looks if look.changes.any], clock))
 
 
 def _require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
@@ -349,10 +341,15 @@ def _open(stack: contextlib.ExitStack, snapshot: Path | None, clock: _Clock) -> 
 
 
 class _Looking:
-    """A look at one table."""
+    """A look at one table.
+
+    Attributes:
+        changes: What was found.
+    """
 
     def __init__(
         self,
+        number: int,
         connection: psycopg.Connection,
         schema: str,
         shape: Shape,
@@ -371,6 +368,8 @@ class _Looking:
             "written": _written(marker),
             "key": canonical.in_target(shape.key) if shape.key else sql.SQL("''::text"),
         }
+        self._known_keys = f"temp.known_{number}"
+        self.changes = self._look()
 
     def _copied(self, reading: apsw.Connection) -> bool:
         """Whether the table's rows came from the snapshot; else they are the plan's reference data."""
@@ -384,7 +383,7 @@ class _Looking:
     def _source_key(self) -> str:
         return canonical.as_bytes(canonical.in_source(self._shape.key), self._shape.encoding)
 
-    def changes(self) -> Changes:
+    def _look(self) -> Changes:
         query = sql.SQL("SELECT count(*), count(*) FILTER (WHERE {written}) FROM {table} AS whole").format(**self._names)
         row = self._connection.execute(query).fetchone()
         rows, written = row or (0, 0)
@@ -399,26 +398,26 @@ class _Looking:
         return Changes(self._shape.table, written, inserted, updated, max(0, self._before + inserted - rows))
 
     def _known(self, reading: apsw.Connection) -> int:
-        """How many of the written rows have a key that the snapshot has; their keys are in the table ``known`` then."""
+        """How many of the written rows have a key that the snapshot has; these keys are kept."""
         query = sql.SQL("SELECT convert_to({key}, 'UTF8') FROM {table} AS whole WHERE {written}").format(**self._names)
         _fill(reading, "written", self._stream(query))
-        reading.execute("DROP TABLE IF EXISTS temp.known")
-        reading.execute("CREATE TEMP TABLE known (k BLOB PRIMARY KEY) WITHOUT ROWID")
+        reading.execute(f"CREATE TABLE {self._known_keys} (k BLOB PRIMARY KEY) WITHOUT ROWID")
         # The order of the join is fixed: one scan of the snapshot, in which few keys are looked for.
         reading.execute(
-            "INSERT OR IGNORE INTO temp.known SELECT w.k"  # noqa: S608 - quoted identifiers
+            f"INSERT OR IGNORE INTO {self._known_keys} SELECT w.k"  # noqa: S608 - quoted identifiers
             f" FROM (SELECT {self._source_key} AS k FROM {self._in_source}) AS s CROSS JOIN temp.written AS w ON w.k = s.k"
         )
-        return int(reading.execute("SELECT coalesce(sum(times), 0) FROM temp.written JOIN temp.known USING (k)").get)
+        known = f"SELECT coalesce(sum(times), 0) FROM temp.written JOIN {self._known_keys} USING (k)"  # noqa: S608
+        return int(reading.execute(known).get)
 
-    def lines(self, changes: Changes) -> Generator[bytes]:
+    def lines(self) -> Generator[bytes]:
         """The lines of the export, the written rows first."""
-        if changes.written:
-            yield from self._written_rows(changes)
-        if changes.deleted and changes.exact and self._reading is not None:
+        if self.changes.written:
+            yield from self._written_rows()
+        if self.changes.deleted and self.changes.exact and self._reading is not None:
             yield from self._deleted_keys(self._reading)
 
-    def _written_rows(self, changes: Changes) -> Iterator[bytes]:
+    def _written_rows(self) -> Iterator[bytes]:
         key = [column.column for column in self._shape.key]
         key = key or catalog.primary_key(self._connection, self._schema, self._shape.table)
         pairs = [sql.SQL("{}, whole.{}").format(sql.Literal(name), sql.Identifier(name)) for name in key]
@@ -432,9 +431,9 @@ class _Looking:
             **self._names,
         )
         for key_text, key_json, row in self._stream(query):
-            if changes.updated is None:
+            if self.changes.updated is None:
                 operation = b"null"
-            elif changes.updated and self._is_known(key_text):
+            elif self.changes.updated and self._is_known(key_text):
                 operation = b'"update"'
             else:
                 operation = b'"insert"'
@@ -444,7 +443,7 @@ class _Looking:
 
     def _is_known(self, key: bytes) -> bool:
         assert self._reading is not None
-        return self._reading.execute("SELECT 1 FROM temp.known WHERE k = ?", (key,)).get is not None
+        return self._reading.execute(f"SELECT 1 FROM {self._known_keys} WHERE k = ?", (key,)).get is not None  # noqa: S608
 
     def _deleted_keys(self, reading: apsw.Connection) -> Iterator[bytes]:
         # In order, so that SQLite only appends to its table.
@@ -491,6 +490,26 @@ def _fill(reading: apsw.Connection, table: str, keys: Iterable[tuple[bytes, ...]
 
 
 # --- files --------------------------------------------------------------------------------------------------------------
+
+
+def _write_all(
+    connection: psycopg.Connection, folder: Path, looks: Iterable[_Looking], clock: _Clock
+) -> tuple[tuple[ExportedFile, ...], str]:
+    """Write what was found, and return the files, and why there are not all of them."""
+    written: list[ExportedFile] = []
+    problem = ""
+    try:
+        files.make_private(folder)
+        with connection.transaction():
+            for look in looks:
+                with contextlib.closing(look.lines()) as lines:
+                    written.append(_write(folder, look.changes.table, lines))
+        _finish(folder, written)
+    except (apsw.InterruptError, errors.QueryCanceled):
+        problem = _reason(clock.late())
+    except (CutoverError, psycopg.Error, OSError) as error:
+        problem = _reason(error)
+    return tuple(item for item in written if item.lines), problem
 
 
 def _write(folder: Path, table: str, lines: Iterable[bytes]) -> ExportedFile:
@@ -613,5 +632,6 @@ def _reason(error: Exception) -> str:
     if isinstance(error, psycopg.Error):
         return catalog.primary_message(error)
     if isinstance(error, CutoverError):
-        return f"{error.message}: {error.found}" if error.found else error.message
+        more = error.found or error.expected
+        return f"{error.message}: {more}" if more else error.message
     return error.strerror or type(error).__name__ if isinstance(error, OSError) else type(error).__name__

@@ -229,6 +229,12 @@ def test_rights_from_elsewhere_are_told(site: Site) -> None:
     assert site.value(f"SELECT has_column_privilege('{site.role}', 'devices', 'name', 'UPDATE')") is False
 
 
+def test_nobody_may_make_tables_in_the_schema_as_in_older_databases(site: Site) -> None:
+    site.run("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    site.shut_out("privileges")
+    assert site.value(f"SELECT has_schema_privilege('{site.role}', 'public', 'CREATE')") is False
+
+
 def test_a_table_made_later_by_default_rights_is_told_and_closed(site: Site) -> None:
     site.shut_out("privileges")
     with psycopg.connect(site.pipeline) as connection:
