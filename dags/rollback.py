@@ -1,12 +1,14 @@
 """# Roll back: the application on SQLite again
 
-For the lead or a deputy. Rolls back the run that is **live or in flight**: stops the services, keeps the target's schema
-under another name, puts the verified backup in the place of the SQLite file, brings the configuration back, starts the
-services, looks whether they are healthy, writes the incident document and tells people. It needs the evidence folder and
-the plan only, so it works with PostgreSQL down.
+For the lead or a deputy. Rolls back the run that is **live or in flight**: stops the services, shuts the application out of
+the target and keeps its schema under another name, puts the verified backup in the place of the SQLite file, brings the
+configuration back, starts the services, looks whether they are healthy, writes the incident document and tells people. It
+needs the evidence folder and the plan only, so it works with PostgreSQL down.
 
-**Rows that the application wrote to PostgreSQL since go-live are not in SQLite afterwards.** They stay in the kept schema;
-their number is in the log of `keep_target`, in the report and in the incident document.
+**Rows that the application wrote to PostgreSQL since go-live are not in SQLite afterwards.** `open_rollback` tells how many
+there are in each table, before anything is stopped. They stay in the kept schema; `keep_target` exports them, one file per
+table, into the evidence. Their number is in the report and in the incident document; with PostgreSQL down it is unknown, and
+the next run counts and exports them before it begins.
 
 A run that has stopped nothing yet, or was rolled back already, is refused: there is nothing to roll back.
 """

@@ -24,7 +24,7 @@ os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / "var" / "hypothesis")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A running PostgreSQL, stopped after the session."""
     cluster = Cluster(tmp_path_factory.mktemp("postgres"), free_port())
-    cluster.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"})
+    cluster.start({"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "max_prepared_transactions": "5"})
     try:
         yield cluster
     finally:

@@ -1,4 +1,7 @@
-"""A process that is killed with SIGKILL before and after each of its steps that change a file, one after the other."""
+"""A process that is killed with SIGKILL before and after each of its steps, one after the other.
+
+Steps are the calls that change a file, and, where asked for, the statements that are sent to PostgreSQL.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import psycopg
+from psycopg.sql import Composable
+
 CHANGING = (
     *("open", "write", "pwrite", "ftruncate", "truncate", "fsync"),
     *("rename", "replace", "link", "symlink", "unlink", "mkdir", "rmdir"),
@@ -16,13 +22,17 @@ CHANGING = (
 )
 
 
-def kill_at_every_step(begin: Callable[[], object], action: Callable[[], object], *, after: bool = True) -> Iterator[str]:
+def kill_at_every_step(
+    begin: Callable[[], object], action: Callable[[], object], *, after: bool = True, statements: bool = False
+) -> Iterator[str]:
     """Run ``action`` in a child process again and again, each time killed one step later, until it comes to its end.
 
     Args:
         begin: Called before each run, to put everything back as it was.
         after: Also kill right after each step, and around fsync. Needed where something else, such as SQLite, writes between
             two steps; else what is on disk is the same as before the next step.
+        statements: Statements that change something in PostgreSQL are steps too. Before one, everything that was to be
+            committed before is committed, so there is no more to see after it.
 
     Yields:
         Where the child was killed, e.g. ``after rename (7)``; look at what it left then.
@@ -34,7 +44,7 @@ def kill_at_every_step(begin: Callable[[], object], action: Callable[[], object]
         if child == 0:
             try:
                 os.close(reading)
-                point = _die_at(number, writing, after)
+                point = _die_at(number, writing, after, statements)
                 action()
                 point("at", "the end")
                 os._exit(0)
@@ -52,7 +62,7 @@ def kill_at_every_step(begin: Callable[[], object], action: Callable[[], object]
         yield where
 
 
-def _die_at(number: int, report: int, after: bool) -> Callable[[str, str], None]:
+def _die_at(number: int, report: int, after: bool, statements: bool) -> Callable[[str, str], None]:
     points = itertools.count()
     write = os.write
 
@@ -73,6 +83,19 @@ def _die_at(number: int, report: int, after: bool) -> Callable[[str, str], None]
 
         return call
 
+    def sent(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(cursor: Any, query: Any, *arguments: Any, **keywords: Any) -> Any:
+            text = query.as_string(cursor.connection) if isinstance(query, Composable) else query
+            text = text.decode() if isinstance(text, bytes) else text
+            if not text.lstrip().startswith("SELECT") or "pg_terminate_backend" in text:
+                point("before", text)
+            return original(cursor, query, *arguments, **keywords)
+
+        return call
+
     for name in CHANGING if after else set(CHANGING) - {"fsync"}:
         setattr(os, name, dangerous(name, getattr(os, name)))
+    if statements:
+        for kind in (psycopg.Cursor, psycopg.ServerCursor):
+            kind.execute = sent(kind.execute)  # type: ignore[method-assign]
     return point

@@ -26,6 +26,7 @@ from include.cutover.stack import Stack
 
 DATABASE = "ward_flux"
 ROLE = "ward_ops"
+PIPELINE_ROLE = "cutover"
 DAGS = ("cutover_ward_ops", "rollback_ward_ops")
 
 
@@ -118,6 +119,7 @@ class LocalSite:
                 **ports,
                 "supervisor_password": secrets.token_urlsafe(24),
                 "application_password": secrets.token_urlsafe(24),
+                "pipeline_password": secrets.token_urlsafe(24),
             }
             write_atomically(file, json.dumps(fresh, indent=1).encode(), 0o600)
         found: dict[str, str] = json.loads(file.read_text())
@@ -131,7 +133,9 @@ class LocalSite:
         webhook = quote(f"http://127.0.0.1:{self._settings['http_port']}/services", safe="")
         return {
             "ward_ops_source": json.dumps({"conn_type": "sqlite", "host": str(self.ward_ops.database)}),
-            "ward_ops_target": json.dumps({**login, "login": "postgres", "password": self.target.password}),
+            "ward_ops_target": json.dumps({
+                **login, "login": PIPELINE_ROLE, "password": self._settings["pipeline_password"],
+            }),
             "ward_ops_application": json.dumps({
                 **login, "login": ROLE, "password": self._settings["application_password"],
             }),
@@ -155,15 +159,31 @@ class LocalSite:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
-            for catalog, name, statement in (
-                ("pg_database", DATABASE, "CREATE DATABASE {name}"),
-                ("pg_roles", ROLE, "CREATE ROLE {name} LOGIN PASSWORD {password}"),
+            names = {
+                "database": sql.Identifier(DATABASE),
+                "application": sql.Identifier(ROLE),
+                "pipeline": sql.Identifier(PIPELINE_ROLE),
+                "application_password": sql.Literal(self._settings["application_password"]),
+                "pipeline_password": sql.Literal(self._settings["pipeline_password"]),
+            }
+            # What a site's administrator runs once. The application's role has no log-in: the cutover gives it one.
+            for there, statements in (
+                (("pg_roles", "rolname", ROLE), ["CREATE ROLE {application} PASSWORD {application_password}"]),
+                (
+                    ("pg_roles", "rolname", PIPELINE_ROLE),
+                    [
+                        "CREATE ROLE {pipeline} LOGIN CREATEROLE PASSWORD {pipeline_password}",
+                        "GRANT {application} TO {pipeline} WITH ADMIN OPTION",
+                        "GRANT pg_read_all_settings TO {pipeline}",  # where the data lies, to see whether there is room
+                    ],
+                ),
+                (("pg_database", "datname", DATABASE), ["CREATE DATABASE {database} OWNER {pipeline}"]),
             ):
-                column = "datname" if catalog == "pg_database" else "rolname"
+                catalog, column, name = there
                 query = sql.SQL("SELECT FROM {} WHERE {} = %s").format(sql.Identifier(catalog), sql.Identifier(column))
                 if connection.execute(query, [name]).fetchone() is None:
-                    password = sql.Literal(self._settings["application_password"])
-                    connection.execute(sql.SQL(statement).format(name=sql.Identifier(name), password=password))
+                    for statement in statements:
+                        connection.execute(sql.SQL(statement).format(**names))
 
     def _start_receivers(self) -> None:
         if not any(leader.name == "receivers" for leader in self.roster.running):

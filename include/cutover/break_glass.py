@@ -20,7 +20,7 @@ from typing import Any
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from include.cutover import claims, fence, lease, source_lease
+from include.cutover import after_go_live, claims, fence, lease, source_lease
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence
 from include.cutover.notices import Channel
@@ -195,6 +195,7 @@ def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = N
     claims.wait_for_others(plan)
     evidence.append("rollback.asked", by=by, reason=reason, holder=holder)
     evidence.append("target.pending", run_id=run_id)
+    after_go_live.record_unknown(evidence, "the way back was by hand, and nobody counted")
     source_lease.release(database, run_id)
     evidence.append("sealed", outcome="rolled_back", summary=f"rolled back by hand: {reason}", by=holder)
     return run_id

@@ -277,6 +277,28 @@ def tables(conn: psycopg.Connection, schema: str) -> list[str]:
     return [name for (name,) in _rows(conn, query, schema, record=RECORD_TABLE)]
 
 
+def own_relations(conn: psycopg.Connection, schema: str) -> tuple[list[str], list[str]]:
+    """Names of the tables and views, and of the sequences, that the session's role has an owner's rights to.
+
+    Partitions are listed, and so is the pipeline's own record; what belongs to an extension is not.
+    """
+    query = """
+        SELECT class.relname, class.relkind = 'S'
+        FROM pg_class AS class
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s
+          AND class.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+          AND pg_has_role(class.relowner, 'USAGE')
+          AND NOT EXISTS (
+              SELECT FROM pg_depend
+              WHERE classid = 'pg_class'::regclass AND objid = class.oid AND deptype = 'e'
+          )
+        ORDER BY class.relname COLLATE "C"
+    """
+    found = _rows(conn, query, schema)
+    return [name for name, sequence in found if not sequence], [name for name, sequence in found if sequence]
+
+
 def columns(conn: psycopg.Connection, schema: str) -> dict[str, list[Column]]:
     """The columns of every table, in the table's order."""
     found: dict[str, list[Column]] = {table: [] for table in tables(conn, schema)}

@@ -56,6 +56,9 @@ def run(
     plan: PlanName,
     source: Annotated[Path, typer.Option(help="The SQLite file of the application.")],
     target: Annotated[str, typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE")],
+    application: Annotated[
+        str | None, typer.Option(help="The same with the role that the application logs in with; needed with services.")
+    ] = None,
     services: Annotated[bool, typer.Option(help="Without: no services, configuration and smoke tests.")] = True,
     approve: Annotated[Approval, typer.Option(help="ask: the lead answers in Airflow; auto: where the plan allows it.")] = (
         Approval.ask
@@ -80,10 +83,19 @@ def run(
     file = sqlite_file(source)
     login = postgres_connection(target)
     require_reachable(login)
+    own_login = login if application is None else postgres_connection(application, "--application")
+    if wanted.configuration is not None and own_login["login"] == login["login"]:
+        raise Refused(
+            "the application needs a role of its own: the pipeline shuts it out of the target until go-live",
+            where="--application",
+            expected="another user than in --target",
+            found=str(login["login"]),
+            do="Make one, see docs/decisions/0004-the-targets-fence.md; or move the data alone, with --no-services.",
+        )
     connections = {
         wanted.connections.source: json.dumps({"conn_type": "sqlite", "host": str(file)}),
         wanted.connections.target: json.dumps(login),
-        wanted.connections.application: json.dumps(login),
+        wanted.connections.application: json.dumps(own_login),
     }
     stack = Stack(folder, connections, port=port, users=users_of(wanted), frozen_code=True)
     if stack.running:
@@ -107,7 +119,7 @@ def show_plan(plan: PlanName) -> None:
     lines = {
         "application": found.application,
         "connections": ", ".join(name for name in found.connections.model_dump().values() if name),
-        "target schema": found.target_schema,
+        "target schema": f"{found.target_schema}; the application is shut out of it by {found.target_fence}",
         "tables": f"{len(found.tables)}, copied by {streams} tasks",
         "secret columns": str(sum(len(table.secret) for table in found.tables.values())),
         "services": ", ".join(service.name for service in found.services) or "none",
@@ -252,8 +264,11 @@ def sqlite_file(path: Path) -> Path:
     return path.resolve()
 
 
-def postgres_connection(url: str) -> dict[str, Any]:
+def postgres_connection(url: str, where: str = "--target") -> dict[str, Any]:
     """An Airflow connection from a URL; it holds the password.
+
+    Args:
+        where: The option that the URL came from.
 
     Raises:
         Refused: When the URL is not of that form. The message does not repeat it: it may hold a password.
@@ -263,17 +278,17 @@ def postgres_connection(url: str) -> dict[str, Any]:
         parts = urlsplit(url)
         port = parts.port or 5432
     except ValueError:
-        raise Refused("the target's URL cannot be read", where="--target", expected=form) from None
+        raise Refused("the target's URL cannot be read", where=where, expected=form) from None
     if parts.scheme not in ("postgresql", "postgres", "postgresql+psycopg", "postgresql+psycopg2"):
         found = f"a scheme {parts.scheme!r}" if parts.scheme.isalnum() else "no scheme"
-        raise Refused("the target is not a PostgreSQL URL", where="--target", expected=form, found=found)
+        raise Refused("the target is not a PostgreSQL URL", where=where, expected=form, found=found)
     database = unquote(parts.path.removeprefix("/"))
     missing = [
         name for name, value in (("host", parts.hostname), ("user", parts.username), ("database", database)) if not value
     ]
     if missing or "/" in database:
         found = f"no {' and no '.join(missing)}" if missing else "a path with more than a database"
-        raise Refused("the target's URL is not complete", where="--target", expected=form, found=found)
+        raise Refused("the target's URL is not complete", where=where, expected=form, found=found)
     return {
         "conn_type": "postgres",
         "host": parts.hostname,

@@ -5,13 +5,14 @@ in a target, because two cutovers into one database at a time are one too many. 
 first locks the lease's row in shared mode (see ``guard``); taking the lease over needs that row alone, so when ``take_over``
 returns, no transaction of the run before is left that could still commit.
 
-Tables: ``run`` · ``lease`` (one row) · ``chunk`` (bounds, computed once) · ``copied`` (chunks whose rows are in the target).
+Tables: ``run`` · ``lease`` (one row) · ``chunk`` (bounds, computed once) · ``copied`` (chunks whose rows are in the target)
+· ``go_live`` (where the target stood right before the application was let in).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -20,6 +21,7 @@ from typing import Any
 import psycopg
 from psycopg import errors
 from psycopg.rows import tuple_row
+from psycopg.types.json import Jsonb
 
 from include.cutover import catalog
 from include.cutover.errors import LeaseLost, Refused, Unreachable
@@ -64,6 +66,11 @@ _TABLES: dict[str, dict[str, str]] = {
         "rows": "bigint NOT NULL",
         "copied_at": "timestamptz NOT NULL DEFAULT clock_timestamp()",
         "PRIMARY KEY": "(run_id, table_name, number)",
+    },
+    "go_live": {
+        "run_id": "text PRIMARY KEY",
+        "marker": "jsonb NOT NULL",
+        "at": "timestamptz NOT NULL DEFAULT clock_timestamp()",
     },
 }
 
@@ -466,6 +473,19 @@ def record_copied(connection: psycopg.Connection, run_id: str, epoch: int, chunk
             rows=chunk.rows,
         )
     )
+
+
+def record_marker(connection: psycopg.Connection, run_id: str, marker: Mapping[str, Any]) -> dict[str, Any]:
+    """Record where the target stood at a run's go-live, once, inside a transaction that called the guard.
+
+    Returns:
+        The marker as stored: of a second call that of the first.
+    """
+    connection.execute(
+        "INSERT INTO cutover.go_live (run_id, marker) VALUES (%s, %s) ON CONFLICT DO NOTHING", [run_id, Jsonb(marker)]
+    )
+    found: dict[str, Any] = _value(connection, "SELECT marker FROM cutover.go_live WHERE run_id = %s", run_id)
+    return found
 
 
 def _value(connection: psycopg.Connection, query: str, *positional: Any, **named: Any) -> Any:

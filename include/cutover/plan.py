@@ -379,6 +379,9 @@ class Plan(Model):
     """Everything the pipeline must be told about one application. See the module's docstring.
 
     Attributes:
+        target_fence: How the application's role is shut out of the target until go-live and at a rollback. ``login``: it may
+            not log in, and has no rights. ``privileges``: it has no rights; for a site where the pipeline's role may not
+            alter others. See docs/decisions/0004-the-targets-fence.md.
         ignored_tables: Tables of the source that are left behind, each with the reason.
         source_objects: What became of the source's views, triggers and the like, by name.
     """
@@ -387,6 +390,7 @@ class Plan(Model):
     application: str = Field(min_length=1)
     connections: Connections
     target_schema: str = "public"
+    target_fence: Literal["login", "privileges"] = "login"
     tables: dict[str, Table] = Field(min_length=1)
     ignored_tables: dict[str, Reason] = {}
     source_objects: dict[str, Reason] = {}

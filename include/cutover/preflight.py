@@ -24,7 +24,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from include.cutover import application, catalog, fence, files, room, services, source
+from include.cutover import application, catalog, fence, files, room, services, source, target_fence
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.masking import mask
@@ -115,6 +115,8 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
             ("target_may_create_tables", "The role may create tables in the schema", target.may_create_tables),
             ("target_may_rename_schema", "The role may rename the schema at a rollback", target.may_rename_schema),
             ("target_application_role", "The application's role may log in to the target", target.role_exists),
+            ("target_fence", "The application can be shut out of the target", target.may_shut_out),
+            ("target_open_doors", "Nothing else lets the application write to the target", target.open_doors),
             ("target_may_end_sessions", "The role may end the application's sessions", target.may_end_sessions),
             ("target_schema_free", "The schema holds none of the application's data", target.schema_free),
             ("target_clock", "The target's clock agrees with this host's", target.clock),
@@ -313,19 +315,57 @@ class _Target:
     def role_exists(self) -> _Found:
         if self._application_role is None:
             return _Found("passed", found="the plan moves no application")
-        expected = f"the role {self._application_role} with LOGIN and CONNECT"
+        # Where the fence is the log-in, the role has none until go-live: an earlier rollback took it.
+        wanted = ["CONNECT"] if self._plan.target_fence == "login" else ["CONNECT", "LOGIN"]
+        expected = f"the role {self._application_role} with {' and '.join(wanted)}"
         row = self._row(
-            "SELECT rolcanlogin, has_database_privilege(oid, current_database(), 'CONNECT')"
+            "SELECT has_database_privilege(oid, current_database(), 'CONNECT'), rolcanlogin"
             " FROM pg_roles WHERE rolname = %s",
             self._application_role,
         )
         name = _quoted(self._application_role)
         if not row:
             return _Found("failed", expected, "there is no such role", f"CREATE ROLE {name} LOGIN with its password.")
-        lacks = [right for right, has in zip(("LOGIN", "CONNECT"), row, strict=True) if not has]
+        lacks = [right for right, has in zip(wanted, row, strict=False) if not has]
         (database,) = self._row("SELECT current_database()")
-        do = f"ALTER ROLE {name} LOGIN; GRANT CONNECT ON DATABASE {_quoted(database)} TO {name};"
-        return _Found.when(not lacks, expected, f"without {' and '.join(lacks)}" if lacks else "it has both", do)
+        commands = {
+            "CONNECT": f"GRANT CONNECT ON DATABASE {_quoted(database)} TO {name};",
+            "LOGIN": f"ALTER ROLE {name} LOGIN;",
+        }
+        do = " ".join(commands[right] for right in lacks)
+        return _Found.when(not lacks, expected, f"without {' and '.join(lacks)}" if lacks else "it is there", do)
+
+    def may_shut_out(self) -> _Found:
+        """Tried and taken back; see ``target_fence``."""
+        if self._application_role is None:
+            return _Found("passed", found="the plan moves no application")
+        how = {"login": "log-in and rights", "privileges": "rights"}[self._plan.target_fence]
+        expected = f"{self._application_role} without {how} until go-live, and from the first step of a rollback on"
+        if not self._row("SELECT true FROM pg_roles WHERE rolname = %s", self._application_role):
+            return _Found("unknown", expected, "there is no such role", "Create the application's role first.")
+        return self._faults(
+            expected,
+            target_fence.faults(self._connection, self._schema, self._application_role, self._plan.target_fence),
+            "tried, and taken back",
+        )
+
+    def open_doors(self) -> _Found:
+        if self._application_role is None:
+            return _Found("passed", found="the plan moves no application")
+        (sessions,) = self._row(
+            "SELECT count(*) FROM pg_stat_activity WHERE usename = %s AND datname = current_database()",
+            self._application_role,
+        )
+        return self._faults(
+            f"nobody acts as {self._application_role}, and it has left nothing open",
+            target_fence.open_doors(self._connection, self._application_role, self._plan.target_fence),
+            f"{sessions} open sessions of it, which the cutover will end" if sessions else "nothing",
+        )
+
+    @staticmethod
+    def _faults(expected: str, faults: Sequence[target_fence.Fault], otherwise: str) -> _Found:
+        found = "; ".join(fault.found for fault in faults) or otherwise
+        return _Found.when(not faults, expected, found, " ".join(fault.do for fault in faults))
 
     def may_end_sessions(self) -> _Found:
         if self._application_role is None:
@@ -345,7 +385,7 @@ class _Target:
         if application_is_superuser and not superuser:
             do = f"Take SUPERUSER from {_quoted(self._application_role)}: only a superuser may end its sessions; {lost}"
         else:
-            do = f"GRANT pg_signal_backend TO {_quoted(me)}; {lost}"
+            do = f"GRANT {_quoted(self._application_role)} TO {_quoted(me)}; {lost}"
         return _Found.when(may, expected, f"{me} has it" if may else f"{me} has it not", do)
 
     def schema_free(self) -> _Found:

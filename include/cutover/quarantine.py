@@ -84,14 +84,15 @@ def rows(decided: Decided, plan: Plan) -> Iterator[QuarantinedRow]:
                 for reason, *found in connection.execute(query):
                     key, values = found[: len(keys)], found[len(keys) :]
                     row = {
-                        name: _as_json(values[2 * number], values[2 * number + 1], encoding)
+                        name: as_json(values[2 * number], values[2 * number + 1], encoding)
                         for number, name in enumerate(names)
                     }
                     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
                     yield QuarantinedRow(table, decided_snapshot.key_text(shape, key, secret, encoding), kind, reason, text)
 
 
-def _as_json(kind: str, value: Any, encoding: str) -> Any:
+def as_json(kind: str, value: Any, encoding: str) -> Any:
+    """A value of SQLite as ``decided_snapshot.cell`` reads it, in the form that the module's docstring describes."""
     if kind == "blob":
         return {"blob": value.hex()}
     if kind == "text":

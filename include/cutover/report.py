@@ -417,11 +417,26 @@ class Story:
 
     @cached_property
     def written_after(self) -> list[tuple[str, str]]:
-        """Rows that the target had more or less than the snapshot when it was put aside, per table; a word when unknown."""
-        written = self.figures("rollback.keep_target").get("rows_written_after_go_live")
-        if isinstance(written, dict):
-            return [(str(table), f"{_number(rows):+,}") for table, rows in written.items()]
-        return [("all tables", str(written))] if written not in (None, "") else []
+        """What was written to the target after go-live, per table in words; empty where nothing had been let in.
+
+        What is unknown now may have been counted before: then that is told too.
+        """
+        found = self.all("rows.written")
+        known = next((event for event in reversed(found) if isinstance(event.get("tables"), dict)), None)
+        told = []
+        if found and found[-1] is not known:
+            told.append(("all tables", f"unknown: {found[-1].get('unknown') or 'no reason is recorded'}"))
+        if known is not None:
+            when = f" (at {_clock(_time(known))}, before)" if told else ""
+            rows = [(str(table), f"{item.get('in_words')}{when}") for table, item in known["tables"].items()]
+            told += rows or [("all tables", f"none{when}")]
+        return told
+
+    @property
+    def written_files(self) -> Event:
+        """The export of these rows: ``folder``, ``files`` and ``problem``; empty where there is none."""
+        found = self.newest("rows.written")
+        return found if found.get("files") or found.get("problem") else {}
 
     @cached_property
     def notices(self) -> list[dict[str, Any]]:
@@ -643,8 +658,17 @@ def _kept_part(story: Story) -> str:
 def _written_part(story: Story) -> str:
     if not story.written_after:
         return ""
-    lines = ["## Rows written after go-live", "", "They are in the kept schema and not in SQLite.", ""]
-    return "\n".join([*lines, *(f"- {_code(table)}: {_md(rows)}" for table, rows in story.written_after)])
+    lines = ["## Rows written after go-live", "", "They are in PostgreSQL only: SQLite is as of the backup.", ""]
+    lines += [f"- {_code(table)}: {_md(rows)}" for table, rows in story.written_after]
+    export = story.written_files
+    if export.get("files"):
+        lines += ["", f"Exported to {_code(export['folder'])} of the evidence, whole rows, secret columns included:", ""]
+        lines += [f"- {_code(item['name'])}: {_grouped(item['lines'])} lines" for item in export["files"]]
+    if export.get("problem"):
+        lines += ["", f"**Not all of them could be exported** ({_md(export['problem'])}); they are in the kept schema."]
+    if story.newest("rows.written").get("tables") is None:
+        lines += ["", "When the target can be reached, the next run counts and exports them before it begins."]
+    return "\n".join(lines)
 
 
 def _evidence_part(story: Story) -> str:

@@ -1,16 +1,17 @@
-"""The target's schema as a whole: read in advance, granted to the application, kept after a rollback."""
+"""The target's schema as a whole: read in advance, closed to writers, kept after a rollback."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import psycopg
-from psycopg import sql
+from psycopg import errors, sql
 
 from include.cutover import catalog, migrations
+from include.cutover.errors import Unreachable
 from include.cutover.migrations import Guard
 
 IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
@@ -56,34 +57,84 @@ def kept_name(schema: str, run_id: str) -> str:
     return f"{head}_{digest}"
 
 
+def lock_tables(connection: psycopg.Connection, schema: str) -> None:
+    """Wait until nobody is in the middle of writing to a table of the schema; keep writers out until the transaction ends.
+
+    Readers are not kept out. A table that belongs to somebody else is left alone.
+
+    Raises:
+        Unreachable: When somebody's transaction does not end within the session's ``lock_timeout``; says whose.
+    """
+    own, _ = catalog.own_relations(connection, schema)
+    names = [name for name in catalog.tables(connection, schema) if name in own]
+    if not names:
+        return
+    statement = sql.SQL("LOCK TABLE {} IN SHARE MODE").format(
+        sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
+    )
+    try:
+        with connection.transaction():
+            connection.execute(statement)
+    except errors.LockNotAvailable:
+        raise Unreachable(
+            "somebody is in the middle of writing to the target",
+            where=f"schema {schema}",
+            expected="no open transaction that wrote to its tables",
+            found="; ".join(_writers(connection, schema)) or "nobody any more",
+            do="End that transaction, then try again.",
+        ) from None
+
+
+def _writers(connection: psycopg.Connection, schema: str) -> list[str]:
+    """Who holds a lock on a table of the schema that keeps ``lock_tables`` waiting."""
+    query = """
+        SELECT DISTINCT coalesce(
+            'prepared transaction ' || quote_literal(prepared.gid) || ' of ' || prepared.owner,
+            'pid ' || lock.pid || coalesce(', ' || activity.usename, '')
+                || coalesce(' (' || nullif(activity.application_name, '') || ')', ''))
+        FROM pg_locks AS lock
+        JOIN pg_class AS class ON class.oid = lock.relation
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace AND namespace.nspname = %s
+        LEFT JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+        LEFT JOIN pg_locks AS own
+            ON lock.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+            AND own.virtualtransaction = lock.virtualtransaction
+        LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
+        WHERE lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND lock.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')
+          AND lock.pid IS DISTINCT FROM pg_backend_pid()
+    """
+    return sorted(text for (text,) in connection.execute(query, [schema]) if text is not None)
+
+
 def keep_schema(
-    conninfo: str, schema: str, run_id: str, application_role: str | None, guard: Guard | None = None
+    conninfo: str,
+    schema: str,
+    run_id: str,
+    guard: Guard | None = None,
+    before: Callable[[psycopg.Connection], object] | None = None,
 ) -> KeptSchema:
     """Put the target's schema aside under a name of its own, with all its rows, and make an empty one in its place.
 
-    The application's sessions are ended first: a session with prepared statements would go on writing into the renamed
-    schema. Safe to run again: a schema that was kept already stays as it is. Everything happens in one transaction.
+    Shut the application out first (see ``target_fence``): renaming waits for nobody, and a session with prepared statements
+    would go on writing into the renamed schema. Whoever else is in the middle of writing is waited for. Safe to run again: a
+    schema that was kept already stays as it is. Everything happens in one transaction.
 
     Args:
-        application_role: Role whose sessions are ended; None where no application logs in.
+        before: Called in that transaction when nothing can be written any more and the schema still has its name.
 
     Raises:
-        Unreachable: When the server does not answer.
+        Unreachable: When the server does not answer, or somebody's transaction on these tables does not end.
     """
     kept = kept_name(schema, run_id)
     with catalog.session(conninfo, schema) as connection, connection.transaction():
         if guard is not None:
             guard(connection)
-        connection.execute("SET LOCAL lock_timeout = '10s'")
-        if application_role is not None:
-            connection.execute(
-                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
-                " WHERE datname = current_database() AND usename = %s AND pid <> pg_backend_pid()"
-                " AND usename <> current_user",
-                [application_role],
-            )
         exists = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [kept]).fetchone() is not None
         if not exists:
+            lock_tables(connection, schema)
+            if before is not None:
+                before(connection)
             owner = connection.execute(
                 "SELECT pg_get_userbyid(nspowner), has_schema_privilege('public', oid, 'USAGE')"
                 " FROM pg_namespace WHERE nspname = %s",
@@ -107,22 +158,3 @@ def row_counts(connection: psycopg.Connection, schema: str) -> dict[str, int]:
         row = connection.execute(query).fetchone()
         counts[table] = int(row[0]) if row else 0
     return counts
-
-
-def grant_application(conninfo: str, schema: str, role: str, guard: Guard | None = None) -> None:
-    """Let the application's role read and write the tables of ``schema``, and no more. Safe to run again."""
-    with catalog.session(conninfo, schema) as connection, connection.transaction():
-        if guard is not None:
-            guard(connection)
-        names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
-        for statement in (
-            "GRANT USAGE ON SCHEMA {schema} TO {role}",
-            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA {schema} TO {role}",
-            "GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA {schema} TO {role}",
-        ):
-            connection.execute(sql.SQL(statement).format(**names))
-        connection.execute(
-            sql.SQL("REVOKE INSERT, UPDATE, DELETE ON {}.{} FROM {}").format(
-                names["schema"], sql.Identifier(migrations.RECORD_TABLE), names["role"]
-            )
-        )

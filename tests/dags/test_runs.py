@@ -22,7 +22,7 @@ import pytest
 
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.demo import plant_orphans
-from examples.ward_ops.local_site import DATABASE, LocalSite
+from examples.ward_ops.local_site import DATABASE, ROLE, LocalSite
 from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
 from include.cutover.evidence import Evidence
@@ -103,6 +103,14 @@ def wait(client: Client, dag_id: str, run_id: str) -> str:
     return str(client.wait(dag_id, run_id, seconds=300))
 
 
+def may_log_in(site: Site) -> bool:
+    """Whether the application's role may log in to the target."""
+    with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
+        row = connection.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
+        assert row is not None
+        return bool(row[0])
+
+
 def cut_over(client: Client, reason: str = "a test") -> tuple[str, Evidence]:
     run_id = client.trigger("cutover_ward_ops", {"approve": "auto", "reason": reason})
     return wait(client, "cutover_ward_ops", run_id), Evidence.of("ward_ops", run_id)
@@ -124,6 +132,8 @@ def test_orphans_that_appear_after_preflight_roll_the_run_back_by_itself(site: S
     failed = [check for check in orphans["checks"] if check["outcome"] == "failed"]
     assert len(failed) == 1 and "snmp_credentials" in failed[0]["title"]
     assert site.health()["database"] == "sqlite"
+    assert not may_log_in(site), "the application was never let in"
+    assert evidence.last("rows.written") is None
 
     backup = evidence.last("backup")
     assert backup is not None
@@ -185,6 +195,9 @@ def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> Non
     state, evidence = cut_over(lead)
     assert state == "success" and outcome(evidence) == "live"
     assert site.health()["database"] == "postgresql"
+    assert may_log_in(site)
+    marked, let_in = evidence.last("go_live.marker"), evidence.last("target.fence", raised=False)
+    assert marked is not None and let_in is not None and marked["seq"] < let_in["seq"]
     backup = evidence.last("backup")
     assert backup is not None
     with closing(sqlite3.connect(f"file:{backup['file']}?immutable=1", uri=True)) as source:
@@ -208,7 +221,8 @@ def test_no_secret_is_in_the_evidence_or_the_logs(site: Site) -> None:
                    for value in row if value]  # fmt: skip
         secrets += [value for (value,) in source.execute("SELECT hashed_password FROM users")]
     settings = json.loads((site.folder / "settings.json").read_text())
-    secrets += [settings["supervisor_password"], settings["application_password"], site.target.password]
+    secrets += [settings[f"{name}_password"] for name in ("supervisor", "application", "pipeline")]
+    secrets.append(site.target.password)
     places = [
         path for folder in (site.evidence, site.folder / "stack" / "logs") for path in folder.rglob("*") if path.is_file()
     ]
@@ -240,6 +254,7 @@ def test_the_lead_rolls_a_live_run_back_with_postgresql_down(site: Site, lead: C
         kept = evidence.step("rollback.keep_target")
         assert kept is not None and kept["figures"]["pending"] is True
         assert kept["figures"]["rows_written_after_go_live"] == "unknown", "what cannot be known is said so"
+        assert "unknown" in (evidence.folder / "incident.md").read_text(encoding="utf-8")
         with closing(sqlite3.connect(site.ward_ops.database, timeout=30)) as source, source:
             source.execute("UPDATE users SET language = language")  # writable again
         again = lead.trigger("rollback_ward_ops", {"reason": "once more"})
@@ -257,6 +272,13 @@ def test_the_next_run_puts_the_pending_schema_aside_and_rollback_of_a_run_in_fli
     evidence = Evidence.of("ward_ops", run_id)
     look = evidence.step("check_target")
     assert look is not None and len(look["figures"]["pending_fences_executed"]) == 1
+    assert not may_log_in(site)
+    earlier = next(run for run in reversed(runs_of_the_plan()) if run.last("target.pending") and outcome(run) != "open")
+    written = earlier.last("rows.written")
+    assert written is not None and written["tables"]["ping_results"]["inserted"] > 0, "the worker had written on PostgreSQL"
+    exported = (earlier.folder / written["folder"] / "ping_results.jsonl").read_bytes().splitlines()
+    assert len(exported) == sum(item["lines"] for item in written["files"] if item["table"] == "ping_results")
+    assert json.loads(exported[0])["operation"] == "insert"
     second = lead.trigger("rollback_ward_ops", {"reason": "the lead has doubts", "run_id": run_id})
     assert wait(lead, "rollback_ward_ops", second) == "success"
     assert outcome(evidence) == "rolled_back"
@@ -295,6 +317,11 @@ def test_a_second_application_needs_no_python(site: Site, lead: Client) -> None:
     second = lead.trigger("rollback_library", {"reason": "and back"})
     assert wait(lead, "rollback_library", second) == "success"
     assert dump(file) == before
+    opened, evidence = Evidence.of("library", second).step("open_rollback"), Evidence.of("library", run_id)
+    assert opened is not None and opened["summary"].endswith("written after go-live: books: 1 inserted")
+    assert "- `books`: 1 inserted" in (evidence.folder / "incident.md").read_text(encoding="utf-8")
+    (line,) = (evidence.folder / "kept" / "rows_after_go_live" / "books.jsonl").read_bytes().splitlines()
+    assert json.loads(line)["key"] == {"id": 5000}
 
 
 def dump(file: Path) -> list[str]:

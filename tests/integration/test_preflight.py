@@ -95,6 +95,8 @@ def test_a_good_target_passes_every_check(conninfo: str, plan: Plan) -> None:
         "target_may_create_tables",
         "target_may_rename_schema",
         "target_application_role",
+        "target_fence",
+        "target_open_doors",
         "target_may_end_sessions",
         "target_schema_free",
         "target_clock",
@@ -160,7 +162,7 @@ def test_a_standby_fails(cluster: Cluster, plan: Plan, tmp_path: Path) -> None:
         owner = (cluster.folder / "data").stat()
         for path in [standby.folder / "data", *(standby.folder / "data").rglob("*")]:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
-    standby.start({"hot_standby": "on"})
+    standby.start({"hot_standby": "on", "max_prepared_transactions": "5"})
     try:
         found = bad(check_target(standby.conninfo(), plan))
     finally:
@@ -245,6 +247,7 @@ def test_a_restricted_role_is_told_what_it_lacks(role: str, other_role: str, con
         "target_may_create_schema": "not granted",
         "target_may_create_tables": "not granted",
         "target_may_rename_schema": "the schema public belongs to pg_database_owner; no CREATE on the database",
+        "target_fence": f"{role} may not alter it",
         "target_may_end_sessions": f"{role} has it not",
     }
     named = by_name(checks)
@@ -257,7 +260,7 @@ def test_a_restricted_role_is_told_what_it_lacks(role: str, other_role: str, con
         named["target_may_create_schema"].do,
         named["target_may_create_tables"].do,
         named["target_may_rename_schema"].do.partition(";")[0],
-        named["target_may_end_sessions"].do.partition(";")[0],
+        *named["target_fence"].do.split(";")[:2],
     )
     assert bad(check_target(as_role(conninfo, role), plan, application_role=other_role)) == {
         "target_free_disk": "the role may not see where the server keeps its data"
@@ -265,15 +268,22 @@ def test_a_restricted_role_is_told_what_it_lacks(role: str, other_role: str, con
     run(as_role(conninfo, role), "ALTER SCHEMA public RENAME TO kept", "CREATE SCHEMA public")
 
 
-def test_a_database_s_owner_may_all_but_end_sessions(role: str, other_role: str, conninfo: str, plan: Plan) -> None:
+def test_a_database_s_owner_may_all_but_shut_out_and_end_sessions(
+    role: str, other_role: str, conninfo: str, plan: Plan
+) -> None:
     database = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
     run(conninfo, f'ALTER DATABASE "{database}" OWNER TO {role}', f"GRANT pg_read_all_settings TO {role}")
     owner = as_role(conninfo, role)
-    assert list(bad(check_target(owner, plan, application_role=other_role))) == ["target_may_end_sessions"]
-    # Its own sessions, and those of roles it is a member of, need no further right.
-    assert bad(check_target(owner, plan, application_role=role)) == {}
-    run(conninfo, f"GRANT {other_role} TO {role}")
-    assert bad(check_target(owner, plan, application_role=other_role)) == {}
+    lacking = ["target_fence", "target_may_end_sessions"]
+    assert list(bad(check_target(owner, plan, application_role=other_role))) == lacking
+    # Where the fence is the rights alone, it needs what an owner has, and what the check says to end sessions.
+    weaker = change(plan, target_fence="privileges")
+    checks = check_target(owner, weaker, application_role=other_role)
+    assert list(bad(checks)) == ["target_may_end_sessions"]
+    run(conninfo, by_name(checks)["target_may_end_sessions"].do.partition(";")[0])
+    assert bad(check_target(owner, weaker, application_role=other_role)) == {}
+    # No fence holds against the pipeline's own role.
+    assert bad(check_target(owner, plan, application_role=role)) == {"target_fence": "it is the pipeline's own role"}
     # A superuser's sessions are out of reach.
     run(conninfo, f"ALTER ROLE {other_role} SUPERUSER")
     ends = by_name(check_target(owner, plan, application_role=other_role))["target_may_end_sessions"]
@@ -282,13 +292,29 @@ def test_a_database_s_owner_may_all_but_end_sessions(role: str, other_role: str,
 
 def test_the_application_s_role_must_be_there_and_may_log_in(role: str, conninfo: str, plan: Plan) -> None:
     found = bad(check_target(conninfo, plan, application_role="nobody_of_that_name"))
-    assert found == {"target_application_role": "there is no such role", "target_may_end_sessions": "there is no such role"}
+    assert found == dict.fromkeys(
+        ("target_application_role", "target_fence", "target_may_end_sessions"), "there is no such role"
+    )
     database = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
     run(conninfo, f"ALTER ROLE {role} NOLOGIN", f'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC')
-    checks = check_target(conninfo, plan, application_role=role)
-    assert bad(checks) == {"target_application_role": "without LOGIN and CONNECT"}
+    # An earlier rollback took its log-in; where that is the fence, go-live gives it back.
+    assert bad(check_target(conninfo, plan, application_role=role)) == {"target_application_role": "without CONNECT"}
+    weaker = change(plan, target_fence="privileges")
+    checks = check_target(conninfo, weaker, application_role=role)
+    assert bad(checks) == {"target_application_role": "without CONNECT and LOGIN"}
     run(conninfo, by_name(checks)["target_application_role"].do)
-    assert bad(check_target(conninfo, plan, application_role=role)) == {}
+    for fenced in (plan, weaker):
+        assert bad(check_target(conninfo, fenced, application_role=role)) == {}
+
+
+def test_the_fence_is_tried_and_nothing_is_changed(role: str, conninfo: str, plan: Plan) -> None:
+    checks = by_name(check_target(conninfo, plan, application_role=role))
+    assert (checks["target_fence"].outcome, checks["target_fence"].found) == ("passed", "tried, and taken back")
+    with psycopg.connect(as_role(conninfo, role), autocommit=True) as session:
+        session.execute("BEGIN")
+        doors = by_name(check_target(conninfo, plan, application_role=role))["target_open_doors"]
+        assert (doors.outcome, doors.found) == ("passed", "1 open sessions of it, which the cutover will end")
+        session.execute("SELECT 1")
 
 
 def test_the_limits_of_role_and_database_count(role: str, conninfo: str, plan: Plan) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import psycopg
 import pytest
 
-from include.cutover import target
-from include.cutover.errors import LeaseLost
+from include.cutover import catalog, target
+from include.cutover.errors import LeaseLost, Unreachable
 from include.cutover.plan import ROOT
+from tests.integration.test_ledger import wait_until_blocked
 
 
 @pytest.fixture
@@ -37,7 +40,7 @@ def test_the_planned_schema_is_read_and_nothing_is_left_behind(conninfo: str) ->
 
 
 def test_a_schema_is_kept_with_its_rows_and_an_empty_one_takes_its_place(loaded: str) -> None:
-    kept = target.keep_schema(loaded, "public", "manual__1", None)
+    kept = target.keep_schema(loaded, "public", "manual__1")
     assert kept.rows == {"devices": 2}
     with psycopg.connect(loaded) as connection:
         found = connection.execute(f'SELECT count(*) FROM "{kept.name}".devices').fetchone()
@@ -46,28 +49,55 @@ def test_a_schema_is_kept_with_its_rows_and_an_empty_one_takes_its_place(loaded:
 
 
 def test_keeping_twice_is_keeping_once(loaded: str) -> None:
-    first = target.keep_schema(loaded, "public", "manual__1", None)
+    first = target.keep_schema(loaded, "public", "manual__1")
     with psycopg.connect(loaded) as connection:
         connection.execute("CREATE TABLE public.of_the_next_run (id int)")
-    assert target.keep_schema(loaded, "public", "manual__1", None) == first
+    assert target.keep_schema(loaded, "public", "manual__1") == first
     with psycopg.connect(loaded) as connection:
         assert connection.execute("SELECT to_regclass('public.of_the_next_run')").fetchone() != (None,)
 
 
-def test_the_applications_sessions_end_before_the_schema_is_renamed(cluster: object, loaded: str) -> None:
+def test_what_comes_before_sees_the_schema_under_its_name_and_nobody_writing(loaded: str) -> None:
+    seen: list[object] = []
+
+    def before(connection: psycopg.Connection) -> None:
+        seen.append(connection.execute("SELECT count(*) FROM public.devices").fetchone())
+        with psycopg.connect(loaded, autocommit=True) as other:
+            other.execute("SET lock_timeout = '50ms'")
+            assert other.execute("SELECT count(*) FROM devices").fetchone() == (2,), "readers are not kept out"
+            with pytest.raises(psycopg.errors.LockNotAvailable):
+                other.execute("INSERT INTO devices VALUES (9)")
+
+    target.keep_schema(loaded, "public", "manual__1", None, before)
+    assert seen == [(2,)]
+    target.keep_schema(loaded, "public", "manual__1", None, before)
+    assert len(seen) == 1, "a schema that was kept stays as it is"
+
+
+def test_whoever_is_in_the_middle_of_writing_is_waited_for_and_named(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "300ms")
+    with psycopg.connect(loaded, application_name="somebody's psql") as writer:
+        writer.execute("INSERT INTO devices VALUES (3)")
+        before = schemas(loaded)
+        with pytest.raises(Unreachable, match=rf"pid {writer.info.backend_pid}, postgres \(somebody's psql\)"):
+            target.keep_schema(loaded, "public", "manual__1")
+        assert schemas(loaded) == before
+        monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "60s")
+        with ThreadPoolExecutor(1) as pool:
+            kept = pool.submit(target.keep_schema, loaded, "public", "manual__1")
+            wait_until_blocked(loaded)
+            writer.commit()
+            assert kept.result().rows == {"devices": 3}
+
+
+def test_a_prepared_transaction_is_named(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "100ms")
     with psycopg.connect(loaded, autocommit=True) as connection:
-        role = connection.execute("SELECT 'app_' || substr(md5(random()::text), 1, 8)").fetchone()[0]  # type: ignore[index]
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
-        connection.execute(f"GRANT SELECT, INSERT ON devices TO {role}")
-    application = psycopg.connect(psycopg.conninfo.make_conninfo(loaded, user=role, password="x"), autocommit=True)
-    application.execute("INSERT INTO devices VALUES (3)")
-    target.keep_schema(loaded, "public", "manual__1", role)
-    with pytest.raises(psycopg.OperationalError):
-        application.execute("INSERT INTO devices VALUES (4)")
-    application.close()
-    with psycopg.connect(loaded, autocommit=True) as connection:
-        connection.execute(f"DROP OWNED BY {role}")
-        connection.execute(f"DROP ROLE {role}")
+        connection.execute("BEGIN; INSERT INTO devices VALUES (3); PREPARE TRANSACTION 'left behind'")
+        with pytest.raises(Unreachable, match="prepared transaction 'left behind' of postgres"):
+            target.keep_schema(loaded, "public", "manual__1")
+        connection.execute("ROLLBACK PREPARED 'left behind'")
+    assert target.keep_schema(loaded, "public", "manual__1").rows == {"devices": 2}
 
 
 def test_who_lost_the_lease_keeps_nothing(loaded: str) -> None:
@@ -76,26 +106,10 @@ def test_who_lost_the_lease_keeps_nothing(loaded: str) -> None:
 
     before = schemas(loaded)
     with pytest.raises(LeaseLost):
-        target.keep_schema(loaded, "public", "manual__1", None, lost)
+        target.keep_schema(loaded, "public", "manual__1", lost)
     assert schemas(loaded) == before
 
 
 def test_names_of_kept_schemas_fit_and_differ() -> None:
     names = {target.kept_name("ა" * 40, f"run {number}") for number in range(100)}
     assert len(names) == 100 and all(len(name.encode()) <= 63 for name in names)
-
-
-def test_the_application_may_write_rows_but_not_the_record_or_the_tables(loaded: str) -> None:
-    with psycopg.connect(loaded, autocommit=True) as connection:
-        role = connection.execute("SELECT 'app_' || substr(md5(random()::text), 1, 8)").fetchone()[0]  # type: ignore[index]
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'x'")
-    target.grant_application(loaded, "public", role)
-    target.grant_application(loaded, "public", role)
-    with psycopg.connect(psycopg.conninfo.make_conninfo(loaded, user=role, password="x"), autocommit=True) as application:
-        application.execute("INSERT INTO devices VALUES (3)")
-        for forbidden in ("INSERT INTO schema_migrations VALUES ('x')", "DROP TABLE devices", "CREATE TABLE mine (id int)"):
-            with pytest.raises(psycopg.errors.InsufficientPrivilege):
-                application.execute(forbidden)
-    with psycopg.connect(loaded, autocommit=True) as connection:
-        connection.execute(f"DROP OWNED BY {role}")
-        connection.execute(f"DROP ROLE {role}")

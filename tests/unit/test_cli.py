@@ -123,9 +123,19 @@ def test_a_taken_port(
         taken.listen()
         port = taken.getsockname()[1]
         told = ["run", "--plan", "ward_ops", "--source", database, "--target", url, "--port", port, "--folder", tmp_path]
+        told += ["--application", f"postgresql://app:{PASSWORD}@127.0.0.1/x"]
         assert f"the port {port} cannot be used" in refused(capsys, *told)
         assert parts["password"] not in capsys.readouterr().err
     assert Roster(tmp_path / "processes.json").leaders() == []
+
+
+def test_the_application_needs_a_role_of_its_own(capsys: pytest.CaptureFixture[str], database: Path, conninfo: str) -> None:
+    parts = dict(item.split("=", 1) for item in conninfo.split())
+    url = f"postgresql://{parts['user']}:{parts['password']}@127.0.0.1:{parts['port']}/{parts['dbname']}"
+    told = ["run", "--plan", "ward_ops", "--source", database, "--target", url]
+    assert "needs a role of its own" in refused(capsys, *told)
+    assert "needs a role of its own" in refused(capsys, *told, "--application", url)
+    assert "--application: the target's URL is not complete" in refused(capsys, *told, "--application", "postgresql://x")
 
 
 def test_a_plan_is_shown(capsys: pytest.CaptureFixture[str]) -> None:

@@ -83,6 +83,21 @@ def test_downtime_gates_and_notices(screen: Console) -> None:
     ]
 
 
+def test_rows_that_a_rollback_leaves_behind_are_told_before_it(screen: Console) -> None:
+    users = {"users": {"in_words": "2 inserted"}}
+    assert told(
+        screen,
+        {"event": "rows.written", "tables": users, "folder": "", "files": []},
+        {"event": "rows.written", "tables": {}, "folder": "", "files": []},
+        {"event": "rows.written", "tables": None, "unknown": "no answer", "files": []},
+        {"event": "rows.written", "tables": users, "folder": "kept/rows_after_go_live", "files": []},
+    ) == [
+        "! rows since go-live users: 2 inserted; they will not be in SQLite",
+        "! rows since go-live none; they will not be in SQLite",
+        "! rows since go-live unknown: no answer; they will not be in SQLite",
+    ]
+
+
 def test_the_summary_names_figures_and_files(screen: Console, tmp_path: Path) -> None:
     evidence = Evidence.of("ward_ops", "a run")
     evidence.append("run.opened", run_id="a run", plan="ward_ops", application="Ward OPS", actor="lead", approve="auto")

@@ -143,8 +143,12 @@ def rolled_back(run: Run) -> None:
     )
     run.append("decision", 0.2, at="decide", outcome="rollback", why=["check_counts failed: 1 of 5 tables", "check_orphans"])
     run.step("rollback.stop_services", 0.2, summary="stopped: none")
+    run.append(
+        "rows.written", unknown="", tables={"ping_results": {"in_words": "12 inserted"}}, folder="kept/rows_after_go_live",
+        files=[{"name": "ping_results.jsonl", "lines": 12}], problem="",
+    )  # fmt: skip
     run.step("rollback.keep_target", 0.3, summary="kept as schema public_rolled_back_1", schema="public_rolled_back_1",
-             pending=False, rows_written_after_go_live={"ping_results": 12})  # fmt: skip
+             pending=False)  # fmt: skip
     run.step("rollback.restore_source", 1.0, summary="ward_ops.db is the backup again", sha256="d" * 64,
              kept=["ward_ops.db", "ward_ops.db-wal"])  # fmt: skip
     run.step("rollback.start_services", 2.0, summary="started: api, worker, beat")
@@ -211,7 +215,7 @@ def test_a_failure_is_named_first_with_expected_found_and_what_to_do(run: Run, p
     assert report.summary(run.evidence, plan)["first_failure"] == first
     assert page.text.index("rows of users are as many") < page.text.index("version of PostgreSQL")
     assert "id=5, device_id=0af1" in page.text and "and 21 more" in page.text
-    assert "ping_results +12" in page.text
+    assert "ping_results 12 inserted" in page.text
     rows = re.findall(r"<tr( class=\"bad\")?><td><code>(\w+)</code>", report.run_report(run.evidence, plan))
     assert rows[0] == (' class="bad"', "users") and [mark for mark, _ in rows[1:]] == [""] * 4
 
@@ -465,7 +469,9 @@ def test_the_incident_document_says_what_failed_and_where_everything_is(run: Run
         "schema `public_rolled_back_1`",
         "`ward_ops.db-wal`",
         "/backups/ward_ops.db.20260301-2005.bak",
-        "`ping_results`: +12",
+        "- `ping_results`: 12 inserted",
+        "Exported to `kept/rows_after_go_live` of the evidence, whole rows, secret columns included",
+        "- `ping_results.jsonl`: 12 lines",
         "[plan.json](plan.json)",
         "## Root cause / follow-up",
         "Nino Beridze",
@@ -477,11 +483,23 @@ def test_the_incident_document_says_what_failed_and_where_everything_is(run: Run
 
 def test_a_target_that_was_down_is_told_as_pending(run: Run, plan: Plan) -> None:
     run.open()
-    run.step("rollback.keep_target", summary="could not be put aside", pending=True, reason="connection refused",
-             rows_written_after_go_live="unknown")  # fmt: skip
+    run.append("rows.written", unknown="connection refused", tables=None, files=[])
+    run.step("rollback.keep_target", summary="could not be put aside", pending=True, reason="connection refused")
     document = report.incident_document(run.evidence, plan, "PostgreSQL is down")
     assert "could **not** be put aside yet (connection refused)" in document
-    assert "all tables`: unknown" in document
+    assert "- `all tables`: unknown: connection refused" in document
+    assert "the next run counts and exports them" in document
+    # What was counted before, and what became known later, are told as what they are.
+    run.append("rows.written", unknown="", tables={"users": {"in_words": "1 updated"}}, folder="", files=[], problem="")
+    assert "- `users`: 1 updated\n" in report.incident_document(run.evidence, plan, "x")
+    run.append("rows.written", unknown="gone again", tables=None, files=[])
+    document = report.incident_document(run.evidence, plan, "x")
+    assert "unknown: gone again" in document and "- `users`: 1 updated (at " in document
+    run.append("rows.written", unknown="", tables={}, folder="", files=[], problem="No space left on device")
+    document = report.incident_document(run.evidence, plan, "x")
+    assert "- `all tables`: none\n" in document and "could be exported** (No space left on device)" in document
+    page = Page(report.run_report(run.evidence, plan))
+    assert "Rows written after go-live" in page.text and "No space left on device" in page.text
 
 
 @pytest.mark.parametrize(

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import psycopg
 
-from include.cutover import application, claims, configuration, fence, lease, report, restore, services
+from include.cutover import after_go_live, application, claims, configuration, fence, lease, report, restore, services
 from include.cutover.checks import Check
 from include.cutover.decision import ever_passed, has_begun
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence, runs
 from include.cutover.steps.live import fill, kept_configuration
 from include.cutover.steps.opening import announce, put_aside
-from include.cutover.steps.step import Report, Step
+from include.cutover.steps.step import Report, Step, frozen_plan
 
 
 def stop_services(step: Step) -> Report:
@@ -33,27 +33,28 @@ def stop_services(step: Step) -> Report:
 
 
 def keep_target(step: Step) -> Report:
-    """Put the target's schema aside for the inquiry; never drop it. With PostgreSQL down that stays pending, and is said so.
+    """Shut the application out of the target, export what it wrote there, and put the schema aside; never drop it.
 
-    Going back does not wait for PostgreSQL: a pending schema is put aside before any later run may start.
+    Going back does not wait for PostgreSQL: with it down, this stays pending, is said so, and is done before any later run
+    may start.
     """
-    step.evidence.append("target.pending", run_id=step.run_id)
+    pending = step.evidence.append("target.pending", run_id=step.run_id)
     try:
         kept = put_aside(step, step.evidence, step.run_id)
     except (CutoverError, psycopg.Error) as error:
         reason = str(error).strip().splitlines()[0]
         step.log.warning("the target could not be put aside: %s", reason)
+        written = after_go_live.newest(step.evidence, since=pending["seq"])
+        written = written if written.summary else after_go_live.record_unknown(step.evidence, reason)
         return Report(
-            "the target's schema could not be put aside now; the next run does it first",
-            {"pending": True, "reason": reason, "rows_written_after_go_live": "unknown"},
+            "; ".join(filter(None, ["the target could not be put aside now; the next run does it first", written.summary])),
+            {"pending": True, "reason": reason, "rows_written_after_go_live": written.figures},
         )
-    expected = step.expected_rows if step.evidence.last("snapshot") else {}
-    written = {table: rows - expected.get(table, 0) for table, rows in kept.rows.items() if rows != expected.get(table, 0)}
-    live = step.evidence.last("services.started", on="target") is not None
+    written = after_go_live.newest(step.evidence)
+    told = f"kept as schema {kept.name} with {sum(kept.rows.values()):,} rows"
     return Report(
-        f"kept as schema {kept.name} with {sum(kept.rows.values()):,} rows"
-        + (f"; rows more or less than the snapshot: {written}" if live and written else ""),
-        {"schema": kept.name, "pending": False, "rows_written_after_go_live": written if live else {}},
+        "; ".join(filter(None, [told, written.summary])),
+        {"schema": kept.name, "pending": False, "rows_written_after_go_live": written.figures},
     )
 
 
@@ -142,7 +143,9 @@ ROLLBACK = (
 
 
 def open_rollback(step: Step, *, anybody: bool = False) -> Report:
-    """Find the run to roll back, and take the lease from it. Refuses where there is nothing to roll back.
+    """Find the run to roll back, take the lease from it, and tell what was written to the target since go-live.
+
+    Nothing is stopped yet. What was written will not be in SQLite; nobody has to agree to that, but it is said before.
 
     Args:
         anybody: Not only the lead or a deputy may ask; for the command, where the right to the files decides.
@@ -187,7 +190,11 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
         subject.append("reopened", by=step.actor, reason=step.params["reason"], holder=step.holder)
     elif subject.last("rollback.asked", holder=step.holder) is None:
         subject.append("rollback.asked", by=step.actor, reason=step.params["reason"], holder=step.holder)
-    return Report(f"rolling back {run_id}: {step.params['reason']}", {"subject": run_id, "epoch": taken.epoch})
+    schema = (frozen_plan(subject) or plan).target_schema
+    written = after_go_live.record_count(subject, schema, lambda: step.target)
+    told = [f"rolling back {run_id}: {step.params['reason']}", written.summary]
+    figures = {"subject": run_id, "epoch": taken.epoch, "rows_written_after_go_live": written.figures}
+    return Report("; ".join(filter(None, told)), figures)
 
 
 def _left_half_done(sealed: dict[str, object]) -> bool:

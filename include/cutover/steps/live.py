@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.cutover import application, configuration, fence, services, target
+from include.cutover import after_go_live, application, configuration, fence, services, target_fence
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.plan import Configuration
@@ -17,9 +17,10 @@ def kept_configuration(step: Step, settings: Configuration) -> Path:
 
 
 def switch_configuration(step: Step) -> Report:
-    """Prove the source unchanged since the backup, let the application in, point its configuration at the target.
+    """Prove the source unchanged since the backup, let the application into the target, point its configuration there.
 
-    Atomic; the old file is kept once, so that a second try does not keep the new one.
+    What is written from here on can be told from what was copied: where the target stands is kept first. Atomic; the old
+    file is kept once, so that a second try does not keep the new one.
     """
     state = fence.status(step.source)
     if not state.raised or not state.intact or state.run_id != step.run_id:
@@ -30,12 +31,15 @@ def switch_configuration(step: Step) -> Report:
             found=state.detail,
             do="The cutover rolls back; find out who wrote, then start again.",
         )
+    marker = after_go_live.mark(step.target, step.plan.target_schema, step.run_id, step.guard, step.expected_rows)
+    step.evidence.append(after_go_live.MARKED, **marker.as_dict())
     settings = step.plan.configuration
     if settings is None:
         return Report("the plan switches no configuration")
     role = step.ends.application_role(step.plan)
     if role is not None:
-        target.grant_application(step.target, step.plan.target_schema, role, step.guard)
+        target_fence.let_in(step.target, step.plan.target_schema, role, step.plan.target_fence, step.guard)
+        step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
     values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
     configuration.switch(settings.file, values, keep_as=kept_configuration(step, settings))
     return Report(f"{settings.file.name} now sets {', '.join(sorted(values))}")

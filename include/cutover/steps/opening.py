@@ -14,6 +14,7 @@ from typing import Any, cast
 import psycopg
 
 from include.cutover import (
+    after_go_live,
     assessment,
     assessment_page,
     configuration,
@@ -31,6 +32,7 @@ from include.cutover import (
     source,
     source_lease,
     target,
+    target_fence,
 )
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CutoverError, Refused, WrongData
@@ -197,14 +199,34 @@ def finish_pending(step: Step) -> list[str]:
 
 
 def put_aside(step: Step, evidence: Evidence, run_id: str) -> target.KeptSchema:
-    """Shut the run out of the target and keep its schema under a name of its own. Safe to run again."""
+    """Shut run and application out of the target, export what the application wrote, and keep the schema under another name.
+
+    Safe to run again.
+    """
     epoch = ledger.take_over(step.target, run_id, step.holder)
+    guard, schema = ledger.guard(run_id, epoch), step.plan.target_schema
+    shut_out(step, evidence, guard)
     kept = target.keep_schema(
-        step.target, step.plan.target_schema, run_id, step.ends.application_role(step.plan), ledger.guard(run_id, epoch)
+        step.target,
+        schema,
+        run_id,
+        guard,
+        before=lambda connection: after_go_live.record_export(evidence, schema, connection),
     )
     ledger.release(step.target, run_id, epoch)
     evidence.append("target.kept", schema=kept.name, rows=dict(kept.rows), by=step.holder)
     return kept
+
+
+def shut_out(step: Step, evidence: Evidence, guard: ledger.Guard) -> str:
+    """Shut the application's role out of the target; of an earlier run, the role that it had. Safe to run again."""
+    taken = evidence.last("lease.target") or {}
+    role = taken.get("application_role") or step.ends.application_role(step.plan)
+    if role is None:
+        return "the plan moves no application"
+    ended = target_fence.shut_out(step.target, step.plan.target_schema, role, step.plan.target_fence, guard)
+    evidence.append("target.fence", raised=True, role=role, way=step.plan.target_fence, sessions_ended=ended)
+    return f"the role {role} is shut out" + (f", {ended} sessions of it were ended" if ended else "")
 
 
 def check_source(step: Step) -> Report:
@@ -359,17 +381,24 @@ def _count(checks: list[Check]) -> str:
 
 
 def apply_ddl(step: Step) -> Report:
-    """Take the lease of the target and make the tables. Files that are applied already are not applied again."""
+    """Take the lease of the target, shut the application out of it, and make the tables.
+
+    Files that are applied already are not applied again.
+    """
     ledger.ensure(step.target)
     epoch = ledger.open_run(step.target, step.run_id, step.plan.name)
     role = step.ends.application_role(step.plan)
     step.evidence.append("lease.target", holder=step.holder, epoch=epoch, application_role=role)
-    return _migrate(step, "pre_data")
+    fenced = shut_out(step, step.evidence, step.guard)
+    made = _migrate(step, "pre_data")
+    return Report(f"{made.summary}; {fenced}", made.figures)
 
 
 def apply_migrations(step: Step) -> Report:
-    """Apply the numbered migrations that are not applied yet."""
-    return _migrate(step, "migrations")
+    """Apply the numbered migrations that are not applied yet, and look that no right came with the new tables."""
+    report = _migrate(step, "migrations")
+    shut_out(step, step.evidence, step.guard)
+    return report
 
 
 def _migrate(step: Step, kind: str) -> Report:
