@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -66,11 +65,10 @@ def run(
 
 
 def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assessment:
-    with tempfile.TemporaryDirectory(prefix="cutover-assess-") as name:
-        scratch = Path(name)
+    with files.scratch("assess") as scratch:
         clone = scratch / "clone.db"
         try:
-            _clone(file, clone)
+            source.sound_clone(file, clone)
             with _target(target, scratch) as conninfo:
                 made = read_target(conninfo, plan.sql_folder)
             tell = _Teller(err)
@@ -82,29 +80,6 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
             if error.where == str(clone):
                 error.where = str(file)
             raise
-
-
-def _clone(file: Path, clone: Path) -> None:
-    with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
-        files.require_space({clone.parent: file.stat().st_size})
-    try:
-        source.clone(file, clone)
-    except CannotCheck:
-        # SQLite says of a truncated file no more than that it is damaged.
-        try:
-            source.open_snapshot(file).close()
-        except CannotCheck as exact:
-            if exact.where == str(file):
-                raise exact from None
-        raise
-    if faults := source.integrity(clone):
-        raise CannotCheck(
-            "the database is damaged",
-            where=str(file),
-            expected="PRAGMA integrity_check: ok",
-            found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
-            do="Repair it first, e.g. with sqlite3's .recover into a new file. Nothing was changed.",
-        )
 
 
 @contextlib.contextmanager

@@ -14,8 +14,6 @@ from include.cutover import catalog, migrations
 from include.cutover.conversion import TargetColumn
 from include.cutover.errors import CannotCheck
 
-OLDEST_VERSION = 140000
-
 
 @dataclass(frozen=True)
 class IndexPart:
@@ -113,36 +111,24 @@ def read_target(conninfo: str, sql_folder: Path) -> Target:
     """Try the plan's SQL in a scratch schema and read the catalog there; everything is rolled back.
 
     Raises:
-        CannotCheck: When the server is too old or does not store UTF-8.
+        CannotCheck: When the server does not store UTF-8, and from ``catalog.session``.
         Refused: When the role may not make a schema.
         The other errors of ``migrations.rehearsal``: faults in the files, and a server that does not answer.
     """
     with catalog.session(conninfo, "public") as connection:
-        _require_version(connection)
+        _require_utf8(connection)
     with migrations.rehearsal(conninfo, sql_folder) as (connection, schema):
         return _read(connection, schema)
 
 
-def _require_version(connection: psycopg.Connection) -> None:
-    row = connection.execute(
-        "SELECT current_setting('server_version_num')::int, current_setting('server_version'),"
-        " current_setting('server_encoding')"
-    ).fetchone()
-    number, name, encoding = row or (0, "", "")
-    if number < OLDEST_VERSION:
-        raise CannotCheck(
-            "the target is too old",
-            where="the target",
-            expected=f"PostgreSQL {OLDEST_VERSION // 10000} or newer",
-            found=f"PostgreSQL {name}",
-            do="Name a newer server.",
-        )
-    if encoding != "UTF8":
+def _require_utf8(connection: psycopg.Connection) -> None:
+    found = connection.info.parameter_status("server_encoding")
+    if found != "UTF8":
         raise CannotCheck(
             "the target does not store text as UTF-8",
-            where="the target",
+            where=f"database {connection.info.dbname}",
             expected="server_encoding UTF8",
-            found=str(encoding),
+            found=str(found),
             do="Make the database with ENCODING 'UTF8' TEMPLATE template0.",
         )
 

@@ -22,9 +22,9 @@ from urllib.parse import quote as percent_encoded
 
 import apsw
 
+from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import sync_folder
-from include.cutover.files import SIDE_FILES
 
 MINIMUM_SQLITE = (3, 45, 0)
 MAGIC = b"SQLite format 3\0"
@@ -48,8 +48,8 @@ def open_snapshot(path: Path) -> apsw.Connection:
             beside it whose content would be missed, or when apsw's SQLite is too old.
     """
     _require_sqlite()
-    header = _header(path)
-    _refuse_truncated(path, header)
+    if truncated := _truncation(path, _header(path)):
+        raise truncated
     _refuse_unread_logs(path)
     with _explained(path):
         connection = apsw.Connection(_uri(path, "immutable=1"), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
@@ -85,6 +85,22 @@ def _require_sqlite() -> None:
 
 def _uri(path: Path, *parameters: str) -> str:
     return f"file:{percent_encoded(str(path.absolute()))}?{'&'.join(parameters)}"
+
+
+def require_database(path: Path, *, seconds: float = 1.0) -> None:
+    """Refuse what is no whole SQLite database, by its header and size alone: harmless beside the application.
+
+    Args:
+        seconds: How long a file that seems to end too early is looked at again: a commit writes its header before its end.
+
+    Raises:
+        CannotCheck: When the file is missing, empty, truncated, encrypted, not a database or unreadable.
+    """
+    deadline = time.monotonic() + seconds
+    while truncated := _truncation(path, _header(path)):
+        if time.monotonic() > deadline:
+            raise truncated
+        time.sleep(_CLOCK_TICK)
 
 
 def _header(path: Path) -> bytes:
@@ -137,19 +153,21 @@ def _not_a_database(path: Path, header: bytes, size: int) -> CannotCheck:
     )
 
 
-def _refuse_truncated(path: Path, header: bytes) -> None:
+def _truncation(path: Path, header: bytes) -> CannotCheck | None:
+    """What to say of a file that ends before its header says."""
     page = int.from_bytes(header[16:18], "big")
     pages, counter, valid_for = (int.from_bytes(header[at : at + 4], "big") for at in (28, 24, 92))
     expected = pages * (65536 if page == 1 else page)
     size = path.stat().st_size
-    if pages and counter == valid_for and size < expected:
-        raise CannotCheck(
-            "the file is truncated",
-            where=str(path),
-            expected=f"{expected} bytes ({pages} pages)",
-            found=f"{size} bytes",
-            do="Copy it again; an interrupted copy or a full disk does this.",
-        )
+    if not pages or counter != valid_for or size >= expected:
+        return None
+    return CannotCheck(
+        "the file is truncated",
+        where=str(path),
+        expected=f"{expected} bytes ({pages} pages)",
+        found=f"{size} bytes",
+        do="Copy it again; an interrupted copy or a full disk does this.",
+    )
 
 
 def _refuse_unread_logs(path: Path) -> None:
@@ -174,7 +192,16 @@ def _has_content(log: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise CannotCheck("the log cannot be read", where=str(log), found=error.strerror or "") from None
+        raise _unreadable_log(log, error) from None
+
+
+def _unreadable_log(log: Path, error: OSError) -> CannotCheck:
+    return CannotCheck(
+        "a log beside the database cannot be read, and it may hold the last commits",
+        where=str(log),
+        found=error.strerror or type(error).__name__,
+        do="Let the user that reads the database read its -wal and -journal too.",
+    )
 
 
 @contextlib.contextmanager
@@ -188,7 +215,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def explain(error: apsw.Error, where: str) -> CutoverError:
     """What an error of SQLite means for the reader of ``where``."""
-    found = str(error)
+    found = str(error) if str(error) != "not an error" else ""  # of some faults SQLite keeps no words
     if isinstance(error, apsw.NotADBError):
         return CannotCheck(
             "the file is not an SQLite database, or it is encrypted",
@@ -243,13 +270,19 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
         whole = scratch / "clone"
-        _clone_into(live, header, whole, scratch, deadline)
+        try:
+            _clone_into(live, header, whole, scratch, deadline)
+        except CannotCheck:
+            # SQLite says of a truncated file no more than that it is damaged.
+            if truncated := _truncation(live, header):
+                raise truncated from None
+            raise
         descriptor = os.open(whole, os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        for suffix in SIDE_FILES:  # a log of an earlier database beside the new one would become a part of it
+        for suffix in files.SIDE_FILES:  # a log of an earlier database beside the new one would become a part of it
             to.with_name(to.name + suffix).unlink(missing_ok=True)
         whole.replace(to)
         sync_folder(to.parent)
@@ -266,8 +299,8 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
 
 
 def _clone_into(live: Path, header: bytes, whole: Path, scratch: Path, deadline: float) -> None:
-    wal_mode = header[18] == 2 or header[19] == 2
     wal, shm = (live.with_name(live.name + suffix).exists() for suffix in ("-wal", "-shm"))
+    wal_mode = wal or header[18] == 2 or header[19] == 2  # SQLite reads a log that lies there, whatever the header says
     if wal_mode and not (wal and shm):
         # Nobody has it open. Opening it as one should would make -wal and -shm beside it, owned by this user, and the
         # application could not write them.
@@ -292,8 +325,7 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
                 there = copy.with_name(copy.name + name.name.removeprefix(live.name))
                 there.unlink(missing_ok=True)
                 if name in before:
-                    with contextlib.suppress(FileNotFoundError):
-                        shutil.copyfile(name, there)
+                    _copy_file(name, there)
             if _stamps(names) == before:
                 break
         if time.monotonic() > deadline:
@@ -305,6 +337,16 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
         time.sleep(_CLOCK_TICK)
     with _explained(live):
         _in_one_step(_uri(copy, "mode=rw"), whole, deadline, where=str(live), writable=True)
+
+
+def _copy_file(name: Path, there: Path) -> None:
+    """Copy a database or its log. One that is gone by now is left out: the stamps tell."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            name.open("rb").close()
+        except PermissionError as error:
+            raise _unreadable_log(name, error) from None
+        shutil.copyfile(name, there)
 
 
 def _stamps(names: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
@@ -367,6 +409,35 @@ def _leave_wal_mode(clone: Path) -> None:
 
 
 # --- soundness ----------------------------------------------------------------------------------------------------------
+
+
+def sound_clone(live: Path, to: Path) -> None:
+    """``clone`` where there is room for it, and SQLite's integrity check of the clone.
+
+    Raises:
+        CannotCheck: When the database is damaged.
+        Refused: When there is not enough free disk.
+        The errors of ``clone``. All of them name the live file, not the clone.
+    """
+    with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
+        files.require_space({to.parent: live.stat().st_size})
+    clone(live, to)
+    try:
+        faults = integrity(to)
+    except CutoverError as error:
+        error.where = str(live)
+        raise
+    if faults:
+        logs = (live.with_name(f"{live.name}{suffix}") for suffix in ("-wal", "-journal"))
+        beside = " and ".join(log.name for log in logs if _has_content(log))
+        first = f"Find out first whether {beside} belongs to this file: the log of another one does this. " if beside else ""
+        raise CannotCheck(
+            "the database is damaged",
+            where=str(live),
+            expected="PRAGMA integrity_check: ok",
+            found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
+            do=f"{first}Repair it, e.g. with sqlite3's .recover into a new file. Nothing was changed.",
+        )
 
 
 def integrity(path: Path) -> list[str]:

@@ -13,7 +13,15 @@ from typing import Any, Protocol
 import apsw
 
 from include.cutover.errors import CannotCheck
-from include.cutover.snapshots import clone, explain, integrity, open_snapshot, snapshot
+from include.cutover.snapshots import (
+    clone,
+    explain,
+    integrity,
+    open_snapshot,
+    require_database,
+    snapshot,
+    sound_clone,
+)
 
 __all__ = [
     "KeyColumn",
@@ -29,9 +37,11 @@ __all__ = [
     "open_snapshot",
     "orphans",
     "quote",
+    "require_database",
     "schema_fingerprint",
     "shape",
     "snapshot",
+    "sound_clone",
     "sqlite_sequence",
     "tables",
 ]

@@ -20,7 +20,7 @@ import psycopg
 import pytest
 
 from examples.ward_ops.generate import generate
-from include.cutover import assess_command, assessment_target
+from include.cutover import assess_command, catalog
 from include.cutover.assessment import Assessment
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.plan import ROOT
@@ -261,7 +261,7 @@ def test_a_plan_that_is_not_there_or_of_another_application(run: Run, ward_ops: 
 
 
 def test_a_target_that_is_too_old(run: Run, ward_ops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assessment_target, "OLDEST_VERSION", 990000)
+    monkeypatch.setattr(catalog, "OLDEST_VERSION", 990000)
     status, told, err = run(ward_ops)
     assert (status, told) == (2, "")
     assert "the target is too old" in err and "PostgreSQL 99 or newer" in err and err.count("\n") == 1
