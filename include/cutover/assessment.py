@@ -24,7 +24,7 @@ from include.cutover.assessment_keys import References, duplicates
 from include.cutover.assessment_objects import column_findings, object_findings, sequence_findings, table_findings
 from include.cutover.assessment_scan import RowCheck, TableScan
 from include.cutover.assessment_target import Target, TargetTable, read_target
-from include.cutover.errors import CannotCheck, Refused
+from include.cutover.errors import Refused
 from include.cutover.plan import ColumnDecision, Plan, Table
 from include.cutover.source import Shape
 from include.cutover.target import PlannedSchema
@@ -78,7 +78,7 @@ def assess(
         canonical.prepare(conn)
         assessment_expressions.prepare(conn)
         there = source.tables(conn)
-        _require_the_plans_application(plan, there, snapshot)
+        source.require_application(there, plan.tables, plan.name, snapshot)
         findings = table_findings(conn, plan, target)
         shapes: dict[str, Shape] = {}
         columns: dict[str, dict[str, AssessedColumn]] = {}
@@ -99,21 +99,6 @@ def assess(
         "assessed %d rows of %d tables in %.1f s: %d findings block", result.rows, len(rows), seconds, len(result.blocks)
     )
     return result
-
-
-def _require_the_plans_application(plan: Plan, tables: list[str], snapshot: Path) -> None:
-    if not tables:
-        raise CannotCheck(
-            "the source has no tables", where=str(snapshot), do="Check the path: this may be a new, empty database."
-        )
-    if not set(tables) & set(plan.tables):
-        raise CannotCheck(
-            "the plan is for another application",
-            where=f"plan {plan.name}",
-            expected=f"some of its {len(plan.tables)} tables in the source",
-            found=f"none; the source has {', '.join(tables[:5])}{', …' if len(tables) > 5 else ''}",
-            do="Name the plan of this application.",
-        )
 
 
 def _planned(target: Target) -> PlannedSchema:

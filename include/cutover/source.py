@@ -6,8 +6,9 @@ Everything here reads a snapshot that ``open_snapshot`` gave; the live file itse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
@@ -37,6 +38,7 @@ __all__ = [
     "open_snapshot",
     "orphans",
     "quote",
+    "require_application",
     "require_database",
     "schema_fingerprint",
     "shape",
@@ -115,6 +117,31 @@ def tables(conn: apsw.Connection) -> list[str]:
     """The application's tables by name; virtual ones too, but not SQLite's own and not a virtual table's shadows."""
     rows = conn.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')")
     return sorted(name for (name,) in rows if not name.lower().startswith("sqlite_"))
+
+
+def require_application(found: Sequence[str], wanted: Collection[str], plan: str, snapshot: Path) -> None:
+    """Refuse a source that is of another application than the plan, or of none.
+
+    Args:
+        found: The source's tables.
+        wanted: The plan's.
+        plan: Its name.
+
+    Raises:
+        CannotCheck: When they have no table in common.
+    """
+    if not found:
+        raise CannotCheck(
+            "the source has no tables", where=str(snapshot), do="Check the path: this may be a new, empty database."
+        )
+    if not set(found) & set(wanted):
+        raise CannotCheck(
+            "the plan is for another application",
+            where=f"plan {plan}",
+            expected=f"some of its {len(wanted)} tables in the source",
+            found=f"none; the source has {', '.join(found[:5])}{', …' if len(found) > 5 else ''}",
+            do="Name the plan of this application.",
+        )
 
 
 def columns(conn: apsw.Connection, table: str) -> list[SourceColumn]:

@@ -84,7 +84,8 @@ class Verification:
     @property
     def complete(self) -> bool:
         """Whether everything could be looked at."""
-        return bool(self.counts) and "unknown" not in self.outcomes and not any(result.problem for result in self.content)
+        open_questions = any(result.problem or result.faults for result in self.content)
+        return bool(self.counts) and "unknown" not in self.outcomes and not open_questions
 
 
 def run(
@@ -147,9 +148,10 @@ def verify(
         )
     wanted = [table for table in plan.tables if table in tables or not tables]
     secret = {name: table.secret for name, table in plan.tables.items()}
-    with catalog.session(conninfo, plan.target_schema):
-        pass  # says at once when the target does not answer, before the source is cloned
+    _require_target(plan, conninfo)  # before the source is cloned
     with _snapshot(plan, file, conninfo) as snapshot:
+        with source.snapshot(snapshot.file) as reading:
+            source.require_application(source.tables(reading), plan.tables, plan.name, file)
         if counts_only:
             return Verification(plan.name, snapshot.told, _counts(plan, snapshot, conninfo, wanted))
         compared = content.compare(
@@ -163,11 +165,26 @@ def verify(
             sql_folder=plan.sql_folder,
         )
         checks = [] if tables else _strangers(plan, snapshot, conninfo)
+        own = _rows(snapshot, [result.table for result in compared if result.source_rows is None])
         with source.snapshot(snapshot.file) as reading:
             given = {table: last for table, last in source.sqlite_sequence(reading).items() if table in wanted}
-    counts = [_count(result) for result in compared]
+    counts = [_count(result, own.get(result.table, 0)) for result in compared]
     checks += _checks(plan, conninfo, wanted, given, secret)
     return Verification(plan.name, snapshot.told, counts, compared, checks)
+
+
+def _require_target(plan: Plan, conninfo: str) -> None:
+    with catalog.session(conninfo, plan.target_schema) as connection:
+        found = catalog.tables(connection, plan.target_schema)
+        database = connection.info.dbname
+    if not set(found) & set(plan.tables):
+        raise CannotCheck(
+            "the target has no table of the plan",
+            where=f"database {database}, schema {plan.target_schema}",
+            expected=f"the plan's {len(plan.tables)} tables",
+            found=f"{', '.join(found[:5])}{', …' if len(found) > 5 else ''}" or "no table at all",
+            do="Name the database that the cutover wrote to.",
+        )
 
 
 # --- the source ---------------------------------------------------------------------------------------------------------
@@ -214,36 +231,42 @@ def _clone(file: Path, to: Path) -> Snapshot:
 # --- what is looked at --------------------------------------------------------------------------------------------------
 
 
-def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]) -> list[Reconciliation]:
-    """Rows of both sides. A table that only reference data fills is held against what that data brings."""
+def _rows(snapshot: Snapshot, tables: Sequence[str]) -> dict[str, int]:
+    """Rows of those of the tables that the source has."""
     with source.snapshot(snapshot.file) as reading:
         here = set(source.tables(reading))
-        own = source.counts(reading, [table for table in tables if table in here])
+        return source.counts(reading, [table for table in tables if table in here])
+
+
+def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]) -> list[Reconciliation]:
+    """Rows of both sides. A table that only reference data fills is held against what that data brings."""
+    own = _rows(snapshot, tables)
     found = verification.count_checks(
         conninfo, plan.target_schema, {table: ExpectedCount(own.get(table, 0)) for table in tables}
     )
-    empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in here]
+    empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in own]
     brought = {}
     if empty:
         compared = content.compare(snapshot.file, conninfo, plan.target_schema, empty, sql_folder=plan.sql_folder)
-        brought = {result.table: _count(result) for result in compared if result.origin == REFERENCE_DATA}
+        brought = {result.table: _count(result, 0) for result in compared if result.origin == REFERENCE_DATA}
     missing = [
-        Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in here
+        Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in own
     ]
-    return [brought.get(row.table, row) for row in found if row.table in here] + missing
+    return [brought.get(row.table, row) for row in found if row.table in own] + missing
 
 
-def _count(result: TableResult) -> Reconciliation:
+def _count(result: TableResult, own: int) -> Reconciliation:
+    """The counts of a comparison; ``own`` are the snapshot's rows, also where nothing could be compared."""
     problem = result.problem or "; ".join(result.faults)
     if result.source_rows is None:
-        return Reconciliation(result.table, 0, None, result.origin, problem or "it was not counted")
+        return Reconciliation(result.table, own, None, result.origin, problem or "it was not counted")
     return Reconciliation(result.table, result.source_rows, result.target_rows, result.origin, problem)
 
 
 def _strangers(plan: Plan, snapshot: Snapshot, conninfo: str) -> list[Check]:
     """Tables that the plan does not know."""
     with source.snapshot(snapshot.file) as reading:
-        here = sorted(set(source.tables(reading)) - set(plan.tables))
+        here = sorted(set(source.tables(reading)) - set(plan.tables) - set(plan.ignored_tables))
     with catalog.session(conninfo, plan.target_schema) as connection:
         there = sorted(set(catalog.tables(connection, plan.target_schema)) - set(plan.tables))
     do = "Put the table into the plan and its SQL: nothing of it was carried over." if here else ""
