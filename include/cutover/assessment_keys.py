@@ -223,9 +223,7 @@ class References:
             found.append(self._warning(key, choice, now, later, most))
         return found
 
-    def _warning(
-        self, key: ForeignKey, choice: ForeignKeyDecision, now: _Orphans, later: _Orphans, most: int
-    ) -> Finding:
+    def _warning(self, key: ForeignKey, choice: ForeignKeyDecision, now: _Orphans, later: _Orphans, most: int) -> Finding:
         """Who would follow if somebody decided for quarantine where nothing is decided now."""
         undecided = choice.orphans == "block"
         return Finding(

@@ -509,7 +509,8 @@ def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Chec
         types = {table: {column.name: column.type for column in known} for table, known in planned.columns.items()}
         for key in planned.foreign_keys:
             if key.table in columns and key.referenced_table in columns and not _decided(plan, key):
-                checks.append(_orphans(connection, key, types))
+                secret = plan.tables[key.table].secret if key.table in plan.tables else ()
+                checks.append(_orphans(connection, key, types, secret))
     return checks
 
 
@@ -594,12 +595,17 @@ def _known_columns(found: Mapping[str, Sequence[str]], target: Mapping[str, Sequ
     ]
 
 
-def _orphans(connection: apsw.Connection, key: catalog.ForeignKey, types: Mapping[str, Mapping[str, str]]) -> Check:
+def _orphans(
+    connection: apsw.Connection,
+    key: catalog.ForeignKey,
+    types: Mapping[str, Mapping[str, str]],
+    secret: Collection[str],
+) -> Check:
     columns = ", ".join(key.columns)
     name, title = f"source_orphans_{key.name}", f"Every {key.table}.{columns} exists in {key.referenced_table}"
     where = f"{key.table}.{columns}"
     try:
-        count, keys = source.orphans(connection, key, types, _ORPHAN_KEYS)
+        count, keys = source.orphans(connection, key, types, _ORPHAN_KEYS, secret)
     except (apsw.Error, CannotCheck) as error:
         return Check(name, title, "unknown", "no orphans", str(error)[:200], "Look at the table in the source.", where)
     if not count:

@@ -35,6 +35,7 @@ __all__ = [
     "explain",
     "integrity",
     "key_text",
+    "named_by",
     "open_snapshot",
     "orphans",
     "quote",
@@ -207,7 +208,11 @@ def schema_fingerprint(conn: apsw.Connection) -> str:
 
 
 def orphans(
-    conn: apsw.Connection, fk: Reference, column_types: Mapping[str, Mapping[str, str]], limit: int = 20
+    conn: apsw.Connection,
+    fk: Reference,
+    column_types: Mapping[str, Mapping[str, str]],
+    limit: int = 20,
+    secret: Collection[str] = (),
 ) -> tuple[int, list[str]]:
     """Rows whose reference leads nowhere.
 
@@ -218,6 +223,7 @@ def orphans(
     Args:
         column_types: Target type of each column, per table.
         limit: How many keys to return at most.
+        secret: Columns of the referring table whose content is never shown.
 
     Returns:
         The number of orphans, and the keys of the first of them, e.g. ``id=5``.
@@ -243,11 +249,23 @@ def orphans(
     count = int(conn.execute(f"SELECT count(*) {orphaned}").get)
     if not count:
         return 0, []
-    found = shape(conn, fk.table)
-    names = found.key or (("rowid",) if found.rowid else fk.columns)
-    cells = [quote(name) for name in found.key] or ([found.rowid] if found.rowid else [quote(name) for name in fk.columns])
-    rows = conn.execute(f"SELECT {', '.join(_readable(str(cell)) for cell in cells)} {orphaned} LIMIT ?", (limit,))
-    return count, [key_text(names, row) for row in rows]
+    names, cells = named_by(shape(conn, fk.table), secret)
+    if not cells:
+        names = tuple(name for name in fk.columns if name not in secret)
+        cells = tuple(quote(name) for name in names) or ("'…'",)
+    rows = conn.execute(f"SELECT {', '.join(_readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
+    return count, [key_text(names or ("key",), row) for row in rows]
+
+
+def named_by(shape: Shape, secret: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What rows are named by to a person, and the SQL for it: the key, else the rowid; nothing where there is neither.
+
+    Args:
+        secret: Columns whose content is never shown, nor a key that holds one.
+    """
+    if shape.key and not set(shape.key) & set(secret):
+        return shape.key, tuple(quote(name) for name in shape.key)
+    return (("rowid",), (shape.rowid,)) if shape.rowid else ((), ())
 
 
 def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) -> None:

@@ -249,9 +249,7 @@ def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]
     if empty:
         compared = content.compare(snapshot.file, conninfo, plan.target_schema, empty, sql_folder=plan.sql_folder)
         brought = {result.table: _count(result, 0) for result in compared if result.origin == REFERENCE_DATA}
-    missing = [
-        Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in own
-    ]
+    missing = [Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in own]
     return [brought.get(row.table, row) for row in found if row.table in own] + missing
 
 
