@@ -59,7 +59,7 @@ def run(
     except CutoverError as error:
         err.write(f"cutover: {mask(str(error))}\n")
         return NOT_ASSESSED
-    out.write(f"{found.to_json()}\n" if as_json else _told(found))
+    out.write(f"{found.to_json(ascii_only=True)}\n" if as_json else _told(found))
     out.flush()
     return BLOCKED if found.blocks else CLEAN
 
@@ -116,7 +116,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _write(html: Path, page: str) -> None:
     try:
-        write_atomically(html, page.encode())
+        write_atomically(html, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise CannotCheck(
             "the report cannot be written", where=str(html), found=error.strerror or type(error).__name__

@@ -189,7 +189,7 @@ class Assessment:
         """The findings of one severity."""
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
-    def to_json(self) -> str:
+    def to_json(self, *, ascii_only: bool = False) -> str:
         """The whole assessment as JSON text; ``from_json`` gives an equal one."""
         return json.dumps(
             {
@@ -204,7 +204,7 @@ class Assessment:
                 "tables": dict(self.tables),
                 "findings": [finding.as_dict() for finding in self.findings],
             },
-            ensure_ascii=False,
+            ensure_ascii=ascii_only,
             indent=1,
         )
 

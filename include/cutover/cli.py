@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -294,6 +295,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(given, standalone_mode=False, prog_name="python -m include.cutover")
     except TyperException as error:  # wrong arguments; the one without a message has shown the help

@@ -360,7 +360,16 @@ def rehearsal(
         catalog.session(conninfo, schema, application_name=application_name) as connection,
         connection.transaction(force_rollback=True),
     ):
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        try:
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        except errors.InsufficientPrivilege as error:
+            info = connection.info
+            raise Refused(
+                "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried and rolled back",
+                where=f"database {info.dbname}",
+                found=catalog.primary_message(error),
+                do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',
+            ) from None
         for migration in files:
             catalog.use_schema(connection, schema)
             execute(connection, migration)

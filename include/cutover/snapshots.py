@@ -84,7 +84,7 @@ def _require_sqlite() -> None:
 
 
 def _uri(path: Path, *parameters: str) -> str:
-    return f"file:{percent_encoded(str(path.absolute()))}?{'&'.join(parameters)}"
+    return f"file:{percent_encoded(os.fsencode(path.absolute()))}?{'&'.join(parameters)}"
 
 
 def require_database(path: Path, *, seconds: float = 1.0) -> None:

@@ -336,7 +336,7 @@ def _as_json(found: Verification) -> str:
         "content": tables,
         "checks": [check.as_dict() for check in found.checks],
     }
-    return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def _told(found: Verification, *, counts_only: bool) -> str:
