@@ -12,7 +12,8 @@ from types import FrameType
 from typing import TextIO
 
 from include.cutover import catalog, files, source
-from include.cutover.assessment import Assessment, Finding, Progress, assess, read_target
+from include.cutover.assessment import Assessment, Finding, Progress, read_target
+from include.cutover.assessment_decided import assess_decided
 from include.cutover.assessment_page import render_html
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.errors import CannotCheck, CutoverError
@@ -73,7 +74,7 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
                 made = read_target(conninfo, plan.sql_folder)
             tell = _Teller(err)
             try:
-                return assess(clone, plan, made, name=file.name, on_progress=tell if err.isatty() else None)
+                return assess_decided(clone, plan, made, name=file.name, on_progress=tell if err.isatty() else None)
             finally:
                 tell.end()
         except CutoverError as error:

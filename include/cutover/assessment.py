@@ -27,7 +27,6 @@ from include.cutover.assessment_target import Target, TargetTable, read_target
 from include.cutover.errors import Refused
 from include.cutover.plan import ColumnDecision, Plan, Table
 from include.cutover.source import Shape
-from include.cutover.target import PlannedSchema
 
 __all__ = ["CODES", "Assessment", "Finding", "Progress", "assess", "read_target"]
 
@@ -101,17 +100,9 @@ def assess(
     return result
 
 
-def _planned(target: Target) -> PlannedSchema:
-    return PlannedSchema(
-        columns={table: list(made.details.values()) for table, made in target.tables.items()},
-        primary_keys={table: list(made.primary_key) for table, made in target.tables.items()},
-        foreign_keys=list(target.foreign_keys),
-    )
-
-
 def _misfits(plan: Plan, target: Target, columns: Mapping[str, Mapping[str, AssessedColumn]]) -> list[Finding]:
     """Decisions that can never be carried out, each with its path in the plan."""
-    faults = decisions.misfits(plan, _planned(target))
+    faults = decisions.misfits(plan, target.planned)
     for table in sorted(set(plan.tables) & set(plan.ignored_tables)):
         faults.append(f"ignored_tables.{table}: it stands under tables too")
     for table, known in columns.items():

@@ -117,7 +117,7 @@ def test_without_a_target_it_brings_its_own_and_takes_it_away(ward_ops: Path, tm
 def test_ended_by_a_signal_it_leaves_nothing(ward_ops: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from include.cutover import assess_command, assessment;"
-        "assess_command.assess = lambda *a, **k: (print('assessing', flush=True), __import__('time').sleep(60));"
+        "assess_command.assess_decided = lambda *a, **k: (print('assessing', flush=True), __import__('time').sleep(60));"
         "sys.exit(assess_command.run('ward_ops', Path(sys.argv[1])))"
     )
     scratch = tmp_path / "scratch"

@@ -15,6 +15,7 @@ import psycopg
 
 from include.cutover import (
     assessment,
+    assessment_decided,
     assessment_page,
     configuration,
     content_stage,
@@ -222,7 +223,7 @@ def assess_source(step: Step) -> Report:
     What blocks stops the run here, before anything was stopped; the lines to put into the plan are in the report.
     """
     with _clone(step) as clone:
-        found = assessment.assess(
+        found = assessment_decided.assess_decided(
             clone,
             step.plan,
             assessment.read_target(step.target, step.plan.sql_folder),
