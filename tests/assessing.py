@@ -14,6 +14,7 @@ import apsw
 from include.cutover.assessment import Assessment, Finding, read_target
 from include.cutover.assessment_target import Target
 from include.cutover.plan import Plan
+from include.cutover.source import quote
 
 PERSON = {"user": "lead", "name": "Nino", "email": "nino@example.org"}
 
@@ -42,18 +43,20 @@ class Raw:
 def source_of(path: Path, *statements: str, encoding: str = "UTF-8") -> Path:
     path.unlink(missing_ok=True)
     with contextlib.closing(apsw.Connection(str(path))) as connection:
-        connection.execute(f"PRAGMA encoding = '{encoding}'")
+        connection.execute(f"PRAGMA encoding = '{encoding}'; PRAGMA synchronous = OFF").fetchall()
         for statement in statements:
             connection.execute(statement)
     return path
 
 
 def insert(path: Path, table: str, rows: Sequence[Sequence[Any]]) -> None:
-    with contextlib.closing(apsw.Connection(str(path))) as connection, connection:
-        for row in rows:
-            marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, Raw) else "?" for value in row)
-            plain = [value.data if isinstance(value, Raw) else value for value in row]
-            connection.execute(f'INSERT INTO "{table}" VALUES ({marks})', plain)
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA synchronous = OFF").fetchall()
+        with connection:
+            for row in rows:
+                marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, Raw) else "?" for value in row)
+                plain = [value.data if isinstance(value, Raw) else value for value in row]
+                connection.execute(f"INSERT INTO {quote(table)} VALUES ({marks})", plain)
 
 
 def sql_folder(path: Path, *statements: str, kind: str = "pre_data") -> Path:

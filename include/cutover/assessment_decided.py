@@ -55,12 +55,12 @@ def assess_decided(
     undecided = {
         table: settings.model_copy(update={"columns": {}, "foreign_keys": {}}) for table, settings in plan.tables.items()
     }
-    left = assess(
-        decided.file, plan.model_copy(update={"tables": undecided}), target, name=name, on_progress=on_progress
-    )
+    left = assess(decided.file, plan.model_copy(update={"tables": undecided}), target, name=name, on_progress=on_progress)
     findings = [item for item in found.findings if item.code not in _NOT_ASSESSED]
     findings += [
-        replace(item, becomes=f"{item.becomes} (as the decisions leave it)", decide="") if item.severity == "blocks" else item
+        replace(item, becomes=f"{item.becomes} (as the decisions leave it)", decide="")
+        if item.severity == "blocks"
+        else item
         for item in left.findings
         if item.severity == "blocks" or item.code in _NOT_ASSESSED
     ]

@@ -91,7 +91,10 @@ class TableReader:
         self.count_separators = False
         # By the rowid, never through an index: an index may lack rows, and is not in the order of the file.
         self._table = f"main.{quote(shape.table)}{' NOT INDEXED' if shape.rowid else ''}"
-        self._key_names, self._key_cells = named_by(shape, secret)
+        self._key_names, cells = named_by(shape, secret)
+        # SQLite lets NULL into a key that is not the rowid, and NULL names no row: then the rowid behind it does.
+        behind = [shape.rowid] if shape.rowid is not None and shape.alias is None and cells != (shape.rowid,) else []
+        self._key_cells = [*cells, *behind]
         line = _concatenated([f"ifnull({item.cell}, '{NULL}')" for item in conversions])
         beyond_doubt = not_a_number(quote(shape.alias)) if shape.alias is not None else ""
         doubt = _any([condition for item in conversions for condition in item.doubt if condition != beyond_doubt])
@@ -254,9 +257,10 @@ class TableReader:
         return COLUMN_END.join(fields).encode() + b"\n"
 
     def _key(self, number: int, cells: Sequence[Any]) -> str:
-        if not self._key_cells:
-            return f"none (row {number} of the table)"
-        return key_text(self._key_names, cells[: len(self._key_cells)])
+        key = cells[: len(self._key_names)]
+        if key and None not in key:
+            return key_text(self._key_names, key)
+        return f"rowid={cells[len(key)]}" if len(self._key_cells) > len(key) else f"none (row {number} of the table)"
 
     def _cells(self, where: str, bindings: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """The cells of each row: those of its key, then the columns. The order is that of the file."""

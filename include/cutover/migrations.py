@@ -365,7 +365,7 @@ def rehearsal(
         except errors.InsufficientPrivilege as error:
             info = connection.info
             raise Refused(
-                "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried and rolled back",
+                "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried",
                 where=f"database {info.dbname}",
                 found=catalog.primary_message(error),
                 do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',
