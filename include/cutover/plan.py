@@ -466,17 +466,20 @@ def load_plan(name: str) -> Plan:
         PlanInvalid: When there is no such plan or it has faults.
     """
     path = plans_folder() / f"{name}.yaml"
-    if not (named := re.fullmatch(_NAME, name)) or not path.is_file():
-        known = ", ".join(sorted(item.stem for item in plans_folder().glob("*.yaml"))) or "none"
-        shown = name if named else ascii(name)[:60]
-        raise PlanInvalid(f"there is no plan {shown}", [], where=str(plans_folder()), expected=f"one of: {known}")
+    named = re.fullmatch(_NAME, name) is not None
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if named else None
+    except (FileNotFoundError, IsADirectoryError):
+        text = None
     except OSError as error:
         found = error.strerror or type(error).__name__
         raise PlanInvalid("the plan cannot be read", [], where=str(path), found=found, do="Mend its rights.") from None
     except UnicodeDecodeError:
         raise PlanInvalid("the plan is not UTF-8", [], where=str(path), do="Write it in UTF-8.") from None
+    if text is None:
+        known = ", ".join(sorted(item.stem for item in plans_folder().glob("*.yaml"))) or "none"
+        shown = name if named else ascii(name)[:60]
+        raise PlanInvalid(f"there is no plan {shown}", [], where=str(plans_folder()), expected=f"one of: {known}")
     plan = parse_plan(text, where=str(path))
     if plan.name != name:
         raise PlanInvalid(

@@ -31,6 +31,11 @@ MAGIC = b"SQLite format 3\0"
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 HEADER_BYTES = 100
 
+_DAMAGED = "the database is damaged"
+_REPAIR = "Repair it, e.g. with sqlite3's .recover into a new file."
+_NAME_IT = "Name the application's database itself."
+_COPY_AGAIN = "Copy it again; an interrupted copy or a full disk does this."
+
 # The kernel stamps files with a clock that ticks every few milliseconds: two writes within one tick look like one.
 _CLOCK_TICK = 0.05
 
@@ -108,9 +113,9 @@ def _header(path: Path) -> bytes:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            raise CannotCheck("this is a directory", where=str(path), expected="an SQLite file")
+            raise CannotCheck("this is a directory", where=str(path), expected="an SQLite file", do=_NAME_IT)
         if not stat.S_ISREG(found.st_mode):
-            raise CannotCheck("this is not a regular file", where=str(path), expected="an SQLite file")
+            raise CannotCheck("this is not a regular file", where=str(path), expected="an SQLite file", do=_NAME_IT)
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)
     except FileNotFoundError:
@@ -132,7 +137,10 @@ def _header(path: Path) -> bytes:
     if not header.startswith(MAGIC):
         raise _not_a_database(path, header, found.st_size)
     if len(header) < HEADER_BYTES:
-        raise CannotCheck("the file is truncated", where=str(path), found=f"{len(header)} bytes")
+        expected = f"a header of {HEADER_BYTES} bytes"
+        raise CannotCheck(
+            "the file is truncated", where=str(path), expected=expected, found=f"{len(header)} bytes", do=_COPY_AGAIN
+        )
     return header
 
 
@@ -149,7 +157,10 @@ def _not_a_database(path: Path, header: bytes, size: int) -> CannotCheck:
             do="Decrypt it with the application's own tool first (SQLCipher, SEE).",
         )
     return CannotCheck(
-        "the file is not an SQLite database", where=str(path), expected="a header that says 'SQLite format 3'"
+        "the file is not an SQLite database",
+        where=str(path),
+        expected="a header that says 'SQLite format 3'",
+        do=_NAME_IT,
     )
 
 
@@ -166,7 +177,7 @@ def _truncation(path: Path, header: bytes) -> CannotCheck | None:
         where=str(path),
         expected=f"{expected} bytes ({pages} pages)",
         found=f"{size} bytes",
-        do="Copy it again; an interrupted copy or a full disk does this.",
+        do=_COPY_AGAIN,
     )
 
 
@@ -224,12 +235,7 @@ def explain(error: apsw.Error, where: str) -> CutoverError:
             do="If the application encrypts it, decrypt it with the application's own tool first.",
         )
     if isinstance(error, apsw.CorruptError):
-        return CannotCheck(
-            "the database is damaged",
-            where=where,
-            found=found,
-            do="Repair the source first, e.g. with sqlite3's .recover into a new file.",
-        )
+        return CannotCheck(_DAMAGED, where=where, found=found, do=_REPAIR)
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return Unreachable("the database is locked", where=where, found=found, do="Try again when the writer is done.")
     if isinstance(error, apsw.FullError):
@@ -421,23 +427,23 @@ def sound_clone(live: Path, to: Path) -> None:
     """
     with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
         files.require_space({to.parent: live.stat().st_size})
-    clone(live, to)
     try:
-        faults = integrity(to)
+        clone(live, to)
+        if faults := integrity(to):
+            raise CannotCheck(
+                _DAMAGED,
+                expected="PRAGMA integrity_check: ok",
+                found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
+                do=_REPAIR,
+            )
     except CutoverError as error:
-        error.where = str(live)
+        if error.where in ("", str(to)):
+            error.where = str(live)
+        if error.message == _DAMAGED:
+            logs = (live.with_name(f"{live.name}{suffix}") for suffix in ("-wal", "-journal"))
+            if beside := " and ".join(log.name for log in logs if _has_content(log)):
+                error.do = f"First find out whether {beside} belongs to this file: another one's does this. {error.do}"
         raise
-    if faults:
-        logs = (live.with_name(f"{live.name}{suffix}") for suffix in ("-wal", "-journal"))
-        beside = " and ".join(log.name for log in logs if _has_content(log))
-        first = f"Find out first whether {beside} belongs to this file: the log of another one does this. " if beside else ""
-        raise CannotCheck(
-            "the database is damaged",
-            where=str(live),
-            expected="PRAGMA integrity_check: ok",
-            found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
-            do=f"{first}Repair it, e.g. with sqlite3's .recover into a new file. Nothing was changed.",
-        )
 
 
 def integrity(path: Path) -> list[str]:
