@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from include.cutover.assessment_target import Target
 from include.cutover.plan import Plan
 from include.cutover.source import quote
 
+NOBODY = 65534
 PERSON = {"user": "lead", "name": "Nino", "email": "nino@example.org"}
 
 
@@ -31,6 +34,23 @@ def plan_of(tables: Mapping[str, Any], **more: Any) -> Plan:
         "notices": {"start": "s", "completion": "c", "rollback": "r"},
         **more,
     })  # fmt: skip
+
+
+@contextlib.contextmanager
+def as_somebody_else() -> Iterator[Path]:
+    """A scratch folder, and rights that reach no further: root gives up being root for a moment."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        before, scratch = os.geteuid(), tempfile.tempdir
+        if before == 0:
+            os.chown(folder, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+        tempfile.tempdir = name
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = scratch
+            os.seteuid(before)
 
 
 @dataclass(frozen=True)

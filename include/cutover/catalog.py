@@ -135,13 +135,6 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             found=found,
             do="Let the role of the target connection own the schema and what is in it, then try again.",
         )
-    if isinstance(error, errors.ReadOnlySqlTransaction):
-        return Refused(
-            "the target takes no writes",
-            where=where,
-            found=found,
-            do="Name the primary server: a standby, or a session that may only read, is no target.",
-        )
     if isinstance(error, errors.QueryCanceled):
         return StepFailed(
             "the target cancelled a statement", where=where, expected=f"less than {STATEMENT_TIMEOUT}", found=found

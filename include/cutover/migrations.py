@@ -356,25 +356,30 @@ def rehearsal(
     """
     files = discover(plan_sql_folder, kinds)
     schema = f"cutover_rehearsal_{secrets.token_hex(6)}"
-    with (
-        catalog.session(conninfo, schema, application_name=application_name) as connection,
-        connection.transaction(force_rollback=True),
-    ):
-        try:
-            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        except errors.InsufficientPrivilege as error:
-            info = connection.info
+    with catalog.session(conninfo, schema, application_name=application_name) as connection:
+        info = connection.info
+        if info.parameter_status("in_hot_standby") == "on":
             raise Refused(
-                "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried",
+                "the target takes no writes",
                 where=f"database {info.dbname}",
-                found=catalog.primary_message(error),
-                do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',
-            ) from None
-        for migration in files:
+                found="a standby",
+                do="Name the primary server.",
+            )
+        with connection.transaction(force_rollback=True):
+            try:
+                connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            except errors.InsufficientPrivilege as error:
+                raise Refused(
+                    "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried",
+                    where=f"database {info.dbname}",
+                    found=catalog.primary_message(error),
+                    do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',
+                ) from None
+            for migration in files:
+                catalog.use_schema(connection, schema)
+                execute(connection, migration)
             catalog.use_schema(connection, schema)
-            execute(connection, migration)
-        catalog.use_schema(connection, schema)
-        yield connection, schema
+            yield connection, schema
 
 
 def execute(connection: psycopg.Connection, migration: Migration) -> None:

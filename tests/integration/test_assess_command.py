@@ -24,8 +24,7 @@ from include.cutover import assess_command, catalog
 from include.cutover.assessment import Assessment
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.plan import ROOT
-
-NOBODY = 65534
+from tests.assessing import as_somebody_else
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -155,23 +154,6 @@ def test_beside_a_live_wal_database(run: Run, writer: tuple[Path, apsw.Connectio
     assert digests(path) == before
     connection.execute("UPDATE users SET role = 'ADMIN' WHERE role = 'GUEST'")
     assert run(path)[0] == 0
-
-
-@contextlib.contextmanager
-def as_somebody_else() -> Iterator[Path]:
-    """A scratch folder, and rights that reach no further: root gives up being root for a moment."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        before, scratch = os.geteuid(), tempfile.tempdir
-        if before == 0:
-            os.chown(folder, NOBODY, NOBODY)
-            os.seteuid(NOBODY)
-        tempfile.tempdir = name
-        try:
-            yield folder
-        finally:
-            tempfile.tempdir = scratch
-            os.seteuid(before)
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])

@@ -27,8 +27,7 @@ import yaml
 from include.cutover import cli, preflight, snapshots
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.plan import load_plan
-from tests.assessing import PERSON, insert, source_of
-from tests.integration.test_assess_command import as_somebody_else
+from tests.assessing import PERSON, as_somebody_else, insert, source_of
 from tests.loaded import load
 
 PASSWORD = "hunter2-of-the-house"
