@@ -12,7 +12,6 @@ from psycopg.rows import tuple_row
 
 from include.cutover import catalog, migrations
 from include.cutover.conversion import TargetColumn
-from include.cutover.errors import CannotCheck
 from include.cutover.target import PlannedSchema
 
 
@@ -123,12 +122,8 @@ def read_target(conninfo: str, sql_folder: Path) -> Target:
     """Try the plan's SQL in scratch schemas and read the catalog there; everything is rolled back.
 
     Raises:
-        CannotCheck: When the server does not store UTF-8, and from ``catalog.session``.
-        Refused: When the role may not make a schema.
-        The other errors of ``migrations.rehearsal``: faults in the files, and a server that does not answer.
+        The errors of ``migrations.rehearsal``: faults in the files, a server that does not answer or cannot be the target.
     """
-    with catalog.session(conninfo, "public") as connection:
-        _require_utf8(connection)
     with migrations.rehearsal(conninfo, sql_folder) as (connection, schema):
         found = _read(connection, schema)
     if found.triggers:
@@ -136,18 +131,6 @@ def read_target(conninfo: str, sql_folder: Path) -> Target:
             rows = connection.cursor(row_factory=tuple_row).execute(_TRIGGERS_AT_LOAD, {"schema": schema})
             found = replace(found, triggers_at_load=frozenset((table, name) for table, name in rows))
     return found
-
-
-def _require_utf8(connection: psycopg.Connection) -> None:
-    found = connection.info.parameter_status("server_encoding")
-    if found != "UTF8":
-        raise CannotCheck(
-            "the target does not store text as UTF-8",
-            where=f"database {connection.info.dbname}",
-            expected="server_encoding UTF8",
-            found=str(found),
-            do="Make the database with ENCODING 'UTF8' TEMPLATE template0.",
-        )
 
 
 def _read(connection: psycopg.Connection, schema: str) -> Target:

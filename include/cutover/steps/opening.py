@@ -285,6 +285,10 @@ def _clone(step: Step) -> Iterator[Path]:
         files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
         source.clone(step.source, scratch / "clone.db")
         yield scratch / "clone.db"
+    except CutoverError as error:
+        if error.where == str(scratch / "clone.db"):  # which is gone when somebody reads this
+            error.where = str(step.source)
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
