@@ -114,7 +114,8 @@ def run(
 
     Returns:
         The exit status. 0: everything was compared and is equal, or differs and nobody asked to fail. 1: something
-        differs, with ``fail_on_mismatch``. 2: something could not be compared, and no difference gave 1.
+        differs, with ``fail_on_mismatch``. 2: something could not be compared, such as a table or column that one side has
+        not, and no difference gave 1.
     """
     out, err = out or sys.stdout, err or sys.stderr
     try:

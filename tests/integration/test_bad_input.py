@@ -26,7 +26,11 @@ import yaml
 
 from include.cutover import cli, preflight, snapshots
 from include.cutover.embedded import Cluster, free_port
-from include.cutover.plan import load_plan
+from include.cutover.errors import CannotCheck
+from include.cutover.notices import Channel
+from include.cutover.plan import Plan, load_plan
+from include.cutover.steps import opening
+from include.cutover.steps.step import Caller, Step
 from tests.assessing import PERSON, as_somebody_else, insert, source_of
 from tests.loaded import load
 
@@ -37,7 +41,7 @@ PLAN = {
     "application": "Shop",
     "connections": {"source": "s", "target": "t", "application": "a"},
     "tables": {"t": None, "u": None},
-    "backup": {"directory": "/nowhere"},
+    "backup": {"directory": "${SHOP_BACKUPS:-/nowhere}"},
     "people": {"lead": PERSON, "observer": PERSON, "communicator": PERSON},
     "channels": {"mail_from": "a@example.org", "mail_to": ["b@example.org"]},
     "notices": {"start": "s", "completion": "c", "rollback": "r"},
@@ -189,6 +193,62 @@ def test_a_bad_source(run: Run, shop: Shop, tmp_path: Path, kind: str) -> None:
         assert says in told
         assert str(path) in told or kind in ("another application", "a device")
     assert state(path.parent) == before and rows(shop) == target
+
+
+class Ends:
+    """The two ends of a cutover without Airflow."""
+
+    def __init__(self, source: Path, target: str) -> None:
+        self._source, self._target = source, target
+
+    def source_path(self, plan: Plan) -> Path:
+        return self._source
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        return self._target
+
+    def application_role(self, plan: Plan) -> str | None:
+        return None
+
+    def application_url(self, plan: Plan) -> str:
+        return ""
+
+    def channels(self, plan: Plan) -> Sequence[Channel]:
+        return []
+
+
+FOUND_IN_THE_CLONE = {  # by the check of this name, for a clone can be made
+    "a page of zeros": "source_integrity",
+    "a broken schema": "source_integrity",
+    "an empty database": "source_tables_missing",
+    "another application": "source_tables_unknown",
+}
+
+
+@pytest.mark.parametrize("kind", [kind for kind in SOURCES if kind != "a device"])
+def test_preflight_says_the_same_of_a_bad_source(
+    shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    make, says, _ = SOURCES[kind]
+    monkeypatch.setenv("SHOP_BACKUPS", str(tmp_path / "backups"))
+    path = tmp_path / "place" / "s.db"
+    path.parent.mkdir()
+    make(shop.file, path)
+    before, target = state(path.parent), rows(shop)
+    ends = Ends(path, shop.cluster.conninfo(shop.database))
+    with pytest.raises(CannotCheck) as refused:
+        opening.assess_source(Step("shop", "assess_source", Caller("cutover_shop", "run"), ends))
+    told = str(refused.value)
+    assert says.partition("; ")[0] in told and (str(path) in told or kind == "another application")
+    assert "clone" not in told
+    try:
+        report = opening.check_source(Step("shop", "check_source", Caller("cutover_shop", "run"), ends))
+    except CannotCheck as error:
+        assert says.partition("; ")[0] in str(error)
+    else:
+        assert FOUND_IN_THE_CLONE[kind] in {check.name for check in report.checks if check.outcome == "failed"}
+    assert state(path.parent) == before and rows(shop) == target
+    assert list((tmp_path / "backups").iterdir()) == []
 
 
 def writer(path: Path, mode: str, *, kill: bool, where: str = "true") -> subprocess.Popen[str]:
