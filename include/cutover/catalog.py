@@ -170,7 +170,7 @@ def session(
         connection = psycopg.connect(conninfo, autocommit=True, **overrides)
     except psycopg.OperationalError as error:
         found = connection_problem(error, str(given.get("password") or ""))
-        answered = "FATAL:" in found
+        answered = "FATAL:" in found  # the server's word; libpq itself has no such
         raise Unreachable(
             "the target does not let this user in" if answered else "the target does not answer",
             where=where,

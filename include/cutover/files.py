@@ -12,7 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from include.cutover.errors import CannotCheck, Refused, StepFailed
@@ -166,16 +166,16 @@ def scratch(name: str) -> Iterator[Path]:
     Raises:
         StepFailed: When it cannot be made.
     """
-    with ExitStack() as kept:
-        try:
-            folder = kept.enter_context(tempfile.TemporaryDirectory(prefix=f"cutover-{name}-"))
-        except OSError as error:
-            raise StepFailed(
-                "the scratch folder cannot be made",
-                where=str(error.filename or "the folder for temporary files"),
-                found=error.strerror or type(error).__name__,
-                do="Name a folder that takes files, and has room for a copy of the database, in TMPDIR.",
-            ) from None
+    try:
+        made = tempfile.TemporaryDirectory(prefix=f"cutover-{name}-")
+    except OSError as error:
+        raise StepFailed(
+            "the scratch folder cannot be made",
+            where=str(error.filename or "the folder for temporary files"),
+            found=error.strerror or type(error).__name__,
+            do="Name a folder that takes files, and has room for a copy of the database, in TMPDIR.",
+        ) from None
+    with made as folder:
         yield Path(folder)
 
 

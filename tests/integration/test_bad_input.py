@@ -471,7 +471,10 @@ def test_a_target_that_is_not_there(run: Run, shop: Shop) -> None:
                 assert f":{port}" in refused(run(command, shop.file, f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/x"))
 
 
-@pytest.mark.parametrize("target", ["", " ", "///", f"mysql://me:{PASSWORD}@h/x", f"postgresql://me:{PASSWORD} x@h/x"])
+@pytest.mark.parametrize(
+    "target",
+    ["", " ", "///", f"postgres me:{PASSWORD}@", f"mysql://me:{PASSWORD}@h/x", f"postgresql://me:{PASSWORD} x@h/x"],
+)
 def test_a_target_that_is_no_address(run: Run, shop: Shop, target: str) -> None:
     for command in INSIDE:
         assert "expected postgresql://USER@HOST:PORT/DATABASE" in refused(run(command, shop.file, target))
