@@ -104,8 +104,7 @@ def run(shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     monkeypatch.setattr(cli, "Stack", no_stack)
 
     def told(command: str, source: Path = shop.file, target: str = shop.url, plan: str = "shop", *more: str) -> Any:
-        services = ["--no-services"] if command == "run" else []
-        status = cli.main([command, "--plan", plan, "--source", str(source), "--target", target, *services, *more])
+        status = cli.main([command, "--plan", plan, "--source", str(source), "--target", target, *more])
         out, err = capsys.readouterr()
         return status, out, err
 
