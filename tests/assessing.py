@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import tempfile
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +16,9 @@ import apsw
 from include.cutover.assessment import Assessment, Finding, read_target
 from include.cutover.assessment_target import Target
 from include.cutover.plan import Plan
+from include.cutover.source import quote
 
+NOBODY = 65534
 PERSON = {"user": "lead", "name": "Nino", "email": "nino@example.org"}
 
 
@@ -32,6 +36,23 @@ def plan_of(tables: Mapping[str, Any], **more: Any) -> Plan:
     })  # fmt: skip
 
 
+@contextlib.contextmanager
+def as_somebody_else() -> Iterator[Path]:
+    """A scratch folder, and rights that reach no further: root gives up being root for a moment."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        before, scratch = os.geteuid(), tempfile.tempdir
+        if before == 0:
+            os.chown(folder, NOBODY, NOBODY)
+            os.seteuid(NOBODY)
+        tempfile.tempdir = name
+        try:
+            yield folder
+        finally:
+            tempfile.tempdir = scratch
+            os.seteuid(before)
+
+
 @dataclass(frozen=True)
 class Raw:
     """Bytes that SQLite is told are text."""
@@ -42,18 +63,20 @@ class Raw:
 def source_of(path: Path, *statements: str, encoding: str = "UTF-8") -> Path:
     path.unlink(missing_ok=True)
     with contextlib.closing(apsw.Connection(str(path))) as connection:
-        connection.execute(f"PRAGMA encoding = '{encoding}'")
+        connection.execute(f"PRAGMA encoding = '{encoding}'; PRAGMA synchronous = OFF").fetchall()
         for statement in statements:
             connection.execute(statement)
     return path
 
 
 def insert(path: Path, table: str, rows: Sequence[Sequence[Any]]) -> None:
-    with contextlib.closing(apsw.Connection(str(path))) as connection, connection:
-        for row in rows:
-            marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, Raw) else "?" for value in row)
-            plain = [value.data if isinstance(value, Raw) else value for value in row]
-            connection.execute(f'INSERT INTO "{table}" VALUES ({marks})', plain)
+    with contextlib.closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA synchronous = OFF").fetchall()
+        with connection:
+            for row in rows:
+                marks = ", ".join("CAST(? AS TEXT)" if isinstance(value, Raw) else "?" for value in row)
+                plain = [value.data if isinstance(value, Raw) else value for value in row]
+                connection.execute(f"INSERT INTO {quote(table)} VALUES ({marks})", plain)
 
 
 def sql_folder(path: Path, *statements: str, kind: str = "pre_data") -> Path:

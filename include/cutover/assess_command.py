@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +12,8 @@ from types import FrameType
 from typing import TextIO
 
 from include.cutover import catalog, files, source
-from include.cutover.assessment import Assessment, Finding, Progress, assess, read_target
+from include.cutover.assessment import Assessment, Finding, Progress, read_target
+from include.cutover.assessment_decided import assess_decided
 from include.cutover.assessment_page import render_html
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.errors import CannotCheck, CutoverError
@@ -60,51 +60,27 @@ def run(
     except CutoverError as error:
         err.write(f"cutover: {mask(str(error))}\n")
         return NOT_ASSESSED
-    out.write(f"{found.to_json()}\n" if as_json else _told(found))
+    out.write(f"{found.to_json(ascii_only=True)}\n" if as_json else _told(found))
     out.flush()
     return BLOCKED if found.blocks else CLEAN
 
 
 def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assessment:
-    with tempfile.TemporaryDirectory(prefix="cutover-assess-") as name:
-        scratch = Path(name)
+    with files.scratch("assess") as scratch:
         clone = scratch / "clone.db"
         try:
-            _clone(file, clone)
+            source.sound_clone(file, clone)
             with _target(target, scratch) as conninfo:
                 made = read_target(conninfo, plan.sql_folder)
             tell = _Teller(err)
             try:
-                return assess(clone, plan, made, name=file.name, on_progress=tell if err.isatty() else None)
+                return assess_decided(clone, plan, made, name=file.name, on_progress=tell if err.isatty() else None)
             finally:
                 tell.end()
         except CutoverError as error:
             if error.where == str(clone):
                 error.where = str(file)
             raise
-
-
-def _clone(file: Path, clone: Path) -> None:
-    with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
-        files.require_space({clone.parent: file.stat().st_size})
-    try:
-        source.clone(file, clone)
-    except CannotCheck:
-        # SQLite says of a truncated file no more than that it is damaged.
-        try:
-            source.open_snapshot(file).close()
-        except CannotCheck as exact:
-            if exact.where == str(file):
-                raise exact from None
-        raise
-    if faults := source.integrity(clone):
-        raise CannotCheck(
-            "the database is damaged",
-            where=str(file),
-            expected="PRAGMA integrity_check: ok",
-            found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
-            do="Repair it first, e.g. with sqlite3's .recover into a new file. Nothing was changed.",
-        )
 
 
 @contextlib.contextmanager
@@ -141,7 +117,7 @@ def _ended_by_signals() -> Iterator[None]:
 
 def _write(html: Path, page: str) -> None:
     try:
-        write_atomically(html, page.encode())
+        write_atomically(html, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise CannotCheck(
             "the report cannot be written", where=str(html), found=error.strerror or type(error).__name__

@@ -24,10 +24,9 @@ from include.cutover.assessment_keys import References, duplicates
 from include.cutover.assessment_objects import column_findings, object_findings, sequence_findings, table_findings
 from include.cutover.assessment_scan import RowCheck, TableScan
 from include.cutover.assessment_target import Target, TargetTable, read_target
-from include.cutover.errors import CannotCheck, Refused
+from include.cutover.errors import Refused
 from include.cutover.plan import ColumnDecision, Plan, Table
 from include.cutover.source import Shape
-from include.cutover.target import PlannedSchema
 
 __all__ = ["CODES", "Assessment", "Finding", "Progress", "assess", "read_target"]
 
@@ -78,7 +77,7 @@ def assess(
         canonical.prepare(conn)
         assessment_expressions.prepare(conn)
         there = source.tables(conn)
-        _require_the_plans_application(plan, there, snapshot)
+        source.require_application(there, plan.tables, plan.name, snapshot)
         findings = table_findings(conn, plan, target)
         shapes: dict[str, Shape] = {}
         columns: dict[str, dict[str, AssessedColumn]] = {}
@@ -101,32 +100,9 @@ def assess(
     return result
 
 
-def _require_the_plans_application(plan: Plan, tables: list[str], snapshot: Path) -> None:
-    if not tables:
-        raise CannotCheck(
-            "the source has no tables", where=str(snapshot), do="Check the path: this may be a new, empty database."
-        )
-    if not set(tables) & set(plan.tables):
-        raise CannotCheck(
-            "the plan is for another application",
-            where=f"plan {plan.name}",
-            expected=f"some of its {len(plan.tables)} tables in the source",
-            found=f"none; the source has {', '.join(tables[:5])}{', …' if len(tables) > 5 else ''}",
-            do="Name the plan of this application.",
-        )
-
-
-def _planned(target: Target) -> PlannedSchema:
-    return PlannedSchema(
-        columns={table: list(made.details.values()) for table, made in target.tables.items()},
-        primary_keys={table: list(made.primary_key) for table, made in target.tables.items()},
-        foreign_keys=list(target.foreign_keys),
-    )
-
-
 def _misfits(plan: Plan, target: Target, columns: Mapping[str, Mapping[str, AssessedColumn]]) -> list[Finding]:
     """Decisions that can never be carried out, each with its path in the plan."""
-    faults = decisions.misfits(plan, _planned(target))
+    faults = decisions.misfits(plan, target.planned)
     for table in sorted(set(plan.tables) & set(plan.ignored_tables)):
         faults.append(f"ignored_tables.{table}: it stands under tables too")
     for table, known in columns.items():

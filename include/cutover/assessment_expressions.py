@@ -272,8 +272,9 @@ class _Parser:
         return _Term(f"(+{quote(name)} COLLATE BINARY)", "enum" if column.is_enum else family)
 
     def _function(self, name: str) -> _Term:
-        if name == "trim" and self._took("BOTH", "FROM"):
-            name = "btrim"
+        if name == "trim":
+            sides = {"BOTH": "btrim", "LEADING": "ltrim", "TRAILING": "rtrim"}
+            name = next((function for side, function in sides.items() if self._took(side, "FROM")), name)
         arguments = [self.condition()]
         while self._took(","):
             arguments.append(self.condition())
@@ -285,8 +286,8 @@ class _Parser:
                 return _Term(f"length({first})", "whole")
             if name == "octet_length":
                 return _Term(f"octet_length({first})", "whole")
-            if name == "btrim":
-                return _Term(f"trim({first}, ' ')", "text")
+            if name in ("btrim", "ltrim", "rtrim"):
+                return _Term(f"{name.removeprefix('b')}({first}, ' ')", "text")
             if name in ("lower", "upper"):
                 ours = LOWER if name == "lower" else UPPER
                 return _Term(f"CASE WHEN {first} IS NOT NULL THEN {ours}(CAST({first} AS BLOB)) END", "text")

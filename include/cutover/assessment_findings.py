@@ -80,8 +80,15 @@ CODES: Mapping[str, Meaning] = {
     "table_virtual": Meaning("A virtual table, whose content lies elsewhere", "Put it under ignored_tables and say why."),
     "column_unknown": Meaning("A column of the source that the target has not", "Add it to the plan's SQL."),
     "column_missing": Meaning("A column of the target that the source has not", "Add it in a later migration."),
+    "trigger_in_the_way": Meaning(
+        "A trigger of the target that would change or drop rows while they are copied",
+        "Create it after the load, in post_data.",
+    ),
     "type_without_way": Meaning("A type of the target that takes no value unchanged", "Change the plan's SQL."),
     "decision_misfit": Meaning("A decision of the plan that can never be carried out", "Correct the plan."),
+    "decision_fails": Meaning(
+        "A decision of the plan that cannot be carried out on these rows", "Correct the rows, or the decision."
+    ),
     "decision_unused": Meaning("A decision of the plan that nothing asks for"),
     # sequences
     "sequence_ahead": Meaning("AUTOINCREMENT is ahead of the greatest key; the target's sequence goes on from there"),
@@ -150,7 +157,8 @@ class Finding:
     def __str__(self) -> str:
         rows = f"{self.rows} row{'s' if self.rows != 1 else ''}, " if self.rows else ""
         keys = f" ({'; '.join(self.keys)})" if self.keys else ""
-        return f"{self.severity}: {self.where or self.value}: {self.title}: {rows}{self.value}{keys}".removesuffix(": ")
+        where = f"{self.where}: " if self.where else ""
+        return f"{self.severity}: {where}{self.title}: {rows}{self.value}{keys}".removesuffix(": ")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionary for evidence and reports."""
@@ -189,7 +197,7 @@ class Assessment:
         """The findings of one severity."""
         return tuple(finding for finding in self.findings if finding.severity == severity)
 
-    def to_json(self) -> str:
+    def to_json(self, *, ascii_only: bool = False) -> str:
         """The whole assessment as JSON text; ``from_json`` gives an equal one."""
         return json.dumps(
             {
@@ -204,7 +212,7 @@ class Assessment:
                 "tables": dict(self.tables),
                 "findings": [finding.as_dict() for finding in self.findings],
             },
-            ensure_ascii=False,
+            ensure_ascii=ascii_only,
             indent=1,
         )
 

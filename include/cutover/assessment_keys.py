@@ -213,15 +213,17 @@ class References:
         # Rows that another foreign key takes out count for at_most as well: it is looked at before anything is done.
         total = max(now.direct + now.following, count)
         found = []
+        # If others are decided for quarantine as well, theirs that follow count too.
+        most = max(total, later.direct + later.following) if later else total
         if now.direct:
-            found.append(self._finding("orphans", key, choice, now.direct, now.keys, total))
+            found.append(self._finding("orphans", key, choice, now.direct, now.keys, total, most))
         if now.following:
-            found.append(self._finding("orphans_that_follow", key, choice, now.following, now.following_keys, total))
+            found.append(self._finding("orphans_that_follow", key, choice, now.following, now.following_keys, total, most))
         if later and later.following > now.following:
-            found.append(self._warning(key, choice, now, later))
+            found.append(self._warning(key, choice, now, later, most))
         return found
 
-    def _warning(self, key: ForeignKey, choice: ForeignKeyDecision, now: _Orphans, later: _Orphans) -> Finding:
+    def _warning(self, key: ForeignKey, choice: ForeignKeyDecision, now: _Orphans, later: _Orphans, most: int) -> Finding:
         """Who would follow if somebody decided for quarantine where nothing is decided now."""
         undecided = choice.orphans == "block"
         return Finding(
@@ -233,24 +235,31 @@ class References:
             later.following_keys,
             f"{key.name} → {key.referenced_table}",
             becomes="orphans too, if the rows that they refer to go into quarantine",
-            decide=self._lines(key, "quarantine", later.direct + later.following) if undecided else "",
+            decide=self._lines(key, "quarantine", most) if undecided else "",
         )
 
     def _finding(
-        self, code: str, key: ForeignKey, choice: ForeignKeyDecision, rows: int, keys: tuple[str, ...], total: int
+        self,
+        code: str,
+        key: ForeignKey,
+        choice: ForeignKeyDecision,
+        rows: int,
+        keys: tuple[str, ...],
+        total: int,
+        most: int,
     ) -> Finding:
         severity: Severity = "blocks"
         decide = ""
         if choice.orphans == "block":
             nullable = all(self._may_be_null(key.table, column) for column in key.columns)
             becomes = "nothing: the target's foreign key refuses them"
-            decide = self._lines(key, "quarantine", total, "quarantine, or set_null" if nullable else "")
+            decide = self._lines(key, "quarantine", most, "quarantine, or set_null" if nullable else "")
         elif total > choice.at_most:
             becomes = f"nothing: the plan allows {choice.at_most:,} of this foreign key, and there are {total:,}"
-            decide = self._lines(key, choice.orphans, total)
+            decide = self._lines(key, choice.orphans, most)
         elif choice.orphans == "set_null" and not all(self._may_be_null(key.table, column) for column in key.columns):
             becomes = "nothing: the reference is NOT NULL, in the source or in the target"
-            decide = self._lines(key, "quarantine", total)
+            decide = self._lines(key, "quarantine", most)
         else:
             severity = "decision applied"
             becomes = "NULL in the reference" if choice.orphans == "set_null" else "rows in quarantine, whole"

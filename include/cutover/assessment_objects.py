@@ -52,6 +52,10 @@ def table_findings(conn: apsw.Connection, plan: Plan, target: Target) -> list[Fi
         found.append(Finding("table_missing", "blocks", name, value=_spelled(name, there)))
     for name in sorted(set(plan.tables) - set(target.tables)):
         found.append(Finding("table_not_made", "blocks", name, value=_spelled(name, target.tables)))
+    for name, trigger in sorted(target.triggers_at_load):
+        if name in plan.tables:
+            becomes = "nothing: the copy refuses the table"
+            found.append(Finding("trigger_in_the_way", "blocks", name, value=trigger, becomes=becomes))
     for name in sorted(set(target.tables) - set(plan.tables)):
         found.append(Finding("table_stays_empty", "note", name, becomes="empty"))
     return found

@@ -11,8 +11,8 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import apsw
@@ -22,6 +22,7 @@ from include.cutover.assessment_findings import KEYS_SHOWN, Finding, Severity, c
 from include.cutover.assessment_values import Text, ValueJudge, Verdict
 from include.cutover.decided_snapshot import text_encoding
 from include.cutover.masking import mask
+from include.cutover.plan import ColumnDecision
 from include.cutover.source import Shape, key_text, quote
 
 FIRST_BLOCK, LARGEST_BLOCK = 1_000, 20_000  # rows
@@ -30,6 +31,10 @@ _LONGEST_BLOCK = 32 * 1024 * 1024
 _LONGEST_VALUE = 1_000_000_000  # SQLite's own limit
 _REMEMBERED = 50_000
 _VALUES_KEPT = 12
+_LONGEST_KEPT = 10_000
+_DECIDABLE = frozenset(
+    {"empty_text", "nul_in_text", "nul_in_json", "not_utf8", "blob_in_text", "number_in_datetime", "not_boolean"}
+)
 _UNUSUAL_NUMBER = re.compile(r"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")  # it may be beyond numeric
 _ASCII_ONLY = "'*[^' || char(1) || '-' || char(127) || ']*'"
 
@@ -56,14 +61,21 @@ class _Group:
     rows: int = 0
     keys: list[str] = field(default_factory=list)
     longest: int = 0
-    examples: dict[str, None] = field(default_factory=dict)
+    cells: list[Any] = field(default_factory=list)  # the first ones, as ``ValueJudge`` takes them
+    words: dict[str, None] = field(default_factory=dict)
+    all_words: bool = True
     meanings: frozenset[str] | None = None
 
-    def add(self, verdict: Verdict) -> None:
+    def add(self, verdict: Verdict, cell: Any) -> None:
         self.rows += 1
         self.longest = max(self.longest, verdict.length)
-        if len(self.examples) < _VALUES_KEPT:
-            self.examples[verdict.example] = None
+        short = not isinstance(cell, bytes) or len(cell) < _LONGEST_KEPT
+        if not self.cells or (short and len(self.cells) < _VALUES_KEPT):
+            self.cells.append(cell)
+        if verdict.word and (verdict.word in self.words or len(self.words) < _VALUES_KEPT):
+            self.words[verdict.word] = None
+        else:
+            self.all_words = False
         self.meanings = verdict.meanings if self.meanings is None else self.meanings & verdict.meanings
 
 
@@ -249,8 +261,9 @@ class TableScan:
             key = row[:first]
             for index, kind in enumerate(row[first:last:2]):
                 if kind is not None:
-                    for verdict in self._judged(index, kind, row[first + 2 * index + 1]):
-                        self._add(self._columns[index].name, verdict, key)
+                    cell = row[first + 2 * index + 1]
+                    for verdict in self._judged(index, kind, cell):
+                        self._add(self._columns[index].name, verdict, key, Text(cell) if kind == "text" else cell)
             for index, is_broken in enumerate(row[last:]):
                 if is_broken:
                     check = self._checks[index]
@@ -281,54 +294,70 @@ class TableScan:
                 remembered[kind, cell] = known
         return known
 
-    def _add(self, column: str, verdict: Verdict, key: Sequence[Any]) -> None:
+    def _add(self, column: str, verdict: Verdict, key: Sequence[Any], cell: Any = None) -> None:
         group = self._groups.setdefault((column, verdict.code, verdict.severity, verdict.value), _Group(verdict))
-        group.add(verdict)
+        group.add(verdict, cell)
         if len(group.keys) < KEYS_SHOWN:
             group.keys.append(self._names(key))
 
     def _findings(self) -> list[Finding]:
-        secret = {column.name for column in self._columns if column.secret}
+        columns = {column.name: column for column in self._columns}
         found = []
-        for (column, code, severity, value), group in self._groups.items():
+        for (name, code, severity, value), group in self._groups.items():
+            column = columns.get(name)  # none for a check on several
             found.append(
                 Finding(
                     code,
                     severity,
                     self._shape.table,
-                    column,
+                    name,
                     group.rows,
                     tuple(group.keys),
                     f"{value} of up to {group.longest:,} characters" if group.longest else value,
                     group.first.example,
                     group.first.becomes,
-                    self._decision(code, column, group, column in secret) if severity == "blocks" else "",
+                    self._decision(column, group) if column is not None and severity == "blocks" else "",
                 )
             )
         return found
 
-    def _decision(self, code: str, column: str, group: _Group, secret: bool) -> str:
-        """The lines that would decide it; empty where no decision is allowed."""
+    def _decision(self, column: AssessedColumn, group: _Group) -> str:
+        """The lines that would decide it; empty where no decision is allowed, or none would help."""
+        decision, why = _suggested(column, group)
+        if not decision or not self._helps(column, group, decision):
+            return ""
+        if "boolean" in decision and column.secret:
+            decision, why = {"boolean": {"the value": True}}, "each value of this secret column, as the application means it"
+        return column_lines(self._shape.table, column.name, decision, why)
 
-        def lines(why: str = "", **decision: Any) -> str:
-            return column_lines(self._shape.table, column, decision, why)
+    def _helps(self, column: AssessedColumn, group: _Group, decision: Mapping[str, Any]) -> bool:
+        """Whether some of the values would get by with it, or with one more decision."""
+        made = column.decision or ColumnDecision()
+        words = {**(made.boolean or {}), **decision.get("boolean", {})}
+        tried = replace(column, decision=made.model_copy(update={**decision, "boolean": words or None}))
+        judge = ValueJudge(tried, self._encoding)
+        left = [{item.code for item in judge(cell) if item.severity == "blocks"} for cell in group.cells]
+        return any(group.first.code not in codes and codes <= _DECIDABLE for codes in left)
 
-        target = next((item.target for item in self._columns if item.name == column), None)
-        if code == "empty_text" and target is not None and not target.not_null:
-            return lines(empty_as_null=True)
-        if code in ("nul_in_text", "nul_in_json"):
-            return lines(strip_nul=True)
-        if code == "blob_in_text" and group.meanings:
-            return lines(encoding="utf-8")
-        if code == "not_utf8" and group.first.value == "text that is not UTF-8":
-            return lines(encoding="latin-1", why="or cp1251 or another: the one that the application wrote")
-        if code == "number_in_datetime" and group.meanings:
-            meant = next(name for name in ("unix", "unix_ms", "julian") if name in group.meanings)
-            return lines(datetime=meant, why="if that is what the application wrote")
-        if code == "not_boolean" and group.first.value != "blob":
-            values = ["the value"] if secret else list(group.examples)
-            return lines(boolean={text: _usual_truth(text) for text in values}, why="as the application means them")
-        return ""
+
+def _suggested(column: AssessedColumn, group: _Group) -> tuple[dict[str, Any], str]:
+    """A decision for the values of a group, and what to think of before it is taken; nothing where there is none."""
+    code = group.first.code
+    if code == "empty_text":
+        return {"empty_as_null": True}, ""
+    if code in ("nul_in_text", "nul_in_json"):
+        return {"strip_nul": True}, ""
+    if code == "blob_in_text" and group.meanings:
+        return {"encoding": "utf-8"}, ""
+    if code == "not_utf8" and group.first.value == "text that is not UTF-8":
+        return {"encoding": "latin-1"}, "or cp1251 or another: the one that the application wrote"
+    if code == "number_in_datetime" and group.meanings:
+        meant = next(name for name in ("unix", "unix_ms", "julian") if name in group.meanings)
+        return {"datetime": meant}, "if that is what the application wrote"
+    if code == "not_boolean" and group.first.value != "blob":
+        more = "" if group.all_words else "; there are more values, or some that cannot be shown"
+        return {"boolean": {word: _usual_truth(word) for word in group.words}}, f"as the application means them{more}"
+    return {}, ""
 
 
 def _with_keys_once(pairs: list[tuple[str, Any]]) -> None:

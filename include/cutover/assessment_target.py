@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,7 @@ from psycopg.rows import tuple_row
 
 from include.cutover import catalog, migrations
 from include.cutover.conversion import TargetColumn
-from include.cutover.errors import CannotCheck
-
-OLDEST_VERSION = 140000
+from include.cutover.target import PlannedSchema
 
 
 @dataclass(frozen=True)
@@ -101,50 +99,38 @@ class Target:
     Attributes:
         views: Names of views and materialised views.
         triggers: Table and name of each.
+        triggers_at_load: Those of them that are there for INSERT while the tables are filled.
     """
 
     tables: Mapping[str, TargetTable]
     foreign_keys: tuple[catalog.ForeignKey, ...]
     views: frozenset[str]
     triggers: frozenset[tuple[str, str]]
+    triggers_at_load: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def planned(self) -> PlannedSchema:
+        """The same as the decisions want it."""
+        return PlannedSchema(
+            columns={table: list(made.details.values()) for table, made in self.tables.items()},
+            primary_keys={table: list(made.primary_key) for table, made in self.tables.items()},
+            foreign_keys=list(self.foreign_keys),
+        )
 
 
 def read_target(conninfo: str, sql_folder: Path) -> Target:
-    """Try the plan's SQL in a scratch schema and read the catalog there; everything is rolled back.
+    """Try the plan's SQL in scratch schemas and read the catalog there; everything is rolled back.
 
     Raises:
-        CannotCheck: When the server is too old or does not store UTF-8.
-        Refused: When the role may not make a schema.
-        The other errors of ``migrations.rehearsal``: faults in the files, and a server that does not answer.
+        The errors of ``migrations.rehearsal``: faults in the files, a server that does not answer or cannot be the target.
     """
-    with catalog.session(conninfo, "public") as connection:
-        _require_version(connection)
     with migrations.rehearsal(conninfo, sql_folder) as (connection, schema):
-        return _read(connection, schema)
-
-
-def _require_version(connection: psycopg.Connection) -> None:
-    row = connection.execute(
-        "SELECT current_setting('server_version_num')::int, current_setting('server_version'),"
-        " current_setting('server_encoding')"
-    ).fetchone()
-    number, name, encoding = row or (0, "", "")
-    if number < OLDEST_VERSION:
-        raise CannotCheck(
-            "the target is too old",
-            where="the target",
-            expected=f"PostgreSQL {OLDEST_VERSION // 10000} or newer",
-            found=f"PostgreSQL {name}",
-            do="Name a newer server.",
-        )
-    if encoding != "UTF8":
-        raise CannotCheck(
-            "the target does not store text as UTF-8",
-            where="the target",
-            expected="server_encoding UTF8",
-            found=str(encoding),
-            do="Make the database with ENCODING 'UTF8' TEMPLATE template0.",
-        )
+        found = _read(connection, schema)
+    if found.triggers:
+        with migrations.rehearsal(conninfo, sql_folder, ("pre_data", "migrations")) as (connection, schema):
+            rows = connection.cursor(row_factory=tuple_row).execute(_TRIGGERS_AT_LOAD, {"schema": schema})
+            found = replace(found, triggers_at_load=frozenset((table, name) for table, name in rows))
+    return found
 
 
 def _read(connection: psycopg.Connection, schema: str) -> Target:
@@ -249,6 +235,16 @@ _INDEXES = """
 """
 
 _CHECKS = """
+    WITH RECURSIVE base AS (
+        SELECT attribute.attrelid, attribute.attname, attribute.atttypid AS type
+        FROM pg_attribute AS attribute
+        JOIN pg_class AS class ON class.oid = attribute.attrelid AND class.relkind IN ('r', 'p')
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+        WHERE namespace.nspname = %(schema)s AND attribute.attnum > 0 AND NOT attribute.attisdropped
+        UNION ALL
+        SELECT base.attrelid, base.attname, domain.typbasetype
+        FROM base JOIN pg_type AS domain ON domain.oid = base.type AND domain.typtype = 'd'
+    )
     SELECT con.contype = 'c', con.conname, class.relname,
            CASE con.contype WHEN 'c' THEN pg_get_expr(con.conbin, con.conrelid) ELSE pg_get_constraintdef(con.oid, true) END
     FROM pg_constraint AS con
@@ -256,13 +252,16 @@ _CHECKS = """
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = %(schema)s AND con.contype IN ('c', 'x') AND con.conparentid = 0
     UNION ALL
-    SELECT false, con.conname, class.relname, attribute.attname || ' ' || pg_get_constraintdef(con.oid, true)
-    FROM pg_constraint AS con
-    JOIN pg_attribute AS attribute ON attribute.atttypid = con.contypid
-    JOIN pg_class AS class ON class.oid = attribute.attrelid
+    SELECT false, con.conname, class.relname, base.attname || ' ' || pg_get_constraintdef(con.oid, true)
+    FROM base
+    JOIN pg_constraint AS con ON con.contypid = base.type AND con.contype = 'c'
+    JOIN pg_class AS class ON class.oid = base.attrelid
+    UNION ALL
+    SELECT false, 'partitions', class.relname, 'PARTITION BY ' || pg_get_partkeydef(class.oid) || ', without a default one'
+    FROM pg_partitioned_table AS part
+    JOIN pg_class AS class ON class.oid = part.partrelid
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE namespace.nspname = %(schema)s AND con.contypid <> 0 AND con.contype = 'c' AND class.relkind IN ('r', 'p')
-      AND attribute.attnum > 0 AND NOT attribute.attisdropped
+    WHERE namespace.nspname = %(schema)s AND part.partdefid = 0 AND part.partstrat <> 'h' AND NOT class.relispartition
     ORDER BY 3, 2
 """
 
@@ -279,4 +278,13 @@ _TRIGGERS = """
     JOIN pg_class AS class ON class.oid = trigger.tgrelid
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = %(schema)s AND NOT trigger.tgisinternal
+"""
+
+# As the copy asks for them: whatever is called for INSERT, unless it is switched off.
+_TRIGGERS_AT_LOAD = """
+    SELECT class.relname, trigger.tgname
+    FROM pg_trigger AS trigger
+    JOIN pg_class AS class ON class.oid = trigger.tgrelid
+    JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = %(schema)s AND NOT trigger.tgisinternal AND trigger.tgenabled <> 'D' AND trigger.tgtype & 4 > 0
 """

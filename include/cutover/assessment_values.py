@@ -52,6 +52,7 @@ class Verdict:
         becomes: What becomes of it, or why it cannot become anything.
         length: Characters, where a length was exceeded.
         meanings: What a number in a date column may mean.
+        word: A value of a boolean column as a plan would name it, empty where that cannot be shown. May be a secret.
     """
 
     code: str
@@ -61,6 +62,7 @@ class Verdict:
     becomes: str = ""
     length: int = 0
     meanings: frozenset[str] = field(default_factory=frozenset)
+    word: str = ""
 
 
 class ValueJudge:
@@ -160,7 +162,7 @@ class ValueJudge:
         kind = "number as text" if in_text else "integer" if isinstance(value, int) else "real"
         meaning = self._column.decision.datetime if self._column.decision else None
         if meaning is None or meaning == "iso" or self._base == "time":
-            meanings = frozenset() if self._base == "time" else _meanings(value)
+            meanings = frozenset() if self._base == "time" else _meanings(value, self._base)
             possible = [f"{moment(value, name, self._base)} as {name}" for name in _PLAUSIBLE if name in meanings]
             why = "unknown: it may be " + " or ".join(possible) if possible else "unknown: it is no usual count of time"
             why = "unknown" if self._column.secret else why
@@ -182,6 +184,8 @@ class ValueJudge:
         text = str(self._connection.execute("SELECT CAST(? AS TEXT)", (value,)).get) if kind != "blob" else ""
         if kind == "blob" or text not in decided:
             self._add(verdicts, "not_boolean", "blocks", kind, text, "nothing: only 0 and 1 are sure")
+            if self._column.secret or cut(text) == text:
+                verdicts[-1] = replace(verdicts[-1], word=text)
             return None
         if self._column.makes_reals:
             why = f"nothing: a column declared {self._column.source.declared_type} keeps no integers"
@@ -294,10 +298,11 @@ def _kind(value: Any) -> str:
     return {int: "integer", float: "real", str: "text"}.get(type(value), "blob")
 
 
-def _meanings(value: float | str) -> frozenset[str]:
-    """What a number may count, if it means a time in our days."""
+def _meanings(value: float | str, base: str) -> frozenset[str]:
+    """What a number may count, if it means a time in our days that the target's type can hold."""
     number = Decimal(value)
-    return frozenset(name for name, (least, most) in _PLAUSIBLE.items() if least <= number <= most)
+    possible = (name for name, (least, most) in _PLAUSIBLE.items() if least <= number <= most)
+    return frozenset(name for name in possible if moment(value, name, base) is not None)
 
 
 def _readable_as(data: bytes) -> frozenset[str]:

@@ -18,7 +18,7 @@ Memory is that of one block, or of the widest row.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ import apsw
 from include.cutover.conversion import COLUMN_END, NULL, Conversion, NotConvertible, Value, not_a_number
 from include.cutover.errors import Refused, WrongData
 from include.cutover.ledger import Chunk
-from include.cutover.source import Shape, key_text, quote
+from include.cutover.source import Shape, key_text, named_by, quote
 
 BLOCK_BYTES = 48 * 1024  # small blocks keep SQLite and PostgreSQL busy at the same time
 MOST_ROWS = 1_000
@@ -62,6 +62,7 @@ class TableReader:
         conn: The snapshot.
         conversions: The columns to read, in the order of the COPY statement.
         exact: Take the exact way for every row.
+        secret: Columns whose content is never shown.
         block_rows: Rows of the first block; later ones are sized by bytes.
 
     Attributes:
@@ -76,6 +77,7 @@ class TableReader:
         *,
         exact: bool = False,
         block_rows: int = 250,
+        secret: Collection[str] = (),
     ) -> None:
         if len(conversions) > _MOST_COLUMNS:
             raise Refused("a table with so many columns cannot be copied", where=shape.table, found=f"{len(conversions)}")
@@ -89,7 +91,10 @@ class TableReader:
         self.count_separators = False
         # By the rowid, never through an index: an index may lack rows, and is not in the order of the file.
         self._table = f"main.{quote(shape.table)}{' NOT INDEXED' if shape.rowid else ''}"
-        self._key_cells = [quote(name) for name in shape.key] or ([shape.rowid] if shape.rowid else [])
+        self._key_names, cells = named_by(shape, secret)
+        # SQLite lets NULL into a key that is not the rowid, and NULL names no row: then the rowid behind it does.
+        behind = [shape.rowid] if shape.rowid is not None and shape.alias is None and cells != (shape.rowid,) else []
+        self._key_cells = [*cells, *behind]
         line = _concatenated([f"ifnull({item.cell}, '{NULL}')" for item in conversions])
         beyond_doubt = not_a_number(quote(shape.alias)) if shape.alias is not None else ""
         doubt = _any([condition for item in conversions for condition in item.doubt if condition != beyond_doubt])
@@ -252,10 +257,10 @@ class TableReader:
         return COLUMN_END.join(fields).encode() + b"\n"
 
     def _key(self, number: int, cells: Sequence[Any]) -> str:
-        names = self._shape.key or ("rowid",)
-        if not self._key_cells:
-            return f"none (row {number} of the table)"
-        return key_text(names, cells[: len(self._key_cells)])
+        key = cells[: len(self._key_names)]
+        if key and None not in key:
+            return key_text(self._key_names, key)
+        return f"rowid={cells[len(key)]}" if len(self._key_cells) > len(key) else f"none (row {number} of the table)"
 
     def _cells(self, where: str, bindings: Sequence[Any]) -> Iterator[Sequence[Any]]:
         """The cells of each row: those of its key, then the columns. The order is that of the file."""

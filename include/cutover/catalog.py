@@ -20,6 +20,7 @@ from psycopg import errors
 from psycopg.rows import tuple_row
 
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
+from include.cutover.masking import mask
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -28,6 +29,8 @@ _Result = TypeVar("_Result")
 
 RECORD_TABLE = "schema_migrations"
 
+OLDEST_VERSION = 140000  # client_connection_check_interval, which every session sets, is not known before PostgreSQL 14
+URL_FORM = "postgresql://USER@HOST:PORT/DATABASE, with the password behind USER or in PGPASSWORD"
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 15.0  # beyond its own time-outs; a server that is silent for longer hangs, or what is between does
 LOCK_TIMEOUT = "10s"  # the target is ours alone: whoever holds a lock longer than this is somebody to be told about
@@ -83,12 +86,6 @@ class Sequence:
     column: str
 
 
-def libpq_url(url: str) -> str:
-    """A URL as libpq takes it: SQLAlchemy's names of drivers are nothing to libpq."""
-    scheme, there, rest = url.partition("://")
-    return f"postgresql://{rest}" if there and scheme.startswith(("postgresql+", "postgres+")) else url
-
-
 def primary_message(error: psycopg.Error) -> str:
     """The server's one-line message, without what may hold rows.
 
@@ -100,6 +97,25 @@ def primary_message(error: psycopg.Error) -> str:
     if error.sqlstate.startswith("22"):
         return f"{type(error).__name__} (SQLSTATE {error.sqlstate})"
     return f"{error.diag.message_primary} (SQLSTATE {error.sqlstate})"
+
+
+def connection_problem(error: psycopg.Error, password: str) -> str:
+    """Why no session could be opened, in one line, without the password."""
+    # libpq's first line tells why; the others give advice, or tell of the same at other addresses.
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("connection failed: ")
+    return mask(said.replace(password, "***") if password else said)
+
+
+def libpq_url(url: str) -> str:
+    """A URL as libpq takes it: SQLAlchemy's names of drivers are nothing to libpq.
+
+    Raises:
+        CannotCheck: When it is empty: libpq would then take whatever server it finds.
+    """
+    if not url.strip():
+        raise CannotCheck("the target has no address", expected=URL_FORM)
+    scheme, there, rest = url.partition("://")
+    return f"postgresql://{rest}" if there and scheme.startswith(("postgresql+", "postgres+")) else url
 
 
 def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
@@ -215,22 +231,41 @@ def session(
         settings: Server settings beside these defaults.
 
     Raises:
-        Unreachable: When the server does not answer or the connection breaks.
+        Unreachable: When the server does not answer, refuses the log-in, or the connection breaks.
+        CannotCheck: When the server is older than ``OLDEST_VERSION``, or ``conninfo`` is no connection string.
         StepFailed: When the server refuses a statement; see ``as_cutover_error``.
     """
     try:
+        given = psycopg.conninfo.conninfo_to_dict(conninfo)
+        where = f"PostgreSQL at {given.get('host', 'localhost')}:{given.get('port', '5432')}"
         connection = connect(conninfo, application_name=application_name)
     except psycopg.OperationalError as error:
-        given = psycopg.conninfo.conninfo_to_dict(conninfo)
+        found = connection_problem(error, str(given.get("password") or ""))
+        answered = "FATAL:" in found  # the server's word; libpq itself has no such
         raise Unreachable(
-            "the target does not answer",
-            where=f"PostgreSQL at {given.get('host', 'localhost')}:{given.get('port', '5432')}",
-            found=primary_message(error),
-            do="Check that the server runs and that host, port, user and password of the connection are right.",
+            "the target does not let this user in" if answered else "the target does not answer",
+            where=where,
+            found=found,
+            do=f"Check {'database, user and password' if answered else 'that the server runs, and host and port'} of the"
+            " connection.",
         ) from None
     except psycopg.ProgrammingError:
         # libpq's message quotes the string, and the string holds the password.
-        raise CannotCheck("the connection string of the target is not one of libpq's") from None
+        raise CannotCheck(
+            "the connection string of the target is not one of libpq's",
+            expected=URL_FORM,
+            do="Percent-encode what a URL cannot hold as it is, such as blanks and slashes in the password.",
+        ) from None
+    if connection.info.server_version < OLDEST_VERSION:
+        found = f"PostgreSQL {connection.info.parameter_status('server_version')}"
+        connection.close()
+        raise CannotCheck(
+            "the target is too old",
+            where=where,
+            expected=f"PostgreSQL {OLDEST_VERSION // 10000} or newer",
+            found=found,
+            do="Name a newer server.",
+        )
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.read_only = False
     try:

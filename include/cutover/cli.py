@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
@@ -18,9 +19,9 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command, recovery_commands, verify_command
+from include.cutover import assess_command, catalog, recovery_commands, snapshots, verify_command
 from include.cutover.console import Narrator, follow, phases, tell_summary
-from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
+from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
 from include.cutover.masking import mask
 from include.cutover.plan import ROOT, Plan, load_plan, plans_folder
@@ -28,7 +29,6 @@ from include.cutover.stack import Stack
 
 LIVE, NOT_LIVE, UNUSABLE = 0, 1, 2
 STACK = ROOT / "var" / "stack"
-SQLITE_MAGIC = b"SQLite format 3\0"
 
 app = typer.Typer(help="Moves a live application from SQLite to PostgreSQL.", no_args_is_help=True, add_completion=False)
 stack_app = typer.Typer(help="A local Airflow that stays up.", no_args_is_help=True)
@@ -80,7 +80,8 @@ def run(
         )
     if len(reason.strip()) < 3:
         raise Refused("the reason is too short", where="--reason", expected="a ticket or a sentence")
-    file = sqlite_file(source)
+    snapshots.require_database(source)
+    file = source.resolve()
     login = postgres_connection(target)
     require_reachable(login)
     own_login = login if application is None else postgres_connection(application, "--application")
@@ -248,22 +249,6 @@ def users_of(plan: Plan) -> dict[str, str]:
     return {**viewers, **{person.user: "op" for person in people.deciders}}
 
 
-def sqlite_file(path: Path) -> Path:
-    """The absolute path of an SQLite database.
-
-    Raises:
-        CannotCheck: When there is no such file, or it is something else.
-    """
-    try:
-        with path.open("rb") as file:
-            magic = file.read(len(SQLITE_MAGIC))
-    except OSError as error:
-        raise CannotCheck("the source cannot be read", where=str(path), found=error.strerror or str(error)) from None
-    if magic != SQLITE_MAGIC:
-        raise CannotCheck("the source is not an SQLite database", where=str(path))
-    return path.resolve()
-
-
 def postgres_connection(url: str, where: str = "--target") -> dict[str, Any]:
     """An Airflow connection from a URL; it holds the password.
 
@@ -314,11 +299,10 @@ def require_reachable(login: Mapping[str, Any]) -> None:
             dbname=login["schema"], **{"connect_timeout": 10, **login["extra"]},
         ).close()  # fmt: skip
     except psycopg.Error as error:
-        found = str(error).strip().splitlines()[0]
-        if login["password"]:
-            found = found.replace(login["password"], "***")
+        found = catalog.connection_problem(error, login["password"])
         where = f"{login['host']}:{login['port']}, database {login['schema']}, user {login['login']}"
-        raise Unreachable("the target does not let anybody in", where=where, found=found) from None
+        do = "Check that the server runs, and every part of --target."
+        raise Unreachable("the target does not let anybody in", where=where, found=found, do=do) from None
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -326,6 +310,9 @@ def main(arguments: list[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     debug = "--debug" in given
     given = [argument for argument in given if argument != "--debug"]
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # what a terminal cannot show is no reason to end
+            stream.reconfigure(errors="backslashreplace")
     try:
         status = app(given, standalone_mode=False, prog_name="python -m include.cutover")
     except TyperException as error:  # wrong arguments; the one without a message has shown the help

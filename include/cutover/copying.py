@@ -18,7 +18,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,7 @@ def copy_table(
     chunk_rows: int = CHUNK_ROWS,
     stream: int = 0,
     streams: int = 1,
+    secret: Collection[str] = (),
     on_progress: Callable[[Progress], None] | None = None,
     progress_seconds: float = 5.0,
     stall_seconds: float = STALL_SECONDS,
@@ -136,6 +137,7 @@ def copy_table(
         snapshot: Backup or clone; see ``source.open_snapshot``.
         conninfo: The target. Its ``application_name`` stays; without one it is made from run, table and stream.
         chunk_rows: Rows of a transaction, where the table's chunks are not planned yet.
+        secret: Columns whose content is in no error, not even as a key.
         stream: This call takes the chunks whose number, divided by ``streams``, leaves ``stream``.
         on_progress: Called at the begin, at the end, and about every ``progress_seconds``, also inside a chunk. What it
             raises ends the copy; the open chunk is rolled back.
@@ -160,7 +162,7 @@ def copy_table(
             catalog.session(conninfo, schema, application_name=_name(conninfo, name)) as connection,
             _Watchdog(connection, stall_seconds) as watchdog,
         ):
-            copy = _Copy(reading, connection, watchdog, stall_seconds, run_id, epoch, schema, table)
+            copy = _Copy(reading, connection, watchdog, stall_seconds, run_id, epoch, schema, table, secret)
             chunks = copy.chunks(chunk_rows)
             if not all(chunk.copied for chunk in chunks):  # when all is there, later steps may have added rows
                 copy.refuse_foreign_rows()
@@ -306,14 +308,16 @@ class _Copy:
         epoch: int,
         schema: str,
         table: str,
+        secret: Collection[str],
     ) -> None:
+        self._secret = secret
         self._snapshot, self._connection = snapshot, connection
         self._watchdog, self._stall_seconds = watchdog, stall_seconds
         self._run_id, self._epoch, self._schema, self._table = run_id, epoch, schema, table
         self._guard = ledger.guard(run_id, epoch)
         self._shape = source.shape(snapshot, table)
         self._conversions = match_columns(source.columns(snapshot, table), self._target_columns(), table)
-        self._reader = TableReader(snapshot, self._shape, self._conversions)
+        self._reader = TableReader(snapshot, self._shape, self._conversions, secret=secret)
         names = sql.SQL(", ").join(sql.Identifier(item.column) for item in self._conversions)
         self._statement = _COPY.format(sql.Identifier(schema), sql.Identifier(table), names)
 
@@ -461,7 +465,7 @@ class _Copy:
         more, exactly, some rows at a time under a savepoint and the refused ones row by row, and rolled back.
         """
         self._watchdog.moved()
-        exact = TableReader(self._snapshot, self._shape, self._conversions, exact=True)
+        exact = TableReader(self._snapshot, self._shape, self._conversions, exact=True, secret=self._secret)
         try:
             with self._connection.transaction(force_rollback=True):
                 self._guard(self._connection)

@@ -41,8 +41,10 @@ class CutoverError(Exception):
 class PlanInvalid(CutoverError):
     """A plan file that cannot be used. ``faults`` lists every fault of the file, each with its path."""
 
-    def __init__(self, message: str, faults: list[str], *, where: str = "", do: str = "") -> None:
-        super().__init__(message, where=where, do=do)
+    def __init__(
+        self, message: str, faults: list[str], *, where: str = "", expected: str = "", found: str = "", do: str = ""
+    ) -> None:
+        super().__init__(message, where=where, expected=expected, found=found, do=do)
         self.faults = faults
 
     def __str__(self) -> str:

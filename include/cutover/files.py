@@ -10,7 +10,9 @@ import hashlib
 import os
 import re
 import shutil
-from contextlib import suppress
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from include.cutover.errors import CannotCheck, Refused, StepFailed
@@ -173,6 +175,26 @@ def require_space(needs: dict[Path, int]) -> None:
                 found=f"{free:,} bytes free",
                 do="Make room there or name another place in the plan.",
             )
+
+
+@contextmanager
+def scratch(name: str) -> Iterator[Path]:
+    """A private folder below ``TMPDIR``, gone after the block.
+
+    Raises:
+        StepFailed: When it cannot be made.
+    """
+    try:
+        made = tempfile.TemporaryDirectory(prefix=f"cutover-{name}-")
+    except OSError as error:
+        raise StepFailed(
+            "the scratch folder cannot be made",
+            where=str(error.filename or "the folder for temporary files"),
+            found=error.strerror or type(error).__name__,
+            do="Name a folder that takes files, and has room for a copy of the database, in TMPDIR.",
+        ) from None
+    with made as folder:
+        yield Path(folder)
 
 
 def is_mount(path: Path) -> bool:

@@ -36,7 +36,7 @@ import psycopg
 from psycopg import errors, sql
 
 from include.cutover import catalog
-from include.cutover.errors import CutoverError, PlanInvalid, Refused, StepFailed, Unreachable
+from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, Refused, StepFailed, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -352,20 +352,39 @@ def rehearsal(
     applied only after the services were stopped shows before. The tables are empty, so it takes well under a second.
 
     Raises:
-        The errors of ``apply``.
+        Refused: When the server is a standby, or the role may not make a schema.
+        CannotCheck: When the database does not store UTF-8.
+        The other errors of ``apply``.
     """
     files = discover(plan_sql_folder, kinds)
     schema = f"cutover_rehearsal_{secrets.token_hex(6)}"
-    with (
-        catalog.session(conninfo, schema, application_name=application_name) as connection,
-        connection.transaction(force_rollback=True),
-    ):
-        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
-        for migration in files:
+    with catalog.session(conninfo, schema, application_name=application_name) as connection:
+        info, where = connection.info, f"database {connection.info.dbname}"
+        if info.parameter_status("in_hot_standby") == "on":
+            raise Refused("the target takes no writes", where=where, found="a standby", do="Name the primary server.")
+        if (encoding := info.parameter_status("server_encoding")) != "UTF8":
+            raise CannotCheck(
+                "the target does not store text as UTF-8",
+                where=where,
+                expected="server_encoding UTF8",
+                found=str(encoding),
+                do="Make the database with ENCODING 'UTF8' TEMPLATE template0.",
+            )
+        with connection.transaction(force_rollback=True):
+            try:
+                connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            except errors.InsufficientPrivilege as error:
+                raise Refused(
+                    "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried",
+                    where=where,
+                    found=catalog.primary_message(error),
+                    do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',
+                ) from None
+            for migration in files:
+                catalog.use_schema(connection, schema)
+                execute(connection, migration)
             catalog.use_schema(connection, schema)
-            execute(connection, migration)
-        catalog.use_schema(connection, schema)
-        yield connection, schema
+            yield connection, schema
 
 
 def execute(connection: psycopg.Connection, migration: Migration) -> None:

@@ -24,7 +24,8 @@ from include.cutover.errors import PlanInvalid
 
 ROOT = Path(__file__).resolve().parents[2]
 
-Identifier = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,40}$")]
+_NAME = r"^[a-z][a-z0-9_]{0,40}$"
+Identifier = Annotated[str, Field(pattern=_NAME)]
 Placeholders = frozenset({"time", "end", "lead", "application", "minutes", "reason", "run"})
 _PLACEHOLDER = re.compile(r"<([^<>\n]+)>")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
@@ -530,10 +531,21 @@ def load_plan(name: str) -> Plan:
         PlanInvalid: When there is no such plan or it has faults.
     """
     path = plans_folder() / f"{name}.yaml"
-    if not path.is_file():
+    named = re.fullmatch(_NAME, name) is not None
+    try:
+        text = path.read_text(encoding="utf-8") if named else None
+    except (FileNotFoundError, IsADirectoryError):
+        text = None
+    except OSError as error:
+        found = error.strerror or type(error).__name__
+        raise PlanInvalid("the plan cannot be read", [], where=str(path), found=found, do="Mend its rights.") from None
+    except UnicodeDecodeError:
+        raise PlanInvalid("the plan is not UTF-8", [], where=str(path), do="Write it in UTF-8.") from None
+    if text is None:
         known = ", ".join(sorted(item.stem for item in plans_folder().glob("*.yaml"))) or "none"
-        raise PlanInvalid(f"there is no plan {name}", [f"expected the file {path}", f"plans here: {known}"])
-    plan = parse_plan(path.read_text(encoding="utf-8"), where=str(path))
+        shown = name if named else ascii(name)[:60]
+        raise PlanInvalid(f"there is no plan {shown}", [], where=str(plans_folder()), expected=f"one of: {known}")
+    plan = parse_plan(text, where=str(path))
     if plan.name != name:
         raise PlanInvalid(
             "the name differs from the file's", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)

@@ -33,7 +33,6 @@ from include.cutover.target import PlannedSchema
 
 log = logging.getLogger(__name__)
 
-OLDEST_VERSION = 140000
 BACKUP_FACTOR = 1.2
 CLOCK_SECONDS = 30.0
 _NAMES_SHOWN = 10
@@ -151,10 +150,9 @@ def _target_name(conninfo: str) -> str:
 
 def _reason(error: psycopg.Error, conninfo: str) -> str:
     """What the server or libpq said, in one line, without the password."""
-    # Of a connection that failed, libpq's first line tells why; the others give advice.
-    said = catalog.primary_message(error) if error.sqlstate else (str(error).strip().splitlines() or [""])[0]
-    password = conninfo_to_dict(conninfo).get("password")
-    return mask(said.replace(str(password), "***") if password else said)
+    if error.sqlstate:
+        return mask(catalog.primary_message(error))
+    return catalog.connection_problem(error, str(conninfo_to_dict(conninfo).get("password") or ""))
 
 
 class _Target:
@@ -182,8 +180,10 @@ class _Target:
         return _Found("passed", found=f"logged in to {database} as {role}")
 
     def version(self) -> _Found:
-        number, name = self._row("SELECT current_setting('server_version_num')::int, current_setting('server_version')")
-        return _Found.when(number >= OLDEST_VERSION, "PostgreSQL 14 or newer", f"PostgreSQL {name}", "Use a newer server.")
+        info, oldest = self._connection.info, catalog.OLDEST_VERSION
+        found = f"PostgreSQL {info.parameter_status('server_version')}"
+        expected = f"PostgreSQL {oldest // 10000} or newer"
+        return _Found.when(info.server_version >= oldest, expected, found, "Use a newer server.")
 
     def encoding(self) -> _Found:
         (found,) = self._row("SELECT current_setting('server_encoding')")
@@ -550,7 +550,8 @@ def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Chec
         types = {table: {column.name: column.type for column in known} for table, known in planned.columns.items()}
         for key in planned.foreign_keys:
             if key.table in columns and key.referenced_table in columns and not _decided(plan, key):
-                checks.append(_orphans(connection, key, types))
+                secret = plan.tables[key.table].secret if key.table in plan.tables else ()
+                checks.append(_orphans(connection, key, types, secret))
     return checks
 
 
@@ -635,12 +636,17 @@ def _known_columns(found: Mapping[str, Sequence[str]], target: Mapping[str, Sequ
     ]
 
 
-def _orphans(connection: apsw.Connection, key: catalog.ForeignKey, types: Mapping[str, Mapping[str, str]]) -> Check:
+def _orphans(
+    connection: apsw.Connection,
+    key: catalog.ForeignKey,
+    types: Mapping[str, Mapping[str, str]],
+    secret: Collection[str],
+) -> Check:
     columns = ", ".join(key.columns)
     name, title = f"source_orphans_{key.name}", f"Every {key.table}.{columns} exists in {key.referenced_table}"
     where = f"{key.table}.{columns}"
     try:
-        count, keys = source.orphans(connection, key, types, _ORPHAN_KEYS)
+        count, keys = source.orphans(connection, key, types, _ORPHAN_KEYS, secret)
     except (apsw.Error, CannotCheck) as error:
         return Check(name, title, "unknown", "no orphans", str(error)[:200], "Look at the table in the source.", where)
     if not count:

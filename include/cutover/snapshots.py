@@ -22,14 +22,19 @@ from urllib.parse import quote as percent_encoded
 
 import apsw
 
+from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import sync_folder
-from include.cutover.files import SIDE_FILES
 
 MINIMUM_SQLITE = (3, 45, 0)
 MAGIC = b"SQLite format 3\0"
 JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
 HEADER_BYTES = 100
+
+_DAMAGED = "the database is damaged"
+_REPAIR = "Repair it, e.g. with sqlite3's .recover into a new file."
+_NAME_IT = "Name the application's database itself."
+_COPY_AGAIN = "Copy it again; an interrupted copy or a full disk does this."
 
 # The kernel stamps files with a clock that ticks every few milliseconds: two writes within one tick look like one.
 _CLOCK_TICK = 0.05
@@ -48,8 +53,8 @@ def open_snapshot(path: Path) -> apsw.Connection:
             beside it whose content would be missed, or when apsw's SQLite is too old.
     """
     _require_sqlite()
-    header = _header(path)
-    _refuse_truncated(path, header)
+    if truncated := _truncation(path, _header(path)):
+        raise truncated
     _refuse_unread_logs(path)
     with _explained(path):
         connection = apsw.Connection(_uri(path, "immutable=1"), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
@@ -84,7 +89,23 @@ def _require_sqlite() -> None:
 
 
 def _uri(path: Path, *parameters: str) -> str:
-    return f"file:{percent_encoded(str(path.absolute()))}?{'&'.join(parameters)}"
+    return f"file:{percent_encoded(os.fsencode(path.absolute()))}?{'&'.join(parameters)}"
+
+
+def require_database(path: Path, *, seconds: float = 1.0) -> None:
+    """Refuse what is no whole SQLite database, by its header and size alone: harmless beside the application.
+
+    Args:
+        seconds: How long a file that seems to end too early is looked at again: a commit writes its header before its end.
+
+    Raises:
+        CannotCheck: When the file is missing, empty, truncated, encrypted, not a database or unreadable.
+    """
+    deadline = time.monotonic() + seconds
+    while truncated := _truncation(path, _header(path)):
+        if time.monotonic() > deadline:
+            raise truncated
+        time.sleep(_CLOCK_TICK)
 
 
 def _header(path: Path) -> bytes:
@@ -92,9 +113,9 @@ def _header(path: Path) -> bytes:
     try:
         found = path.stat()
         if stat.S_ISDIR(found.st_mode):
-            raise CannotCheck("this is a directory", where=str(path), expected="an SQLite file")
+            raise CannotCheck("this is a directory", where=str(path), expected="an SQLite file", do=_NAME_IT)
         if not stat.S_ISREG(found.st_mode):
-            raise CannotCheck("this is not a regular file", where=str(path), expected="an SQLite file")
+            raise CannotCheck("this is not a regular file", where=str(path), expected="an SQLite file", do=_NAME_IT)
         with path.open("rb") as file:
             header = file.read(HEADER_BYTES)
     except FileNotFoundError:
@@ -116,7 +137,10 @@ def _header(path: Path) -> bytes:
     if not header.startswith(MAGIC):
         raise _not_a_database(path, header, found.st_size)
     if len(header) < HEADER_BYTES:
-        raise CannotCheck("the file is truncated", where=str(path), found=f"{len(header)} bytes")
+        expected = f"a header of {HEADER_BYTES} bytes"
+        raise CannotCheck(
+            "the file is truncated", where=str(path), expected=expected, found=f"{len(header)} bytes", do=_COPY_AGAIN
+        )
     return header
 
 
@@ -133,23 +157,28 @@ def _not_a_database(path: Path, header: bytes, size: int) -> CannotCheck:
             do="Decrypt it with the application's own tool first (SQLCipher, SEE).",
         )
     return CannotCheck(
-        "the file is not an SQLite database", where=str(path), expected="a header that says 'SQLite format 3'"
+        "the file is not an SQLite database",
+        where=str(path),
+        expected="a header that says 'SQLite format 3'",
+        do=_NAME_IT,
     )
 
 
-def _refuse_truncated(path: Path, header: bytes) -> None:
+def _truncation(path: Path, header: bytes) -> CannotCheck | None:
+    """What to say of a file that ends before its header says."""
     page = int.from_bytes(header[16:18], "big")
     pages, counter, valid_for = (int.from_bytes(header[at : at + 4], "big") for at in (28, 24, 92))
     expected = pages * (65536 if page == 1 else page)
     size = path.stat().st_size
-    if pages and counter == valid_for and size < expected:
-        raise CannotCheck(
-            "the file is truncated",
-            where=str(path),
-            expected=f"{expected} bytes ({pages} pages)",
-            found=f"{size} bytes",
-            do="Copy it again; an interrupted copy or a full disk does this.",
-        )
+    if not pages or counter != valid_for or size >= expected:
+        return None
+    return CannotCheck(
+        "the file is truncated",
+        where=str(path),
+        expected=f"{expected} bytes ({pages} pages)",
+        found=f"{size} bytes",
+        do=_COPY_AGAIN,
+    )
 
 
 def _refuse_unread_logs(path: Path) -> None:
@@ -174,7 +203,16 @@ def _has_content(log: Path) -> bool:
     except FileNotFoundError:
         return False
     except OSError as error:
-        raise CannotCheck("the log cannot be read", where=str(log), found=error.strerror or "") from None
+        raise _unreadable_log(log, error) from None
+
+
+def _unreadable_log(log: Path, error: OSError) -> CannotCheck:
+    return CannotCheck(
+        "a log beside the database cannot be read, and it may hold the last commits",
+        where=str(log),
+        found=error.strerror or type(error).__name__,
+        do="Let the user that reads the database read its -wal and -journal too.",
+    )
 
 
 @contextlib.contextmanager
@@ -188,7 +226,7 @@ def _explained(path: Path) -> Iterator[None]:
 
 def explain(error: apsw.Error, where: str) -> CutoverError:
     """What an error of SQLite means for the reader of ``where``."""
-    found = str(error)
+    found = str(error) if str(error) != "not an error" else ""  # of some faults SQLite keeps no words
     if isinstance(error, apsw.NotADBError):
         return CannotCheck(
             "the file is not an SQLite database, or it is encrypted",
@@ -197,12 +235,7 @@ def explain(error: apsw.Error, where: str) -> CutoverError:
             do="If the application encrypts it, decrypt it with the application's own tool first.",
         )
     if isinstance(error, apsw.CorruptError):
-        return CannotCheck(
-            "the database is damaged",
-            where=where,
-            found=found,
-            do="Repair the source first, e.g. with sqlite3's .recover into a new file.",
-        )
+        return CannotCheck(_DAMAGED, where=where, found=found, do=_REPAIR)
     if isinstance(error, apsw.BusyError | apsw.LockedError):
         return Unreachable("the database is locked", where=where, found=found, do="Try again when the writer is done.")
     if isinstance(error, apsw.FullError):
@@ -243,13 +276,19 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
         to.parent.mkdir(parents=True, exist_ok=True)
         scratch = Path(tempfile.mkdtemp(prefix=f".{to.name}.", dir=to.parent))
         whole = scratch / "clone"
-        _clone_into(live, header, whole, scratch, deadline)
+        try:
+            _clone_into(live, header, whole, scratch, deadline)
+        except CannotCheck:
+            # SQLite says of a truncated file no more than that it is damaged.
+            if truncated := _truncation(live, header):
+                raise truncated from None
+            raise
         descriptor = os.open(whole, os.O_RDWR)
         try:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        for suffix in SIDE_FILES:  # a log of an earlier database beside the new one would become a part of it
+        for suffix in files.SIDE_FILES:  # a log of an earlier database beside the new one would become a part of it
             to.with_name(to.name + suffix).unlink(missing_ok=True)
         whole.replace(to)
         sync_folder(to.parent)
@@ -266,8 +305,8 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
 
 
 def _clone_into(live: Path, header: bytes, whole: Path, scratch: Path, deadline: float) -> None:
-    wal_mode = header[18] == 2 or header[19] == 2
     wal, shm = (live.with_name(live.name + suffix).exists() for suffix in ("-wal", "-shm"))
+    wal_mode = wal or header[18] == 2 or header[19] == 2  # SQLite reads a log that lies there, whatever the header says
     if wal_mode and not (wal and shm):
         # Nobody has it open. Opening it as one should would make -wal and -shm beside it, owned by this user, and the
         # application could not write them.
@@ -292,8 +331,7 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
                 there = copy.with_name(copy.name + name.name.removeprefix(live.name))
                 there.unlink(missing_ok=True)
                 if name in before:
-                    with contextlib.suppress(FileNotFoundError):
-                        shutil.copyfile(name, there)
+                    _copy_file(name, there)
             if _stamps(names) == before:
                 break
         if time.monotonic() > deadline:
@@ -305,6 +343,16 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
         time.sleep(_CLOCK_TICK)
     with _explained(live):
         _in_one_step(_uri(copy, "mode=rw"), whole, deadline, where=str(live), writable=True)
+
+
+def _copy_file(name: Path, there: Path) -> None:
+    """Copy a database or its log. One that is gone by now is left out: the stamps tell."""
+    with contextlib.suppress(FileNotFoundError):
+        try:
+            name.open("rb").close()
+        except PermissionError as error:
+            raise _unreadable_log(name, error) from None
+        shutil.copyfile(name, there)
 
 
 def _stamps(names: Iterable[Path]) -> dict[Path, tuple[int, int, int]]:
@@ -367,6 +415,35 @@ def _leave_wal_mode(clone: Path) -> None:
 
 
 # --- soundness ----------------------------------------------------------------------------------------------------------
+
+
+def sound_clone(live: Path, to: Path) -> None:
+    """``clone`` where there is room for it, and SQLite's integrity check of the clone.
+
+    Raises:
+        CannotCheck: When the database is damaged.
+        Refused: When there is not enough free disk.
+        The errors of ``clone``. All of them name the live file, not the clone.
+    """
+    with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
+        files.require_space({to.parent: live.stat().st_size})
+    try:
+        clone(live, to)
+        if faults := integrity(to):
+            raise CannotCheck(
+                _DAMAGED,
+                expected="PRAGMA integrity_check: ok",
+                found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
+                do=_REPAIR,
+            )
+    except CutoverError as error:
+        if error.where in ("", str(to)):
+            error.where = str(live)
+        if error.message == _DAMAGED:
+            logs = (live.with_name(f"{live.name}{suffix}") for suffix in ("-wal", "-journal"))
+            if beside := " and ".join(log.name for log in logs if _has_content(log)):
+                error.do = f"First find out whether {beside} belongs to this file: another one's does this. {error.do}"
+        raise
 
 
 def integrity(path: Path) -> list[str]:

@@ -6,14 +6,23 @@ Everything here reads a snapshot that ``open_snapshot`` gave; the live file itse
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import apsw
 
 from include.cutover.errors import CannotCheck
-from include.cutover.snapshots import clone, explain, integrity, open_snapshot, snapshot
+from include.cutover.snapshots import (
+    clone,
+    explain,
+    integrity,
+    open_snapshot,
+    require_database,
+    snapshot,
+    sound_clone,
+)
 
 __all__ = [
     "KeyColumn",
@@ -26,13 +35,17 @@ __all__ = [
     "explain",
     "integrity",
     "key_text",
+    "named_by",
     "open_snapshot",
     "orphans",
     "quote",
+    "require_application",
+    "require_database",
     "schema_fingerprint",
     "schema_objects",
     "shape",
     "snapshot",
+    "sound_clone",
     "sqlite_sequence",
     "tables",
 ]
@@ -106,6 +119,31 @@ def tables(conn: apsw.Connection) -> list[str]:
     """The application's tables by name; virtual ones too, but not SQLite's own and not a virtual table's shadows."""
     rows = conn.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')")
     return sorted(name for (name,) in rows if not name.lower().startswith("sqlite_"))
+
+
+def require_application(found: Sequence[str], wanted: Collection[str], plan: str, snapshot: Path) -> None:
+    """Refuse a source that is of another application than the plan, or of none.
+
+    Args:
+        found: The source's tables.
+        wanted: The plan's.
+        plan: Its name.
+
+    Raises:
+        CannotCheck: When they have no table in common.
+    """
+    if not found:
+        raise CannotCheck(
+            "the source has no tables", where=str(snapshot), do="Check the path: this may be a new, empty database."
+        )
+    if not set(found) & set(wanted):
+        raise CannotCheck(
+            "the plan is for another application",
+            where=f"plan {plan}",
+            expected=f"some of its {len(wanted)} tables in the source",
+            found=f"none; the source has {', '.join(found[:5])}{', …' if len(found) > 5 else ''}",
+            do="Name the plan of this application.",
+        )
 
 
 def columns(conn: apsw.Connection, table: str) -> list[SourceColumn]:
@@ -199,7 +237,11 @@ def _statements(conn: apsw.Connection) -> list[tuple[str, str, str]]:
 
 
 def orphans(
-    conn: apsw.Connection, fk: Reference, column_types: Mapping[str, Mapping[str, str]], limit: int = 20
+    conn: apsw.Connection,
+    fk: Reference,
+    column_types: Mapping[str, Mapping[str, str]],
+    limit: int = 20,
+    secret: Collection[str] = (),
 ) -> tuple[int, list[str]]:
     """Rows whose reference leads nowhere.
 
@@ -210,6 +252,7 @@ def orphans(
     Args:
         column_types: Target type of each column, per table.
         limit: How many keys to return at most.
+        secret: Columns of the referring table whose content is never shown.
 
     Returns:
         The number of orphans, and the keys of the first of them, e.g. ``id=5``.
@@ -235,11 +278,23 @@ def orphans(
     count = int(conn.execute(f"SELECT count(*) {orphaned}").get)
     if not count:
         return 0, []
-    found = shape(conn, fk.table)
-    names = found.key or (("rowid",) if found.rowid else fk.columns)
-    cells = [quote(name) for name in found.key] or ([found.rowid] if found.rowid else [quote(name) for name in fk.columns])
-    rows = conn.execute(f"SELECT {', '.join(_readable(str(cell)) for cell in cells)} {orphaned} LIMIT ?", (limit,))
-    return count, [key_text(names, row) for row in rows]
+    names, cells = named_by(shape(conn, fk.table), secret)
+    if not cells:
+        names = tuple(name for name in fk.columns if name not in secret)
+        cells = tuple(quote(name) for name in names) or ("'…'",)
+    rows = conn.execute(f"SELECT {', '.join(_readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
+    return count, [key_text(names or ("key",), row) for row in rows]
+
+
+def named_by(shape: Shape, secret: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What rows are named by to a person, and the SQL for it: the key, else the rowid; nothing where there is neither.
+
+    Args:
+        secret: Columns whose content is never shown, nor a key that holds one.
+    """
+    if shape.key and not set(shape.key) & set(secret):
+        return shape.key, tuple(quote(name) for name in shape.key)
+    return (("rowid",), (shape.rowid,)) if shape.rowid else ((), ())
 
 
 def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) -> None:

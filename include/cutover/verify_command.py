@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
-import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -84,7 +84,8 @@ class Verification:
     @property
     def complete(self) -> bool:
         """Whether everything could be looked at."""
-        return bool(self.counts) and "unknown" not in self.outcomes and not any(result.problem for result in self.content)
+        open_questions = any(result.problem or result.faults for result in self.content)
+        return bool(self.counts) and "unknown" not in self.outcomes and not open_questions
 
 
 def run(
@@ -113,7 +114,8 @@ def run(
 
     Returns:
         The exit status. 0: everything was compared and is equal, or differs and nobody asked to fail. 1: something
-        differs, with ``fail_on_mismatch``. 2: something could not be compared, and no difference gave 1.
+        differs, with ``fail_on_mismatch``. 2: something could not be compared, such as a table or column that one side has
+        not, and no difference gave 1.
     """
     out, err = out or sys.stdout, err or sys.stderr
     try:
@@ -147,9 +149,10 @@ def verify(
         )
     wanted = [table for table in plan.tables if table in tables or not tables]
     secret = {name: table.secret for name, table in plan.tables.items()}
-    with catalog.session(conninfo, plan.target_schema):
-        pass  # says at once when the target does not answer, before the source is cloned
+    _require_target(plan, conninfo)  # before the source is cloned
     with _snapshot(plan, file, conninfo) as snapshot:
+        with source.snapshot(snapshot.file) as reading:
+            source.require_application(source.tables(reading), plan.tables, plan.name, file)
         if counts_only:
             return Verification(plan.name, snapshot.told, _counts(plan, snapshot, conninfo, wanted))
         compared = content.compare(
@@ -163,11 +166,26 @@ def verify(
             sql_folder=plan.sql_folder,
         )
         checks = [] if tables else _strangers(plan, snapshot, conninfo)
+        own = _rows(snapshot, [result.table for result in compared if result.source_rows is None])
         with source.snapshot(snapshot.file) as reading:
             given = {table: last for table, last in source.sqlite_sequence(reading).items() if table in wanted}
-    counts = [_count(result) for result in compared]
+    counts = [_count(result, own.get(result.table, 0)) for result in compared]
     checks += _checks(plan, conninfo, wanted, given, secret)
     return Verification(plan.name, snapshot.told, counts, compared, checks)
+
+
+def _require_target(plan: Plan, conninfo: str) -> None:
+    with catalog.session(conninfo, plan.target_schema) as connection:
+        found = catalog.tables(connection, plan.target_schema)
+        database = connection.info.dbname
+    if not set(found) & set(plan.tables):
+        raise CannotCheck(
+            "the target has no table of the plan",
+            where=f"database {database}, schema {plan.target_schema}",
+            expected=f"the plan's {len(plan.tables)} tables",
+            found=f"{', '.join(found[:5])}{', …' if len(found) > 5 else ''}" or "no table at all",
+            do="Name the database that the cutover wrote to.",
+        )
 
 
 # --- the source ---------------------------------------------------------------------------------------------------------
@@ -175,11 +193,11 @@ def verify(
 
 @contextlib.contextmanager
 def _snapshot(plan: Plan, file: Path, conninfo: str) -> Iterator[Snapshot]:
-    with tempfile.TemporaryDirectory(prefix="cutover-verify-") as scratch:
-        snapshot = _backup(file) or _clone(file, Path(scratch) / "clone.db")
+    with files.scratch("verify") as scratch:
+        snapshot = _backup(file) or _clone(file, scratch / "clone.db")
         if any(table.columns or table.foreign_keys for table in plan.tables.values()):
             planned = target.planned_schema(conninfo, plan.sql_folder)
-            decided = decisions.apply(snapshot.file, Path(scratch) / "decided.db", plan, planned)
+            decided = decisions.apply(snapshot.file, scratch / "decided.db", plan, planned)
             if decided.made:
                 snapshot = Snapshot(decided.file, decided.sha256, None, f"{snapshot.told}, with the plan's decisions")
         yield snapshot
@@ -188,7 +206,7 @@ def _snapshot(plan: Plan, file: Path, conninfo: str) -> Iterator[Snapshot]:
 def _backup(file: Path) -> Snapshot | None:
     """The file itself when it is a backup with its manifest beside it, and is whole."""
     path = file.with_name(f"{file.name}.manifest.json")
-    if not path.exists():
+    if not os.path.exists(path):  # noqa: PTH110  where the folder is closed, the file itself says so
         return None
     try:
         manifest = backup.load(path)
@@ -207,53 +225,47 @@ def _backup(file: Path) -> Snapshot | None:
 
 
 def _clone(file: Path, to: Path) -> Snapshot:
-    with contextlib.suppress(OSError):  # what is wrong with the file, the clone says
-        files.require_space({to.parent: file.stat().st_size})
-    source.clone(file, to)
-    faults = source.integrity(to)
-    if faults:
-        raise CannotCheck(
-            "the database is damaged",
-            where=str(file),
-            expected="PRAGMA integrity_check: ok",
-            found=f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {' '.join(faults[0].split())}",
-        )
+    source.sound_clone(file, to)
     return Snapshot(to, "", None, f"{file.name} as it was a moment ago")
 
 
 # --- what is looked at --------------------------------------------------------------------------------------------------
 
 
-def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]) -> list[Reconciliation]:
-    """Rows of both sides. A table that only reference data fills is held against what that data brings."""
+def _rows(snapshot: Snapshot, tables: Sequence[str]) -> dict[str, int]:
+    """Rows of those of the tables that the source has."""
     with source.snapshot(snapshot.file) as reading:
         here = set(source.tables(reading))
-        own = source.counts(reading, [table for table in tables if table in here])
+        return source.counts(reading, [table for table in tables if table in here])
+
+
+def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]) -> list[Reconciliation]:
+    """Rows of both sides. A table that only reference data fills is held against what that data brings."""
+    own = _rows(snapshot, tables)
     found = verification.count_checks(
         conninfo, plan.target_schema, {table: ExpectedCount(own.get(table, 0)) for table in tables}
     )
-    empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in here]
+    empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in own]
     brought = {}
     if empty:
         compared = content.compare(snapshot.file, conninfo, plan.target_schema, empty, sql_folder=plan.sql_folder)
-        brought = {result.table: _count(result) for result in compared if result.origin == REFERENCE_DATA}
-    missing = [
-        Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in here
-    ]
-    return [brought.get(row.table, row) for row in found if row.table in here] + missing
+        brought = {result.table: _count(result, 0) for result in compared if result.origin == REFERENCE_DATA}
+    missing = [Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in own]
+    return [brought.get(row.table, row) for row in found if row.table in own] + missing
 
 
-def _count(result: TableResult) -> Reconciliation:
+def _count(result: TableResult, own: int) -> Reconciliation:
+    """The counts of a comparison; ``own`` are the snapshot's rows, also where nothing could be compared."""
     problem = result.problem or "; ".join(result.faults)
     if result.source_rows is None:
-        return Reconciliation(result.table, 0, None, result.origin, problem or "it was not counted")
+        return Reconciliation(result.table, own, None, result.origin, problem or "it was not counted")
     return Reconciliation(result.table, result.source_rows, result.target_rows, result.origin, problem)
 
 
 def _strangers(plan: Plan, snapshot: Snapshot, conninfo: str) -> list[Check]:
     """Tables that the plan does not know."""
     with source.snapshot(snapshot.file) as reading:
-        here = sorted(set(source.tables(reading)) - set(plan.tables))
+        here = sorted(set(source.tables(reading)) - set(plan.tables) - set(plan.ignored_tables))
     with catalog.session(conninfo, plan.target_schema) as connection:
         there = sorted(set(catalog.tables(connection, plan.target_schema)) - set(plan.tables))
     do = "Put the table into the plan and its SQL: nothing of it was carried over." if here else ""
@@ -325,7 +337,7 @@ def _as_json(found: Verification) -> str:
         "content": tables,
         "checks": [check.as_dict() for check in found.checks],
     }
-    return json.dumps(fields, ensure_ascii=False, indent=2) + "\n"
+    return json.dumps(fields, indent=2) + "\n"
 
 
 def _told(found: Verification, *, counts_only: bool) -> str:

@@ -7,7 +7,6 @@ import hashlib
 import io
 import json
 import os
-import secrets
 import signal
 import subprocess
 import sys
@@ -20,12 +19,11 @@ import psycopg
 import pytest
 
 from examples.ward_ops.generate import generate
-from include.cutover import assess_command, assessment_target
+from include.cutover import assess_command
 from include.cutover.assessment import Assessment
-from include.cutover.embedded import Cluster, free_port
+from include.cutover.embedded import Cluster
 from include.cutover.plan import ROOT
-
-NOBODY = 65534
+from tests.assessing import as_somebody_else
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -48,9 +46,9 @@ def conninfo(cluster: Cluster) -> str:
 def run(conninfo: str) -> Run:
     """The command against the tests' server: exit status, what it told, what kept it from assessing."""
 
-    def told(file: Path, plan: str = "ward_ops", target: str = conninfo, **options: object) -> tuple[int, str, str]:
+    def told(file: Path, **options: object) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
-        status = assess_command.run(plan, file, target=target, out=out, err=err, **options)  # type: ignore[arg-type]
+        status = assess_command.run("ward_ops", file, target=conninfo, out=out, err=err, **options)  # type: ignore[arg-type]
         return status, out.getvalue(), err.getvalue()
 
     return told
@@ -117,7 +115,7 @@ def test_without_a_target_it_brings_its_own_and_takes_it_away(ward_ops: Path, tm
 def test_ended_by_a_signal_it_leaves_nothing(ward_ops: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from include.cutover import assess_command, assessment;"
-        "assess_command.assess = lambda *a, **k: (print('assessing', flush=True), __import__('time').sleep(60));"
+        "assess_command.assess_decided = lambda *a, **k: (print('assessing', flush=True), __import__('time').sleep(60));"
         "sys.exit(assess_command.run('ward_ops', Path(sys.argv[1])))"
     )
     scratch = tmp_path / "scratch"
@@ -157,23 +155,6 @@ def test_beside_a_live_wal_database(run: Run, writer: tuple[Path, apsw.Connectio
     assert run(path)[0] == 0
 
 
-@contextlib.contextmanager
-def as_somebody_else() -> Iterator[Path]:
-    """A scratch folder, and rights that reach no further: root gives up being root for a moment."""
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        before, scratch = os.geteuid(), tempfile.tempdir
-        if before == 0:
-            os.chown(folder, NOBODY, NOBODY)
-            os.seteuid(NOBODY)
-        tempfile.tempdir = name
-        try:
-            yield folder
-        finally:
-            tempfile.tempdir = scratch
-            os.seteuid(before)
-
-
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
 def test_on_media_that_cannot_be_written(run: Run, mode: str) -> None:
     with tempfile.TemporaryDirectory() as name:
@@ -194,98 +175,6 @@ def test_on_media_that_cannot_be_written(run: Run, mode: str) -> None:
             status, told, err = run(path)
         assert (status, err) == (1, "") and "users_role_check" in told
         assert digests(path) == before
-
-
-# --- what cannot be assessed ----------------------------------------------------------------------------------------------
-
-
-def damage(path: Path, kind: str) -> None:
-    data = bytearray(path.read_bytes())
-    if kind == "zero bytes":
-        data = bytearray()
-    elif kind == "truncated":
-        data = data[: len(data) // 2 // 4096 * 4096]
-    elif kind == "encrypted":
-        data = bytearray(os.urandom(len(data)))
-    elif kind == "not a database":
-        data = bytearray(b"PK\3\4 this is something else\n" * 100)
-    elif kind == "a corrupted page":
-        data[10 * 4096 : 11 * 4096] = bytes(4096)
-    elif kind == "a corrupted schema":
-        data[100:4096] = b"\xff" * 3996
-    path.write_bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("kind", "says"),
-    [
-        ("zero bytes", "the file has zero bytes"),
-        ("truncated", "the file is truncated"),
-        ("encrypted", "it is encrypted"),
-        ("not a database", "the file is not an SQLite database"),
-        ("a corrupted page", "the database is damaged"),
-        ("a corrupted schema", "the database is damaged"),
-    ],
-)
-def test_what_is_no_source_is_told_in_one_sentence(
-    run: Run, ward_ops: Path, tmp_path: Path, conninfo: str, kind: str, says: str
-) -> None:
-    path = tmp_path / "bad" / "s.db"
-    path.parent.mkdir()
-    path.write_bytes(ward_ops.read_bytes())
-    damage(path, kind)
-    before, target_before = digests(path), tables_of(conninfo)
-    status, told, err = run(path)
-    assert (status, told) == (2, "")
-    assert err.startswith("cutover: ") and says in err and err.count("\n") == 1 and str(path) in err
-    assert digests(path) == before and tables_of(conninfo) == target_before
-
-
-@pytest.mark.parametrize("kind", ["missing", "a folder"])
-def test_a_path_that_leads_nowhere(run: Run, tmp_path: Path, kind: str) -> None:
-    path = tmp_path / "s.db"
-    if kind == "a folder":
-        path.mkdir()
-    status, told, err = run(path)
-    assert (status, told) == (2, "") and err.count("\n") == 1 and str(path) in err
-
-
-def test_a_plan_that_is_not_there_or_of_another_application(run: Run, ward_ops: Path, tmp_path: Path) -> None:
-    status, told, err = run(ward_ops, plan="nothing")
-    assert (status, told) == (2, "") and "there is no plan nothing" in err
-    other = tmp_path / "music.db"
-    with contextlib.closing(apsw.Connection(str(other))) as connection:
-        connection.execute("CREATE TABLE songs (id INTEGER)")
-    status, told, err = run(other)
-    assert (status, told) == (2, "") and "the plan is for another application" in err and "songs" in err
-
-
-def test_a_target_that_is_too_old(run: Run, ward_ops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assessment_target, "OLDEST_VERSION", 990000)
-    status, told, err = run(ward_ops)
-    assert (status, told) == (2, "")
-    assert "the target is too old" in err and "PostgreSQL 99 or newer" in err and err.count("\n") == 1
-
-
-def test_a_target_without_rights(run: Run, ward_ops: Path, conninfo: str) -> None:
-    role = f"looker_{secrets.token_hex(6)}"
-    with psycopg.connect(conninfo, autocommit=True) as connection:
-        connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'hunter2'")
-    try:
-        target = psycopg.conninfo.make_conninfo(conninfo, user=role, password="hunter2")
-        status, told, err = run(ward_ops, target=target)
-    finally:
-        with psycopg.connect(conninfo, autocommit=True) as connection:
-            connection.execute(f"DROP ROLE {role}")
-    assert (status, told) == (2, "") and "may not do this" in err and "hunter2" not in err
-
-
-@pytest.mark.parametrize(
-    "target", ["postgresql://ward:hunter2@127.0.0.1:{port}/x", "postgres ward:hunter2@", "mysql://a:hunter2@b/c"]
-)
-def test_a_target_that_is_none(run: Run, ward_ops: Path, target: str) -> None:
-    status, told, err = run(ward_ops, target=target.format(port=free_port()))
-    assert (status, told) == (2, "") and err.count("\n") == 1 and "hunter2" not in err
 
 
 # --- the report -----------------------------------------------------------------------------------------------------------

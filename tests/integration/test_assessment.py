@@ -212,6 +212,45 @@ def test_carrying_the_decision_out_leaves_nothing_to_find(measure: Target, tmp_p
     assert telling(assess(made.file, plan_of({table: None}), measure), but=QUIET) == []
 
 
+@pytest.mark.parametrize(
+    ("declared", "kind", "value"),
+    [
+        ("DATETIME NOT NULL", "timestamptz", ""),  # the source's NOT NULL would refuse it
+        ("REAL", "boolean", 1),  # such a column keeps no integers
+        ("TEXT", "timestamptz", Raw(b"caf\xe9")),  # no encoding makes a date of it
+        ("TEXT", "bytea", "a\0b"),
+        ("TEXT", "integer", "5\0"),
+        ("DATETIME", "date", 1760083739),  # it would lose its hours
+        ("TEXT", "timestamptz", "1760083739.1234567"),
+        ("BOOLEAN", "boolean", "x" * 100),  # nobody could write it into a plan
+        ("BOOLEAN", "boolean", "token=abc"),
+    ],
+)
+def test_no_line_is_printed_that_would_not_help(trial: Trial, tmp_path: Path, declared: str, kind: str, value: Any) -> None:
+    table = trial.tables[kind]
+    path = source_of(tmp_path / "s.db", f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, v {declared})")
+    insert(path, table, [(1, value)])
+    (finding,) = assess(path, plan_of({table: None}), trial.target).blocks
+    assert finding.decide == ""
+
+
+def test_no_line_is_printed_for_a_key_that_no_decision_changes(trial: Trial, tmp_path: Path) -> None:
+    table = trial.tables["text"]
+    path = source_of(tmp_path / "s.db", f"CREATE TABLE {table} (id INTEGER, v TEXT PRIMARY KEY) WITHOUT ROWID")
+    insert(path, table, [(1, "a\0b")])
+    (finding,) = assess(path, plan_of({table: None}), trial.target).blocks
+    assert (finding.code, finding.decide) == ("nul_in_text", "")
+
+
+def test_the_lines_for_a_boolean_say_when_they_are_not_all(trial: Trial, tmp_path: Path) -> None:
+    table = trial.tables["boolean"]
+    path = source_of(tmp_path / "s.db", f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, v BOOLEAN)")
+    insert(path, table, [(number, f"w{number}") for number in range(20)])
+    plain, secret = (assess(path, plan_of({table: {"secret": names}}), trial.target).blocks[0] for names in ([], ["v"]))
+    assert plain.decide.startswith("# as the application means them; there are more values") and "w11: true" in plain.decide
+    assert "the value: true" in secret.decide and "w1" not in str(secret.as_dict())
+
+
 @pytest.mark.parametrize("wrong", [{"encoding": "ascii"}, {"datetime": "iso"}, {"boolean": {"no": False}}])
 def test_a_decision_that_does_not_fit_the_value_leaves_it_blocking(
     measure: Target, tmp_path: Path, wrong: dict[str, Any]

@@ -376,6 +376,32 @@ def test_bytes_that_are_not_utf8_are_named_with_their_key(bench: Bench) -> None:
         bench.copy(run_id="run", chunk_rows=10)
 
 
+@pytest.mark.parametrize(
+    ("declared", "secret", "key"),
+    [
+        ("token TEXT PRIMARY KEY, v", ["token"], "rowid=2"),
+        ("token TEXT, v, PRIMARY KEY (token, v)", ["token"], "rowid=2"),
+        ("token TEXT PRIMARY KEY, v", [], f"token={SECRET}"),
+    ],
+)
+@pytest.mark.parametrize("value", [7, "{"])  # refused here, and by PostgreSQL
+def test_a_key_that_is_secret_is_not_named(bench: Bench, declared: str, secret: list[str], key: str, value: Any) -> None:
+    bench.source(f"CREATE TABLE t({declared})")
+    bench.insert("t", [("fine", "[1]"), (SECRET, value)])
+    bench.target("CREATE TABLE t(token text, v jsonb)")
+    with pytest.raises(WrongData) as caught:
+        bench.copy(secret=secret)
+    assert caught.value.where == f"table t, column v, key {key}"
+    assert not secret or SECRET not in str(caught.value)
+
+
+def test_a_key_that_is_null_is_named_by_its_row(bench: Bench) -> None:
+    bench.source("CREATE TABLE t(id TEXT PRIMARY KEY, v TEXT)", "INSERT INTO t VALUES ('a', 'b'), (NULL, 'c')")
+    bench.target("CREATE TABLE t(id text PRIMARY KEY, v text)")
+    with pytest.raises(WrongData, match=r"table t, column id, key rowid=2.*found NULL"):
+        bench.copy()
+
+
 def test_the_servers_own_objection_is_told_with_key_and_constraint(bench: Bench) -> None:
     bench.source("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT)")
     bench.insert("t", [(number, f"{SECRET}{number % 1500}") for number in range(1, 1601)])

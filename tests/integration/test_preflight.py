@@ -20,12 +20,14 @@ import psycopg
 import pytest
 
 from include.cutover import fence, preflight, source
+from include.cutover.assessment_target import read_target
 from include.cutover.catalog import Column, ForeignKey
 from include.cutover.checks import Check
 from include.cutover.embedded import Cluster, binaries, free_port
-from include.cutover.errors import CannotCheck
+from include.cutover.errors import CannotCheck, Refused
 from include.cutover.plan import ROOT, CommandControl, Plan, Service, SmokeTests
 from include.cutover.target import PlannedSchema
+from tests.assessing import sql_folder
 
 MEGABYTE = 1 << 20
 
@@ -165,6 +167,8 @@ def test_a_standby_fails(cluster: Cluster, plan: Plan, tmp_path: Path) -> None:
     standby.start({"hot_standby": "on", "max_prepared_transactions": "5"})
     try:
         found = bad(check_target(standby.conninfo(), plan))
+        with pytest.raises(Refused, match=r"the target takes no writes.*Name the primary server"):
+            read_target(standby.conninfo(), sql_folder(tmp_path / "sql", "CREATE TABLE devices (id int)"))
     finally:
         standby.stop()
     assert found["target_writable"] == "a standby"

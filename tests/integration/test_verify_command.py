@@ -5,7 +5,11 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +20,8 @@ import psycopg
 import pytest
 
 from include.cutover import backup, content, content_stage, digests, fence, finishing, structure, verify_command
-from include.cutover.embedded import Cluster
-from tests.loaded import SCHEMA, Loaded, ward_ops
+from include.cutover.embedded import Cluster, free_port
+from tests.loaded import SCHEMA, Loaded, load, ward_ops
 
 
 @pytest.fixture(scope="module")
@@ -240,6 +244,21 @@ def test_decisions_of_the_plan_are_carried_out_first(ward: Loaded, tmp_path: Pat
         assert "with the plan's decisions" in told.out
 
 
+def test_tables_that_the_plan_leaves_behind_are_no_mismatch(
+    ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(Path("include/plans"), tmp_path / "plans")
+    with (tmp_path / "plans" / "ward_ops.yaml").open("a") as plan:
+        plan.write("ignored_tables: {scratch: space of an importer}\n")
+    monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path / "plans"))
+    more = tmp_path / "more.db"
+    shutil.copy(ward.manifest.file, more)
+    with contextlib.closing(apsw.Connection(str(more))) as connection:
+        connection.execute("CREATE TABLE scratch (id INTEGER)")
+    told = verify(ward, source=more, fail_on_mismatch=True)
+    assert told.status == 0, told.out
+
+
 # --- when it cannot compare ---------------------------------------------------------------------------------------------
 
 
@@ -317,7 +336,88 @@ def test_a_table_that_is_not_in_the_target(ward: Loaded) -> None:
         told = verify(ward, conninfo, fail_on_mismatch=True)
         assert told.status == 1
         assert "DIFFERS  mtr_results: no such table in the target" in told.out
+        # What it holds was not compared, and the rows that are missing are not none.
+        assert verify(ward, conninfo).status == 2
         assert verify(ward, conninfo, counts_only=True).status == 2
+    with ward.spoiled("DROP TABLE users CASCADE") as conninfo:
+        found = next(row for row in verify(ward, conninfo, as_json=True).json["counts"] if row["table"] == "users")
+        assert (found["source_rows"], found["target_rows"]) == (ward.manifest.counts["users"], None)
+        assert found["source_rows"] > 0
+
+
+def test_what_is_of_another_application_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+    other = tmp_path / "other.db"
+    with contextlib.closing(apsw.Connection(str(other))) as connection:
+        connection.execute("CREATE TABLE songs (id INTEGER)")
+    for options in ({}, {"counts_only": True}, {"tables": ["users"]}):
+        assert "the plan is for another application" in not_compared(verify(ward, source=other, **options))
+        told = not_compared(verify(ward, ward.cluster.conninfo(), **options))
+        assert "the target has no table of the plan; expected the plan's 25 tables" in told
+
+
+def test_the_digests_of_another_file_are_not_believed(ward: Loaded, tmp_path: Path) -> None:
+    """Whoever copies a backup may bring the digests of another one along."""
+    assert verify(ward).status == 0  # its own digests are kept now
+    shutil.copy(ward.manifest.file, tmp_path / "changed.db")
+    with contextlib.closing(apsw.Connection(str(tmp_path / "changed.db"))) as connection:
+        connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = 1")
+    other = backup.take(tmp_path / "changed.db", tmp_path / "backups", None, run_id="other", plan=ward.plan.name)
+    shutil.copy(digests.beside(ward.manifest.file), digests.beside(other.file))
+    told = verify(ward, source=other.file, fail_on_mismatch=True)
+    assert told.status == 1 and "users, id=1" in told.out
+    assert json.loads(digests.beside(other.file).read_bytes())["snapshot"] == [other.sha256]
+
+
+def test_a_server_that_dies_in_the_middle(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Half of a comparison is none: neither equal nor different."""
+    cluster = Cluster(tmp_path / "postgres", free_port())
+    cluster.start({"fsync": "off"})
+    try:
+        load(cluster.conninfo(), ward.plan, ward.manifest.file, ward.manifest.sqlite_sequence)
+        assert verify(ward, cluster.conninfo(), fail_on_mismatch=True).status == 0
+        real, asked = digests.of_target, []
+
+        def dying(*arguments: Any) -> Any:
+            asked.append(arguments)
+            if len(asked) == 5:
+                postmaster = cluster.postmaster()
+                assert postmaster is not None
+                os.kill(postmaster, signal.SIGQUIT)
+            return real(*arguments)
+
+        monkeypatch.setattr(digests, "of_target", dying)
+        told = not_compared(verify(ward, cluster.conninfo(), fail_on_mismatch=True))
+        assert "the connection to the target broke" in told or "does not answer" in told
+    finally:
+        cluster.stop(signal.SIGQUIT)
+
+
+def test_a_source_that_is_written_all_the_time(ward: Loaded, tmp_path: Path) -> None:
+    """Each comparison is of one moment: what is wrong is what was written, and no row is half there."""
+    live = tmp_path / "live.db"
+    shutil.copy(ward.manifest.file, live)
+    script = (
+        "import apsw, sys\n"
+        "it = apsw.Connection(sys.argv[1])\n"
+        "it.execute('PRAGMA journal_mode = WAL').fetchall()\n"
+        "print('open', flush=True)\n"
+        "while True:\n"
+        "    it.execute(\"BEGIN; INSERT INTO ping_results (device_ip) VALUES ('a'); INSERT INTO ping_results (device_ip)\"\n"
+        "               \" VALUES ('b'); COMMIT\").fetchall()\n"
+    )
+    writing = subprocess.Popen([sys.executable, "-c", script, str(live)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert writing.stdout is not None
+        assert writing.stdout.readline() == "open\n"
+        found = verify(ward, source=live, as_json=True, fail_on_mismatch=True)
+    finally:
+        writing.kill()
+        writing.wait(30)
+    assert found.status == 1
+    wrong = {table["table"]: table for table in found.json["content"] if table["outcome"] != "passed"}
+    assert set(wrong) == {"ping_results"}
+    pings = wrong["ping_results"]
+    assert (pings["extra"], pings["changed"]) == (0, 0) and pings["missing"] % 2 == 0 and pings["missing"] > 0
 
 
 # --- as stages of Great Expectations ------------------------------------------------------------------------------------

@@ -492,6 +492,13 @@ def test_orphans_of_composite_keys_and_of_tables_without_key(references: apsw.Co
     assert source.orphans(references, key, {}, limit=1) == (2, ["rowid=2"])
 
 
+def test_orphans_of_a_secret_key_are_named_by_their_rows(references: apsw.Connection) -> None:
+    assert source.orphans(references, Key("city", ("region",), "region", ("name",)), {}, secret=("id",)) == (
+        2,
+        ["rowid=2", "rowid=3"],
+    )
+
+
 def test_orphans_of_what_is_not_there_cannot_be_checked(references: apsw.Connection) -> None:
     with pytest.raises(CannotCheck, match="nowhere"):
         source.orphans(references, Key("child", ("a",), "nowhere", ("a",)), {})

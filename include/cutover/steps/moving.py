@@ -157,6 +157,7 @@ def copy(step: Step, *, table: str, stream: int = 0) -> Report:
         chunk_rows=settings.chunk_rows,
         stream=stream,
         streams=settings.streams,
+        secret=settings.secret,
         on_progress=tell,
     )
     rate = result.rows / result.seconds if result.seconds > 0 else 0

@@ -16,6 +16,7 @@ import psycopg
 from include.cutover import (
     after_go_live,
     assessment,
+    assessment_decided,
     assessment_page,
     configuration,
     content_stage,
@@ -262,7 +263,7 @@ def assess_source(step: Step) -> Report:
     What blocks stops the run here, before anything was stopped; the lines to put into the plan are in the report.
     """
     with _clone(step) as clone:
-        found = assessment.assess(
+        found = assessment_decided.assess_decided(
             clone,
             step.plan,
             assessment.read_target(step.target, step.plan.sql_folder),
@@ -324,6 +325,10 @@ def _clone(step: Step) -> Iterator[Path]:
         files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
         source.clone(step.source, scratch / "clone.db")
         yield scratch / "clone.db"
+    except CutoverError as error:
+        if error.where == str(scratch / "clone.db"):  # which is gone when somebody reads this
+            error.where = str(step.source)
+        raise
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
 
