@@ -356,12 +356,13 @@ def _read_back(connection: psycopg.Connection, schema: str, table: str, column: 
 
     Waits a little for the row: some applications commit just after they have answered.
     """
-    query = sql.SQL("SELECT age(xmin) <= age((%s::xid8)::xid) FROM {table} WHERE {column} = %s").format(
-        table=sql.Identifier(schema, table), column=sql.Identifier(column)
+    # Literals, as a % in one of the names would be read as a parameter.
+    query = sql.SQL("SELECT age(xmin) <= age(({before}::xid8)::xid) FROM {table} WHERE {column} = {key}").format(
+        table=sql.Identifier(schema, table), column=sql.Identifier(column), before=sql.Literal(before), key=sql.Literal(key)
     )
     deadline = time.monotonic() + _READ_BACK_SECONDS
     while True:
-        row = connection.execute(query, [before, key]).fetchone()
+        row = connection.execute(query).fetchone()
         if row is not None:
             return bool(row[0])
         if time.monotonic() >= deadline:

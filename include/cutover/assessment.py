@@ -194,12 +194,13 @@ class _TableAssessment:
         found = []
         for check in self._target.checks:
             try:
-                condition, names = translated(check.expression, {name: column.target for name, column in plain.items()})
+                condition = translated(check.expression, {name: column.target for name, column in plain.items()})
             except Untranslatable as why:
                 self._not_assessed(check.name, f"{check.expression}: {why}")
                 continue
             becomes = f"nothing: {check.expression} is false"
-            found.append(RowCheck(check.name, names, f"({condition}) IS NOT FALSE", becomes))
+            holds = " AND ".join(f"({one}) IS NOT FALSE" for one in (condition.sql, *condition.defined))
+            found.append(RowCheck(check.name, condition.columns, holds, becomes))
         for check in self._target.others:
             self._not_assessed(check.name, check.expression)
         return found

@@ -1,9 +1,9 @@
 """Translates conditions of the target's catalog into SQLite, as far as both mean the same by them.
 
 PostgreSQL prints a CHECK or the condition of a partial index in one normal form, fully bracketed and with all casts. Of
-that the common part is understood: comparisons of columns with constants, lists, NULL, AND, OR, NOT, lengths, simple
-arithmetic. Anything else is refused, and the reader is told that it was not tried. Text is compared for equality only: its
-order depends on the target's collation.
+that the common part is understood: comparisons of columns with constants, lists, NULL, AND, OR, NOT, lengths, arithmetic
+with whole numbers. Anything else is refused, and the reader is told that it was not tried. Text is compared for equality
+only: its order depends on the target's collation.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ _NUMBER = re.compile(r"-?\d+(\.\d+)?")
 _WHOLE = frozenset({"smallint", "integer", "bigint"})
 _NUMBERS = frozenset({"numeric", "double precision"})
 _FAMILIES = {"int2": "whole", "int4": "whole", "int8": "whole", "numeric": "number", "float8": "number", "bool": "bool"}
+_BITS = {"int2": 16, "int4": 32, "int8": 64, "smallint": 16, "integer": 32, "bigint": 64}
 
 
 class Untranslatable(Exception):
@@ -41,6 +42,21 @@ class _Term(NamedTuple):
     sql: str
     family: str
     items: tuple[_Term, ...] = ()  # of a list
+    bits: int = 32  # of PostgreSQL's type, where it is whole
+
+
+class Translated(NamedTuple):
+    """An expression for SQLite.
+
+    Attributes:
+        columns: Those that it reads.
+        defined: Conditions without which PostgreSQL has no value for it, but an error: integers that overflow, division by
+            zero. They may be NULL.
+    """
+
+    sql: str
+    columns: tuple[str, ...]
+    defined: tuple[str, ...]
 
 
 def prepare(connection: apsw.Connection) -> None:
@@ -57,8 +73,8 @@ def prepare(connection: apsw.Connection) -> None:
     connection.create_scalar_function(UPPER, upper, 1, deterministic=True)
 
 
-def translated(expression: str, columns: Mapping[str, TargetColumn]) -> tuple[str, tuple[str, ...]]:
-    """The expression for SQLite, and the columns that it reads.
+def translated(expression: str, columns: Mapping[str, TargetColumn]) -> Translated:
+    """The expression for SQLite.
 
     Args:
         expression: As ``pg_get_expr`` or ``pg_get_indexdef`` write it.
@@ -70,7 +86,7 @@ def translated(expression: str, columns: Mapping[str, TargetColumn]) -> tuple[st
     parser = _Parser(expression, columns)
     term = parser.condition()
     parser.end()
-    return term.sql, tuple(sorted(parser.used))
+    return Translated(term.sql, tuple(sorted(parser.used)), tuple(parser.defined))
 
 
 class _Parser:
@@ -79,6 +95,7 @@ class _Parser:
         self._tokens: list[tuple[str, str]] = []
         self._at = 0
         self.used: set[str] = set()
+        self.defined: list[str] = []
         position = 0
         while position < len(expression):
             match = _TOKEN.match(expression, position)
@@ -190,17 +207,24 @@ class _Parser:
         return term
 
     def _arithmetic(self, left: _Term, operator: str, right: _Term) -> _Term:
-        families = {left.family, right.family}
-        if not families <= {"whole", "number"} or (operator == "%" and families != {"whole"}):
+        if {left.family, right.family} != {"whole"}:  # PostgreSQL's numeric is exact, and SQLite's REAL is not
             raise Untranslatable(f"{left.family} {operator} {right.family}")
-        return _Term(f"({left.sql} {operator} {right.sql})", "number" if "number" in families else "whole")
+        if operator == "%":
+            self.defined.append(f"{right.sql} <> 0")
+        return self._within(f"({left.sql} {operator} {right.sql})", max(left.bits, right.bits))
+
+    def _within(self, text: str, bits: int) -> _Term:
+        """A whole number that PostgreSQL computes in a type of so many bits."""
+        self.defined.append(f"{text} BETWEEN {-(2 ** (bits - 1))} AND {2 ** (bits - 1) - 1}")
+        return _Term(text, "whole", bits=bits)
 
     def _signed(self) -> _Term:
         if self._took("-"):
             term = self._signed()
             if term.family not in ("whole", "number"):
                 raise Untranslatable(f"- {term.family}")
-            return _Term(f"(- {term.sql})", term.family)
+            text = f"(- {term.sql})"
+            return self._within(text, term.bits) if term.family == "whole" else _Term(text, term.family)
         return self._postfix()
 
     def _postfix(self) -> _Term:
@@ -229,7 +253,9 @@ class _Parser:
         if name in _WHOLE | _NUMBERS:
             family = "whole" if name in _WHOLE else "number"
             if term.family == "literal" and _NUMBER.fullmatch(term.sql[1:-1]):
-                return self._cast(_Term(term.sql[1:-1], "number" if "." in term.sql else "whole"), name)
+                return self._cast(_number(term.sql[1:-1]), name)
+            if term.family == "whole" and family == "whole":
+                return self._within(term.sql, _BITS[name]) if _BITS[name] < term.bits else term._replace(bits=_BITS[name])
             if term.family == "whole" or (term.family == "number" and family == "number"):
                 return _Term(term.sql, family)
         if term.family == "literal" and any(column.is_enum and column.type == name for column in self._columns.values()):
@@ -253,7 +279,7 @@ class _Parser:
         if kind == "string":
             return _Term(text, "literal")
         if kind == "number":
-            return _Term(text, "number" if "." in text else "whole")
+            return _number(text)
         if kind == "word" and text.upper() in ("TRUE", "FALSE"):
             return _Term(text, "bool")
         if kind == "word" and text.upper() == "NULL":
@@ -269,7 +295,8 @@ class _Parser:
         column = self._columns[name]
         self.used.add(name)
         family = _FAMILIES.get(column.base, "text" if column.base in TEXTS - {"bpchar"} else "other")
-        return _Term(f"(+{quote(name)} COLLATE BINARY)", "enum" if column.is_enum else family)
+        bits = _BITS.get(column.base, 32)
+        return _Term(f"(+{quote(name)} COLLATE BINARY)", "enum" if column.is_enum else family, bits=bits)
 
     def _function(self, name: str) -> _Term:
         if name == "trim":
@@ -291,11 +318,21 @@ class _Parser:
             if name in ("lower", "upper"):
                 ours = LOWER if name == "lower" else UPPER
                 return _Term(f"CASE WHEN {first} IS NOT NULL THEN {ours}(CAST({first} AS BLOB)) END", "text")
-        if name == "abs" and families[0] in ("whole", "number") and len(families) == 1:
-            return _Term(f"abs({first})", families[0])
+        if name == "abs" and families == ["number"]:
+            return _Term(f"abs({first})", "number")
+        if name == "abs" and families == ["whole"]:  # SQLite's own fails for the least integer
+            return self._within(f"(CASE WHEN {first} < 0 THEN - {first} ELSE {first} END)", arguments[0].bits)
         if name == "coalesce" and len(arguments) > 1 and (set(families) <= {"whole", "number"} or len(set(families)) == 1):
-            return _Term(f"coalesce({', '.join(term.sql for term in arguments)})", max(families, key=len))
+            text = f"coalesce({', '.join(term.sql for term in arguments)})"
+            return _Term(text, max(families, key=len), bits=max(term.bits for term in arguments))
         raise Untranslatable(name)
+
+
+def _number(text: str) -> _Term:
+    """A constant; PostgreSQL takes the smallest of integer, bigint and numeric that holds it."""
+    if "." in text or not -(2**63) <= int(text) < 2**63:
+        return _Term(text, "number")
+    return _Term(text, "whole", bits=32 if -(2**31) <= int(text) < 2**31 else 64)
 
 
 def _truth(term: _Term) -> str:

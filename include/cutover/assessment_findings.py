@@ -78,7 +78,7 @@ CODES: Mapping[str, Meaning] = {
     "table_stays_empty": Meaning("A table of the target that the plan does not name: it stays empty"),
     "table_ignored": Meaning("A table that is left behind, as the plan says"),
     "table_virtual": Meaning("A virtual table, whose content lies elsewhere", "Put it under ignored_tables and say why."),
-    "column_unknown": Meaning("A column of the source that the target has not", "Add it to the plan's SQL."),
+    "column_unknown": Meaning("A column of the source that the target has not, or computes", "Add it to the plan's SQL."),
     "column_missing": Meaning("A column of the target that the source has not", "Add it in a later migration."),
     "trigger_in_the_way": Meaning(
         "A trigger of the target that would change or drop rows while they are copied",
@@ -93,7 +93,12 @@ CODES: Mapping[str, Meaning] = {
     # sequences
     "sequence_ahead": Meaning("AUTOINCREMENT is ahead of the greatest key; the target's sequence goes on from there"),
     "sequence_out_of_range": Meaning("The next key is beyond the range of the target's key", "Make the key bigint."),
-    "sequence_missing": Meaning("The source gives keys by itself and the target's column has no sequence"),
+    "sequence_missing": Meaning(
+        "The source gives keys by itself and the target's column has no sequence", "Declare it GENERATED … AS IDENTITY."
+    ),
+    "sequence_unfit": Meaning(
+        "A sequence of the target that cannot be set past the keys", "Let it ascend, on a column of whole numbers."
+    ),
     # what the source has and the target has not, or differently
     "view": Meaning("A view of the source", _SAY),
     "trigger": Meaning("A trigger of the source", _SAY),

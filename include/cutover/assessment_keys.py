@@ -9,7 +9,7 @@ import apsw
 
 from include.cutover import canonical
 from include.cutover.assessment_columns import INTEGERS, AssessedColumn, rowid_alias, type_name
-from include.cutover.assessment_expressions import Untranslatable, translated
+from include.cutover.assessment_expressions import Translated, Untranslatable, translated
 from include.cutover.assessment_findings import KEYS_SHOWN, Finding, Severity, lines
 from include.cutover.assessment_scan import RowNames
 from include.cutover.assessment_target import Index
@@ -54,7 +54,7 @@ def duplicates(
 
 
 def _named(index: Index) -> str:
-    return ", ".join(part.definition for part in index.parts)
+    return ", ".join(part.column or part.definition for part in index.parts)
 
 
 def _held_by_source(conn: apsw.Connection, shape: Shape, columns: Columns, index: Index) -> bool:
@@ -84,15 +84,21 @@ def _parts(index: Index, columns: Columns, encoding: str) -> tuple[list[str], st
         if not part.deterministic:
             raise Untranslatable(f"the collation of {part.definition}")
         if part.column is None:
-            parts.append(translated(part.definition, targets)[0])
+            parts.append(_always(translated(part.definition, targets)))
         elif part.column in columns:
             parts.append(comparable(columns[part.column], encoding))
         else:
             raise Untranslatable(f"the column {part.column}")
     condition = "true"
     if index.predicate is not None:
-        condition = f"({translated(index.predicate, targets)[0]}) IS TRUE"
+        condition = f"({_always(translated(index.predicate, targets))}) IS TRUE"
     return parts, condition
+
+
+def _always(expression: Translated) -> str:
+    if expression.defined:
+        raise Untranslatable("arithmetic that may fail")
+    return expression.sql
 
 
 def comparable(column: AssessedColumn, encoding: str = "utf-8") -> str:

@@ -79,8 +79,9 @@ def column_findings(columns: Sequence[source.SourceColumn], table: TargetTable) 
     names = {column.name for column in columns}
     found = []
     for column in columns:
-        if column.name not in table.columns and not column.generated:
-            value = _spelled(column.name, list(table.columns))
+        there = table.columns.get(column.name)
+        if (there is None or there.generated) and not column.generated:
+            value = _spelled(column.name, list(table.columns)) if there is None else "the target computes it by itself"
             found.append(Finding("column_unknown", "blocks", table.name, column.name, value=value, becomes="left behind"))
     for name, made in table.columns.items():
         if name not in names and not made.generated:
@@ -92,29 +93,55 @@ def column_findings(columns: Sequence[source.SourceColumn], table: TargetTable) 
 
 
 def sequence_findings(conn: apsw.Connection, shapes: Mapping[str, Shape], target: Target) -> list[Finding]:
-    """Keys that the source gives away by itself: how far it is, and whether the target can go on."""
+    """Keys that either side gives away by itself: how far it is, and whether the target can go on."""
     found = []
     given = source.sqlite_sequence(conn)
     for table, shape in shapes.items():
-        column = rowid_alias(conn, shape)
-        made = target.tables[table].columns.get(column or "")
-        if column is None or made is None or made.base not in INTEGERS:
+        made, alias = target.tables[table], rowid_alias(conn, shape)
+        for column in dict.fromkeys([*([alias] if alias in made.columns else []), *made.sequences]):
+            found += _next_key(conn, shape, made, column, given.get(table), is_rowid=column == alias)
+        if alias is None or made.sequences:
             continue
-        greatest = conn.execute(f"SELECT max({shape.rowid}) FROM main.{quote(table)}").get or 0  # noqa: S608
-        at = given.get(table, 0)
-        following = max(greatest, at) + 1
-        if following > INTEGERS[made.base][1] >= greatest:
-            value = f"the next key is {following:,}"
-            found.append(
-                Finding("sequence_out_of_range", "blocks", table, column, value=value, becomes=f"refused by {made.type}")
-            )
-        elif at > greatest:
-            value = f"greatest key {greatest:,}, AUTOINCREMENT at {at:,}"
-            found.append(Finding("sequence_ahead", "note", table, column, value=value, becomes=f"next key {following:,}"))
-        details = target.tables[table].details[column]
-        if column not in target.tables[table].sequences and not details.identity and details.default is None:
-            found.append(Finding("sequence_missing", "note", table, column, becomes="keys come from the application alone"))
+        counted = table in given or _counts_keys(conn, table)
+        if counted or (alias in made.columns and made.details[alias].default is None):
+            becomes = "keys come from the application alone"
+            found.append(Finding("sequence_missing", "blocks" if counted else "note", table, alias, becomes=becomes))
     return found
+
+
+def _next_key(
+    conn: apsw.Connection, shape: Shape, made: TargetTable, column: str, given: int | None, *, is_rowid: bool
+) -> list[Finding]:
+    """What keeps the target from giving the next key of a column."""
+    table, there = shape.table, made.columns[column]
+    largest = made.sequences.get(column, INTEGERS["int8"][1])
+    if column in made.sequences and (largest is None or there.base not in INTEGERS):
+        becomes = f"nothing: it cannot be set past the keys, which are {there.type}"
+        return [Finding("sequence_unfit", "blocks", table, column, becomes=becomes)]
+    if there.base not in INTEGERS or largest is None:
+        return []
+    kept = INTEGERS[there.base][1]
+    greatest = 0
+    if column in {item.name for item in source.columns(conn, table)}:
+        key, rows = quote(column), f"FROM main.{quote(table)}"
+        greatest = conn.execute(f"SELECT max({key}) {rows} WHERE typeof({key}) = 'integer'").get or 0
+    # SQLite counts for the INTEGER PRIMARY KEY; finishing looks for its number at the target's primary key.
+    at = given or 0 if is_rowid or column in made.primary_key or not made.primary_key else 0
+    following = max(greatest, at) + 1
+    if following > min(largest, kept) and greatest <= kept:
+        value = f"the next key is {following:,}"
+        return [Finding("sequence_out_of_range", "blocks", table, column, value=value, becomes=f"refused by {there.type}")]
+    if at > greatest and is_rowid:
+        value = f"greatest key {greatest:,}, AUTOINCREMENT at {at:,}"
+        return [Finding("sequence_ahead", "note", table, column, value=value, becomes=f"next key {following:,}")]
+    return []
+
+
+def _counts_keys(conn: apsw.Connection, table: str) -> bool:
+    """Whether a table is declared AUTOINCREMENT."""
+    create = conn.execute("SELECT sql FROM sqlite_schema WHERE type = 'table' AND name = ?", (table,)).get
+    words = (token.group() for token in _TOKEN.finditer(str(create or "")) if token.lastgroup == "word")
+    return any(word.upper() == "AUTOINCREMENT" for word in words)
 
 
 # --- what is no row -----------------------------------------------------------------------------------------------------

@@ -74,6 +74,7 @@ class TargetTable:
         collations: Of columns whose collation is not the database's.
         checks: CHECK constraints of the table itself.
         others: Constraints that no translation is tried for.
+        sequences: Columns that a sequence fills, with the greatest number that it gives; None where it does not ascend.
     """
 
     name: str
@@ -84,7 +85,7 @@ class TargetTable:
     indexes: tuple[Index, ...]
     checks: tuple[TargetCheck, ...]
     others: tuple[TargetCheck, ...]
-    sequences: Mapping[str, str]
+    sequences: Mapping[str, int | None]
 
     @property
     def primary_key(self) -> tuple[str, ...]:
@@ -160,9 +161,10 @@ def _read(connection: psycopg.Connection, schema: str) -> Target:
     for translatable, name, table, expression in rows(_CHECKS):
         if table in checks:
             (checks if translatable else others)[table].append(TargetCheck(name, table, expression))
-    sequences: dict[str, dict[str, str]] = {table: {} for table in details}
+    largest = {name: most for name, most in rows(_SEQUENCES)}
+    sequences: dict[str, dict[str, int | None]] = {table: {} for table in details}
     for sequence in catalog.sequences(connection, schema):
-        sequences[sequence.table][sequence.column] = sequence.name
+        sequences[sequence.table][sequence.column] = largest[sequence.name]
     tables = {
         table: TargetTable(
             table,
@@ -263,6 +265,14 @@ _CHECKS = """
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = %(schema)s AND part.partdefid = 0 AND part.partstrat <> 'h' AND NOT class.relispartition
     ORDER BY 3, 2
+"""
+
+_SEQUENCES = """
+    SELECT class.relname, CASE WHEN sequence.seqincrement > 0 THEN sequence.seqmax END
+    FROM pg_sequence AS sequence
+    JOIN pg_class AS class ON class.oid = sequence.seqrelid
+    JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = %(schema)s
 """
 
 _VIEWS = """

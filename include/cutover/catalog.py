@@ -54,6 +54,7 @@ class Column:
         default: The default's expression; None where there is none and for generated columns.
         generated: Computed from other columns; cannot be written.
         identity: ``GENERATED … AS IDENTITY``.
+        domain_of: Where the type is a domain, the type that it is made from; else empty.
     """
 
     name: str
@@ -62,6 +63,12 @@ class Column:
     default: str | None
     generated: bool
     identity: bool
+    domain_of: str = ""
+
+    @property
+    def stored_type(self) -> str:
+        """The type that values have: of a domain, the one that it is made from."""
+        return self.domain_of or self.type
 
 
 @dataclass(frozen=True)
@@ -338,18 +345,28 @@ def columns(conn: psycopg.Connection, schema: str) -> dict[str, list[Column]]:
     """The columns of every table, in the table's order."""
     found: dict[str, list[Column]] = {table: [] for table in tables(conn, schema)}
     query = """
-        SELECT class.relname, attribute.attname, format_type(attribute.atttypid, attribute.atttypmod),
-               attribute.attnotnull OR type.typnotnull,
+        WITH RECURSIVE base AS (
+            SELECT attribute.attrelid, attribute.attnum, attribute.atttypid AS type, attribute.atttypmod AS modifier,
+                   attribute.attnotnull AS not_null, false AS is_domain
+            FROM pg_attribute AS attribute
+            JOIN pg_class AS class ON class.oid = attribute.attrelid
+            JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+            WHERE namespace.nspname = %(schema)s AND class.relkind IN ('r', 'p')
+              AND attribute.attnum > 0 AND NOT attribute.attisdropped
+            UNION ALL
+            SELECT base.attrelid, base.attnum, domain.typbasetype, domain.typtypmod, base.not_null OR domain.typnotnull, true
+            FROM base JOIN pg_type AS domain ON domain.oid = base.type AND domain.typtype = 'd'
+        )
+        SELECT class.relname, attribute.attname, format_type(attribute.atttypid, attribute.atttypmod), base.not_null,
                CASE WHEN attribute.attgenerated = '' THEN pg_get_expr(attrdef.adbin, attrdef.adrelid) END,
-               attribute.attgenerated <> '', attribute.attidentity <> ''
-        FROM pg_attribute AS attribute
-        JOIN pg_type AS type ON type.oid = attribute.atttypid
-        LEFT JOIN pg_attrdef AS attrdef ON (attrdef.adrelid, attrdef.adnum) = (attribute.attrelid, attribute.attnum)
-        JOIN pg_class AS class ON class.oid = attribute.attrelid
-        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
-        WHERE namespace.nspname = %(schema)s AND class.relkind IN ('r', 'p')
-          AND attribute.attnum > 0 AND NOT attribute.attisdropped
-        ORDER BY attribute.attrelid, attribute.attnum
+               attribute.attgenerated <> '', attribute.attidentity <> '',
+               CASE WHEN base.is_domain THEN format_type(base.type, base.modifier) ELSE '' END
+        FROM base
+        JOIN pg_type AS type ON type.oid = base.type AND type.typtype <> 'd'
+        JOIN pg_class AS class ON class.oid = base.attrelid
+        JOIN pg_attribute AS attribute ON (attribute.attrelid, attribute.attnum) = (base.attrelid, base.attnum)
+        LEFT JOIN pg_attrdef AS attrdef ON (attrdef.adrelid, attrdef.adnum) = (base.attrelid, base.attnum)
+        ORDER BY base.attrelid, base.attnum
     """
     for table, *rest in _rows(conn, query, schema):
         if table in found:

@@ -9,7 +9,8 @@ What each type takes:
 
 - ``smallint``, ``integer``, ``bigint``: integers. ``boolean``: the integers 0 and 1.
 - ``double precision``: reals, infinities included, to the last bit; integers that it holds exactly.
-- ``numeric``: integers and finite reals; with a scale, reals that are exact at that scale.
+- ``numeric``: integers and finite reals, each as the shortest decimal that is this real; with a scale, those whose decimal
+  it holds.
 - ``text``, ``varchar(n)``, ``char(n)``: text that is UTF-8 and has no NUL; at most n characters, exactly n for ``char(n)``.
 - ``uuid``: text of 32 hex digits in either case, with hyphens or braces or without.
 - ``timestamptz``: text ``YYYY-MM-DD[(T| )HH:MM[:SS[.f]]][Z|±HH:MM]``, UTC where no offset is given; ``timestamp`` the same
@@ -25,6 +26,7 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 
 import psycopg
 from psycopg.rows import tuple_row
@@ -329,15 +331,26 @@ def _float(value: Value) -> str:
 
 
 def _numeric(name: str, affinity: str, target: TargetColumn) -> _Made | None:
-    doubt = (not_a_number(name), *_minus_zero(name, affinity))
+    """A real becomes the shortest decimal that reads back as the same real, or all digits of it where it is whole.
+
+    A decimal of at most fifteen digits that reads back is the shortest one, and SQLite prints those itself. Reals that need
+    more are looked at exactly.
+    """
+    precision, scale = (target.modifier - 4) >> 16 & 0xFFFF, (((target.modifier - 4) & 0x7FF) ^ 1024) - 1024  # eleven bits, signed
     if target.modifier < 0:
-        return name, (*doubt, f"{_bare(name)} IN (9e999, -9e999)"), _number(None, target.type)
-    scale = (((target.modifier - 4) & 0x7FF) ^ 1024) - 1024  # an eleven-bit number with a sign
-    if scale < 0:
+        printed, limit = f"format('%.15g', {name})", "1e15"
+    elif scale >= 0:
+        printed, limit = f"format('%.{scale}f', {name})", f"1e{15 - scale}"
+    else:
         return None
-    printed = f"format('%.{scale}f', {name})"
-    inexact = f"typeof({name}) = 'real' AND CAST({printed} AS REAL) <> {_bare(name)}"
-    return f"CASE typeof({name}) WHEN 'real' THEN {printed} ELSE {name} END", (*doubt, inexact), _number(scale, target.type)
+    inexact = f"CAST({printed} AS REAL) <> {_bare(name)}"
+    if target.modifier < 0 or precision > 15:  # else PostgreSQL itself refuses what has more digits
+        # Reals next to zero have fewer than fifteen digits.
+        tiny = f"{_bare(name)} <> 0 AND {_bare(name)} BETWEEN -1e-290 AND 1e-290"
+        inexact = f"({_bare(name)} NOT BETWEEN -{limit} AND {limit} OR {tiny} OR {inexact})"
+    doubt = (not_a_number(name), *_minus_zero(name, affinity), f"typeof({name}) = 'real' AND {inexact}")
+    number = _number(None if target.modifier < 0 else scale, target.type)
+    return f"CASE typeof({name}) WHEN 'real' THEN {printed} ELSE {name} END", doubt, number
 
 
 def _number(scale: int | None, type_name: str) -> Callable[[Value], str]:
@@ -350,12 +363,12 @@ def _number(scale: int | None, type_name: str) -> Callable[[Value], str]:
             raise NotConvertible(expected, value_class(value))
         if value == 0 and math.copysign(1, value) < 0:
             raise NotConvertible(expected, "minus zero, which numeric does not know")
-        if scale is None:
-            return repr(value)
-        printed = f"{value:.{scale}f}"
-        if float(printed) != value:
+        if value.is_integer():
+            return str(int(value))
+        digits = format(Decimal(repr(value)), "f")
+        if scale is not None and len(digits.partition(".")[2]) > scale:
             raise NotConvertible(expected, "a real with more digits")
-        return printed
+        return digits
 
     return exact
 
@@ -405,7 +418,7 @@ def _matching(pattern: re.Pattern[str], expected: str) -> Callable[[Value], str]
 
 _DAY = r"\d{4}-\d\d-\d\d"
 _CLOCK = r"(?:[01]\d|2[0-4]):[0-5]\d(?::[0-5]\d(?:\.(?P<fraction>\d+))?)?"
-_OFFSET = r"(?: ?(?:[Zz]|[+-]\d\d:[0-5]\d))?"
+_OFFSET = r"(?: ?(?:[Zz]|[+-](?:0\d|1[0-5]):[0-5]\d))?"  # PostgreSQL knows none of 16 hours or more
 
 
 def _time(pattern: str, expected: str) -> Callable[[Value], str]:

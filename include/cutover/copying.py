@@ -365,13 +365,14 @@ class _Copy:
 
     def refuse_foreign_rows(self) -> None:
         """Rows commit together with their record: rows without any record of this run are somebody else's."""
+        # In a query with parameters a % in the table's name would be read as one.
+        held = sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(self._schema, self._table))
+        ours = "SELECT FROM cutover.copied WHERE run_id = %s AND table_name = %s AND rows > 0 LIMIT 1"
         self._watchdog.moved()
-        query = sql.SQL(
-            "SELECT EXISTS (SELECT FROM {}.{}) "
-            "AND NOT EXISTS (SELECT FROM cutover.copied WHERE run_id = %s AND table_name = %s AND rows > 0)"
-        ).format(sql.Identifier(self._schema), sql.Identifier(self._table))
-        row = self._connection.cursor(row_factory=tuple_row).execute(query, [self._run_id, self._table]).fetchone()
-        if row and row[0]:
+        with self._connection.cursor(row_factory=tuple_row) as cursor:
+            rows = cursor.execute(held).fetchone() is not None
+            foreign = rows and cursor.execute(ours, [self._run_id, self._table]).fetchone() is None
+        if foreign:
             raise Refused(
                 "the target's table holds rows that this run did not bring",
                 where=f"{self._schema}.{self._table}",
@@ -505,7 +506,8 @@ class _Copy:
         for item, value in zip(self._conversions, row.values, strict=True):
             if value is None:
                 continue
-            cast = sql.SQL("SELECT CAST({} AS {})").format(sql.Placeholder(), sql.SQL(item.type))
+            # A % in the name of a domain would be read as a parameter.
+            cast = sql.SQL("SELECT CAST({} AS {})").format(sql.Placeholder(), sql.SQL(item.type.replace("%", "%%")))
             try:
                 with self._connection.transaction():
                     self._connection.execute(cast, [item.exact(value)])

@@ -52,7 +52,7 @@ def names(decision: ColumnDecision) -> list[str]:
 
 def misfits(column: Column, decision: ColumnDecision) -> Iterator[str]:
     """Decisions that could never be carried out on a column of the target, with the reason."""
-    kind = base_type(column.type)
+    kind = base_type(column.stored_type)
     if decision.empty_as_null and kind in TEXTS:
         yield f"empty_as_null: '' is a value like any other in {column.type}"
     if decision.empty_as_null and column.not_null:
@@ -141,7 +141,7 @@ def _step(kind: str, column: SourceColumn, target: Column, decision: ColumnDecis
         expected = f"bytes that can be read in {decision.encoding}"
         return Step(column, target, kind, condition, new, "text", expected, {binding: decision.encoding})
     if kind == "strip_nul":
-        is_json = int(base_type(target.type) in JSONS)
+        is_json = int(base_type(target.stored_type) in JSONS)
         stripped = f"cutover_without_nul({data}, {is_json})"
         condition = f"instr({c}, char(0)) > 0"
         if is_json:
@@ -167,7 +167,7 @@ def _datetime_step(column: SourceColumn, target: Column, decision: ColumnDecisio
         f" AND ({digits}) NOT GLOB '*[^0-9.]*' AND {c} NOT GLOB '*.*.*'"
     )
     condition = f"(typeof({c}) IN ('integer', 'real') OR {number_in_text})"
-    unit, kind = decision.datetime or "", base_type(target.type)
+    unit, kind = decision.datetime or "", base_type(target.stored_type)
     new = f"cutover_time({c}, '{unit}', '{kind}')"
     if kind != "date":
         # Whole numbers are the rule, and SQLite is exact about whole seconds.

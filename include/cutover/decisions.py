@@ -152,7 +152,7 @@ def _fingerprint(plan: Plan, planned: PlannedSchema) -> str:
             for name, table in plan.tables.items()
         },
         "columns": {
-            table: [[column.name, column.type, column.not_null] for column in columns]
+            table: [[column.name, column.stored_type, column.not_null] for column in columns]
             for table, columns in planned.columns.items()
         },
         "foreign_keys": [
@@ -224,7 +224,7 @@ def _refuse_more_than(plan: Plan, key: ForeignKey, rows: int) -> None:
 
 
 def _types(planned: PlannedSchema) -> dict[str, dict[str, str]]:
-    return {table: {column.name: column.type for column in columns} for table, columns in planned.columns.items()}
+    return {table: {column.name: column.stored_type for column in columns} for table, columns in planned.columns.items()}
 
 
 def _rows(shape: Shape) -> str:

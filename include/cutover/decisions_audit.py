@@ -72,7 +72,7 @@ class _Audit:
         self._decided = decided
         self._plan = plan
         self._planned = planned
-        self._types = {table: {item.name: item.type for item in items} for table, items in planned.columns.items()}
+        self._types = {table: {item.name: item.stored_type for item in items} for table, items in planned.columns.items()}
         self._encoding = decided_snapshot.text_encoding(connection)
         self._tables = {name: t for t, name in connection.execute("SELECT t, name FROM record.tables")}
         self._names = {t: name for name, t in self._tables.items()}

@@ -354,9 +354,10 @@ _DIGEST = sql.SQL("encode(sha256(convert_to(string_agg({}), 'UTF8')), 'hex')")
 
 def _names(schema: str, shape: Shape) -> dict[str, sql.Composable]:
     return {
-        "table": sql.Identifier(schema, shape.table),
+        "table": sql.SQL("{} AS own").format(sql.Identifier(schema, shape.table)),
         "key": canonical.in_target(shape.key or shape.columns),
-        "column": sql.Identifier(shape.key[0].column) if shape.key else sql.SQL("NULL"),
+        # With its table, or a column named like one of the names given here would take its place.
+        "column": sql.Identifier("own", shape.key[0].column) if shape.key else sql.SQL("NULL"),
         "row": canonical.in_target(shape.columns),
         "digest": _DIGEST.format(sql.SQL("t, E'\\n'")),
         "digest_by_place": _DIGEST.format(sql.SQL("t, E'\\n' ORDER BY place")),
@@ -368,7 +369,7 @@ def _by_ranges(schema: str, shape: Shape, bounds: Sequence[Bounds]) -> sql.Compo
     return sql.SQL(
         "SELECT lower || '..' || upper, part.* FROM unnest({lowers}, {uppers}) AS range (lower, upper), LATERAL ("
         " SELECT count(*) AS rows, {digest} FROM"
-        " (SELECT {row} AS t FROM {table} WHERE {column} BETWEEN lower AND upper ORDER BY {column}) AS one) AS part"
+        " (SELECT {row} AS t FROM {table} WHERE {column} BETWEEN range.lower AND range.upper ORDER BY {column}) AS one) AS part"
         " WHERE part.rows > 0"
     ).format(lowers=_bigints(bounds, 0), uppers=_bigints(bounds, 1), **_names(schema, shape))
 

@@ -177,8 +177,8 @@ def check_sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, in
     """Draw the next value of every sequence and compare it with the greatest key and with ``sqlite_sequence``.
 
     The proof leaves no trace: ALTER SEQUENCE first gives the sequence a new file and keeps others from drawing, then the
-    transaction with the draw is rolled back, and the old file is there again. A table that SQLite counted keys for must
-    have a sequence.
+    transaction with the draw is rolled back, and the old file is there again. A table of the schema that SQLite counted
+    keys for must have a sequence.
 
     Args:
         draw: False only reads where each sequence stands: nobody who draws has to wait, and no right is needed but to read.
@@ -196,7 +196,8 @@ def check_sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, in
                 if not draw:  # after the keys: a sequence that others draw from only moves on
                     drawn = _standing(connection, schema, name)
                 checks += [_ahead(use, drawn, *last) for use, last in zip(columns, taken, strict=True)]
-    for table in sorted(set(sqlite_sequence) - {use.table for use in uses}):
+            there = set(catalog.tables(connection, schema))
+    for table in sorted(there & set(sqlite_sequence) - {use.table for use in uses}):
         checks.append(
             Check(
                 name=f"sequence_{table}",
@@ -285,7 +286,7 @@ def _following(
     name, where = uses[0].name, ", ".join(f"{use.table}.{use.column}" for use in uses)
     start, increment, largest = _properties(connection, schema, name)
     for use in uses:
-        kind = next(item.type for item in catalog.columns(connection, schema)[use.table] if item.name == use.column)
+        kind = next(item.stored_type for item in catalog.columns(connection, schema)[use.table] if item.name == use.column)
         if kind not in _LARGEST or increment < 1:
             raise CannotCheck(
                 "a sequence is not one of ascending integers",

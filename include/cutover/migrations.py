@@ -284,8 +284,9 @@ def _apply_one(
                 hold_runner_lock(connection, schema)
                 _prepare(connection, schema)
                 row = connection.execute(
-                    sql.SQL("SELECT sha256 FROM {} WHERE kind = %s AND name = %s").format(record_table),
-                    [migration.folder, migration.name],
+                    sql.SQL("SELECT sha256 FROM {} WHERE kind = {} AND name = {}").format(
+                        record_table, sql.Literal(migration.folder), sql.Literal(migration.name)
+                    )
                 ).fetchone()
                 if row is not None and row[0] == migration.sha256:
                     return False
@@ -294,11 +295,12 @@ def _apply_one(
                 before = objects(connection, schema)
                 _execute(connection, text)
                 made = sorted(objects(connection, schema) - before)
+                # Literals, as a % in the schema's name would be read as a parameter.
+                values = (migration.folder, migration.name, migration.sha256, run_id, made)
                 connection.execute(
-                    sql.SQL("INSERT INTO {} (kind, name, sha256, run_id, made) VALUES (%s, %s, %s, %s, %s)").format(
-                        record_table
-                    ),
-                    [migration.folder, migration.name, migration.sha256, run_id, made],
+                    sql.SQL("INSERT INTO {} (kind, name, sha256, run_id, made) VALUES ({})").format(
+                        record_table, sql.SQL(", ").join(map(sql.Literal, values))
+                    )
                 )
         except psycopg.Error as error:
             raise _failure(error, migration, text) from None

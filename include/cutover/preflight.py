@@ -547,7 +547,7 @@ def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Chec
         )
         columns = {table: [column.name for column in source.columns(connection, table)] for table in tables}
         checks += _known_columns(columns, {table: planned.columns[table] for table in tables if table in planned.columns})
-        types = {table: {column.name: column.type for column in known} for table, known in planned.columns.items()}
+        types = {table: {column.name: column.stored_type for column in known} for table, known in planned.columns.items()}
         for key in planned.foreign_keys:
             if key.table in columns and key.referenced_table in columns and not _decided(plan, key):
                 secret = plan.tables[key.table].secret if key.table in plan.tables else ()

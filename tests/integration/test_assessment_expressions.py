@@ -77,7 +77,7 @@ def test_both_sides_say_the_same(cluster: Cluster, condition: str) -> None:
                 [(n, i, t, v, b, u, o) for n, i, t, v, b, u, o in ROWS],
             )
         theirs = [value for (value,) in connection.execute(f"SELECT {condition} FROM x")]
-    text, used = translated(row[0], COLUMNS)
+    text, used, _ = translated(row[0], COLUMNS)
     ours = apsw.Connection(":memory:")
     prepare(ours)
     ours.execute(

@@ -57,7 +57,7 @@ def test_columns_in_the_tables_order(conn: psycopg.Connection) -> None:
     assert columns["Order"] == [
         Column("select", "bigint", True, None, False, True),
         Column("ფასი, ლარი", "numeric(9,2)", False, "1.50", False, False),
-        Column("size", "app.positive", True, None, False, False),
+        Column("size", "app.positive", True, None, False, False, "integer"),
         Column("twice", "numeric", False, None, True, False),
         Column("code", "character varying(7)[]", False, "'{}'::character varying[]", False, False),
         Column("at", "timestamp with time zone", False, "now()", False, False),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from decimal import Decimal
 from typing import Any
 
 import apsw
@@ -29,6 +30,7 @@ TYPES: dict[str, tuple[str, int]] = {
     "char(5)": ("bpchar", 9),
     "numeric": ("numeric", -1),
     "numeric(9,6)": ("numeric", (9 << 16 | 6) + 4),
+    "numeric(20,15)": ("numeric", (20 << 16 | 15) + 4),
     "double precision": ("float8", -1),
     "bytea": ("bytea", -1),
 }
@@ -94,6 +96,45 @@ def test_nothing_passes_without_a_look_that_the_exact_way_refuses(declared: str,
                     assert same(printed, exact, value), f"{value!r} is {printed!r} or {exact!r}"
 
 
+# --- numeric: a real is the shortest decimal that is this real, whichever way it goes -------------------------------------
+
+PRECISIONS = ((9, 6), (15, 15), (16, 2), (18, 17), (30, 20), (38, 25), (17, 0), (3, 5), (400, 300), (1000, 324))
+REALS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.builds(lambda number, scale: number / 10**scale, st.integers(-(10**17), 10**17), st.integers(0, 25)),
+    st.builds(lambda number, exponent: number * 2.0**exponent, st.integers(1, 2**53), st.integers(-1074, 60)),
+    st.integers(-(2**63), 2**63 - 1).map(float),
+    st.sampled_from([0.1, 9.95, 1 / 3, 0.30000000000000004, 5e-324, 4.94e-321, 1e15, 1e15 + 0.5, 2.0**60, 0.0]),
+)
+
+
+def decimal_of(value: float) -> Decimal:
+    return Decimal(int(value)) if value.is_integer() else Decimal(repr(value))
+
+
+@settings(max_examples=30, deadline=None)
+@given(values=st.lists(REALS, min_size=50, max_size=100))
+@pytest.mark.parametrize("precision", [None, *PRECISIONS])
+def test_both_ways_of_numeric_give_the_shortest_decimal_or_none(
+    precision: tuple[int, int] | None, values: list[float]
+) -> None:
+    modifier = -1 if precision is None else (precision[0] << 16 | precision[1]) + 4
+    target = TargetColumn("v", "numeric", "numeric", modifier, False, False, False)
+    with contextlib.closing(apsw.Connection(":memory:")) as connection:
+        connection.execute("CREATE TABLE t(v REAL)")  # keeps -0.0 out
+        connection.executemany("INSERT INTO t VALUES (?)", [(value,) for value in values])
+        item = conversion("t", SourceColumn("v", "REAL", False, 0), target)
+        doubt = " OR ".join(f"({condition})" for condition in item.doubt)
+        for value, doubted, printed in connection.execute(f"SELECT v, {doubt}, CAST({item.cell} AS TEXT) FROM t"):
+            number, found = decimal_of(value), exactly(item, value)
+            scale = -int(number.as_tuple().exponent)
+            assert (found is None) == (precision is not None and scale > precision[1])
+            assert found is None or Decimal(found) == number
+            taken = precision is None or abs(Decimal(printed)) < Decimal(10) ** (precision[0] - precision[1])
+            if taken and not doubted:  # what has too many digits before the point PostgreSQL refuses
+                assert Decimal(printed) == number, f"{value!r} is {printed} or {number}"
+
+
 @pytest.mark.parametrize(
     ("type_name", "value", "field"),
     [
@@ -104,7 +145,9 @@ def test_nothing_passes_without_a_look_that_the_exact_way_refuses(declared: str,
         ("timestamptz", "2025-10-11 08:08:59.123456000Z", "2025-10-11 08:08:59.123456Z"),
         ("double precision", 0.1 + 0.2, "0.30000000000000004"),
         ("double precision", -0.0, "-0.0"),
-        ("numeric(9,6)", 44.8271, "44.827100"),
+        ("numeric(9,6)", 44.8271, "44.8271"),
+        ("numeric", 2.0**60, "1152921504606846976"),
+        ("numeric(20,15)", 9.95, "9.95"),
     ],
 )
 def test_fields_of_a_copy_line(type_name: str, value: Value, field: str) -> None:
