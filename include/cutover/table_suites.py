@@ -214,7 +214,7 @@ def _nothing_more_comes(waiting: Iterable[Future[TableResult]], error: BaseExcep
     """Let nobody wait for what will never be there."""
     for future in waiting:
         if not future.done():
-            future.set_exception(error or CannotCheck("it was not compared"))
+            future.set_exception(LookupError(str(error or "it was not compared")))
 
 
 # --- what is required of a table ------------------------------------------------------------------------------------------

@@ -111,8 +111,8 @@ class Run:
         checks += tuple(check for check, _ in orphans)
         wrong = sum(check.outcome == "failed" for check in checks)
         summary = f"{wrong} of {len(checks)} checks did not pass"
-        self.step("check_tables", 1.9, "failed" if wrong else "passed", summary, checks, tables=tables, rows=sum(found.values()),
-                  foreign_keys=12, orphans=[key for _, key in orphans])  # fmt: skip
+        self.step("check_tables", 1.9, "failed" if wrong else "passed", summary, checks, tables=tables,
+                  rows=sum(found.values()), foreign_keys=12, orphans=[key for _, key in orphans])  # fmt: skip
 
     def go_live(self) -> None:
         self.append("decision", 0.2, at="decide", outcome="go_on", why=["every step before this one passed"])
