@@ -19,21 +19,19 @@ from include.cutover.catalog import ForeignKey, Index
 from include.cutover.checks import Check
 from include.cutover.content import TableResult
 from include.cutover.errors import CannotCheck
-from include.cutover.expectations import (
+from include.cutover.expectations import StageResult, great_expectations, run_stage
+from include.cutover.finishing import NextKey
+from include.cutover.requirements import (
     Asset,
     Requirement,
     Result,
-    StageResult,
     cannot_say,
     finds_no_row,
-    great_expectations,
     in_bounds,
     in_set,
     names_at_fault,
     rows_of,
-    run_stage,
 )
-from include.cutover.finishing import NextKey
 from include.cutover.table_rules import NULLS_COLUMN, TIMES_COLUMN, Stated, TableRules
 from include.cutover.verification import (
     MISMATCH,
@@ -75,10 +73,10 @@ def check_tables(
     workers: int = content.WORKERS,
     seconds: float = content.SECONDS,
 ) -> StageResult:
-    """Everything that must be true of the loaded tables, with Data Docs. Safe to run again: it reads only, and draws from
-    sequences in a transaction that is rolled back.
+    """Everything that must be true of the loaded tables, with Data Docs.
 
-    The content is compared while Great Expectations is imported and asks the target.
+    The content is compared while Great Expectations is imported and asks the target. Safe to run again: it reads only, but
+    for drawing from the sequences, which is rolled back.
 
     Args:
         snapshot: What was copied; arguments that are not told here are those of ``content.compare``.
@@ -131,48 +129,45 @@ def check_tables(
         great_expectations()
         counts = {row.table: row for row in counting.result()}
         assets = [_reconciliation(list(counts.values()), tables)]
-        references: dict[Requirement, ForeignKey] = {}
         for table in dict.fromkeys([*by_size, *rules, *(following.table for following in next_keys)]):
             wanted = [_count(counts[table])] if table in counts else []
-            if table in compared:
-                wanted.append(_content(table, expected.get(table), compared[table]))
-            if table in rules:
-                found = {
-                    _reference(schema, rules[table], key, hidden.get(table, ())): key.rule
-                    for key in rules[table].foreign_keys
-                }
-                wanted += [*_keys(schema, rules[table], hidden.get(table, ())), *found]
-                references |= found
+            wanted += [_content(table, expected.get(table), compared[table])] if table in compared else []
+            wanted += _rules(schema, rules[table], hidden.get(table, frozenset())) if table in rules else []
             wanted += [_next_key(following) for following in next_keys if following.table == table]
-            if wanted:
-                assets.append(Asset(table, wanted, table=table))
+            assets += [Asset(table, wanted, table=table)] if wanted else []
         result = run_stage(
             "tables", "Tables of the target", conninfo, schema, assets, docs, task_log_url, about=about, seconds=seconds
         )
         contents = {f"content_{identifier(found.table)}": found for found in comparing.result()}
-    places = {table: place for place, table in enumerate(tables)}
+    references = {
+        (f"{schema}.{table}", orphans_name(stated.rule)): stated.rule
+        for table, stands in rules.items()
+        for stated in stands.foreign_keys
+    }
+    # As the plan has the tables.
+    places = {f"{schema}.{table}": place for place, table in enumerate(tables)} | {assets[0].name: -1}
     evaluated = sorted(
-        zip(_flat(assets), result.checks, result.results, strict=True),
-        key=lambda one: (one[0][0].table is not None, places.get(one[0][0].table or "", len(places))),
+        zip(result.checks, result.results, strict=True), key=lambda one: places.get(one[0].where, len(places))
     )
-    checks = [_with_values(check, contents.get(check.name)) for _, check, _ in evaluated]
-    orphans = [
-        _orphans(references[requirement], details)
-        for (_, requirement), _, details in evaluated
-        if requirement in references and details.get("observed_value")
-    ]
+    checks = [_with_values(check, contents.get(check.name)) for check, _ in evaluated]
     rows = sum(row.target_rows or 0 for row in counts.values())
     figures = {
         "tables": [_figures(row) for row in counts.values()],
         "rows": rows,
         "foreign_keys": len(references),
-        "orphans": orphans,
+        "orphans": [
+            _orphans(references[check.where, check.name], details)
+            for check, details in evaluated
+            if (check.where, check.name) in references and details.get("observed_value")
+        ],
     }
-    return replace(result, checks=checks, summary=_summary(len(tables), rows, checks), figures=figures)
-
-
-def _flat(assets: Iterable[Asset]) -> list[tuple[Asset, Requirement]]:
-    return [(asset, requirement) for asset in assets for requirement in asset.requirements]
+    return replace(
+        result,
+        checks=checks,
+        results=[details for _, details in evaluated],
+        summary=_summary(len(tables), rows, checks),
+        figures=figures,
+    )
 
 
 def _with_values(check: Check, found: TableResult | None) -> Check:
@@ -285,8 +280,8 @@ def _without_values(result: TableResult) -> str:
     return result.headline + (f": {'; '.join(named)}" if named else "")
 
 
-def _keys(schema: str, rules: TableRules, secret: Collection[str]) -> list[Requirement]:
-    """No NULL where there must be a value, and no key twice."""
+def _rules(schema: str, rules: TableRules, secret: Collection[str]) -> list[Requirement]:
+    """No NULL where there must be a value, no key twice, no reference that leads nowhere."""
     wanted = []
     if rules.not_null is not None:
         wanted.append(
@@ -300,7 +295,8 @@ def _keys(schema: str, rules: TableRules, secret: Collection[str]) -> list[Requi
                 _WRONG_ROWS,
             )
         )
-    return wanted + [_unique(schema, index, secret) for index in rules.unique]
+    wanted += [_unique(schema, index, secret) for index in rules.unique]
+    return wanted + [_reference(schema, rules, key, secret) for key in rules.foreign_keys]
 
 
 def _null_text(row: dict[str, str]) -> str:

@@ -19,20 +19,9 @@ from psycopg.conninfo import make_conninfo
 
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.expectations import (
-    Asset,
-    Make,
-    Requirement,
-    StageResult,
-    finds_no_row,
-    in_bounds,
-    in_set,
-    names_at_fault,
-    rows_of,
-    run_list,
-    run_stage,
-)
+from include.cutover.expectations import StageResult, run_list, run_stage
 from include.cutover.plan import ROOT
+from include.cutover.requirements import Asset, Make, Requirement, finds_no_row, in_bounds, in_set, names_at_fault, rows_of
 from tests.data_docs import Page, pages, result_page
 
 SCHEMA = "ward"

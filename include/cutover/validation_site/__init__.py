@@ -160,5 +160,5 @@ def _counts(checks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _as_written(query: str) -> str:
-    """A query as it was before it was made a template, see ``expectations``."""
+    """A query as it was before it was made a template, see ``requirements``."""
     return query.removesuffix(" {batch!s:.0}").replace("\\:", ":").replace("{{", "{").replace("}}", "}")
