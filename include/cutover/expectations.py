@@ -155,7 +155,7 @@ def run_list(
     """
     if not found:
         raise CannotCheck("nothing was looked at", where=f"stage {stage}", expected="at least one check")
-    about = "One row for each thing that was looked at."
+    origin = "One row for each thing that was looked at."
     asset = Asset(
         heading,
         [
@@ -163,7 +163,7 @@ def run_list(
                 f"{stage}_looked_at",
                 "everything could be looked at",
                 "no outcome is unknown",
-                about,
+                origin,
                 in_set("outcome", ["passed", "failed"]),
                 names_at_fault,
                 UNCOUNTED,
@@ -173,7 +173,7 @@ def run_list(
                 f"{stage}_passed",
                 "everything is as it must be",
                 "no outcome is failed",
-                about,
+                origin,
                 in_set("outcome", ["passed", "unknown"]),
                 names_at_fault,
                 "Look at each of them in the report.",

@@ -31,10 +31,16 @@ _ARGUMENTS = 90  # PostgreSQL takes 100 for one function
 
 Rule = TypeVar("Rule")
 
-_CATALOG = " in the catalog of the target"
-_BOTH = " of the plan and of the target"
-_PLAN = " of the plan, which the target does not have"
-_TARGET = " of the target, which the plan does not have"
+_CATALOG = "in the catalog of the target"
+_BOTH = "of the plan and of the target"
+_PLAN = "of the plan, which the target does not have"
+_TARGET = "of the target, which the plan does not have"
+_NOT_NULL = {
+    _CATALOG: "NOT NULL in the catalog of the target",
+    _BOTH: "NOT NULL by the plan and in the target",
+    _PLAN: "NOT NULL by the plan, but not in the target",
+    _TARGET: "NOT NULL in the target, but not by the plan",
+}
 
 
 @dataclass(frozen=True)
@@ -122,17 +128,17 @@ def _together(table: str, planned: _Reading | None, found: _Reading) -> TableRul
 
     columns = stated(lambda reading: reading.not_null, lambda column: column)
     places = {where: [column for column, place in columns if place == where] for _, where in columns}
-    told = [f"NOT NULL columns{where}: {', '.join(names)}." for where, names in places.items()]
+    told = [f"{_NOT_NULL[where]}: {', '.join(names)}." for where, names in places.items()]
     return TableRules(
         table,
         primary_key=tuple((planned.primary_key if planned else ()) or found.primary_key),
         not_null=Stated(tuple(column for column, _ in columns), " ".join(told)) if columns else None,
         unique=tuple(
-            Stated(index, f"The rule is the {key_kind(index)} {index.name}{where}.")
+            Stated(index, f"The rule is the {key_kind(index)} {index.name} {where}.")
             for index, where in stated(lambda reading: reading.unique, _same_rows)
         ),
         foreign_keys=tuple(
-            Stated(key, f"The rule is the foreign key {key.name}{where}.")
+            Stated(key, f"The rule is the foreign key {key.name} {where}.")
             for key, where in stated(lambda reading: reading.foreign_keys, _same_reference)
         ),
     )

@@ -144,8 +144,8 @@ def check_tables(
         for table, stands in rules.items()
         for stated in stands.foreign_keys
     }
-    # As the plan has the tables.
-    places = {f"{schema}.{table}": place for place, table in enumerate(tables)} | {assets[0].name: -1}
+    # As the plan has the tables; all of them together say least.
+    places = {f"{schema}.{table}": place for place, table in enumerate(tables)} | {assets[0].name: len(tables) + 1}
     evaluated = sorted(
         zip(result.checks, result.results, strict=True), key=lambda one: places.get(one[0].where, len(places))
     )

@@ -255,11 +255,16 @@ def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
     unsure = Check("c", "third", "unknown")
     listed = run_list("listed", "A list", [good], target, SCHEMA, tmp_path / "docs", LOG, about="Ward OPS · a run")
     assert listed.success and listed.summary == "1 looked at, all right"
+    assert "Data Docs · Ward OPS · a run · A list" in result_page(tmp_path / "docs", "A list").text
     listed = run_list("listed", "A list", [good, bad, unsure], target, SCHEMA, tmp_path / "docs", LOG)
     assert not listed.success
     assert outcomes(listed.checks) == {
         "a": "passed", "b": "failed", "c": "unknown", "listed_looked_at": "unknown", "listed_passed": "failed",
     }  # fmt: skip
+    page = result_page(tmp_path / "docs", "A list")
+    assert "<b>" not in page.tags and "there second failed" in page.text
+    for outcome in ("failed", "unknown"):  # the expectation and the row that it is about
+        assert page.source.count(f'<tr class="{outcome}">') == 2
     assert (listed.checks[3].found, listed.checks[4].found) == ("not so for c", "not so for there")
     assert listed.summary == "2 of 3 are not as they must be: second: <b>; third: "
     with pytest.raises(CannotCheck, match="nothing was looked at"):

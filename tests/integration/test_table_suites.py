@@ -174,6 +174,7 @@ def good(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> StageResult:
 def test_a_true_copy_passes_every_check_of_every_table(good: StageResult) -> None:
     assert good.success, bad(good)
     assert good.summary == "8 tables, 19 rows: counts, content, keys, references and sequences are as they must be"
+    assert good.checks[0].name == "row_count_branches" and good.checks[-1].name == "reconciliation_delta"
     assert good.figures["foreign_keys"] == 2 and good.figures["orphans"] == []
     assert {row["table"]: row["target_rows"] for row in good.figures["tables"]} == {**COUNTS, "colours": 1}
     assert [check.name for check in good.checks if check.where.endswith(".devices")] == [
@@ -205,7 +206,7 @@ def test_the_site_shows_each_table_with_all_that_was_checked_and_why(good: Stage
     page = result_page(docs, "branches")
     for words in (
         "branches: all 5 checks passed.", "2 rows (snapshot)", "The number was counted in the snapshot.",
-        "Every row of branches is the same on both sides", "NOT NULL columns of the plan and of the target: id, name.",
+        "Every row of branches is the same on both sides", "NOT NULL by the plan and in the target: id, name.",
         "The rule is the primary key branches_pkey of the plan and of the target.", "more than 7", "the next value is 8",
     ):  # fmt: skip
         assert words in page.text, words
@@ -289,7 +290,7 @@ def test_the_pages_show_keys_and_no_other_values_and_nothing_secret(spoilt: Stag
     page = result_page(docs, "devices")
     assert "token times *** 2" in page.text and "id branch_id 1 99" in page.text and "id NULL in 3 serial" in page.text
     assert "The rule is the primary key devices_pkey of the plan, which the target does not have." in page.text
-    assert "NOT NULL columns of the plan, which the target does not have: serial." in page.text
+    assert "NOT NULL by the plan, but not in the target: serial." in page.text
     assert spoilt.figures["orphans"] == [
         {
             "foreign_key": "devices_branch_fkey", "table": "devices", "columns": ["branch_id"],

@@ -124,10 +124,12 @@ class ResultPage:
     def render(self, validation: Any) -> dict[str, Any]:
         """What the page shows, from the results as Great Expectations kept them."""
         suite = self._stage["suites"][validation.suite_name]
-        told = {}
+        told, at_fault = {}, {}
         for result in validation.results:
             config, details = result.expectation_config, (result.result or {}).get("details") or {}
             identity = config.meta["requirement"]
+            for row in (result.result or {}).get("unexpected_index_list") or []:
+                at_fault[row["name"]] = suite["checks"][identity]["outcome"]
             told[identity] = {
                 **suite["checks"][identity],
                 "columns": details.get("columns") or [],
@@ -143,6 +145,7 @@ class ResultPage:
             "checks": checks,
             "counts": _counts(checks),
             "rows": suite["rows"],
+            "at_fault": at_fault,
         }
 
 
