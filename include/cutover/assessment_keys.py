@@ -12,8 +12,7 @@ from include.cutover.assessment_columns import INTEGERS, AssessedColumn, rowid_a
 from include.cutover.assessment_expressions import Translated, Untranslatable, translated
 from include.cutover.assessment_findings import KEYS_SHOWN, Finding, Severity, lines
 from include.cutover.assessment_scan import RowNames
-from include.cutover.assessment_target import Index
-from include.cutover.catalog import ForeignKey
+from include.cutover.catalog import ForeignKey, Index
 from include.cutover.decided_snapshot import place, text_encoding
 from include.cutover.plan import ForeignKeyDecision, Plan
 from include.cutover.source import Shape, quote

@@ -16,45 +16,6 @@ from include.cutover.target import PlannedSchema
 
 
 @dataclass(frozen=True)
-class IndexPart:
-    """One part of an index's key: a column, or an expression as PostgreSQL writes it.
-
-    Attributes:
-        column: None for an expression.
-        deterministic: Whether texts that its collation calls equal are equal byte by byte.
-    """
-
-    column: str | None
-    definition: str
-    deterministic: bool
-
-
-@dataclass(frozen=True)
-class Index:
-    """An index of the target.
-
-    Attributes:
-        method: ``btree``, ``gin``, ….
-        predicate: Of a partial index.
-        nulls_equal: ``NULLS NOT DISTINCT``.
-    """
-
-    name: str
-    table: str
-    parts: tuple[IndexPart, ...]
-    unique: bool
-    primary: bool
-    method: str
-    predicate: str | None
-    nulls_equal: bool
-
-    @property
-    def columns(self) -> tuple[str | None, ...]:
-        """Its columns; None for an expression."""
-        return tuple(part.column for part in self.parts)
-
-
-@dataclass(frozen=True)
 class TargetCheck:
     """A CHECK or EXCLUDE of a table, or the CHECK of a domain that one of its columns has."""
 
@@ -82,7 +43,7 @@ class TargetTable:
     details: Mapping[str, catalog.Column]
     labels: Mapping[str, tuple[str, ...]]
     collations: Mapping[str, str]
-    indexes: tuple[Index, ...]
+    indexes: tuple[catalog.Index, ...]
     checks: tuple[TargetCheck, ...]
     others: tuple[TargetCheck, ...]
     sequences: Mapping[str, int | None]
@@ -151,11 +112,7 @@ def _read(connection: psycopg.Connection, schema: str) -> Target:
             labels[table][made.name] = tuple(enumeration)
         if collation is not None:
             collations[table][made.name] = collation
-    indexes: dict[str, list[Index]] = {table: [] for table in details}
-    for name, table, names, definitions, deterministic, *rest in rows(_INDEXES):
-        if table in indexes:
-            parts = tuple(IndexPart(*part) for part in zip(names, definitions, deterministic, strict=True))
-            indexes[table].append(Index(name, table, parts, *rest))
+    indexes = catalog.indexes(connection, schema)
     checks: dict[str, list[TargetCheck]] = {table: [] for table in details}
     others: dict[str, list[TargetCheck]] = {table: [] for table in details}
     for translatable, name, table, expression in rows(_CHECKS):
@@ -212,28 +169,6 @@ _COLUMNS = """
     FROM base
     JOIN pg_type AS type ON type.oid = base.type AND type.typtype <> 'd'
     ORDER BY base.class, base.attnum
-"""
-
-_INDEXES = """
-    SELECT class.relname, owner.relname,
-           array_agg(attribute.attname::text ORDER BY place),
-           array_agg(pg_get_indexdef(index.indexrelid, place::int, true) ORDER BY place),
-           array_agg(coalesce(coll.collisdeterministic, true) ORDER BY place),
-           index.indisunique, index.indisprimary, method.amname, pg_get_expr(index.indpred, index.indrelid),
-           coalesce((to_jsonb(index) ->> 'indnullsnotdistinct')::boolean, false)
-    FROM pg_index AS index
-    JOIN pg_class AS class ON class.oid = index.indexrelid
-    JOIN pg_am AS method ON method.oid = class.relam
-    JOIN pg_class AS owner ON owner.oid = index.indrelid
-    JOIN pg_namespace AS namespace ON namespace.oid = owner.relnamespace
-    CROSS JOIN LATERAL generate_series(1, index.indnkeyatts) AS place
-    LEFT JOIN pg_attribute AS attribute
-        ON attribute.attrelid = owner.oid AND attribute.attnum = index.indkey[place - 1] AND attribute.attnum > 0
-    LEFT JOIN pg_collation AS coll ON coll.oid = index.indcollation[place - 1]
-    WHERE namespace.nspname = %(schema)s AND NOT owner.relispartition AND NOT index.indisexclusion
-    GROUP BY class.relname, owner.relname, method.amname, index.indisunique, index.indisprimary, index.indpred,
-             index.indrelid, index.indexrelid, to_jsonb(index)
-    ORDER BY owner.relname COLLATE "C", class.relname COLLATE "C"
 """
 
 _CHECKS = """

@@ -85,6 +85,48 @@ class ForeignKey:
 
 
 @dataclass(frozen=True)
+class IndexPart:
+    """One part of an index's key: a column, or an expression as PostgreSQL writes it.
+
+    Attributes:
+        column: None for an expression.
+        definition: As PostgreSQL writes it, quoted where that is needed.
+        deterministic: Whether texts that its collation calls equal are equal byte by byte.
+        collation: The index's collation as SQL has it; None where the part is compared as the column itself is.
+    """
+
+    column: str | None
+    definition: str
+    deterministic: bool
+    collation: str | None = None
+
+
+@dataclass(frozen=True)
+class Index:
+    """An index of a table.
+
+    Attributes:
+        method: ``btree``, ``gin``, ….
+        predicate: Of a partial index.
+        nulls_equal: ``NULLS NOT DISTINCT``.
+    """
+
+    name: str
+    table: str
+    parts: tuple[IndexPart, ...]
+    unique: bool
+    primary: bool
+    method: str
+    predicate: str | None
+    nulls_equal: bool
+
+    @property
+    def columns(self) -> tuple[str | None, ...]:
+        """Its columns; None for an expression."""
+        return tuple(part.column for part in self.parts)
+
+
+@dataclass(frozen=True)
 class Sequence:
     """A sequence and a column that takes its values from it: by identity, by ownership (serial) or by its default."""
 
@@ -422,6 +464,39 @@ def foreign_keys(conn: psycopg.Connection, schema: str) -> list[ForeignKey]:
                 do="Keep all tables of one application in one schema.",
             )
         found.append(ForeignKey(name, table, tuple(own), referenced, tuple(others), _ON_DELETE[on_delete], validated))
+    return found
+
+
+def indexes(conn: psycopg.Connection, schema: str) -> dict[str, list[Index]]:
+    """The indexes of every table by name, those behind keys among them; exclusion constraints are left out."""
+    found: dict[str, list[Index]] = {table: [] for table in tables(conn, schema)}
+    query = """
+        SELECT class.relname, owner.relname,
+               array_agg(attribute.attname::text ORDER BY place),
+               array_agg(pg_get_indexdef(index.indexrelid, place::int, true) ORDER BY place),
+               array_agg(coalesce(coll.collisdeterministic, true) ORDER BY place),
+               array_agg(CASE WHEN coll.oid IS DISTINCT FROM attribute.attcollation THEN coll.oid::regcollation::text END
+                         ORDER BY place),
+               index.indisunique, index.indisprimary, method.amname, pg_get_expr(index.indpred, index.indrelid),
+               coalesce((to_jsonb(index) ->> 'indnullsnotdistinct')::boolean, false)
+        FROM pg_index AS index
+        JOIN pg_class AS class ON class.oid = index.indexrelid
+        JOIN pg_am AS method ON method.oid = class.relam
+        JOIN pg_class AS owner ON owner.oid = index.indrelid
+        JOIN pg_namespace AS namespace ON namespace.oid = owner.relnamespace
+        CROSS JOIN LATERAL generate_series(1, index.indnkeyatts) AS place
+        LEFT JOIN pg_attribute AS attribute
+            ON attribute.attrelid = owner.oid AND attribute.attnum = index.indkey[place - 1] AND attribute.attnum > 0
+        LEFT JOIN pg_collation AS coll ON coll.oid = index.indcollation[place - 1]
+        WHERE namespace.nspname = %(schema)s AND NOT owner.relispartition AND NOT index.indisexclusion
+        GROUP BY class.relname, owner.relname, method.amname, index.indisunique, index.indisprimary, index.indpred,
+                 index.indrelid, index.indexrelid, to_jsonb(index)
+        ORDER BY owner.relname COLLATE "C", class.relname COLLATE "C"
+    """
+    for name, table, columns, definitions, deterministic, collations, *rest in _rows(conn, query, schema):
+        if table in found:
+            parts = map(IndexPart, columns, definitions, deterministic, collations)
+            found[table].append(Index(name, table, tuple(parts), *rest))
     return found
 
 

@@ -36,7 +36,7 @@ WORKERS = 2
 SECONDS = 1_800.0
 _BATCH = 50  # parts that one statement computes
 _CLOSE_LOOK = 20  # ranges that differ and are read row by row; more of them are only counted
-_DO = "Do not go live. Find out who changed these rows or how the copy could; then start again with an empty target."
+DIFFERENT = "Do not go live. Find out who changed these rows or how the copy could; then start again with an empty target."
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class TableResult:
             outcome=self.outcome,
             expected="" if self.source_rows is None else f"{rows_text(self.source_rows)} ({self.origin})",
             found=self.summary,
-            do={"passed": "", "failed": _DO, "unknown": verification.UNCOUNTED}[self.outcome],
+            do={"passed": "", "failed": DIFFERENT, "unknown": verification.UNCOUNTED}[self.outcome],
             where=f"{schema}.{self.table}",
         )
 

@@ -336,7 +336,10 @@ def _numeric(name: str, affinity: str, target: TargetColumn) -> _Made | None:
     A decimal of at most fifteen digits that reads back is the shortest one, and SQLite prints those itself. Reals that need
     more are looked at exactly.
     """
-    precision, scale = (target.modifier - 4) >> 16 & 0xFFFF, (((target.modifier - 4) & 0x7FF) ^ 1024) - 1024  # eleven bits, signed
+    precision, scale = (
+        (target.modifier - 4) >> 16 & 0xFFFF,
+        (((target.modifier - 4) & 0x7FF) ^ 1024) - 1024,
+    )  # eleven bits, signed
     if target.modifier < 0:
         printed, limit = f"format('%.15g', {name})", "1e15"
     elif scale >= 0:

@@ -1,107 +1,38 @@
-"""Verification by Great Expectations, on the real tables of the target and on the reconciliation of both sides.
+"""Stages of Great Expectations: suites about the tables of the target, evaluated by one checkpoint, told by Data Docs.
 
 A stage is one ephemeral run: it leaves a static site of Data Docs in its folder and nothing anywhere else. Great
 Expectations never learns how to log in: its engine is handed connections that were opened elsewhere, read-only, so neither
 the address nor the password can get into a page. What an expectation cannot look at is ``unknown``, never a pass.
 
-Importing Great Expectations takes three to four seconds of CPU, so that happens inside a stage, while the server counts.
-A further stage is a list of ``Asset`` given to ``run_stage``.
+Importing Great Expectations takes seconds of processor time, so that happens inside a stage, and in few of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import html
-import logging
 import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 from psycopg import sql
 
-from include.cutover import catalog
 from include.cutover.checks import Check, Outcome, worst
-from include.cutover.errors import CannotCheck
-from include.cutover.verification import (
-    MISMATCH,
-    ORPHANS,
-    SHOWN_KEYS,
-    UNCOUNTED,
-    ExpectedCount,
-    Reconciliation,
-    count_checks,
-    count_text,
-    key_columns,
-    orphan_rows,
-    orphan_text,
-    orphan_title,
-    orphans_name,
-    query_problem,
-    reading,
-    relation_problem,
-    rows_text,
-    session,
+from include.cutover.errors import CannotCheck, Unreachable
+from include.cutover.requirements import Asset, Requirement, Result, cannot_say, in_bounds, in_set, names_at_fault
+from include.cutover.verification import UNCOUNTED, query_problem, reading, relation_problem, session
+
+# As SQLAlchemy writes the class of an error; one that the server reports about a query has a class of its own.
+_LOST = re.compile(
+    r"psycopg\.(?:OperationalError|InterfaceError|errors\.(?:AdminShutdown|CrashShutdown|CannotConnectNow|ConnectionFailure))\)"
+    r"|\bthe target does not answer"
 )
-
-if TYPE_CHECKING:
-    from include.cutover.catalog import ForeignKey
-
-log = logging.getLogger(__name__)
-
-Result = Mapping[str, Any]
-"""What one expectation found, as Great Expectations gives it, e.g. ``{"observed_value": 3}``."""
-
-
-@dataclass(frozen=True)
-class Requirement:
-    """One expectation in plain words, and how to make it.
-
-    Attributes:
-        name: Stable identifier of the check it becomes.
-        title: What is checked, for the observer.
-        expected: The value that must be found.
-        origin: Where that value comes from, as a sentence.
-        make: Makes the expectation from the module ``great_expectations.expectations``; the keyword arguments it gets are
-            passed on.
-        found: Puts a result into words; never with the content of a column that is no key.
-        do: What to do when it does not hold.
-        otherwise: The outcome when it does not hold.
-        where: What the check is about, when that is not the asset.
-    """
-
-    name: str
-    title: str
-    expected: str
-    origin: str
-    make: Callable[..., Any]
-    found: Callable[[Result], str]
-    do: str
-    otherwise: Outcome = "failed"
-    where: str = ""
-
-
-@dataclass(frozen=True)
-class Asset:
-    """What the requirements are about: a real table of the target, or rows put together in memory.
-
-    Attributes:
-        name: How it is called in the Data Docs.
-        table: Name of the table, None for ``rows``.
-        rows: Rows with the same columns each; the first column names a row.
-    """
-
-    name: str
-    requirements: Sequence[Requirement]
-    table: str | None = None
-    rows: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +44,7 @@ class StageResult:
         docs_index: Start page of the Data Docs.
         summary: One sentence.
         figures: Numbers for the report.
+        results: What Great Expectations found for each of the checks; empty where nothing was evaluated.
     """
 
     stage: str
@@ -121,135 +53,10 @@ class StageResult:
     docs_index: Path
     summary: str = ""
     figures: dict[str, Any] = field(default_factory=dict)
+    results: list[Result] = field(default_factory=list)
 
 
-def check_counts(
-    conninfo: str,
-    schema: str,
-    expected: Mapping[str, ExpectedCount],
-    docs: Path,
-    task_log_url: str | None = None,
-    *,
-    seconds: float = 300,
-) -> StageResult:
-    """Every table holds the rows it must: asked of each real table, and of the reconciliation of both sides.
-
-    Safe to run again: it reads only, and writes its site anew.
-
-    Args:
-        expected: Rows per table of the plan, with their origin.
-        docs: Folder of this stage's site.
-        task_log_url: Link to the task's log.
-        seconds: How long one query may take.
-
-    Raises:
-        CannotCheck: When no table is expected, nothing was evaluated or the Data Docs could not be written.
-        Unreachable: When the target does not answer.
-    """
-    with ThreadPoolExecutor(max_workers=1) as background:
-        counting = background.submit(count_checks, conninfo, schema, expected, seconds=seconds)
-        _great_expectations()
-        rows = counting.result()
-    assets = [_table_asset(row) for row in rows]
-    assets.append(_reconciliation(rows, expected))
-    result = run_stage("counts", "Row counts", conninfo, schema, assets, docs, task_log_url, seconds=seconds)
-    wrong = [row for row in rows if row.delta != 0]
-    total = sum(row.target_rows or 0 for row in rows)
-    if not wrong and result.success:
-        summary = f"{len(rows)} tables, {rows_text(total)}: every count is as expected"
-    else:
-        named = "; ".join(f"{row.table}: expected {row.source_rows:,}, found {_target_text(row)}" for row in wrong[:5])
-        more = f"; and {len(wrong) - 5} more" if len(wrong) > 5 else ""
-        summary = f"{len(wrong)} of {len(rows)} tables are not as expected" + (f": {named}{more}" if named else "")
-    figures = {
-        "tables": [
-            {
-                "table": row.table,
-                "source_rows": row.source_rows,
-                "target_rows": row.target_rows,
-                "delta": row.delta,
-                "origin": row.origin,
-            }
-            for row in rows
-        ],
-        "rows": total,
-        "expectations": len(result.checks),
-    }
-    return replace(result, summary=summary, figures=figures)
-
-
-def check_orphans(
-    conninfo: str,
-    schema: str,
-    docs: Path,
-    task_log_url: str | None = None,
-    secret: Mapping[str, Collection[str]] | None = None,
-    *,
-    seconds: float = 300,
-) -> StageResult:
-    """No row refers to a row that is not there: one expectation for each foreign key of the target's catalog.
-
-    Safe to run again: it reads only, and writes its site anew.
-
-    Args:
-        docs: Folder of this stage's site; it shows keys only.
-        task_log_url: Link to the task's log.
-        secret: Columns per table whose content is never shown, also not where they are keys.
-        seconds: How long one query may take.
-
-    Raises:
-        CannotCheck: When the catalog knows no foreign key, nothing was evaluated or the Data Docs could not be written.
-        Unreachable: When the target does not answer.
-    """
-    with reading(conninfo, schema, seconds=seconds) as connection:
-        keys = catalog.foreign_keys(connection, schema)
-        primary = {key.table: catalog.primary_key(connection, schema, key.table) for key in keys}
-    if not keys:
-        raise CannotCheck(
-            "the target's catalog knows no foreign key, so nothing can be looked at",
-            where=schema,
-            expected="the foreign keys of the plan",
-            do="Look whether declare_foreign_keys ran.",
-        )
-    requirements: dict[str, list[Requirement]] = {}
-    for key in keys:
-        hidden = (secret or {}).get(key.table, ())
-        requirements.setdefault(key.table, []).append(_no_orphans(schema, key, primary[key.table], hidden))
-    assets = [Asset(table, demanded, table=table) for table, demanded in requirements.items()]
-    found: dict[str, Result] = {}
-    result = run_stage(
-        "orphans",
-        "Foreign keys without orphans",
-        conninfo,
-        schema,
-        assets,
-        docs,
-        task_log_url,
-        seconds=seconds,
-        results=found,
-    )
-    orphans = []
-    for key in keys:
-        details = found.get(orphans_name(key), {})
-        if details.get("observed_value"):
-            orphans.append(
-                {
-                    "foreign_key": key.name,
-                    "table": key.table,
-                    "columns": list(key.columns),
-                    "referenced_table": key.referenced_table,
-                    "count": details["observed_value"],
-                    "keys": [_as_text(row) for row in _rows_of(details)],
-                }
-            )
-    unknown = sum(check.outcome == "unknown" for check in result.checks)
-    summary = f"{len(keys)} foreign keys looked at, no orphan"
-    if orphans or unknown:
-        total = sum(int(item["count"]) for item in orphans)
-        named = "; ".join(f"{item['table']}.{', '.join(item['columns'])}: {item['count']:,}" for item in orphans[:5])
-        summary = f"{total:,} orphans under {len(orphans)} of {len(keys)} foreign keys" + (f" ({named})" if named else "")
-        summary += f"; {unknown} could not be looked at" if unknown else ""
-    return replace(result, summary=summary, figures={"foreign_keys": len(keys), "orphans": orphans})
+# ---- stages -------------------------------------------------------------------------------------------------------------
 
 
 def run_stage(
@@ -261,20 +68,24 @@ def run_stage(
     docs: Path,
     task_log_url: str | None = None,
     *,
+    about: str = "",
     seconds: float = 300,
-    results: dict[str, Result] | None = None,
 ) -> StageResult:
-    """Evaluate every requirement of every asset, write the Data Docs, and say what came of it.
+    """Evaluate every requirement of every asset in one checkpoint, write the Data Docs, and say what came of it.
 
     The site appears in ``docs`` (``index.html``; all links are relative, nothing is loaded from elsewhere); an earlier site
-    there is removed first. Several stages may run at the same time, in processes of their own.
+    there is removed first. Several stages may run at the same time, in processes of their own. Safe to run again: it reads
+    only.
 
     Args:
         stage: Short name, part of the addresses in the site.
         heading: What the stage checks, on top of every page.
         conninfo: libpq connection string of the target.
+        assets: In the order in which they are evaluated.
+        docs: Folder of this stage's site.
+        task_log_url: Link to the task's log.
+        about: Application and run, on top of every page.
         seconds: How long one query may take.
-        results: Gets what Great Expectations found, by the requirement's name.
 
     Returns:
         One check for each requirement, in their order. An expectation that could not be evaluated, and a table that is not
@@ -282,205 +93,114 @@ def run_stage(
 
     Raises:
         CannotCheck: When there is nothing to evaluate, nothing was evaluated, or the Data Docs could not be written.
-        Unreachable: When the target does not answer.
+        Unreachable: When the target does not answer, or a connection breaks.
     """
-    wanted = [requirement for asset in assets for requirement in asset.requirements]
-    if not wanted:
+    if not any(asset.requirements for asset in assets):
         raise _nothing_evaluated(stage)
-    if len({requirement.name for requirement in wanted}) < len(wanted):
-        raise ValueError("two requirements of a stage have the same name")
-    gx = _great_expectations()
+    gx = great_expectations()
     with reading(conninfo, schema, seconds=seconds) as connection:
-        problems = relation_problem(connection, schema, [asset.table for asset in assets if asset.table is not None])
+        problems = _problems(connection, schema, [asset.table for asset in assets if asset.table is not None])
     _clear(docs)
-    evaluated: dict[str, Any] = {}
+    moment = datetime.now(UTC)
     with _quiet(), _connections(conninfo, schema, seconds) as opener:
         context = _context(gx)
-        run = gx.RunIdentifier(run_name=stage, run_time=datetime.now(UTC))
-        tables, frames = [], []
+        batches = _batches(gx, context, opener, schema, assets, problems)
+        definitions = [
+            _definition(gx, context, batch, asset, number, problems.get(asset.table or "", ""))
+            for number, (asset, batch) in enumerate(zip(assets, batches, strict=True))
+        ]
+        evaluated = _evaluate(gx, context, stage, definitions, gx.RunIdentifier(run_name=stage, run_time=moment))
+        _require_connection(stage, evaluated)
+        checks, results, pages = [], [], {}
         for number, asset in enumerate(assets):
-            if asset.table is None:
-                frames.append((_frame(gx, context, asset, number), asset))
-            elif asset.table not in problems:
-                try:
-                    tables.append(_table(gx, context, opener, schema, asset, number))
-                except gx.Untouchable as error:
-                    problems[asset.table] = _untouchable(error)
-        if tables:
-            evaluated |= _evaluate(gx, context, f"{stage}-tables", tables, run)
-        for (definition, frame), asset in frames:
-            evaluated |= _evaluate(gx, context, f"{stage}-{_slug(asset.name)}", [definition], run, frame, asset)
-        if not evaluated:
-            raise _nothing_evaluated(stage, problems)
-        _build(context, docs, heading, _link(task_log_url))
-    _finish(docs, len(tables) + len(frames))
-    checks = []
-    for asset in assets:
-        for requirement in asset.requirements:
-            where = requirement.where or (f"{schema}.{asset.table}" if asset.table else asset.name)
-            checks.append(_check(requirement, evaluated.get(requirement.name), problems.get(asset.table or "", ""), where))
-    if results is not None:
-        results.update({name: result.result or {} for name, result in evaluated.items()})
-    return StageResult(stage, worst(checks) == "passed", checks, docs / "index.html")
+            told = {}
+            for place, requirement in enumerate(asset.requirements):
+                result = evaluated.get(_identity(number, place))
+                check = _check(requirement, result, _where(schema, asset, requirement))
+                told[_identity(number, place)] = {**check.as_dict(), "origin": requirement.origin}
+                checks.append(check)
+                results.append((result.result or {}) if result is not None else {})
+            pages[_suite(asset, number)] = {"name": asset.name, "first": asset.first, "rows": asset.rows, "checks": told}
+        if not any(results):
+            raise _nothing_evaluated(stage, checks)
+        _build(gx, context, docs, {
+            "heading": heading,
+            "about": about,
+            "task_log_url": _link(task_log_url),
+            "moment": f"{moment:%Y-%m-%d %H:%M:%S} UTC",
+            "suites": pages,
+        })  # fmt: skip
+    _finish(docs, len(definitions))
+    return StageResult(stage, worst(checks) == "passed", checks, docs / "index.html", results=results)
 
 
-# ---- what is required -------------------------------------------------------------------------------------------------
+def run_list(
+    stage: str,
+    heading: str,
+    found: Sequence[Check],
+    conninfo: str,
+    schema: str,
+    docs: Path,
+    task_log_url: str | None = None,
+    *,
+    about: str = "",
+) -> StageResult:
+    """A stage from checks that were made elsewhere, such as those of the source's values. Arguments as for ``run_stage``.
 
+    Returns:
+        The same checks, and those of the expectations about them.
 
-def _origin_sentence(origin: str) -> str:
-    return {
-        "snapshot": "The number was counted in the snapshot.",
-        "reference data": "The number is what the reference data brought; the snapshot has no rows of this table.",
-    }.get(origin, f"The number comes from: {origin}.")
-
-
-def _table_asset(row: Reconciliation) -> Asset:
-    def found(result: Result) -> str:
-        observed = int(result["observed_value"])
-        return count_text(observed, delta=observed - row.source_rows)
-
-    check = row.check("")
-    return Asset(
-        row.table,
+    Raises:
+        CannotCheck: When the list is empty, or the Data Docs could not be written.
+    """
+    if not found:
+        raise CannotCheck("nothing was looked at", where=f"stage {stage}", expected="at least one check")
+    origin = "One row for each thing that was looked at."
+    asset = Asset(
+        heading,
         [
             Requirement(
-                name=check.name,
-                title=check.title,
-                expected=check.expected,
-                origin=_origin_sentence(row.origin),
-                make=lambda gxe, **about: gxe.ExpectTableRowCountToEqual(value=row.source_rows, **about),
-                found=found,
-                do=MISMATCH,
-            )
-        ],
-        table=row.table,
-    )
-
-
-def _reconciliation(rows: Sequence[Reconciliation], expected: Mapping[str, ExpectedCount]) -> Asset:
-    """Both sides of all tables as rows: one for each table of the plan, none missing, none twice, no difference."""
-
-    def tables_at_fault(result: Result) -> str:
-        faults = [str(item.get("table")) for item in result.get("unexpected_index_list") or []]
-        if not faults:
-            return "every table"
-        return f"not so for {', '.join(faults[:10])}" + (f" and {len(faults) - 10} more" if len(faults) > 10 else "")
-
-    plan = "The tables are those of the plan."
-    counts = "Both numbers of a table were counted: one in the snapshot (or brought by reference data), one in the target."
-    return Asset(
-        "reconciliation",
-        [
-            Requirement(
-                name="reconciliation_number_of_tables",
-                title="the reconciliation has as many rows as the plan has tables",
-                expected=str(len(expected)),
-                origin=plan,
-                make=lambda gxe, **about: gxe.ExpectTableRowCountToEqual(value=len(expected), **about),
-                found=lambda result: str(result["observed_value"]),
-                do=UNCOUNTED,
-            ),
-            Requirement(
-                name="reconciliation_tables",
-                title="the reconciliation holds no table that the plan does not have",
-                expected="every table is one of the plan",
-                origin=plan,
-                make=lambda gxe, **about: gxe.ExpectColumnValuesToBeInSet(
-                    column="table", value_set=sorted(expected), **about
-                ),
-                found=tables_at_fault,
-                do=UNCOUNTED,
-            ),
-            Requirement(
-                name="reconciliation_once",
-                title="each table is present exactly once",
-                expected="no table twice",
-                origin=plan,
-                make=lambda gxe, **about: gxe.ExpectColumnValuesToBeUnique(column="table", **about),
-                found=tables_at_fault,
-                do=UNCOUNTED,
-            ),
-            Requirement(
-                # The next expectation passes over empty values; without this one a table that was not counted would pass.
-                name="reconciliation_counted",
-                title="every table was counted in the target",
-                expected="a number for every table",
-                origin=counts,
-                make=lambda gxe, **about: gxe.ExpectColumnValuesToNotBeNull(column="target_rows", **about),
-                found=tables_at_fault,
-                do=UNCOUNTED,
+                f"{stage}_looked_at",
+                "everything could be looked at",
+                "no outcome is unknown",
+                origin,
+                in_set("outcome", ["passed", "failed"]),
+                names_at_fault,
+                UNCOUNTED,
                 otherwise="unknown",
             ),
             Requirement(
-                name="reconciliation_delta",
-                title="no table has a row more or less than expected",
-                expected="delta 0 for every table",
-                origin=counts,
-                make=lambda gxe, **about: gxe.ExpectColumnValuesToBeInSet(column="delta", value_set=[0], **about),
-                found=tables_at_fault,
-                do=MISMATCH,
+                f"{stage}_passed",
+                "everything is as it must be",
+                "no outcome is failed",
+                origin,
+                in_set("outcome", ["passed", "unknown"]),
+                names_at_fault,
+                "Look at each of them in the report.",
             ),
         ],
-        rows=[
-            {"table": row.table, "source_rows": row.source_rows, "target_rows": row.target_rows, "delta": row.delta}
-            for row in rows
-        ],
+        rows=[{"name": check.where or check.name, "what": check.title, "outcome": check.outcome} for check in found],
+    )
+    result = run_stage(stage, heading, conninfo, schema, [asset], docs, task_log_url, about=about)
+    wrong = [check for check in found if check.outcome != "passed"]
+    told = "; ".join(f"{check.title}: {check.found}" for check in wrong[:3])
+    summary = (
+        f"{len(wrong)} of {len(found)} are not as they must be: {told}" if wrong else f"{len(found)} looked at, all right"
+    )
+    return replace(
+        result,
+        success=result.success and not wrong,
+        checks=[*found, *result.checks],
+        summary=summary,
+        figures={"looked_at": len(found), "wrong": len(wrong)},
     )
 
 
-def _no_orphans(schema: str, key: ForeignKey, primary_key: Sequence[str], hidden: Collection[str]) -> Requirement:
-    shown = key_columns(key, primary_key, hidden)
-
-    def make(gxe: Any, **about: Any) -> Any:
-        from include.cutover.validation_site import ExpectQueryToFindNoRows
-
-        columns = [sql.SQL("child.{}::text AS {}").format(sql.Identifier(name), sql.Identifier(name)) for name in shown]
-        columns.append(sql.SQL("count(*) OVER () AS {}").format(sql.Identifier(ExpectQueryToFindNoRows.COUNT_COLUMN)))
-        query = sql.SQL("SELECT {} {} ORDER BY {} LIMIT {}").format(
-            sql.SQL(", ").join(columns),
-            orphan_rows(schema, key),
-            sql.SQL(", ").join(sql.SQL("child.{}").format(sql.Identifier(name)) for name in primary_key or key.columns),
-            sql.Literal(SHOWN_KEYS),
-        )
-        about["meta"] = {**about["meta"], "columns": shown}
-        return ExpectQueryToFindNoRows(unexpected_rows_query=_as_template(query.as_string(None)), **about)
-
-    return Requirement(
-        name=orphans_name(key),
-        title=orphan_title(key),
-        expected="no orphan",
-        origin=f"The rule is the foreign key {key.name} in the catalog of the target.",
-        make=make,
-        found=lambda result: orphan_text(int(result["observed_value"]), [_as_text(row) for row in _rows_of(result)]),
-        do=ORPHANS,
-    )
+# ---- Great Expectations -------------------------------------------------------------------------------------------------
 
 
-def _as_template(query: str) -> str:
-    """The query as Great Expectations takes it: braces are placeholders there, and a colon starts a bound value.
-
-    It also wants to put the table's name in, unquoted; cut to nothing here, since the query names its tables itself.
-    """
-    return re.sub(r":(?!:)(?<!::)", r"\\:", query.replace("{", "{{").replace("}", "}}")) + " {batch!s:.0}"
-
-
-def _rows_of(result: Result) -> list[Mapping[str, Any]]:
-    return [row for row in (result.get("details") or {}).get("unexpected_rows") or [] if row]
-
-
-def _as_text(row: Mapping[str, Any]) -> dict[str, str]:
-    return {str(name): "NULL" if value is None else str(value) for name, value in row.items()}
-
-
-def _target_text(row: Reconciliation) -> str:
-    return row.problem if row.target_rows is None else f"{row.target_rows:,}"
-
-
-# ---- Great Expectations -----------------------------------------------------------------------------------------------
-
-
-def _great_expectations() -> Any:
-    """The package, imported with its usage statistics off."""
+def great_expectations() -> Any:
+    """The package, imported with its usage statistics off. The first call takes seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations
 
@@ -492,15 +212,22 @@ class _Package:
 
     def __init__(self, package: Any) -> None:
         from great_expectations import expectations
+        from great_expectations.core.batch_definition import BatchDefinition
         from great_expectations.core.run_identifier import RunIdentifier
         from great_expectations.data_context.types import base
         from great_expectations.datasource.fluent.interfaces import TestConnectionError
+        from great_expectations.datasource.fluent.sql_datasource import QueryAsset, TableAsset
+        from great_expectations.render.renderer.site_builder import SiteBuilder
         from sqlalchemy import quoted_name
 
         self.root = package
         self.Untouchable = TestConnectionError
+        self.BatchDefinition = BatchDefinition
+        self.QueryAsset = QueryAsset
+        self.TableAsset = TableAsset
         self.expectations = expectations
         self.RunIdentifier = RunIdentifier
+        self.SiteBuilder = SiteBuilder
         self.config = base
         self.quoted_name = quoted_name
 
@@ -521,7 +248,7 @@ def _connections(conninfo: str, schema: str, seconds: float) -> Iterator[Callabl
 
 
 def _context(gx: _Package) -> Any:
-    """A context in memory that knows no site yet: it writes its whole configuration anew for each thing added to it."""
+    """A context in memory."""
     return gx.root.get_context(
         mode="ephemeral",
         project_config=gx.config.DataContextConfig(
@@ -532,86 +259,126 @@ def _context(gx: _Package) -> Any:
     )
 
 
-def _table(
-    gx: _Package, context: Any, opener: Callable[[], psycopg.Connection], schema: str, asset: Asset, number: int
-) -> Any:
-    sources = context.data_sources.all()
-    if "target" in sources:
-        source = sources["target"]
-    else:
-        # The address is a form that must be filled in; connections come from the opener.
+def _batches(
+    gx: _Package,
+    context: Any,
+    opener: Callable[[], psycopg.Connection],
+    schema: str,
+    assets: Sequence[Asset],
+    problems: Mapping[str, str],
+) -> list[Any]:
+    """All rows of each asset; for a table that cannot be looked at one row stands in.
+
+    The context writes its whole configuration anew for each thing that is added to it, so they are added at once.
+    """
+    described = []
+    for number, asset in enumerate(assets):
+        name = _suite(asset, number)
+        if asset.table is not None and asset.table not in problems:
+            table, place = gx.quoted_name(asset.table, True), gx.quoted_name(schema, True)
+            made = gx.TableAsset(name=name, table_name=table, schema_name=place)
+        else:
+            query = "SELECT 1 AS nothing" if asset.table is not None else _values(asset.rows).as_string(None)
+            made = gx.QueryAsset(name=name, query=query)
+        made.batch_definitions.append(gx.BatchDefinition(name="all rows"))
+        described.append(made)
+    try:
         source = context.data_sources.add_postgres(
-            name="target", connection_string="postgresql+psycopg://target@target/target", kwargs={"creator": opener}
+            name="target",
+            # The address is a form that must be filled in; connections come from the opener.
+            connection_string="postgresql+psycopg://target@target/target",
+            kwargs={"creator": opener},
+            assets=described,
         )
-    batch = source.add_table_asset(
-        name=_slug(asset.name, number),
-        table_name=gx.quoted_name(str(asset.table), True),
-        schema_name=gx.quoted_name(schema, True),
-    ).add_batch_definition_whole_table("whole table")
-    return _definition(gx, context, batch, asset, number)
+    except gx.Untouchable as error:
+        raise CannotCheck("the tables could not be reached", where=f"schema {schema}", found=_reason(str(error))) from None
+    return [source.get_asset(_suite(asset, number)).get_batch_definition("all rows") for number, asset in enumerate(assets)]
 
 
-def _frame(gx: _Package, context: Any, asset: Asset, number: int) -> tuple[Any, Any]:
-    import pandas
+def _problems(connection: psycopg.Connection, schema: str, tables: Sequence[str]) -> dict[str, str]:
+    """Why a table cannot be looked at; nothing for the others."""
+    problems = relation_problem(connection, schema, tables)
+    for table in tables:
+        if table not in problems:
+            try:
+                with connection.transaction():
+                    connection.execute(sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(schema, table)))
+            except psycopg.Error as error:
+                if connection.broken or connection.closed:
+                    raise
+                problems[table] = query_problem(error)
+    return problems
 
-    name = _slug(asset.name, number)
-    source = context.data_sources.add_pandas(name=f"both-{number}")
-    batch = source.add_dataframe_asset(name=name).add_batch_definition_whole_dataframe("all rows")
-    frame = pandas.DataFrame([dict(row) for row in asset.rows]).convert_dtypes()
-    return _definition(gx, context, batch, asset, number), frame
+
+def _values(rows: Sequence[Mapping[str, str | int | None]]) -> sql.Composed:
+    """The rows as a query in which Great Expectations finds nothing that it takes for a placeholder: texts are hex."""
+
+    def cell(value: str | int | None, kind: str) -> sql.Composed:
+        if isinstance(value, str):
+            return sql.SQL("convert_from(decode({}, 'hex'), 'UTF8')").format(sql.Literal(value.encode().hex()))
+        return sql.SQL("CAST({} AS {})").format(sql.Literal(value), sql.SQL(kind))
+
+    kinds = {column: "bigint" if any(isinstance(row[column], int) for row in rows) else "text" for column in rows[0]}
+    lines = [sql.SQL(", ").join(cell(row[column], kind) for column, kind in kinds.items()) for row in rows]
+    return sql.SQL("SELECT * FROM (VALUES {}) AS given ({})").format(
+        sql.SQL(", ").join(map(sql.SQL("({})").format, lines)), sql.SQL(", ").join(map(sql.Identifier, kinds))
+    )
 
 
-def _definition(gx: _Package, context: Any, batch: Any, asset: Asset, number: int) -> Any:
-    suite = gx.root.ExpectationSuite(name=_slug(asset.name, number))
-    for requirement in asset.requirements:
-        words = f"{requirement.title}: {requirement.expected}. {requirement.origin}"
-        suite.add_expectation(
-            requirement.make(
-                gx.expectations,
-                # Great Expectations puts the description into its pages as it is.
-                description=html.escape(words[:1].upper() + words[1:]),
-                notes=[f"When it does not hold: {requirement.do}"],
-                meta={"requirement": requirement.name, "title": requirement.title, "origin": requirement.origin},
-            )
-        )
+def _definition(gx: _Package, context: Any, batch: Any, asset: Asset, number: int, problem: str) -> Any:
+    suite = gx.root.ExpectationSuite(name=_suite(asset, number))
+    for place, requirement in enumerate(asset.requirements):
+        make = in_bounds(lambda: cannot_say(problem)) if problem and not requirement.elsewhere else requirement.make
+        suite.add_expectation(make(gx.expectations, meta={"requirement": _identity(number, place)}))
     return context.validation_definitions.add(
         gx.root.ValidationDefinition(name=suite.name, data=batch, suite=context.suites.add(suite))
     )
 
 
-def _evaluate(
-    gx: _Package,
-    context: Any,
-    name: str,
-    definitions: Sequence[Any],
-    run: Any,
-    frame: Any = None,
-    asset: Asset | None = None,
-) -> dict[str, Any]:
-    """Run one checkpoint; the results by the requirement's name."""
-    result_format: dict[str, Any] = {"result_format": "COMPLETE", "return_unexpected_index_query": False}
-    if asset is not None and asset.rows:
-        result_format["unexpected_index_column_names"] = [next(iter(asset.rows[0]))]
+def _identity(number: int, place: int) -> str:
+    """Names of checks may meet, as those of table a_b, key c and of table a, key b_c; these do not."""
+    return f"{number}.{place}"
+
+
+def _suite(asset: Asset, number: int) -> str:
+    """The asset's name as a file and an address can have it; the number keeps apart what becomes alike."""
+    return f"{re.sub(r'[^A-Za-z0-9_-]', '_', asset.name)[:80]}-{number}"
+
+
+def _evaluate(gx: _Package, context: Any, stage: str, definitions: Sequence[Any], run: Any) -> dict[str, Any]:
+    """What came of every expectation, by the requirement's identity."""
     checkpoint = context.checkpoints.add(
-        gx.root.Checkpoint(name=name, validation_definitions=list(definitions), result_format=result_format)
+        gx.root.Checkpoint(
+            name=stage,
+            validation_definitions=list(definitions),
+            # Complete for rows in memory, which are few; of a table the expectations give what they may, see there.
+            result_format={
+                "result_format": "COMPLETE",
+                "return_unexpected_index_query": False,
+                "unexpected_index_column_names": ["name"],
+            },
+        )
     )
-    outcome = checkpoint.run(run_id=run, batch_parameters=None if frame is None else {"dataframe": frame})
     return {
         result.expectation_config.meta["requirement"]: result
-        for validation in outcome.run_results.values()
+        for validation in checkpoint.run(run_id=run).run_results.values()
         for result in validation.results
     }
 
 
-def _check(requirement: Requirement, result: Any, problem: str, where: str) -> Check:
+def _where(schema: str, asset: Asset, requirement: Requirement) -> str:
+    return requirement.where or (f"{schema}.{asset.table}" if asset.table else asset.name)
+
+
+def _check(requirement: Requirement, result: Any, where: str) -> Check:
     """The check that a requirement becomes. Only a result that was really evaluated can pass."""
 
     def check(outcome: Outcome, found: str, do: str) -> Check:
         return Check(requirement.name, requirement.title, outcome, requirement.expected, found, do, where)
 
-    raised = "" if result is None else _raised(result.exception_info)
+    raised = "" if result is None else _raised(result)
     if result is None or raised:
-        return check("unknown", problem or raised or "it was not evaluated", UNCOUNTED)
+        return check("unknown", _reason(raised) if raised else "it was not evaluated", UNCOUNTED)
     details = result.result or {}
     elements, missing = details.get("element_count"), details.get("missing_count") or 0
     if elements is not None and elements - missing <= 0:
@@ -626,13 +393,16 @@ def _check(requirement: Requirement, result: Any, problem: str, where: str) -> C
     return check(requirement.otherwise, found, requirement.do)
 
 
-def _raised(info: Any) -> str:
+def _raised(result: Any) -> str:
     """Why an expectation was not evaluated; empty when it was. The information stands alone or once for each metric."""
-    if not isinstance(info, dict) or not info:
-        return "" if not info else _reason(str(info))
+    info = result.exception_info
+    if not info:
+        return ""
+    if not isinstance(info, dict):
+        return str(info)
     for item in [info] if "raised_exception" in info else list(info.values()):
         if not isinstance(item, dict) or item.get("raised_exception"):
-            return _reason(str(item.get("exception_message") if isinstance(item, dict) else item))
+            return str(item.get("exception_message") if isinstance(item, dict) else item) or "no reason was given"
     return ""
 
 
@@ -643,31 +413,29 @@ def _reason(message: str) -> str:
     return re.sub(r"\(psycopg[\w.]*\)\s*", "", text).strip() or "Great Expectations gave no reason"
 
 
-def _untouchable(error: BaseException) -> str:
-    """Why a table could not be touched: the server's own words where it gave any."""
-    original = getattr(error.__cause__, "orig", None)
-    return query_problem(original) if isinstance(original, psycopg.Error) else _reason(str(error))
+def _require_connection(stage: str, evaluated: Mapping[str, Any]) -> None:
+    """Another try may help where the server went away, and only there."""
+    for message in map(_raised, evaluated.values()):
+        if _LOST.search(message):
+            raise Unreachable(
+                "the connection to the target broke",
+                where=f"stage {stage}",
+                found=_reason(message),
+                do="Check that the server runs, then try again.",
+            )
 
 
-def _nothing_evaluated(stage: str, problems: Mapping[str, str] | None = None) -> CannotCheck:
+def _nothing_evaluated(stage: str, checks: Sequence[Check] = ()) -> CannotCheck:
     return CannotCheck(
         "not a single expectation was evaluated",
         where=f"stage {stage}",
         expected="at least one",
-        found="; ".join(f"{table}: {problem}" for table, problem in list((problems or {}).items())[:5]),
+        found="; ".join(f"{check.where}: {check.found}" for check in checks[:5]),
         do=UNCOUNTED,
     )
 
 
 # ---- the site ---------------------------------------------------------------------------------------------------------
-
-
-def _slug(name: str, number: int | None = None) -> str:
-    """A name that is safe in a file name and in an address; the number keeps apart what becomes alike."""
-    safe = re.sub(r"[^A-Za-z0-9_-]", "_", name)[:80]
-    return safe if safe == name or number is None else f"{safe}-{number}"
-
-
 def _link(url: str | None) -> str:
     """The address when it is one that a page may link to, else nothing."""
     return url if url and re.match(r"(?:https?://|/(?!/))[^\s<>\"]+$", url) else ""
@@ -681,27 +449,31 @@ def _clear(docs: Path) -> None:
     docs.mkdir(parents=True, exist_ok=True)
 
 
-def _build(context: Any, docs: Path, heading: str, task_log_url: str) -> None:
-    view = {
-        "module_name": "include.cutover.validation_site",
-        "class_name": "SitePage",
-        "heading": heading,
-        "task_log_url": task_log_url,
-    }
-    site = {
-        "class_name": "SiteBuilder",
-        "show_how_to_buttons": False,
-        "store_backend": {
-            "class_name": "TupleFilesystemStoreBackend",
-            "base_directory": str(docs),
-            "suppress_store_backend_id": True,
-        },
-        "site_index_builder": {"class_name": "DefaultSiteIndexBuilder", "view": view},
-        "site_section_builders": {"expectations": {"view": view}, "validations": {"view": view}, "profiling": "none"},
-    }
+def _build(gx: _Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> None:
+    """Let Great Expectations write its site, by our renderers and in our words."""
+    place = {"module_name": "include.cutover.validation_site"}
+    look = {"view": {**place, "class_name": "Page"}}
     try:
-        context.add_data_docs_site("site", site)
-        context.build_data_docs()
+        gx.SiteBuilder(
+            data_context=context,
+            site_name=stage["heading"],
+            show_how_to_buttons=False,
+            store_backend={
+                "class_name": "TupleFilesystemStoreBackend",
+                "base_directory": str(docs),
+                "suppress_store_backend_id": True,
+            },
+            site_index_builder={
+                "class_name": "DefaultSiteIndexBuilder",
+                "renderer": {**place, "class_name": "StartPage", "stage": stage},
+                **look,
+            },
+            site_section_builders={
+                "expectations": "none",  # what was expected stands beside what was found
+                "profiling": "none",
+                "validations": {"renderer": {**place, "class_name": "ResultPage", "stage": stage}, **look},
+            },
+        ).build()
     except OSError as error:
         raise _incomplete(docs, str(error)) from None
 

@@ -377,7 +377,7 @@ class Story:
     @cached_property
     def counts(self) -> list[dict[str, Any]]:
         """Both sides of every table: those with a difference first, then by name."""
-        rows = [row for row in self.figures("check_counts").get("tables") or [] if isinstance(row, dict)]
+        rows = [row for row in self.figures("check_tables").get("tables") or [] if isinstance(row, dict)]
         return sorted(rows, key=lambda row: (row.get("delta") == 0, str(row.get("table"))))
 
     @property
@@ -399,7 +399,7 @@ class Story:
     @cached_property
     def orphans(self) -> list[dict[str, Any]]:
         """Foreign keys with orphans and the orphans' keys."""
-        return [item for item in self.figures("check_orphans").get("orphans") or [] if isinstance(item, dict)]
+        return [item for item in self.figures("check_tables").get("orphans") or [] if isinstance(item, dict)]
 
     @cached_property
     def backup(self) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from include.cutover.decision import ever_passed
 from include.cutover.evidence import Event, Evidence, runs
 
 EVENT = "source.schema"
-PROOF = "check_content"
+PROOF = "check_tables"
 _SHOWN = 12
 
 

@@ -42,7 +42,7 @@ _BOOLEAN = 16  # type oid of PostgreSQL's boolean
 
 @dataclass(frozen=True)
 class ExpectedCount:
-    """Rows that a table must hold, and where that number comes from: ``snapshot`` or ``reference data``."""
+    """Rows that a table must hold, and where that number comes from, e.g. ``snapshot`` or ``reference data``."""
 
     rows: int
     origin: str = SNAPSHOT
@@ -160,27 +160,33 @@ def orphan_text(count: int, keys: Collection[Mapping[str, str]]) -> str:
     return f"{count:,} orphan{'' if count == 1 else 's'}" + (f": {shown}{more}" if shown else "")
 
 
-def expected_counts(snapshot: Mapping[str, int], reference: Mapping[str, int] | None = None) -> dict[str, ExpectedCount]:
+def expected_counts(
+    snapshot: Mapping[str, int], reference: Mapping[str, int] | None = None, quarantined: Mapping[str, int] | None = None
+) -> dict[str, ExpectedCount]:
     """What every table must hold: the rows of the snapshot, and those that reference data brought where it had none.
 
     Args:
         snapshot: Rows per table in the snapshot.
         reference: Rows that reference data put into tables without rows in the snapshot.
+        quarantined: Rows of the snapshot that the plan's decisions took out before the copy.
 
     Raises:
         CannotCheck: When reference data went into a table that the snapshot fills, or into one that it does not know: the
             number could then not be said to come from either.
     """
-    expected = {table: ExpectedCount(rows) for table, rows in snapshot.items()}
+    expected = {}
+    for table, rows in snapshot.items():
+        out = (quarantined or {}).get(table, 0)
+        expected[table] = ExpectedCount(rows - out, f"{SNAPSHOT}, less {out:,} in quarantine" if out else SNAPSHOT)
     for table, rows in (reference or {}).items():
-        if snapshot.get(table) != 0:
+        if table not in expected or expected[table].rows:
             raise CannotCheck(
                 "reference data belongs only into tables that have no rows in the snapshot",
                 where=table,
                 expected="0 rows in the snapshot",
                 found="a table that the snapshot does not know"
-                if table not in snapshot
-                else f"{rows_text(snapshot[table])} in the snapshot and {rows:,} of reference data",
+                if table not in expected
+                else f"{rows_text(expected[table].rows)} in the snapshot and {rows:,} of reference data",
                 do="Correct the SQL file under reference/.",
             )
         expected[table] = ExpectedCount(rows, REFERENCE_DATA)

@@ -89,9 +89,9 @@ def test_a_cutover_and_its_rollback_by_hand(site: LocalSite, window: Browser) ->
         window.wait_for_text("Closed")
 
     # From the check's page to its Data Docs, from there to the report, and from a frame back into Airflow.
-    window.open(f"{run}/tasks/verify.check_counts/details")
+    window.open(f"{run}/tasks/verify.check_tables/details")
     window.click("//a[.='Data Docs']")
-    window.wait_for_text("Row counts")
+    window.wait_for_text("Tables of the target")
     window.click("//a[.='ping_results']")
     window.wait_for_text("Rows of ping_results are as many as expected")
     window.click("//a[.='Report of the run']")

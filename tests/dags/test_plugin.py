@@ -36,7 +36,7 @@ INCIDENT = """# Incident of the night
 
 - [Events](events.jsonl)
 - [Report](report.html)
-- [Data Docs: counts](data_docs/counts/index.html)
+- [Data Docs: tables](data_docs/tables/index.html)
 - [Trap](javascript:alert(1))
 """
 
@@ -48,9 +48,9 @@ PAGES = (
     f"ward_ops/{RUN}",
     f"ward_ops/{RUN}/",
     f"ward_ops/{RUN}/incident",
-    f"ward_ops/{RUN}/data_docs/counts/index.html",
-    f"ward_ops/{RUN}/data_docs/counts/validations/counts/run/now/one.html",
-    f"ward_ops/{RUN}/data_docs/counts/static/logo.png",
+    f"ward_ops/{RUN}/data_docs/tables/index.html",
+    f"ward_ops/{RUN}/data_docs/tables/validations/tables/run/now/one.html",
+    f"ward_ops/{RUN}/data_docs/tables/static/logo.png",
     "ward_ops/rollback__1/",
     f"-/dag_run/cutover_ward_ops/{quote(RUN_ID)}",
     "-/dag_run/rollback_ward_ops/rollback__1",
@@ -65,23 +65,23 @@ NOT_SERVED = (
     f"ward_ops/{RUN}/monitoring.db.20261123-2200.bak",
     f"ward_ops/{RUN}/data_docs",
     f"ward_ops/{RUN}/data_docs/",
-    f"ward_ops/{RUN}/data_docs/counts",
-    f"ward_ops/{RUN}/data_docs/counts/validations/",
-    f"ward_ops/{RUN}/data_docs/counts/secret.txt",
-    f"ward_ops/{RUN}/data_docs/counts/.hidden.html",
-    f"ward_ops/{RUN}/data_docs/counts/linked.html",
+    f"ward_ops/{RUN}/data_docs/tables",
+    f"ward_ops/{RUN}/data_docs/tables/validations/",
+    f"ward_ops/{RUN}/data_docs/tables/secret.txt",
+    f"ward_ops/{RUN}/data_docs/tables/.hidden.html",
+    f"ward_ops/{RUN}/data_docs/tables/linked.html",
     f"ward_ops/{RUN}/data_docs/linked_folder/secret.html",
     f"ward_ops/{RUN}/data_docs/../events.jsonl",
     f"ward_ops/{RUN}/data_docs/..%2fevents.jsonl",
     f"ward_ops/{RUN}/data_docs/..%2Fkept%2Fsecret.html",
     f"ward_ops/{RUN}/data_docs/%2e%2e/kept/secret.html",
-    f"ward_ops/{RUN}/data_docs/counts/..%2f..%2fkept%2fsecret.html",
+    f"ward_ops/{RUN}/data_docs/tables/..%2f..%2fkept%2fsecret.html",
     f"ward_ops/{RUN}/data_docs/..%252fkept%252fsecret.html",
     f"ward_ops/{RUN}/data_docs/..%5ckept%5csecret.html",
     f"ward_ops/{RUN}/data_docs/%2fetc%2fpasswd",
     f"ward_ops/{RUN}/data_docs//etc/passwd",
-    f"ward_ops/{RUN}/data_docs/counts/index.html%00.png",
-    f"ward_ops/{RUN}/data_docs/counts/pipe.html",
+    f"ward_ops/{RUN}/data_docs/tables/index.html%00.png",
+    f"ward_ops/{RUN}/data_docs/tables/pipe.html",
     f"ward_ops/..%2fward_ops%2f{RUN}/",
     "ward_ops/%2e%2e/",
     "..%2f..%2fetc/passwd/",
@@ -161,8 +161,8 @@ def _write_evidence(root: Path) -> None:
     run.save("plan.json", load_plan("ward_ops").model_dump_json())
     run.save("incident.md", INCIDENT)
     run.append("sealed", outcome="rolled_back", summary="rolled back", by="cutover_ward_ops/x")
-    docs = run.folder / "data_docs" / "counts"
-    result = docs / "validations" / "counts" / "run" / "now"
+    docs = run.folder / "data_docs" / "tables"
+    result = docs / "validations" / "tables" / "run" / "now"
     result.mkdir(parents=True)
     (docs / "static").mkdir()
     (docs / "static" / "logo.png").write_bytes(b"\x89PNG")
@@ -283,7 +283,7 @@ def test_the_report_of_damaged_evidence_says_that_it_is_damaged(site: Site) -> N
 
 def test_the_report_links_only_to_what_is_served(site: Site) -> None:
     links = set(re.findall(r'<a href="([^"]*)"', site.get(f"ward_ops/{RUN}/", "observer").text))
-    assert {"incident", "data_docs/counts/index.html"} <= links
+    assert {"incident", "data_docs/tables/index.html"} <= links
     for link in links - {"#"}:
         if not link.startswith(("http", "#")):
             assert site.get(f"ward_ops/{RUN}/{link}", "observer").status_code == 200
@@ -309,16 +309,16 @@ def test_the_incident_document_is_readable_and_nothing_in_it_runs(site: Site) ->
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert "<h1>Incident of the night</h1>" in answer.text
     assert "<script>alert" not in answer.text
-    assert set(re.findall(r'<a href="([^"]*)"', answer.text)) == {"./", "data_docs/counts/index.html"}
+    assert set(re.findall(r'<a href="([^"]*)"', answer.text)) == {"./", "data_docs/tables/index.html"}
     assert "<li>Events</li>" in answer.text
 
 
 def test_data_docs_are_served_as_what_they_are_and_nothing_in_them_runs(site: Site) -> None:
-    page = site.get(f"ward_ops/{RUN}/data_docs/counts/index.html", "observer")
+    page = site.get(f"ward_ops/{RUN}/data_docs/tables/index.html", "observer")
     assert page.headers["content-type"] == "text/html; charset=utf-8"
     assert "script-src 'self';" in page.headers["content-security-policy"]
     assert "25 of 25 tables" in page.text
-    picture = site.get(f"ward_ops/{RUN}/data_docs/counts/static/logo.png", "observer")
+    picture = site.get(f"ward_ops/{RUN}/data_docs/tables/static/logo.png", "observer")
     assert picture.headers["content-type"] == "image/png"
     assert picture.content == b"\x89PNG"
 
@@ -347,8 +347,8 @@ def test_airflow_knows_the_views_and_found_no_fault(site: Site) -> None:
 
 def test_links_lead_to_pages_that_are_there(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CUTOVER_EVIDENCE", str(site.evidence))
-    report = ReportLink().get_link(None, ti_key=TaskInstanceKey("cutover_ward_ops", "verify.check_counts", RUN_ID))
-    docs = DataDocsLink().get_link(None, ti_key=TaskInstanceKey("cutover_ward_ops", "verify.check_counts", RUN_ID))
+    report = ReportLink().get_link(None, ti_key=TaskInstanceKey("cutover_ward_ops", "verify.check_tables", RUN_ID))
+    docs = DataDocsLink().get_link(None, ti_key=TaskInstanceKey("cutover_ward_ops", "verify.check_tables", RUN_ID))
     assert site.get(report.removeprefix("/cutover/"), "observer").headers["location"] == f"/cutover/ward_ops/{RUN}/"
     assert "25 of 25 tables" in site.get(docs.removeprefix("/cutover/"), "observer").text
 
@@ -356,10 +356,10 @@ def test_links_lead_to_pages_that_are_there(site: Site, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("dag", "task", "run"),
     [
-        ("example", "check_counts", RUN_ID),
-        ("cutover_other", "check_counts", RUN_ID),
-        ("cutover_ward_ops", "check_counts", "another run"),
-        ("cutover_../../etc", "check_counts", RUN_ID),
+        ("example", "check_tables", RUN_ID),
+        ("cutover_other", "check_tables", RUN_ID),
+        ("cutover_ward_ops", "check_tables", "another run"),
+        ("cutover_../../etc", "check_tables", RUN_ID),
     ],
 )
 def test_no_link_where_there_is_nothing_to_see(

@@ -127,9 +127,9 @@ def test_orphans_that_appear_after_preflight_roll_the_run_back_by_itself(site: S
 
     evidence = Evidence.of("ward_ops", run_id)
     assert outcome(evidence) == "rolled_back"
-    orphans = evidence.step("check_orphans")
-    assert orphans is not None and orphans["outcome"] == "failed"
-    failed = [check for check in orphans["checks"] if check["outcome"] == "failed"]
+    proof = evidence.step("check_tables")
+    assert proof is not None and proof["outcome"] == "failed"
+    failed = [check for check in proof["checks"] if check["outcome"] == "failed"]
     assert len(failed) == 1 and "snmp_credentials" in failed[0]["title"]
     assert site.health()["database"] == "sqlite"
     assert not may_log_in(site), "the application was never let in"
@@ -210,7 +210,7 @@ def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> Non
         pytest.raises(sqlite3.OperationalError, match=r"readonly|read-only|unable"),
     ):
         late.execute("DELETE FROM users")
-    for stage in ("content", "counts", "orphans"):
+    for stage in ("assess_source", "tables"):
         assert (evidence.folder / "data_docs" / stage / "index.html").is_file()
     assert read_mail(site.received)[-1].subject == "Ward OPS: migration complete"
 

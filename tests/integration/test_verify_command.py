@@ -19,7 +19,7 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover import backup, content, content_stage, digests, fence, finishing, structure, verify_command
+from include.cutover import backup, content, digests, fence, verify_command
 from include.cutover.embedded import Cluster, free_port
 from tests.loaded import SCHEMA, Loaded, load, ward_ops
 
@@ -418,35 +418,3 @@ def test_a_source_that_is_written_all_the_time(ward: Loaded, tmp_path: Path) -> 
     assert set(wrong) == {"ping_results"}
     pings = wrong["ping_results"]
     assert (pings["extra"], pings["changed"]) == (0, 0) and pings["missing"] % 2 == 0 and pings["missing"] > 0
-
-
-# --- as stages of Great Expectations ------------------------------------------------------------------------------------
-
-
-def test_stages_with_data_docs(ward: Loaded, tmp_path: Path) -> None:
-    tables, file = list(ward.plan.tables), ward.manifest.file
-    stage = content_stage.check_content(file, ward.conninfo, SCHEMA, tables, tmp_path / "equal")
-    assert stage.success
-    assert stage.summary.startswith("25 tables, ")
-    assert len(stage.checks) > 25
-    assert {check.outcome for check in stage.checks} == {"passed"}
-    assert stage.docs_index.is_file()
-    with ward.spoiled("UPDATE users SET hashed_password = 'hush-hush' WHERE id = 1", "DROP TABLE mtr_results",
-                      "DELETE FROM ping_results WHERE id = 7", "SELECT setval('users_id_seq', 1)") as conninfo:  # fmt: skip
-        stage = content_stage.check_content(file, conninfo, SCHEMA, tables, tmp_path / "different")
-        assert not stage.success
-        wrong = {check.name: check for check in stage.checks if check.outcome != "passed"}
-        assert wrong["content_ping_results"].found == "1 missing: ping_results, id=7: missing in the target"
-        assert wrong["content_missing"].found == "not so for ping_results"
-        assert wrong["content_changed"].found == "not so for users"
-        assert wrong["content_faults"].found == "not so for mtr_results"
-        pages = "".join(page.read_text() for page in (tmp_path / "different").rglob("*.html"))
-        assert "ping_results" in pages
-        assert "hush-hush" not in pages
-        checks = finishing.check_sequences(conninfo, SCHEMA, {})
-        stage = content_stage.check_list("sequences", "Sequences", checks, conninfo, SCHEMA, tmp_path / "sequences")
-        assert not stage.success
-        assert "sequence_users_id" in next(c.found for c in stage.checks if c.name == "sequences_passed")
-    checks = structure.checks(ward.conninfo, SCHEMA, ward.plan.sql_folder)
-    stage = content_stage.check_list("schema", "The schema", checks, ward.conninfo, SCHEMA, tmp_path / "schema")
-    assert stage.success

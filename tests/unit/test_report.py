@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
@@ -95,7 +95,7 @@ class Run:
         self.step("restore_test", 1.4, summary="the copy opens")
         self.step("build_keys_and_indexes", 3.2, summary="post_data: 2 files applied")
 
-    def count(self, **target: int) -> None:
+    def prove(self, orphans: Sequence[tuple[Check, dict[str, Any]]] = (), **target: int) -> None:
         found = {**TABLES, **target}
         checks = tuple(
             Check(f"row_count_{table}", f"rows of {table} are as many as expected",
@@ -108,9 +108,11 @@ class Run:
              "origin": "snapshot"}
             for table, rows in TABLES.items()
         ]  # fmt: skip
-        wrong = sum(found[table] != rows for table, rows in TABLES.items())
-        self.step("check_counts", 1.1, "failed" if wrong else "passed", f"{wrong} of 5 tables are not as expected", checks,
-                  tables=tables, rows=sum(found.values()))  # fmt: skip
+        checks += tuple(check for check, _ in orphans)
+        wrong = sum(check.outcome == "failed" for check in checks)
+        summary = f"{wrong} of {len(checks)} checks did not pass"
+        self.step("check_tables", 1.9, "failed" if wrong else "passed", summary, checks, tables=tables,
+                  rows=sum(found.values()), foreign_keys=12, orphans=[key for _, key in orphans])  # fmt: skip
 
     def go_live(self) -> None:
         self.append("decision", 0.2, at="decide", outcome="go_on", why=["every step before this one passed"])
@@ -126,22 +128,19 @@ class Run:
 def live(run: Run) -> None:
     run.prepare()
     run.stop_and_copy()
-    run.count()
+    run.prove()
     run.go_live()
 
 
 def rolled_back(run: Run) -> None:
     run.prepare()
     run.stop_and_copy()
-    run.count(users=2)
     key = {"foreign_key": "snmp_credentials_device_id_fkey", "table": "snmp_credentials", "columns": ["device_id"],
            "referenced_table": "standalone_devices", "count": 22, "keys": [{"id": "5", "device_id": "0af1"}]}  # fmt: skip
     orphan = Check("orphans_snmp_credentials", "every snmp_credentials.device_id refers to a row", "failed",
                    "no orphan", "22 orphans: id=5, device_id=0af1", "Do not.", "public.snmp_credentials")  # fmt: skip
-    run.step(
-        "check_orphans", 0.8, "failed", "22 orphans under 1 of 12 foreign keys", (orphan,), foreign_keys=12, orphans=[key]
-    )
-    run.append("decision", 0.2, at="decide", outcome="rollback", why=["check_counts failed: 1 of 5 tables", "check_orphans"])
+    run.prove([(orphan, key)], users=2)
+    run.append("decision", 0.2, at="decide", outcome="rollback", why=["check_tables failed: 2 of 6 checks did not pass"])
     run.step("rollback.stop_services", 0.2, summary="stopped: none")
     run.append(
         "rows.written", unknown="", tables={"ping_results": {"in_words": "12 inserted"}}, folder="kept/rows_after_go_live",
@@ -210,7 +209,7 @@ def test_a_failure_is_named_first_with_expected_found_and_what_to_do(run: Run, p
     rolled_back(run)
     page = Page(report.run_report(run.evidence, plan))
     assert "Rolled back" in page.text
-    first = "check_counts: public.users: rows of users are as many as expected; expected 3 rows (snapshot), found 2 rows"
+    first = "check_tables: public.users: rows of users are as many as expected; expected 3 rows (snapshot), found 2 rows"
     assert f"First failure: {first}" in page.text
     assert report.summary(run.evidence, plan)["first_failure"] == first
     assert page.text.index("rows of users are as many") < page.text.index("version of PostgreSQL")
@@ -284,8 +283,8 @@ def _killed_in_a_step(run: Run) -> None:
 
 
 def _strange(run: Run) -> None:
-    run.append("step.end", step="check_counts", outcome="passed", checks=None, figures=None)
-    run.append("step.end", step="check_orphans", outcome="odd", checks=["text", {}], figures=[1])
+    run.append("step.end", step="check_tables", outcome="passed", checks=None, figures=None)
+    run.append("step.end", step="restore_test", outcome="odd", checks=["text", {}], figures=[1])
     run.append("step.begin")
     run.append("gate")
     run.append("decision", why=None)
@@ -331,8 +330,8 @@ def test_a_retry_that_passed_is_no_failure(run: Run, plan: Plan) -> None:
 def test_the_cause_comes_before_what_it_caused(run: Run, plan: Plan) -> None:
     run.open()
     run.append("step.end", 1, step="approve", outcome="refused", seconds=0.1, summary="no go")
-    run.step("check_sequences", outcome="error", summary="the target does not answer")
-    assert report.summary(run.evidence, plan)["first_failure"] == "check_sequences: the target does not answer"
+    run.step("check_tables", outcome="error", summary="the target does not answer")
+    assert report.summary(run.evidence, plan)["first_failure"] == "check_tables: the target does not answer"
 
 
 def test_a_no_go_is_the_first_failure_when_nothing_else_failed(run: Run, plan: Plan) -> None:
@@ -416,7 +415,7 @@ def test_secrets_do_not_get_into_a_report(run: Run, plan: Plan) -> None:
 
 def test_the_page_needs_nothing_beside_itself(run: Run, plan: Plan) -> None:
     live(run)
-    for name in ("counts", "orphans"):
+    for name in ("assess_source", "tables"):
         folder = run.evidence.folder / "data_docs" / name
         folder.mkdir(parents=True)
         (folder / "index.html").write_text("x")
@@ -426,14 +425,14 @@ def test_the_page_needs_nothing_beside_itself(run: Run, plan: Plan) -> None:
     assert [link for tag, attributes in page.tags if tag == "link" and (link := attributes.get("href"))] == ["data:,"]
     assert "url(" not in report.run_report(run.evidence, plan)
     relative = [link for link in page.values("href") if not link.startswith(("http://airflow/", "data:"))]
-    assert {"data_docs/counts/index.html", "data_docs/orphans/index.html", EVENTS, "incident%20%26%20more.md"} == set(
+    assert {"data_docs/assess_source/index.html", "data_docs/tables/index.html", EVENTS, "incident%20%26%20more.md"} == set(
         relative
     )
 
 
 def test_only_web_addresses_are_linked(run: Run, plan: Plan) -> None:
     run.open()
-    run.append("step.begin", step="check_counts", log_url="javascript:alert(1)")
+    run.append("step.begin", step="check_tables", log_url="javascript:alert(1)")
     page = Page(report.run_report(run.evidence, plan))
     assert "javascript:alert(1)" not in page.values("href")
 
@@ -461,7 +460,7 @@ def test_the_incident_document_says_what_failed_and_where_everything_is(run: Run
     document = report.incident_document(run.evidence, plan, "the counts differ")
     for part in (
         "the counts differ",
-        "**check_counts** failed at 2026-03-01",
+        "**check_tables** failed at 2026-03-01",
         "expected 3 rows (snapshot), found 2 rows",
         "## Timeline",
         "**the services are up on SQLite**",

@@ -19,7 +19,7 @@ from include.cutover import (
     assessment_decided,
     assessment_page,
     configuration,
-    content_stage,
+    expectations,
     extras,
     files,
     fingerprints,
@@ -290,8 +290,15 @@ def assess_source(step: Step) -> Report:
         if not any(finding.table == table for finding in found.blocks)
     ]
     docs = step.evidence.folder / "data_docs" / "assess_source"
-    stage = content_stage.check_list(
-        "assessment", "Values of the source", checks, step.target, step.plan.target_schema, docs, step.log_url or None
+    stage = expectations.run_list(
+        "assessment",
+        "Values of the source",
+        checks,
+        step.target,
+        step.plan.target_schema,
+        docs,
+        step.log_url or None,
+        about=f"{step.plan.application} · {step.run_id}",
     )
     decided = sum(finding.severity == "decision applied" for finding in found.findings)
     notes = sum(finding.severity == "note" for finding in found.findings)

@@ -2,44 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from include.cutover import (
-    content_stage,
-    decision,
-    decisions,
-    digests,
-    expectations,
-    finishing,
-    structure,
-    target,
-    verification,
-)
+from include.cutover import decision, decisions, digests, finishing, structure, table_suites, target, verification
 from include.cutover.steps.step import Report, Step
 
 
-def check_counts(step: Step) -> Report:
-    """Every table has exactly the rows of the snapshot, or of the reference data where the source brought none."""
-    expected = verification.expected_counts(step.decided.expected_rows(step.manifest.counts), _reference_rows(step))
-    result = expectations.check_counts(
-        step.target, step.plan.target_schema, expected, _docs(step, "counts"), step.log_url or None
-    )
-    return Report(result.summary, result.figures, result.checks)
+def check_tables(step: Step) -> Report:
+    """Every table is what it must be: its count, every value, its keys and references, its sequence.
 
-
-def check_content(step: Step) -> Report:
-    """Every value of every row is the same on both sides; where the plan decided about rows, that was done as it says.
-
-    The source's digests are computed once for a snapshot and kept beside it; the restore test may have done that already.
+    One suite of Great Expectations for each table. Where the plan decided about rows, that was done as it says. The source's
+    digests are computed once for a snapshot and kept beside it; the restore test may have done that already.
     """
+    expected = verification.expected_counts(step.manifest.counts, _reference_rows(step), step.decided.quarantined)
     secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
-    result = content_stage.check_content(
+    result = table_suites.check_tables(
         step.decided.file,
         step.target,
         step.plan.target_schema,
         list(step.plan.tables),
-        _docs(step, "content"),
+        expected,
+        step.evidence.folder / "data_docs" / "tables",
         step.log_url or None,
+        about=f"{step.plan.application} · {step.run_id}",
+        sqlite_sequence=step.manifest.sqlite_sequence,
         secret=secret,
         stored=digests.beside(step.decided.file),
         identity=step.decided.sha256 or step.manifest.sha256,
@@ -50,34 +34,6 @@ def check_content(step: Step) -> Report:
         planned = target.planned_schema(step.target, step.plan.sql_folder)
         checks += decisions.audit(step.decided, step.plan, planned)
     return Report(result.summary, result.figures, checks)
-
-
-def check_orphans(step: Step) -> Report:
-    """No row refers to a row that is not there; one expectation for each foreign key of the catalog."""
-    if not (step.plan.sql_folder / "foreign_keys").is_dir():
-        return Report("the plan declares no foreign keys")
-    secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
-    result = expectations.check_orphans(
-        step.target, step.plan.target_schema, _docs(step, "orphans"), step.log_url or None, secret
-    )
-    return Report(result.summary, result.figures, result.checks)
-
-
-def check_sequences(step: Step) -> Report:
-    """Each sequence gives a number that nobody has, tried and rolled back."""
-    found = finishing.check_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence)
-    if not found:
-        return Report("the target has no sequences")
-    result = content_stage.check_list(
-        "sequences",
-        "Sequences ahead of the keys",
-        found,
-        step.target,
-        step.plan.target_schema,
-        _docs(step, "sequences"),
-        step.log_url or None,
-    )
-    return Report(result.summary, result.figures, result.checks)
 
 
 def validate_foreign_keys(step: Step) -> Report:
@@ -104,10 +60,6 @@ def _reference_rows(step: Step) -> dict[str, int]:
     return dict(event["rows"]) if event else {}
 
 
-def _docs(step: Step, stage: str) -> Path:
-    return step.evidence.folder / "data_docs" / stage
-
-
 # What must have passed before each branch goes on, in the order of the runbook.
 BEFORE = (
     "open_run",
@@ -129,10 +81,7 @@ AFTER_COPY = (
     "declare_foreign_keys",
     "set_sequences",
     "analyze_tables",
-    "check_counts",
-    "check_content",
-    "check_orphans",
-    "check_sequences",
+    "check_tables",
     "validate_foreign_keys",
     "smoke_test_database",
 )

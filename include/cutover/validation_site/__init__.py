@@ -1,71 +1,34 @@
-"""How the Data Docs look, and the one expectation that Great Expectations does not bring.
+"""How the Data Docs look, and the expectations that Great Expectations does not bring.
 
-The pages that Great Expectations writes load scripts, fonts and styles from other hosts and stay empty without them. These
-views render the same documents without any script and with one small stylesheet inside each page, so that a site can be
-read from disk, below any path of a web server, and on a host without a way out. What comes from the data is escaped.
+The pages that Great Expectations writes load scripts, fonts and styles from other hosts, speak of suites and assets, and
+call an expectation that had nothing to look at a success. Its site builder writes ours instead: what was checked, what was
+expected and why, what was found and what to do, without any script and with one small stylesheet inside each page. So a
+site can be read from disk, below any path of a web server, and on a host without a way out. What comes from the data is
+escaped.
 
 This module imports Great Expectations, which takes seconds: only a running stage imports it (``expectations``).
 """
 
 from __future__ import annotations
 
-import html
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
+from great_expectations import __version__  # noqa: TID253
 from great_expectations.expectations import UnexpectedRowsExpectation  # noqa: TID253
-from great_expectations.render import LegacyDiagnosticRendererType, RenderedTableContent  # noqa: TID253
-from great_expectations.render.renderer.renderer import renderer  # noqa: TID253
-from great_expectations.render.view import DefaultJinjaPageView  # noqa: TID253
-from jinja2 import ChoiceLoader, FileSystemLoader, pass_context
+from great_expectations.expectations.expectation import BatchExpectation  # noqa: TID253
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from include.cutover.table_rules import COUNT_COLUMN
 
 TEMPLATES = Path(__file__).parent / "templates"
 
+_WORST_FIRST = ("failed", "unknown", "passed")
 
-class SitePage(DefaultJinjaPageView):  # type: ignore[misc]
-    """Any page of a site: start page, result of a validation, suite of expectations.
-
-    Args:
-        heading: What the stage checks, at the top of every page.
-        task_log_url: Where the log of the task is; empty for no link.
-    """
-
-    _template = "site_page.j2"
-
-    def __init__(self, heading: str = "", task_log_url: str = "", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.env.loader = ChoiceLoader([FileSystemLoader(TEMPLATES), self.env.loader])
-        self.env.globals.update(heading=html.escape(heading), task_log_url=html.escape(task_log_url, quote=True))
-        self.env.filters["plain"] = html.escape
-
-    @pass_context
-    def render_content_block(self, jinja_context: Any, content_block: Any, *args: Any, **kwargs: Any) -> Any:
-        """As in Great Expectations, but plain text is text: a value of the data never becomes markup."""
-        if isinstance(content_block, list) and not kwargs.get("render_to_markdown"):
-            return "".join(
-                str(self.render_content_block(jinja_context, item, *args, **kwargs))
-                if _is_component(item)
-                else f"<span>{html.escape(str(item))}</span>"
-                for item in content_block
-            )
-        rendered = super().render_content_block(jinja_context, content_block, *args, **kwargs)
-        if _is_component(content_block) or rendered is None:
-            return rendered
-        return html.escape(str(rendered))
-
-    def render_string_template(self, template: Any) -> Any:
-        """As in Great Expectations, with a name for data behind which is no table, and with code that stays text."""
-        if isinstance(template, dict):
-            values = template.get("params") or {}
-            if "data_asset_name" in values and values["data_asset_name"] is None:
-                values["data_asset_name"] = values.get("expectation_suite_name")
-            if template.get("tag") == "code":
-                template["template"] = html.escape(str(template.get("template", "")))
-        return super().render_string_template(template)
-
-
-def _is_component(item: Any) -> bool:
-    return (isinstance(item, dict) and "content_block_type" in item) or hasattr(item, "to_json_dict")
+FIGURES: dict[str, Callable[[], Mapping[str, int]]] = {}
+"""Where an expectation gets the figures that it is about, once."""
 
 
 class ExpectQueryToFindNoRows(UnexpectedRowsExpectation):  # type: ignore[misc]
@@ -75,30 +38,130 @@ class ExpectQueryToFindNoRows(UnexpectedRowsExpectation):  # type: ignore[misc]
     base class this asks once instead of twice, and does not fetch every row that is wrong.
     """
 
-    COUNT_COLUMN: ClassVar[str] = "rows found"
     metric_dependencies: ClassVar[tuple[str, ...]] = ("unexpected_rows_query.table",)
 
     def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         rows = metrics["unexpected_rows_query.table"]
-        found = int(rows[0][self.COUNT_COLUMN]) if rows else 0
-        keys = [{name: value for name, value in row.items() if name != self.COUNT_COLUMN} for row in rows]
-        return {"success": found == 0, "result": {"observed_value": found, "details": {"unexpected_rows": keys}}}
+        found = int(rows[0][COUNT_COLUMN]) if rows else 0
+        keys = [{name: value for name, value in row.items() if name != COUNT_COLUMN} for row in rows]
+        columns = list(keys[0]) if keys else []
+        details = {"unexpected_rows": keys, "columns": columns}  # the names by themselves: a stored row is sorted by them
+        return {"success": found == 0, "result": {"observed_value": found, "details": details}}
 
-    @classmethod
-    @renderer(renderer_type=LegacyDiagnosticRendererType.UNEXPECTED_TABLE)  # type: ignore[untyped-decorator]
-    def _diagnostic_unexpected_table_renderer(
-        cls, configuration: Any = None, result: Any = None, runtime_configuration: Any = None
-    ) -> list[RenderedTableContent] | None:
-        rows = ((result.result if result is not None else None) or {}).get("details", {}).get("unexpected_rows")
-        if not rows or not rows[0]:
-            return None
-        # Stored results have their names sorted; the expectation may say in which order they are to be read.
-        names = (result.expectation_config.meta or {}).get("columns") or list(rows[0])
-        return [
-            RenderedTableContent(
-                content_block_type="table",
-                header_row=[str(name) for name in names],
-                table=[["NULL" if row.get(name) is None else str(row[name]) for name in names] for row in rows],
-                styling={"body": {"classes": ["table", "table-sm", "keys"]}},
-            )
-        ]
+
+class ExpectFiguresInBounds(BatchExpectation):  # type: ignore[misc]
+    """Figures that were found elsewhere are within bounds; each bound must have its figure.
+
+    Attributes:
+        figures: Where they are, in ``FIGURES``.
+    """
+
+    figures: str
+    at_least: dict[str, int]
+    at_most: dict[str, int]
+
+    def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
+        found = FIGURES.pop(self.figures)()
+        if not self.at_least and not self.at_most:
+            raise ValueError("there is nothing that the figures could be held against")
+        low = all(found[name] >= bound for name, bound in self.at_least.items())
+        high = all(found[name] <= bound for name, bound in self.at_most.items())
+        return {"success": low and high, "result": {"observed_value": dict(found)}}
+
+
+# --- pages ----------------------------------------------------------------------------------------------------------------
+
+
+class Page:
+    """Makes HTML from what a renderer gives."""
+
+    def __init__(self) -> None:
+        loader = FileSystemLoader(TEMPLATES)
+        self._environment = Environment(
+            loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+        )
+
+    def render(self, document: Mapping[str, Any], **_: Any) -> str:
+        """The page as text."""
+        return self._environment.get_template(document["template"]).render(document)
+
+
+class StartPage:
+    """All suites of a stage, those that are not as they must be first.
+
+    Args:
+        stage: ``heading``, ``about``, ``task_log_url``, ``moment``, and ``suites``: for each its ``name``, whether it stands
+            ``first``, the ``rows`` that it was about where these are no table, and its ``checks`` by the requirement's
+            identity, each with its ``origin``.
+    """
+
+    def __init__(self, stage: Mapping[str, Any]) -> None:
+        self._stage = stage
+
+    def render(self, links: Mapping[str, Any]) -> dict[str, Any]:
+        """What the page shows. Great Expectations knows where each result's page is."""
+        found = []
+        for link in links.get("validations_links", []):
+            suite = self._stage["suites"][link["expectation_suite_name"]]
+            checks = _worst_first(suite["checks"].values())
+            found.append({"name": suite["name"], "first": suite["first"], "address": link["filepath"], "checks": checks,
+                          "outcome": checks[0]["outcome"], "counts": _counts(checks)})  # fmt: skip
+        found.sort(key=lambda suite: (_WORST_FIRST.index(suite["outcome"]), not suite["first"], suite["name"]))
+        return {
+            **_frame(self._stage),
+            "template": "start.html.j2",
+            "suites": found,
+            "counts": _counts([check for suite in found for check in suite["checks"]]),
+        }
+
+
+class ResultPage:
+    """What came of one suite. Argument as for ``StartPage``."""
+
+    def __init__(self, stage: Mapping[str, Any]) -> None:
+        self._stage = stage
+
+    def render(self, validation: Any) -> dict[str, Any]:
+        """What the page shows, from the results as Great Expectations kept them."""
+        suite = self._stage["suites"][validation.suite_name]
+        told, at_fault = {}, {}
+        for result in validation.results:
+            config, details = result.expectation_config, (result.result or {}).get("details") or {}
+            identity = config.meta["requirement"]
+            for row in (result.result or {}).get("unexpected_index_list") or []:
+                at_fault[row["name"]] = suite["checks"][identity]["outcome"]
+            told[identity] = {
+                **suite["checks"][identity],
+                "columns": details.get("columns") or [],
+                "rows": details.get("unexpected_rows") or [],
+                "all_rows": (result.result or {}).get("observed_value"),
+                "query": _as_written(config.kwargs.get("unexpected_rows_query", "")),
+            }
+        checks = _worst_first([told[identity] for identity in suite["checks"] if identity in told])
+        return {
+            **_frame(self._stage),
+            "template": "result.html.j2",
+            "name": suite["name"],
+            "checks": checks,
+            "counts": _counts(checks),
+            "rows": suite["rows"],
+            "at_fault": at_fault,
+        }
+
+
+def _frame(stage: Mapping[str, Any]) -> dict[str, Any]:
+    return {**{name: stage[name] for name in ("heading", "about", "task_log_url", "moment")}, "version": __version__}
+
+
+def _worst_first(checks: Any) -> list[Mapping[str, Any]]:
+    return sorted(checks, key=lambda check: _WORST_FIRST.index(check["outcome"]))
+
+
+def _counts(checks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    counted = Counter(check["outcome"] for check in checks)
+    return {outcome: counted[outcome] for outcome in _WORST_FIRST}
+
+
+def _as_written(query: str) -> str:
+    """A query as it was before it was made a template, see ``requirements``."""
+    return query.removesuffix(" {batch!s:.0}").replace("\\:", ":").replace("{{", "{").replace("}}", "}")
