@@ -8,12 +8,13 @@ from __future__ import annotations
 import os
 import re
 import signal
+import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import BinaryIO, Protocol, cast
+from typing import Any, BinaryIO, Protocol, cast
 
 from include.cutover.errors import CannotCheck
 from include.cutover.masking import mask
@@ -81,6 +82,14 @@ class Runner(Protocol):
         """
         ...
 
+    def tunnel(self, host: str, port: int, seconds: float) -> Any:
+        """A connection to a port, as seen from there; used like a socket whose every wait takes no longer than ``seconds``.
+
+        Raises:
+            OSError, Unreachable: When nobody answers.
+        """
+        ...
+
 
 Remote = Callable[[str], Runner]
 """The host of an SSH connection, by the connection's id."""
@@ -124,6 +133,10 @@ class Local:
             code = _end_of(process, time.monotonic() + seconds, (output, errors))
             return Ran(code, _tail(output), _tail(errors))
 
+    def tunnel(self, host: str, port: int, seconds: float) -> socket.socket:
+        """See ``Runner``."""
+        return socket.create_connection((host, port), seconds)
+
 
 def lines(text: str) -> list[str]:
     """The lines that are not blank, masked before they are cut, without control characters: they end up on terminals."""
@@ -144,7 +157,7 @@ def _output(secret: bool) -> BinaryIO:
 
 
 def _end_of(process: subprocess.Popen[bytes], deadline: float, outputs: Sequence[BinaryIO]) -> int | None:
-    """Exit status, None when it took too long or floods us. Its process group is killed then, or when this is interrupted."""
+    """Exit status, None when it took too long or floods us. Its process group is killed then, and at an interruption."""
     try:
         while (code := process.poll()) is None:
             if time.monotonic() >= deadline or any(os.fstat(file.fileno()).st_size > _FLOOD_BYTES for file in outputs):

@@ -252,9 +252,7 @@ class Service(Model):
     """
 
     name: Identifier
-    control: Annotated[
-        SupervisorControl | CommandControl | ComposeControl | SystemdControl, Field(discriminator="kind")
-    ]
+    control: Annotated[SupervisorControl | CommandControl | ComposeControl | SystemdControl, Field(discriminator="kind")]
     stop_seconds: int = Field(default=30, ge=1, le=600)
     start_seconds: int = Field(default=60, ge=1, le=600)
     wait: bool = False

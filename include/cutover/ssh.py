@@ -16,8 +16,9 @@ import io
 import logging
 import math
 import shlex
+import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,8 @@ KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
 # How long after its own end, by the host's ``timeout``, a command's end may take to get here.
 _SLACK_SECONDS = 5.0
+# The exit status may overtake the last of the output; what a process left behind holds open is not waited for.
+_AFTERWARDS_SECONDS = 0.5
 _PAUSE = 0.01
 _NOT_RUN = (125, 126, 127)  # timeout's own failure, a program that is none, no such program
 
@@ -159,17 +162,22 @@ class Ssh:
     ) -> Ran:
         """Run a command there; see ``Runner``. What it prints is kept in memory, ``secret`` or not."""
         limit = math.ceil(max(seconds, 1))  # busybox knows whole seconds only
-        line = shlex.join(["timeout", "-s", "KILL", str(limit), *command])
+        line = f"exec {shlex.join(['timeout', '-s', 'KILL', str(limit), *command])}"
         if directory is not None:
-            line = f"cd -- {shlex.quote(directory)} && exec {line}"
+            line = f"cd -- {shlex.quote(directory)} || exit 126; {line}"
+        channel = self._channel(lambda transport: transport.open_session(timeout=self._login.connect_seconds))
         begun = time.monotonic()
-        channel = self._session()
+        # Not every wait inside paramiko has a limit; they all end with the connection.
+        guard = threading.Timer(limit + 2 * _SLACK_SECONDS, self.close)
+        guard.daemon = True
+        guard.start()
         try:
             ran = self._talk(channel, line, stdin, begun + limit + _SLACK_SECONDS)
         except (EOFError, OSError, _ssh_error()) as error:
             self.close()
             raise self._unreachable(error) from None
         finally:
+            guard.cancel()
             channel.close()
         if ran.code in _NOT_RUN:
             raise CannotCheck(
@@ -188,13 +196,9 @@ class Ssh:
         Raises:
             Unreachable: When nobody listens there, or the host allows no forwarding.
         """
-        transport = self._connected().get_transport()
-        try:
-            if transport is None:
-                raise EOFError
-            channel = transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=seconds)
-        except (EOFError, OSError, _ssh_error()) as error:
-            raise self._unreachable(error, f"port {port} of {host} there: ") from None
+        channel = self._channel(
+            lambda transport: transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=seconds)
+        )
         channel.settimeout(seconds)
         return channel
 
@@ -209,46 +213,44 @@ class Ssh:
                     raise
         channel.shutdown_write()
         output, errors = bytearray(), bytearray()
-        while True:
-            # The status first: what was sent before it has arrived when it has.
-            ended = channel.exit_status_ready()
-            quiet = True
-            while channel.recv_ready():
-                quiet = not _keep(output, channel.recv(1 << 16))
-            while channel.recv_stderr_ready():
-                quiet = not _keep(errors, channel.recv_stderr(1 << 16))
-            if ended:
+        quiet_since = time.monotonic()
+        while not (channel.closed and not channel.recv_ready() and not channel.recv_stderr_ready()):
+            read = False
+            if channel.recv_ready():
+                read = _keep(output, channel.recv(1 << 16))
+            if channel.recv_stderr_ready():
+                read = _keep(errors, channel.recv_stderr(1 << 16)) or read
+            now = time.monotonic()
+            if read:
+                quiet_since = now
+            elif channel.exit_status_ready() and (channel.eof_received or now - quiet_since > _AFTERWARDS_SECONDS):
                 break
-            if time.monotonic() >= deadline:
-                # The host's own time limit has passed and it has not told us.
+            elif now >= deadline:  # the host's own time limit has passed and it has not told us
                 raise TimeoutError("the host stopped answering")
-            if quiet:
+            else:
                 time.sleep(_PAUSE)
         transport = channel.get_transport()
         if channel.exit_status < 0 and (transport is None or not transport.is_active()):
             raise EOFError("the connection was lost")
         return Ran(channel.exit_status, output.decode(errors="replace"), errors.decode(errors="replace"))
 
-    def _session(self) -> paramiko.Channel:
-        """A new channel; connects anew when the connection has died since it was last used."""
-        reused = self._client is not None
-        try:
-            return self._open()
-        except (EOFError, OSError, _ssh_error()) as error:
-            self.close()
-            if not reused:
-                raise self._unreachable(error) from None
-        try:
-            return self._open()
-        except (EOFError, OSError, _ssh_error()) as error:
-            self.close()
-            raise self._unreachable(error) from None
+    def _channel(self, opened: Callable[[paramiko.Transport], paramiko.Channel]) -> paramiko.Channel:
+        """A new channel. A connection that has died since it was last used is made anew, once."""
+        import paramiko
 
-    def _open(self) -> paramiko.Channel:
-        transport = self._connected().get_transport()
-        if transport is None:
-            raise EOFError("the connection was lost")
-        return transport.open_session(timeout=self._login.connect_seconds)
+        for again in (self._client is not None, False):
+            transport = self._connected().get_transport()
+            try:
+                if transport is None:
+                    raise EOFError("the connection was lost")
+                return opened(transport)
+            except paramiko.ChannelException as error:  # the host answers, and says no
+                raise self._unreachable(error) from None
+            except (EOFError, OSError, paramiko.SSHException) as error:
+                self.close()
+                if not again:
+                    raise self._unreachable(error) from None
+        raise AssertionError("unreachable")
 
     def _connected(self) -> paramiko.SSHClient:
         if self._client is None:
@@ -355,11 +357,11 @@ class Ssh:
             found=login.key_file or "private_key of the connection",
         )
 
-    def _unreachable(self, error: BaseException, what: str = "") -> Unreachable:
+    def _unreachable(self, error: BaseException) -> Unreachable:
         return Unreachable(
             "the host does not answer over SSH",
             where=self._where,
-            found=mask(f"{what}{error or type(error).__name__}"),
+            found=mask(str(error) or type(error).__name__),
             do="Check that sshd runs there and that the connection's host and port are right.",
         )
 
