@@ -27,7 +27,7 @@ def kept_as(settings: Settings, run: str, private: Path) -> Path:
 
     Args:
         run: The run's name among files.
-        private: Folder of the backups. Values from a store lie there, a dotenv file's beside it: as private as what they are of.
+        private: Folder of the backups. Values from a store go there, a dotenv file's stay beside it.
     """
     if isinstance(settings, DotenvConfiguration):
         return settings.file.with_name(f"{settings.file.name}.before-{run}")

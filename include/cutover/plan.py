@@ -205,8 +205,8 @@ class ComposeControl(Control):
         files: Compose files, where they do not have one of the usual names.
         project: Its name, where it is not that of the folder.
         engine: What is run: ``[docker, compose]`` or ``[podman-compose]``.
-        recreate: Make the container anew at each start, also when nothing in the project seems to have changed. podman-compose
-            does not notice a changed ``env_file``.
+        recreate: Make the container anew at each start, also when the engine sees no change: podman-compose does not look
+            into an ``env_file``.
     """
 
     kind: Literal["compose"]

@@ -47,8 +47,8 @@ class SecretStore:
     def switch(self, values: Mapping[str, str], *, keep_as: Path) -> None:
         """Set ``values`` and read them back; keep those from before.
 
-        Safe to run again: the old values are kept once, before anything changes, and never replaced by later ones; values that
-        are set already are not set again.
+        Safe to run again: the old values are kept once, before anything changes, and never replaced by later ones; values
+        that are set already are not set again.
 
         Args:
             keep_as: Where the old values go, mode 0600; a key that was not there has null.
@@ -71,8 +71,8 @@ class SecretStore:
         """Bring back the values that ``switch`` kept, with ``values`` over them, and read them back.
 
         Without kept values nothing was switched: ``values`` are set, and what they replace is kept first. What somebody set
-        since does not come back, but stays beside the kept values, with ``.replaced`` behind the name. A key that was not there
-        before, and that is not among ``values``, stays. Safe to run again.
+        since does not come back, but stays beside the kept values, with ``.replaced`` behind the name. A key that was not
+        there before, and that is not among ``values``, stays. Safe to run again.
 
         Raises:
             As ``switch``.

@@ -3,8 +3,8 @@
 The host's key must be known: from the connection's ``host_key``, or from the known_hosts file of the tasks' user or of this
 host. Nothing is ever accepted silently, and nothing is written there.
 
-A command is an argument list. The host's login shell, which must be POSIX-like, gets it quoted, behind ``timeout`` of coreutils
-or busybox: so a command that hangs is ended with its process group also when this end is gone.
+A command is an argument list. The host's login shell, which must be POSIX-like, gets it quoted, behind ``timeout`` of
+coreutils or busybox: so a command that hangs is ended with its process group also when this end is gone.
 """
 
 from __future__ import annotations
@@ -87,8 +87,9 @@ def login(
 
     Args:
         connection: Its id.
-        extra: ``key_file`` or ``private_key``, ``private_key_passphrase``, ``host_key``, ``conn_timeout``, ``look_for_keys``,
-            ``disabled_algorithms``, ``no_host_key_check``, ``allow_host_key_change``; others are not looked at.
+        extra: ``key_file`` or ``private_key``, ``private_key_passphrase``, ``host_key``, ``conn_timeout``,
+            ``look_for_keys``, ``disabled_algorithms``, ``no_host_key_check``, ``allow_host_key_change``. Others are not
+            looked at.
         may_be_unverified: The plan accepts ``no_host_key_check`` of this connection.
 
     Raises:
@@ -214,7 +215,10 @@ class Ssh:
         channel.shutdown_write()
         output, errors = bytearray(), bytearray()
         quiet_since = time.monotonic()
-        while not (channel.closed and not channel.recv_ready() and not channel.recv_stderr_ready()):
+        while True:
+            # Asked before reading: what was sent before the end has arrived when the end has.
+            over = channel.closed or (channel.exit_status_ready() and channel.eof_received)
+            ended = channel.exit_status_ready()
             read = False
             if channel.recv_ready():
                 read = _keep(output, channel.recv(1 << 16))
@@ -223,7 +227,7 @@ class Ssh:
             now = time.monotonic()
             if read:
                 quiet_since = now
-            elif channel.exit_status_ready() and (channel.eof_received or now - quiet_since > _AFTERWARDS_SECONDS):
+            elif over or (ended and now - quiet_since > _AFTERWARDS_SECONDS):
                 break
             elif now >= deadline:  # the host's own time limit has passed and it has not told us
                 raise TimeoutError("the host stopped answering")
@@ -367,9 +371,10 @@ class Ssh:
 
 
 def _ssh_error() -> type[Exception]:
-    from paramiko import SSHException
+    import paramiko
 
-    return SSHException
+    found: type[Exception] = paramiko.SSHException
+    return found
 
 
 def _public_key(text: str, where: str) -> paramiko.PKey:

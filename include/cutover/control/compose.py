@@ -79,12 +79,13 @@ class Compose(ByCommands):
         return State("absent", False, True, failing=True, detail="no container; is the project's name the right one?")
 
     def _of(self, found: Sequence[Container]) -> State:
+        rests = [self._rests(item) for item in found]
         unhealthy = any(item.health == "unhealthy" for item in found)
         running = all(item.state == "running" for item in found) and not unhealthy
         return State(
             "unhealthy" if unhealthy else ", ".join(sorted({item.state for item in found})),
             running=running,
-            at_rest=all([self._rests(item) for item in found]),  # a list: each must be looked at
+            at_rest=all(rests),
             failing=unhealthy or any(item.state in ("restarting", "dead") for item in found),
             detail="" if running else "; ".join(item.status for item in found if item.status),
             start=",".join(sorted(item.id for item in found)),
@@ -103,7 +104,7 @@ class Compose(ByCommands):
         self._tell(seconds, "stop", self._control.service)
 
     def start(self, seconds: float) -> None:
-        """Bring it up, and nothing else. A container keeps the environment that it was made with: it is made anew by need."""
+        """Bring it up, and nothing else. Not ``start``: a container keeps the environment that it was made with."""
         anew = ["--force-recreate"] if self._control.recreate else []
         self._tell(seconds, "up", "--detach", "--no-deps", "--no-build", *anew, self._control.service)
 
@@ -163,7 +164,7 @@ def containers(text: str) -> Iterator[Container]:
 
 
 def _labels(found: Any) -> Mapping[str, str]:
-    """podman gives an object, Docker ``name=value`` in one text. A comma in a value makes a wrong name there, none of ours."""
+    """podman gives an object, Docker one text of ``name=value``; a comma in a value makes a name that is none of ours."""
     if isinstance(found, str):
         return dict(part.partition("=")[::2] for part in found.split(","))
     return found or {}
