@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -130,15 +131,33 @@ async def _serve(folder: Path, port: int) -> None:
         def connection_requested(self, *_: Any) -> bool:
             return True
 
+    threads = ThreadPoolExecutor(64)
+
+    async def in_thread(call: Any, *arguments: Any) -> Any:
+        return await asyncio.get_running_loop().run_in_executor(threads, call, *arguments)
+
+    async def give(child: subprocess.Popen[bytes], process: Any) -> None:
+        assert child.stdin is not None
+        with suppress(BrokenPipeError, ConnectionError), child.stdin as pipe:
+            while data := await process.stdin.read(1 << 16):
+                await in_thread(pipe.write, data)
+
+    async def take(pipe: Any, writer: Any) -> None:
+        while data := await in_thread(os.read, pipe.fileno(), 1 << 16):
+            writer.write(data)
+            await writer.drain()
+
     async def run(process: Any) -> None:
         child = subprocess.Popen(
             ["/bin/sh", "-c", process.command or "true"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE, cwd="/", start_new_session=True,
+            stderr=subprocess.PIPE, cwd="/", start_new_session=True, bufsize=0,
         )  # fmt: skip
-        await process.redirect(stdin=child.stdin, stdout=child.stdout, stderr=child.stderr)
-        code = await asyncio.get_running_loop().run_in_executor(None, child.wait)
-        with suppress(TimeoutError):  # what the child leaves behind may hold its output open
-            await asyncio.wait_for(asyncio.gather(process.stdout.drain(), process.stderr.drain()), 1)
+        given = asyncio.create_task(give(child, process))
+        taken = asyncio.gather(take(child.stdout, process.stdout), take(child.stderr, process.stderr))
+        code = await in_thread(child.wait)
+        with suppress(TimeoutError, ConnectionError):  # what the child leaves behind may hold its output open
+            await asyncio.wait_for(taken, 2)
+        given.cancel()
         if code < 0:
             process.exit_with_signal(signal.Signals(-code).name.removeprefix("SIG"))
         else:
@@ -147,6 +166,7 @@ async def _serve(folder: Path, port: int) -> None:
     await asyncssh.listen(
         "127.0.0.1", port, server_host_keys=[str(folder / "host")], server_factory=Server, process_factory=run,
         authorized_client_keys=str(folder / "authorized_keys"), encoding=None,
+        line_editor=False,
     )  # fmt: skip
     await asyncio.Event().wait()
 
