@@ -138,6 +138,10 @@ def _yes(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
+class _NoTunnel(Exception):
+    """The host answers, and opens no tunnel."""
+
+
 class Ssh:
     """A host over SSH; see ``commands.Runner``. Connects when it is first needed, and anew after the connection was lost."""
 
@@ -195,11 +199,21 @@ class Ssh:
         """A connection from there to a port; used like a socket.
 
         Raises:
-            Unreachable: When nobody listens there, or the host allows no forwarding.
+            ConnectionRefusedError: When nobody listens there, or the host allows no forwarding.
+            Unreachable: When the host does not answer.
         """
-        channel = self._channel(
-            lambda transport: transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=seconds)
-        )
+        import paramiko
+
+        def opened(transport: paramiko.Transport) -> paramiko.Channel:
+            try:
+                return transport.open_channel("direct-tcpip", (host, port), ("127.0.0.1", 0), timeout=seconds)
+            except paramiko.ChannelException as error:
+                raise _NoTunnel(f"{self.where}: no tunnel to port {port} of {host}: {error.text}") from None
+
+        try:
+            channel = self._channel(opened)
+        except _NoTunnel as error:
+            raise ConnectionRefusedError(str(error)) from None
         channel.settimeout(seconds)
         return channel
 

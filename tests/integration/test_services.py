@@ -18,11 +18,13 @@ from threading import Thread
 
 import pytest
 
-from include.cutover import services
+from include.cutover import preflight, services, ssh
 from include.cutover.control import controller, supervisor
 from include.cutover.embedded import free_port
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
-from include.cutover.plan import CommandControl, Service, SupervisorControl
+from include.cutover.plan import CommandControl, Service, SmokeTests, SupervisorControl
+from include.cutover.services import State
+from tests.ssh_host import Host, running
 
 PASSWORD = "pass:of@supervisor"
 ENV = "TEST_SUPERVISOR_PASSWORD"
@@ -46,6 +48,12 @@ PROGRAMS = {
     "reviving": ("import time; time.sleep(0.2)", "startsecs=0\nautorestart=true"),
     "finished": ("pass", "startsecs=0\nautorestart=false"),
     "slow": (SLEEPING, "startsecs=300"),
+    "steady": (SLEEPING, "startsecs=2"),
+    "steadier": (SLEEPING, "startsecs=2"),
+    "leaving": (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit())); time.sleep(600)",
+        "startsecs=1",
+    ),
 }
 
 
@@ -162,6 +170,51 @@ def test_services_start_in_order_and_stop_the_other_way_round(supervisord: Super
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert [item.already for item in services.stop(three)] == [True, True, True]
+
+
+def test_services_start_side_by_side_in_the_order_of_the_plan(supervisord: Supervisord) -> None:
+    two = [supervisord.service(name) for name in ("steady", "steadier")]
+    seen: list[dict[str, State]] = []
+
+    def look(_: float) -> None:
+        seen.append(services.states(two))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services.time, "sleep", look)
+        services.start(two)
+    # Both were on their way at the same time, and no later one before an earlier one.
+    names = [tuple(state.name for state in found.values()) for found in seen]
+    assert ("starting", "starting") in names and ("stopped", "starting") not in names
+    assert services.status(two) == {"steady": True, "steadier": True}
+    services.stop(two)
+
+
+def test_the_services_after_one_that_is_waited_for_start_once_it_runs(supervisord: Supervisord) -> None:
+    first = supervisord.service("steady").model_copy(update={"wait": True})
+    second = supervisord.service("leaving")
+    three = [first, second, supervisord.service("beat")]
+    seen: list[tuple[str, ...]] = []
+
+    def look(_: float) -> None:
+        seen.append(tuple(state.name for state in services.states(three).values()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(services.time, "sleep", look)
+        services.start(three)
+        started = seen[:]
+        seen.clear()
+        services.stop(three)
+    assert ("starting", "stopped", "stopped") in started
+    assert {names[1:] for names in started if names[0] != "running"} == {("stopped", "stopped")}
+    # The other way round, it stops only once the others rest.
+    assert {names[0] for names in seen if names[1] != "stopped"} == {"running"}
+    assert services.status(three) == {"steady": False, "leaving": False, "beat": False}
+
+
+def test_a_service_that_refuses_its_order_keeps_those_after_it_from_starting(supervisord: Supervisord) -> None:
+    with pytest.raises(StepFailed, match="service missing"):
+        services.start([supervisord.service("missing"), supervisord.service("beat")])
+    assert services.status([supervisord.service("beat")]) == {"beat": False}
 
 
 def test_a_service_that_ignores_the_order_fails_with_its_log(supervisord: Supervisord) -> None:
@@ -439,3 +492,68 @@ def test_nothing_is_run_by_a_shell(daemon: Daemon) -> None:
     trap = daemon.folder / "trap"
     services.status([daemon.service(status=("true", f"; touch {trap}", f"$(touch {trap})"))])
     assert not trap.exists()
+
+
+# --- on another host ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host that is reached over SSH."""
+    with running("asyncssh", tmp_path_factory.mktemp("host")) as host:
+        yield host
+
+
+def over_ssh(service: Service, log: Path | None = None) -> Service:
+    control = service.control.model_copy(update={"ssh": "ward_ops_host"})
+    return service.model_copy(update={"control": control, "log": log})
+
+
+def test_a_service_there_is_driven_by_commands(daemon: Daemon, host: Host, tmp_path: Path) -> None:
+    log = tmp_path / "it's the log.txt"
+    log.write_text("".join(f"line {number}\n" for number in range(50_000)) + "password=hunter2\nlast words\n")
+    service = over_ssh(daemon.service(), log)
+    with host.ssh() as there:
+        (started,) = services.start([service], lambda _: there)
+        assert (started.was, started.now) == ("stopped", "running")
+        assert services.status([service], lambda _: there) == {"daemon": True}
+        (stopped,) = services.stop([service], lambda _: there)
+        assert (stopped.was, stopped.now) == ("running", "stopped")
+
+        failing = over_ssh(daemon.service(start=("sh", "-c", "echo no such unit >&2; exit 5")), log)
+        with pytest.raises(StepFailed, match="exit status 5: no such unit") as caught:
+            services.start([failing], lambda _: there)
+        assert "on 127.0.0.1: the service did not start" in str(caught.value)
+        assert "last lines of " + str(log) in caught.value.found
+        assert [line.strip() for line in caught.value.found.splitlines()[-2:]] == ["password=***", "last words"]
+
+        with pytest.raises(StepFailed, match=r"not readable: .*No such file"):
+            services.start([over_ssh(failing, tmp_path / "none")], lambda _: there)
+        with pytest.raises(StepFailed, match="did not end in 2 s and was killed"):
+            services.start([over_ssh(daemon.service(start=("sleep", "600")))], lambda _: there)
+
+
+def test_a_supervisord_there_is_asked_through_the_connection(supervisord: Supervisord, host: Host) -> None:
+    service = over_ssh(supervisord.service("api"))
+    with host.ssh() as there:
+        assert services.start([service], lambda _: there)[0].now == "running"
+        assert services.states([service], lambda _: there)["api"].running
+        (stopped,) = services.stop([service], lambda _: there)
+        assert stopped.now == "stopped"
+        with pytest.raises(StepFailed, match="cannot connect to postgresql"):
+            services.start([over_ssh(supervisord.service("dying"))], lambda _: there)
+        control = SupervisorControl(kind="supervisor", url=f"http://127.0.0.1:{free_port()}", program="api")
+        nobody = over_ssh(Service(name="api", control=control))
+        with pytest.raises(Unreachable, match=r"on 127\.0\.0\.1: supervisord does not answer.*no tunnel"):
+            services.states([nobody], lambda _: there)
+
+
+def test_a_host_that_is_down_is_found_before_anything_is_stopped(daemon: Daemon) -> None:
+    smoke = SmokeTests.model_validate({"base_url": "http://127.0.0.1:1", "health": {"path": "/"}})
+    down = ssh.Ssh(ssh.login("ward_ops_host", host="127.0.0.1", port=free_port(), extra={"host_key": ""}))
+    check = preflight.check_services([over_ssh(daemon.service())], smoke, lambda _: down)[0]
+    assert (check.name, check.outcome) == ("service_daemon", "failed")
+    assert check.found.startswith("the host does not answer over SSH") and "ward_ops_host" in check.where
+    # Where no host can be reached at all.
+    check = preflight.check_services([over_ssh(daemon.service())], smoke)[0]
+    assert (check.outcome, check.found) == ("failed", "no other host can be reached from here")
