@@ -180,7 +180,7 @@ def test_services_start_side_by_side_in_the_order_of_the_plan(supervisord: Super
         seen.append(services.states(two))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services.time, "sleep", look)
+        patch.setattr(time, "sleep", look)
         services.start(two)
     # Both were on their way at the same time, and no later one before an earlier one.
     names = [tuple(state.name for state in found.values()) for found in seen]
@@ -199,7 +199,7 @@ def test_the_services_after_one_that_is_waited_for_start_once_it_runs(supervisor
         seen.append(tuple(state.name for state in services.states(three).values()))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(services.time, "sleep", look)
+        patch.setattr(time, "sleep", look)
         services.start(three)
         started = seen[:]
         seen.clear()
