@@ -23,6 +23,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from include.cutover import ssh
 from include.cutover.embedded import free_port
 from include.cutover.plan import ROOT
@@ -69,7 +71,8 @@ class Host:
 
 def make_keys(folder: Path) -> None:
     """All keys of a host and its user."""
-    import asyncssh
+    pytest.importorskip("paramiko", reason="SSH WAS NOT TRIED: paramiko is not installed")
+    asyncssh = pytest.importorskip("asyncssh", reason="SSH WAS NOT TRIED: asyncssh is not installed")
 
     for name in ("host", "user", "other"):
         key = asyncssh.generate_private_key("ssh-ed25519")

@@ -550,6 +550,7 @@ def test_a_supervisord_there_is_asked_through_the_connection(supervisord: Superv
 
 def test_a_host_that_is_down_is_found_before_anything_is_stopped(daemon: Daemon) -> None:
     smoke = SmokeTests.model_validate({"base_url": "http://127.0.0.1:1", "health": {"path": "/"}})
+    pytest.importorskip("paramiko", reason="SSH WAS NOT TRIED: paramiko is not installed")
     down = ssh.Ssh(ssh.login("ward_ops_host", host="127.0.0.1", port=free_port(), extra={"host_key": ""}))
     check = preflight.check_services([over_ssh(daemon.service())], smoke, lambda _: down)[0]
     assert (check.name, check.outcome) == ("service_daemon", "failed")
