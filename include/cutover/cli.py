@@ -19,12 +19,12 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command, catalog, recovery_commands, snapshots, verify_command
+from include.cutover import assess_command, catalog, configuration, recovery_commands, snapshots, verify_command
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
 from include.cutover.masking import mask
-from include.cutover.plan import ROOT, Plan, load_plan, plans_folder
+from include.cutover.plan import ROOT, DotenvConfiguration, Plan, load_plan, plans_folder
 from include.cutover.stack import Stack
 
 LIVE, NOT_LIVE, UNUSABLE = 0, 1, 2
@@ -112,6 +112,12 @@ def run(
     raise typer.Exit(status)
 
 
+def _place(settings: configuration.Settings | None) -> str:
+    if settings is None:
+        return "none"
+    return str(settings.file) if isinstance(settings, DotenvConfiguration) else configuration.name(settings)
+
+
 @app.command(name="plan")
 def show_plan(plan: PlanName) -> None:
     """Check a plan and show what it says."""
@@ -124,7 +130,7 @@ def show_plan(plan: PlanName) -> None:
         "tables": f"{len(found.tables)}, copied by {streams} tasks",
         "secret columns": str(sum(len(table.secret) for table in found.tables.values())),
         "services": ", ".join(service.name for service in found.services) or "none",
-        "configuration": str(found.configuration.file) if found.configuration else "none",
+        "configuration": _place(found.configuration),
         "health": found.smoke_tests.base_url + found.smoke_tests.health.path if found.smoke_tests else "not asked",
         "backup": f"{found.backup.directory}; second copy {found.backup.second_copy or 'none'}",
         "window": f"{found.window.minutes} minutes; a gate waits {found.gates.response_minutes:g} minutes",

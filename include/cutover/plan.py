@@ -18,7 +18,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from include.cutover.errors import PlanInvalid
 
@@ -55,6 +64,12 @@ def _path_template(text: str) -> str:
     return text
 
 
+def _one_argument(text: str) -> str:
+    if "\0" in text:
+        raise ValueError("an argument of a command holds no NUL")
+    return text
+
+
 def _known_encoding(name: str) -> str:
     try:
         codecs.lookup(name)
@@ -67,6 +82,8 @@ Template = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholder
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Reason = Annotated[str, Field(min_length=3)]
 UrlPath = Annotated[str, AfterValidator(_path_template)]
+Command = Annotated[tuple[Annotated[str, AfterValidator(_one_argument)], ...], Field(min_length=1)]
+Steady: Any = Field(default=1.0, ge=0, le=60, description="How long it must be seen running before it counts as started.")
 
 
 class Model(BaseModel):
@@ -76,13 +93,18 @@ class Model(BaseModel):
 
 
 class Connections(Model):
-    """Airflow connection ids. ``application`` is how the application itself logs in to the target after the cutover."""
+    """Airflow connection ids. ``application`` is how the application itself logs in to the target after the cutover.
+
+    Attributes:
+        ssh_unverified: Connections of hosts that may be another host than they say: their ``no_host_key_check`` is obeyed.
+    """
 
     source: str
     target: str
     application: str
     slack: str | None = None
     mail: str | None = None
+    ssh_unverified: tuple[str, ...] = ()
 
 
 class ColumnDecision(Model):
@@ -134,8 +156,18 @@ class Table(Model):
     foreign_keys: dict[str, ForeignKeyDecision] = {}
 
 
-class SupervisorControl(Model):
-    """A program under supervisord, over its HTTP interface.
+class Control(Model):
+    """How a service is controlled.
+
+    Attributes:
+        ssh: Airflow connection of the host that it runs on; this host when left out.
+    """
+
+    ssh: str | None = None
+
+
+class SupervisorControl(Control):
+    """A program under supervisord, over its HTTP interface. With ``ssh``, ``url`` is how that host sees it.
 
     ``password_env`` names the environment variable that holds the password of the interface.
     """
@@ -146,30 +178,85 @@ class SupervisorControl(Model):
     username: str = "cutover"
     password_env: str | None = None
 
+    @model_validator(mode="after")
+    def _encrypted_once(self) -> SupervisorControl:
+        if self.ssh is not None and not self.url.startswith("http://"):
+            raise ValueError("url: write http:// beside ssh; the way there is encrypted already")
+        return self
 
-class CommandControl(Model):
+
+class CommandControl(Control):
     """A service that is driven by commands: argument lists, never a shell.
 
     ``status`` exits 0 when the service runs, and with another status when it does not.
     """
 
     kind: Literal["command"]
-    start: tuple[str, ...] = Field(min_length=1)
-    stop: tuple[str, ...] = Field(min_length=1)
-    status: tuple[str, ...] = Field(min_length=1)
+    start: Command
+    stop: Command
+    status: Command
+    steady_seconds: float = Steady
+
+
+class ComposeControl(Control):
+    """A service of a Compose project.
+
+    Attributes:
+        directory: The project's folder, on the host where it runs; absolute.
+        files: Compose files, where they do not have one of the usual names.
+        project: Its name, where it is not that of the folder.
+        engine: What is run: ``[docker, compose]`` or ``[podman-compose]``.
+        recreate: Make the container anew at each start, also when the engine sees no change: podman-compose does not look
+            into an ``env_file``.
+    """
+
+    kind: Literal["compose"]
+    directory: str = Field(pattern=r"^/")
+    service: str = Field(pattern=r"^[A-Za-z0-9._][A-Za-z0-9._-]*$")
+    files: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    project: str | None = Field(default=None, pattern=r"^[a-z0-9][a-z0-9_-]*$")
+    engine: Command = ("docker", "compose")
+    recreate: bool = False
+    steady_seconds: float = Steady
+
+
+class SystemdControl(Control):
+    """A unit of systemd.
+
+    Attributes:
+        scope: ``user`` for a unit of the user that the commands run as.
+        sudo: Run systemctl as ``sudo -n``, which never asks for a password.
+    """
+
+    kind: Literal["systemd"]
+    unit: str = Field(pattern=r"^[A-Za-z0-9:_.@\\][A-Za-z0-9:_.@\\-]*$")
+    scope: Literal["system", "user"] = "system"
+    sudo: bool = False
+    steady_seconds: float = Steady
+
+    @model_validator(mode="after")
+    def _whose(self) -> SystemdControl:
+        if self.sudo and self.scope == "user":
+            raise ValueError("sudo: a unit of the user needs no other user's rights")
+        return self
 
 
 class Service(Model):
     """One service of the application. The list's order is the order of starting; stopping goes the other way round.
 
+    Each is told without waiting for the one before it, unless ``wait`` says so; then all are waited for.
+
     Attributes:
-        log: File whose last lines are shown when the service does not start or stop in time.
+        wait: The services after it are told to start only once this one runs, and this one to stop only once they rest.
+        log: File whose last lines are shown when the service does not start or stop in time; on the host of ``control.ssh``.
+            Without it, they are asked of what controls the service.
     """
 
     name: Identifier
-    control: Annotated[SupervisorControl | CommandControl, Field(discriminator="kind")]
+    control: Annotated[SupervisorControl | CommandControl | ComposeControl | SystemdControl, Field(discriminator="kind")]
     stop_seconds: int = Field(default=30, ge=1, le=600)
     start_seconds: int = Field(default=60, ge=1, le=600)
+    wait: bool = False
     log: AbsolutePath | None = None
 
 
@@ -229,15 +316,63 @@ class SmokeTests(Model):
 
 
 class Configuration(Model):
-    """The dotenv file that is switched.
+    """What is switched when the application goes live: values by key.
 
     Values may hold ``{application_url}`` (the SQLAlchemy URL of the connection ``application``) and ``{source_path}`` (the
     SQLite file).
     """
 
-    file: AbsolutePath
     live: dict[str, str] = Field(min_length=1)
     rolled_back: dict[str, str] = Field(min_length=1)
+
+
+class DotenvConfiguration(Configuration):
+    """A dotenv file on this host."""
+
+    kind: Literal["dotenv"] = "dotenv"
+    file: AbsolutePath
+
+
+class CommandConfiguration(Configuration):
+    """A store of secrets, behind commands: argument lists, never a shell. No value is ever an argument.
+
+    Attributes:
+        set: Reads the new values from standard input.
+        get: Prints the store's values on standard output.
+        may_set: Exits 0 when ``set`` would be allowed; asked before anything is stopped.
+        format: Of what ``set`` reads and ``get`` prints. ``json``: one object of texts by key. ``dotenv``: lines KEY=value.
+            ``kubernetes``: ``set`` reads a patch of a Secret, ``get`` prints a Secret as JSON.
+        whole: ``set`` replaces the store's whole content: it is given what ``get`` printed, with the new values put in.
+        seconds: How long one command may take, and how long the store may take to give back what was set.
+        ssh: Airflow connection of the host that the commands run on; this host when left out.
+    """
+
+    kind: Literal["command"]
+    set: Command
+    get: Command
+    may_set: Command | None = None
+    format: Literal["json", "dotenv", "kubernetes"] = "json"
+    whole: bool = False
+    seconds: int = Field(default=30, ge=1, le=600)
+    ssh: str | None = None
+
+    @model_validator(mode="after")
+    def _agrees(self) -> CommandConfiguration:
+        if self.whole and self.format == "kubernetes":
+            raise ValueError("whole: a patch leaves the other keys of a Secret as they are")
+        if any(field in argument for argument in (*self.set, *self.get) for field in ("{application_url}", "{source_path}")):
+            raise ValueError("set, get: values go through standard input; everybody on the host can see arguments")
+        return self
+
+
+def _kind_of_configuration(data: Any) -> str:
+    return str(data.get("kind", "dotenv") if isinstance(data, dict) else getattr(data, "kind", "dotenv"))
+
+
+AnyConfiguration = Annotated[
+    Annotated[DotenvConfiguration, Tag("dotenv")] | Annotated[CommandConfiguration, Tag("command")],
+    Discriminator(_kind_of_configuration),
+]
 
 
 class Backup(Model):
@@ -397,7 +532,7 @@ class Plan(Model):
     source_objects: dict[str, Reason] = {}
     services: tuple[Service, ...] = ()
     smoke_tests: SmokeTests | None = None
-    configuration: Configuration | None = None
+    configuration: AnyConfiguration | None = None
     backup: Backup
     extras: Extras = Extras()
     window: Window = Window()

@@ -26,9 +26,10 @@ from psycopg.conninfo import conninfo_to_dict
 
 from include.cutover import application, catalog, fence, files, room, services, source, target_fence
 from include.cutover.checks import Check, Outcome
+from include.cutover.commands import Remote, no_remote
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.masking import mask
-from include.cutover.plan import Plan, Service, SmokeTests
+from include.cutover.plan import DotenvConfiguration, Plan, Service, SmokeTests
 from include.cutover.target import PlannedSchema
 
 log = logging.getLogger(__name__)
@@ -682,7 +683,7 @@ def check_places(live: Path, *, plan: Plan) -> list[Check]:
         if second is not None:
             checks.append(_room(second, needs[second], "second_copy_free_space", "There is room for the second copy"))
         checks.append(_apart(file, directory, second))
-    if plan.configuration is not None:
+    if isinstance(plan.configuration, DotenvConfiguration):
         title = "The configuration can be switched and reverted"
         checks.append(replaceable(plan.configuration.file, "configuration_replaceable", title))
     return checks
@@ -758,22 +759,25 @@ def _apart(live: Path, directory: Path, second: Path | None) -> Check:
 # --- services -----------------------------------------------------------------------------------------------------------
 
 
-def check_services(plan_services: Sequence[Service], smoke: SmokeTests) -> list[Check]:
+def check_services(plan_services: Sequence[Service], smoke: SmokeTests, remote: Remote = no_remote) -> list[Check]:
     """Each service can be reached and is not failing, and the application is well on the source now."""
-    checks = [_service(service) for service in plan_services]
+    checks = [_service(service, remote) for service in plan_services]
     health = application.health(smoke, "source")
     title = "The application is well now, before anything is stopped"
     return [*checks, replace(health, name="application_health_before", title=title)]
 
 
-def _service(service: Service) -> Check:
+def _service(service: Service, remote: Remote) -> Check:
     name, title = f"service_{service.name}", f"The service {service.name} can be stopped and started"
     expected = "a service that answers and does not fail"
     try:
-        state = services.states([service])[service.name]
+        state = services.states([service], remote)[service.name]
+        refused = services.may_control(service, remote)
     except CannotCheck as error:
         found = error.message + (f": {error.found}" if error.found else "")
         return Check(name, title, "failed", expected, mask(found), error.do, error.where)
-    failing = state.name in ("backoff", "fatal", "unknown")
-    do = "Look at its log and mend it before the cutover." if failing else ""
-    return Check(name, title, "failed" if failing else "passed", expected, str(state), do, service.name)
+    if refused:
+        do = "Let the user of the tasks give these orders without a password."
+        return Check(name, title, "failed", expected, refused, do, service.name)
+    do = "Look at its log and mend it before the cutover." if state.failing else ""
+    return Check(name, title, "failed" if state.failing else "passed", expected, str(state), do, service.name)

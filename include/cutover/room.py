@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from include.cutover import files
+from include.cutover import configuration, files
 from include.cutover.errors import Refused
 from include.cutover.evidence import evidence_root
 from include.cutover.plan import Plan
@@ -56,16 +56,16 @@ def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool
 
 def _needs(step: str, plan: Plan, source: Callable[[], Path]) -> Mapping[Path, int]:
     """Folder → bytes that the step, and what follows it without another question, writes there."""
-    if step == "switch_configuration" and plan.configuration is not None:
-        return {plan.configuration.file.parent: _SMALL}
+    kept: dict[Path, int] = {}
+    if plan.configuration is not None:
+        kept = {configuration.kept_as(plan.configuration, "", plan.backup.directory).parent: _SMALL}
+    if step == "switch_configuration":
+        return kept
     if step not in ("stop_services", "take_backup"):
         return {}
     live = files.real(source())
     size = sum(item.stat().st_size for item in (live, *files.side_files(live)) if item.exists())
-    needs = for_backups(plan, size)
-    if plan.configuration is not None:
-        needs[plan.configuration.file.parent] = _SMALL
-    return needs
+    return {**kept, **for_backups(plan, size)}
 
 
 def for_backups(plan: Plan, size: int) -> dict[Path, int]:

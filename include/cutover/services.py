@@ -3,65 +3,37 @@
 Whether a service obeyed is never taken from the answer to the order; the service is looked at until it is at rest, or
 runs. Orders are bounded by ``stop_seconds`` and ``start_seconds`` of the service, every single request and command too.
 
-A command that leaves a process behind should redirect that process's output: what it inherits is a file without a name.
+Each service is told as soon as the one before it was told, and then all are waited for at once: what they need for their
+start and their end passes side by side. ``wait`` in the plan makes a service one that the others wait for.
+
+A command that leaves a process behind should redirect that process's output: what it inherits is a file without a name, or
+on another host a pipe that is closed.
 """
 
 from __future__ import annotations
 
-import base64
-import http.client
 import logging
 import os
-import signal
-import subprocess
-import tempfile
 import time
-import xmlrpc.client
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
-from xml.parsers.expat import ExpatError
 
-from include.cutover.errors import CannotCheck, CutoverError, StepFailed, Unreachable
-from include.cutover.masking import mask
-from include.cutover.plan import CommandControl, Service, SupervisorControl
+from include.cutover.commands import Local, Remote, Runner, lines, no_remote
+from include.cutover.control.command import Commands
+from include.cutover.control.compose import Compose
+from include.cutover.control.controller import LOG_BYTES, LOG_LINES, LOOK_SECONDS, Controller, Disobeyed, State
+from include.cutover.control.supervisor import Supervisor
+from include.cutover.control.systemd import Systemd
+from include.cutover.errors import CutoverError, StepFailed
+from include.cutover.plan import ComposeControl, Service, SupervisorControl, SystemdControl
+
+__all__ = ["ServiceResult", "State", "may_control", "start", "states", "status", "stop"]
 
 log = logging.getLogger(__name__)
 
-LOG_LINES = 20
-_LOG_BYTES = 64 * 1024
-_LINE_LENGTH = 300
-_REQUEST_SECONDS = 5.0
-_STATUS_SECONDS = 10.0
 _PAUSE = 0.1
-
-# Faults of supervisord's interface, see supervisor/xmlrpc.py.
-_SHUTDOWN_STATE, _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING = 6, 10, 60, 70
-# supervisord starts an exited program again within its next turn of a second, when it does so at all.
-_RESTART_SECONDS = 2
-
-
-@dataclass(frozen=True)
-class State:
-    """What a service does now.
-
-    Attributes:
-        name: ``running``, ``stopped``, or a state of supervisord in lower case (``starting``, ``stopping``, ``backoff``,
-            ``exited``, ``fatal``, ``unknown``).
-        running: It runs and is past its start.
-        at_rest: It does not run and will not start by itself. Neither holds for what is between the two.
-        detail: What its supervisor says about it, masked.
-    """
-
-    name: str
-    running: bool
-    at_rest: bool
-    detail: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name} ({self.detail})" if self.detail else self.name
+_QUIET_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -72,8 +44,7 @@ class ServiceResult:
         was: State before, e.g. ``running``.
         now: State after.
         already: It was in the wanted state before; nothing was ordered.
-        seconds: How long it took.
-        last_log: Its last lines of log, masked; empty where there is none.
+        seconds: From the order until it was seen to have obeyed.
     """
 
     name: str
@@ -81,7 +52,6 @@ class ServiceResult:
     now: str
     already: bool
     seconds: float
-    last_log: tuple[str, ...] = ()
 
     @property
     def summary(self) -> str:
@@ -91,407 +61,231 @@ class ServiceResult:
         return f"{self.name} is {self.now} after {self.seconds:.1f} s"
 
 
-def stop(services: Sequence[Service]) -> list[ServiceResult]:
-    """Stop the services, the last of the plan first, and confirm that all of them rest.
+def stop(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
+    """Tell the services to stop, the last of the plan first, and confirm that all of them rest.
 
     Safe to run again: what rests already is left alone and said so.
 
+    Args:
+        remote: The host of an SSH connection, for services that are not on this one.
+
+    Returns:
+        One for each service, in the order of the orders.
+
     Raises:
-        StepFailed: When a service does not stop in time, or one that had stopped runs again. Services before it in the
-            plan were not touched then.
-        Unreachable: When what controls a service does not answer.
-        CannotCheck: When it answers and the state of a service cannot be told.
+        StepFailed: When a service does not stop in time, or one that had stopped runs again; with its last log lines.
+        Unreachable: When what controls a service does not answer. Services before it in the plan were not told then.
+        CannotCheck: When it answers and the state of a service cannot be told. The same holds.
     """
-    return _each(list(reversed(services)), "stop")
+    return _all(list(reversed(services)), "stop", remote)
 
 
-def start(services: Sequence[Service]) -> list[ServiceResult]:
-    """Start the services in the order of the plan, each after the one before runs, and confirm that all of them run.
+def start(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
+    """Tell the services to start, in the order of the plan, and confirm that all of them run and go on running.
 
-    Safe to run again: what runs already is left alone and said so. A program that supervisord would go on trying to start
+    Safe to run again: what runs already is left alone and said so. A service that its controller would go on trying to start
     is stopped, so that it does not come up later, unasked.
 
     Raises:
-        StepFailed: When a service does not run in time, ends or fails. Services after it were not started then.
-        Unreachable: When what controls a service does not answer.
-        CannotCheck: When it answers and the state of a service cannot be told.
+        StepFailed: When a service does not run in time, ends or fails; with its last log lines. When it refused the order,
+            services after it were not told.
+        Unreachable, CannotCheck: As ``stop``.
     """
-    return _each(list(services), "start")
+    return _all(list(services), "start", remote)
 
 
-def states(services: Sequence[Service]) -> dict[str, State]:
+def states(services: Sequence[Service], remote: Remote = no_remote) -> dict[str, State]:
     """The state of each service, in the order given.
 
     Raises:
         Unreachable, CannotCheck: As ``stop``.
     """
-    return {service.name: _controller(service).state() for service in services}
+    return {service.name: _controller(service, remote)[0].state() for service in services}
 
 
-def status(services: Sequence[Service]) -> dict[str, bool]:
+def status(services: Sequence[Service], remote: Remote = no_remote) -> dict[str, bool]:
     """Whether each service is up. True for everything that is not at rest: what may still write, or may start again.
 
     Raises:
         Unreachable, CannotCheck: As ``stop``.
     """
-    return {name: not state.at_rest for name, state in states(services).items()}
+    return {name: not state.at_rest for name, state in states(services, remote).items()}
 
 
-class _Disobeyed(Exception):
-    """The service did not do what it was told; the text says what it does instead."""
+def may_control(service: Service, remote: Remote = no_remote) -> str:
+    """Why orders to the service would be refused; empty where nothing says so. Changes nothing.
+
+    Raises:
+        Unreachable, CannotCheck: As ``stop``.
+    """
+    return _controller(service, remote)[0].may_control()
 
 
-class _Controller(Protocol):
-    where: str
+class _Told:
+    """One service and the order that it has been given."""
 
-    def state(self) -> State: ...
+    def __init__(self, service: Service, order: str, remote: Remote) -> None:
+        self.service = service
+        self.order = order
+        self.controller, self._runner = _controller(service, remote)
+        self._seconds = service.stop_seconds if order == "stop" else service.start_seconds
+        self._begun = time.monotonic()
+        self._steady_since: float | None = None
+        self._start = ""
+        self.was = self.controller.state()
+        self.already = self._obeyed(self.was)
+        self.result: ServiceResult | None = self._result(self.was) if self.already else None
 
-    def stop(self, deadline: float) -> None: ...
-
-    def start(self, deadline: float) -> None: ...
-
-    def output(self) -> str: ...
-
-
-def _each(services: list[Service], order: str) -> list[ServiceResult]:
-    results: list[ServiceResult] = []
-    for service in services:
+    def tell(self) -> None:
+        """Give the order."""
         try:
-            results.append(_one(service, order))
-        except CutoverError as error:
-            if results:
-                done = ", ".join(result.summary for result in results)
-                error.do = f"{error.do} Before it: {done}.".strip()
-            raise
-        log.info("%s", results[-1].summary)
-    # What was done first may have changed while the others were waited for.
-    for service in services:
-        controller = _controller(service)
-        state = controller.state()
-        if not _obeyed(state, order):
-            raise _failure(
-                service, controller, order, str(state), "It had obeyed and then changed; see who or what did that."
-            )
-    return results
-
-
-def _obeyed(state: State, order: str) -> bool:
-    return state.at_rest if order == "stop" else state.running
-
-
-def _one(service: Service, order: str) -> ServiceResult:
-    controller = _controller(service)
-    begun = time.monotonic()
-    was = controller.state()
-    already = _obeyed(was, order)
-    if not already:
-        try:
-            if order == "stop":
-                controller.stop(begun + service.stop_seconds)
+            if self.order == "stop":
+                self.controller.stop(self._seconds)
             else:
-                controller.start(begun + service.start_seconds)
-        except _Disobeyed as disobeyed:
-            raise _failure(
-                service, controller, order, str(disobeyed), "Look at its log; then run this step again."
-            ) from None
-    now = controller.state()
-    name = "stopped" if order == "stop" else now.name
-    return ServiceResult(
-        service.name, was.name, name, already, round(time.monotonic() - begun, 3), tuple(_last_lines(service, controller)[1])
-    )
+                self.controller.start(self._seconds)
+        except Disobeyed as disobeyed:
+            raise self._failure(str(disobeyed)) from None
 
+    def look(self) -> None:
+        """Set ``result`` when it has obeyed; raise when it did not in time, or never will."""
+        late = time.monotonic() >= self._begun + self._seconds
+        state = self.controller.state()
+        if self._obeyed(state):
+            if self._steady(state):
+                self.result = self._result(state)
+                log.info("%s", self.result.summary)
+            return
+        if self.order == "stop":
+            if not late and self.controller.must_stop_again(state):
+                self.tell()
+        elif self.controller.hopeless(state) or self._steady_since is not None:
+            self._quieten(state)
+            raise self._failure(str(state))
+        if late:
+            raise self._failure(str(state))
 
-def _failure(service: Service, controller: _Controller, order: str, found: str, do: str) -> StepFailed:
-    source, lines = _last_lines(service, controller)
-    text = "\n".join(f"  {line}" for line in lines)
-    seconds = service.stop_seconds if order == "stop" else service.start_seconds
-    return StepFailed(
-        f"the service did not {order}",
-        where=f"service {service.name}, {controller.where}",
-        expected=f"{'at rest' if order == 'stop' else 'running'} within {seconds} s",
-        found=f"{found}; last lines of {source}:\n{text}\n" if lines else f"{found}; {source} is empty",
-        do=do,
-    )
+    def look_again(self) -> None:
+        """Raise when it has changed since."""
+        state = self.controller.state()
+        if not self._obeyed(state):
+            raise self._failure(str(state), "It had obeyed and then changed; see who or what did that.")
 
+    def _obeyed(self, state: State) -> bool:
+        return state.at_rest if self.order == "stop" else state.running
 
-def _last_lines(service: Service, controller: _Controller) -> tuple[str, list[str]]:
-    """Where the log is, and its last lines, masked before they are cut."""
-    if service.log is not None:
-        source = str(service.log)
+    def _steady(self, state: State) -> bool:
+        """Whether it has been seen running long enough, in one and the same start."""
+        now = time.monotonic()
+        if self.order == "stop":
+            return True
+        if self._steady_since is None:
+            self._steady_since, self._start = now, state.start
+        if state.start != self._start:
+            self._quieten(state)
+            raise self._failure(f"{state}, started anew: it ended within {self.controller.steady_seconds:g} s")
+        return now - self._steady_since >= self.controller.steady_seconds
+
+    def _result(self, state: State) -> ServiceResult:
+        name = "stopped" if self.order == "stop" else state.name
+        return ServiceResult(self.service.name, self.was.name, name, self.already, round(time.monotonic() - self._begun, 3))
+
+    def _quieten(self, state: State) -> None:
+        """Stop what would go on trying to start. How it failed matters more than whether that succeeds."""
+        deadline = time.monotonic() + _QUIET_SECONDS
         try:
+            while not state.at_rest and time.monotonic() < deadline:
+                if self.controller.must_stop_again(state):
+                    self.controller.stop(_QUIET_SECONDS)
+                time.sleep(_PAUSE)
+                state = self.controller.state()
+        except (Disobeyed, CutoverError) as error:
+            log.warning("%s may come up later: %s", self.service.name, error)
+
+    def _failure(self, found: str, do: str = "Look at its log; then run this step again.") -> StepFailed:
+        source, last = _last_lines(self.service, self.controller, self._runner)
+        text = "\n".join(f"  {line}" for line in last)
+        return StepFailed(
+            f"the service did not {self.order}",
+            where=f"service {self.service.name}, {self.controller.where}",
+            expected=f"{'at rest' if self.order == 'stop' else 'running'} within {self._seconds} s",
+            found=f"{found}; last lines of {source}:\n{text}\n" if last else f"{found}; {source} is empty",
+            do=do,
+        )
+
+
+def _all(services: list[Service], order: str, remote: Remote) -> list[ServiceResult]:
+    told: list[_Told] = []
+    try:
+        for service in services:
+            if order == "stop" and service.wait:
+                _wait(told)
+            told.append(_Told(service, order, remote))
+            if not told[-1].already:
+                told[-1].tell()
+            if order == "start" and service.wait:
+                _wait(told)
+        _wait(told)
+    except CutoverError as error:
+        done = ", ".join(item.result.summary for item in told if item.result is not None)
+        if done:
+            error.do = f"{error.do} Before it: {done}.".strip()
+        raise
+    # What was done first may have changed while the others were waited for.
+    for item in told:
+        item.look_again()
+    return [item.result for item in told if item.result is not None]
+
+
+def _wait(told: Sequence[_Told]) -> None:
+    """Until all have obeyed. The first that does not ends the waiting."""
+    while True:
+        for item in told:
+            if item.result is None:
+                item.look()
+        if all(item.result is not None for item in told):
+            return
+        time.sleep(_PAUSE)
+
+
+def _controller(service: Service, remote: Remote) -> tuple[Controller, Runner]:
+    control = service.control
+    runner: Runner = Local() if control.ssh is None else remote(control.ssh)
+    if isinstance(control, SupervisorControl):
+        return Supervisor(control, runner), runner
+    if isinstance(control, SystemdControl):
+        return Systemd(control, runner), runner
+    if isinstance(control, ComposeControl):
+        return Compose(control, runner), runner
+    return Commands(control, runner), runner
+
+
+def _last_lines(service: Service, controller: Controller, runner: Runner) -> tuple[str, list[str]]:
+    """Where the log is, and its last lines, masked."""
+    source = "its output" if service.log is None else str(service.log)
+    try:
+        if service.log is None:
+            text = controller.output()
+        elif service.control.ssh is None:
             text = _tail(service.log)
-        except OSError as error:
-            return f"{source} (not readable: {error.strerror})", []
-    else:
-        source, text = "its output", controller.output()
-    lines = [_printable(line)[:_LINE_LENGTH] for line in mask(text).splitlines()]
-    return source, [line for line in lines if line.strip()][-LOG_LINES:]
+        else:
+            ran = runner.run(["tail", "-c", str(LOG_BYTES), "--", str(service.log)], LOOK_SECONDS)
+            if ran.code != 0:
+                return f"{source} (not readable: {ran.excerpt(output=False)})", []
+            text = _whole_lines(ran.output)
+    except OSError as error:
+        return f"{source} (not readable: {error.strerror})", []
+    except CutoverError as error:  # how the service failed matters more
+        return f"{source} (not readable: {error.message})", []
+    return source, lines(text)[-LOG_LINES:]
 
 
 def _tail(path: Path) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _LOG_BYTES))
-        content = file.read(_LOG_BYTES)
-    if size > _LOG_BYTES:  # the first line is a part of one, and a part of a secret is not recognised
-        content = content.partition(b"\n")[2]
-    return content.decode("utf-8", errors="replace")
+        file.seek(max(0, size - LOG_BYTES))
+        return _whole_lines(file.read(LOG_BYTES).decode("utf-8", errors="replace"))
 
 
-def _printable(line: str) -> str:
-    """Without control characters: log lines end up on terminals."""
-    return "".join(character if character.isprintable() else " " for character in line).rstrip()
-
-
-def _controller(service: Service) -> _Controller:
-    if isinstance(service.control, SupervisorControl):
-        return _Supervisor(service.control)
-    return _Commands(service.control)
-
-
-def _wait(deadline: float, look: Callable[[], bool]) -> bool:
-    """Look until it is so; at least once, and once more at the deadline."""
-    while True:
-        late = time.monotonic() >= deadline
-        if look():
-            return True
-        if late:
-            return False
-        time.sleep(_PAUSE)
-
-
-class _Transport(xmlrpc.client.Transport):
-    """HTTP with a time limit for connecting and for every read."""
-
-    connection_class: type[http.client.HTTPConnection] = http.client.HTTPConnection
-
-    def make_connection(self, host: Any) -> http.client.HTTPConnection:
-        if self._connection and host == self._connection[0] and self._connection[1] is not None:
-            return self._connection[1]
-        address, self._extra_headers, _ = self.get_host_info(host)
-        self._connection = host, self.connection_class(address, timeout=_REQUEST_SECONDS)
-        return self._connection[1]
-
-
-class _SecureTransport(_Transport):
-    connection_class = http.client.HTTPSConnection
-
-
-class _Supervisor:
-    """One program under supervisord."""
-
-    def __init__(self, control: SupervisorControl) -> None:
-        parts = urlsplit(control.url)
-        address = parts.netloc.rpartition("@")[2]
-        self.url = urlunsplit(parts._replace(netloc=address))
-        self.where = f"program {control.program} of supervisord at {self.url}"
-        self._program = control.program
-        headers = []
-        if control.password_env is not None:
-            password = os.environ.get(control.password_env)
-            if not password:
-                raise CannotCheck(
-                    "the password of supervisord's interface is not set",
-                    where=self.where,
-                    expected=f"the environment variable {control.password_env}",
-                    do="Set it where the tasks run, from the secret store.",
-                )
-            token = base64.b64encode(f"{control.username}:{password}".encode()).decode()
-            headers.append(("Authorization", f"Basic {token}"))
-        transport = (_SecureTransport if parts.scheme == "https" else _Transport)(headers=headers)
-        # The URL may carry a log-in of its own, which xmlrpc would use; what the plan names comes from the environment.
-        url = self.url if headers else control.url
-        self._server = xmlrpc.client.ServerProxy(url, transport=transport, allow_none=True)
-
-    def _ask(self, method: str, *arguments: Any) -> Any:
-        try:
-            return getattr(self._server.supervisor, method)(*arguments)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode == _SHUTDOWN_STATE:
-                raise Unreachable(
-                    "supervisord is shutting down", where=self.where, do="Start supervisord; then run this step again."
-                ) from None
-            if fault.faultCode == _BAD_NAME:
-                raise CannotCheck(
-                    "supervisord does not know the program",
-                    where=self.where,
-                    expected=f"a program {self._program}",
-                    do="Compare the plan's services with 'supervisorctl status'.",
-                ) from None
-            raise
-        except xmlrpc.client.ProtocolError as error:
-            if error.errcode in (401, 403):
-                raise CannotCheck(
-                    "supervisord refuses the log-in",
-                    where=self.where,
-                    found=f"status {error.errcode}",
-                    do="Compare user name and password with supervisord's [inet_http_server].",
-                ) from None
-            raise self._unreachable(f"status {error.errcode} {error.errmsg}") from None
-        except (ExpatError, xmlrpc.client.ResponseError):
-            raise self._unreachable("an answer that is not XML-RPC") from None
-        except TimeoutError:
-            raise self._unreachable(f"no answer in {_REQUEST_SECONDS:.0f} s") from None
-        except (OSError, http.client.HTTPException) as error:
-            raise self._unreachable(f"{type(error).__name__}: {error}") from None
-
-    def _unreachable(self, found: str) -> Unreachable:
-        return Unreachable(
-            "supervisord does not answer",
-            where=self.where,
-            found=mask(found),
-            do="Check that supervisord runs and that the plan names its [inet_http_server].",
-        )
-
-    def state(self) -> State:
-        info = self._ask("getProcessInfo", self._program)
-        name = str(info["statename"]).lower()
-        # A program that exited by itself a moment ago may be started again by supervisord's autorestart.
-        at_rest = name in ("stopped", "fatal") or (name == "exited" and abs(info["now"] - info["stop"]) >= _RESTART_SECONDS)
-        detail = info["spawnerr"] or (info["description"] if name not in ("running", "stopped") else "")
-        return State(name, running=name == "running", at_rest=at_rest, detail=mask(str(detail)))
-
-    def stop(self, deadline: float) -> None:
-        def rests() -> bool:
-            state = self.state()
-            if not state.at_rest and state.name not in ("stopping", "exited"):
-                # Also when it was ordered before: it may have been started again between two looks.
-                self._order("stopProcess", _NOT_RUNNING)
-            return state.at_rest
-
-        if not _wait(deadline, rests):
-            raise _Disobeyed(str(self.state()))
-
-    def start(self, deadline: float) -> None:
-        state = self.state()
-        if state.name in ("backoff", "stopping"):  # what is left of an earlier order
-            self.stop(deadline)
-        if state.name != "starting":
-            self._order("startProcess", _ALREADY_STARTED)
-        seen = self.state()
-
-        def decided() -> bool:
-            nonlocal seen
-            seen = self.state()
-            return seen.name != "starting"
-
-        _wait(deadline, decided)
-        if seen.running:
-            return
-        if seen.name == "backoff":
-            self.stop(time.monotonic() + _REQUEST_SECONDS)
-        raise _Disobeyed(str(seen))
-
-    def _order(self, method: str, harmless: int) -> None:
-        try:
-            self._ask(method, self._program, False)
-        except xmlrpc.client.Fault as fault:
-            if fault.faultCode != harmless:
-                raise _Disobeyed(f"supervisord refuses: {mask(fault.faultString)}") from None
-
-    def output(self) -> str:
-        parts = []
-        for stream in ("Stdout", "Stderr"):
-            try:
-                parts.append(str(self._ask(f"tailProcess{stream}Log", self._program, 0, _LOG_BYTES)[0]))
-            except (xmlrpc.client.Fault, CutoverError):
-                continue  # there is no such log; the failure that is told matters more
-        return "\n".join(parts)
-
-
-class _Commands:
-    """A service that is driven by commands."""
-
-    def __init__(self, control: CommandControl) -> None:
-        self.where = f"command {control.status[0]}"
-        self._control = control
-        self._output = ""
-
-    def state(self) -> State:
-        code = self._run(self._control.status, _STATUS_SECONDS)
-        if code is None:
-            raise Unreachable(
-                "the status command does not end",
-                where=self.where,
-                expected=f"an exit status within {_STATUS_SECONDS:.0f} s",
-                found=self._excerpt(),
-                do="Run it by hand and see what it waits for.",
-            )
-        if code < 0 or code in (126, 127):
-            raise CannotCheck(
-                "the status command failed",
-                where=self.where,
-                expected="exit status 0 when the service runs, another when it does not",
-                found=f"{_exit(code)}, {self._excerpt()}",
-                do="Run it by hand as the user of the tasks.",
-            )
-        return State("running" if code == 0 else "stopped", running=code == 0, at_rest=code != 0)
-
-    def stop(self, deadline: float) -> None:
-        self._order(self._control.stop, deadline, lambda: self.state().at_rest, "it still runs")
-
-    def start(self, deadline: float) -> None:
-        self._order(self._control.start, deadline, lambda: self.state().running, "it does not run")
-
-    def _order(self, command: Sequence[str], deadline: float, done: Callable[[], bool], otherwise: str) -> None:
-        seconds = max(deadline - time.monotonic(), _PAUSE)
-        code = self._run(command, seconds)
-        if code is None:
-            raise _Disobeyed(f"the command {command[0]} did not end in {seconds:.0f} s and was killed: {self._excerpt()}")
-        if code != 0:
-            raise _Disobeyed(f"the command {command[0]} ended with {_exit(code)}: {self._excerpt()}")
-        ordered = self._output
-        if not _wait(deadline, done):
-            self._output = ordered + self._output
-            raise _Disobeyed(f"{otherwise} after the command {command[0]}")
-
-    def _run(self, command: Sequence[str], seconds: float) -> int | None:
-        """Exit status, None when it took too long. Its whole process group is killed then, or when this is interrupted."""
-        # A file and not a pipe: a service that the command leaves behind would keep a pipe open, and us waiting.
-        with tempfile.TemporaryFile() as output:
-            try:
-                process = subprocess.Popen(
-                    list(command), stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                    start_new_session=True, env=_environment(),
-                )  # fmt: skip
-            except OSError as error:
-                raise CannotCheck(
-                    "a command of the plan cannot be run",
-                    where=str(command[0]),
-                    found=error.strerror or type(error).__name__,
-                    do="Name programs that the user of the tasks may run.",
-                ) from None
-            try:
-                code: int | None = process.wait(seconds)
-            except subprocess.TimeoutExpired:
-                _kill(process)
-                code = None
-            except BaseException:
-                _kill(process)
-                raise
-            size = output.seek(0, os.SEEK_END)
-            output.seek(max(0, size - _LOG_BYTES))
-            self._output = output.read(_LOG_BYTES).decode("utf-8", errors="replace")
-        return code
-
-    def _excerpt(self) -> str:
-        lines = [_printable(line) for line in mask(self._output).splitlines() if line.strip()]
-        return " | ".join(lines[-3:])[:_LINE_LENGTH] or "no output"
-
-    def output(self) -> str:
-        return self._output
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is None:  # not waited for: the group's number is still taken, no other group can be hit
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-
-
-def _exit(code: int) -> str:
-    return f"signal {-code}" if code < 0 else f"exit status {code}"
-
-
-def _environment() -> dict[str, str]:
-    """Ours, without Airflow's settings and connections: a service started from here must not inherit those secrets."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "_AIRFLOW"))}
+def _whole_lines(text: str) -> str:
+    """Without the first line where it may be a part of one: a part of a secret is not recognised."""
+    return text if len(text.encode()) < LOG_BYTES else text.partition("\n")[2]

@@ -11,6 +11,7 @@ import pytest
 
 from examples.ward_ops.generate import generate
 from include.cutover import break_glass, fence, source_lease
+from include.cutover.commands import Runner
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence
 from include.cutover.notices import Channel
@@ -41,6 +42,9 @@ class Ends:
 
     def channels(self, plan: Plan) -> Sequence[Channel]:
         return []
+
+    def remote(self, plan: Plan, connection: str) -> Runner:
+        raise AssertionError("everything is on this host")
 
 
 @pytest.fixture

@@ -18,10 +18,13 @@ from threading import Thread
 
 import pytest
 
-from include.cutover import services
+from include.cutover import preflight, services, ssh
+from include.cutover.control import controller, supervisor
 from include.cutover.embedded import free_port
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
-from include.cutover.plan import CommandControl, Service, SupervisorControl
+from include.cutover.plan import CommandControl, Service, SmokeTests, SupervisorControl
+from include.cutover.services import State
+from tests.ssh_host import Host, running
 
 PASSWORD = "pass:of@supervisor"
 ENV = "TEST_SUPERVISOR_PASSWORD"
@@ -45,6 +48,12 @@ PROGRAMS = {
     "reviving": ("import time; time.sleep(0.2)", "startsecs=0\nautorestart=true"),
     "finished": ("pass", "startsecs=0\nautorestart=false"),
     "slow": (SLEEPING, "startsecs=300"),
+    "steady": (SLEEPING, "startsecs=2"),
+    "steadier": (SLEEPING, "startsecs=2"),
+    "leaving": (
+        "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: (time.sleep(1), sys.exit())); time.sleep(600)",
+        "startsecs=1",
+    ),
 }
 
 
@@ -157,11 +166,55 @@ def test_services_start_in_order_and_stop_the_other_way_round(supervisord: Super
         ("worker", "running", "stopped"),
         ("api", "running", "stopped"),
     ]
-    assert stopped[0].last_log[-1] == "up"
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
     assert [item.already for item in services.stop(three)] == [True, True, True]
+
+
+def test_services_start_side_by_side_in_the_order_of_the_plan(supervisord: Supervisord) -> None:
+    two = [supervisord.service(name) for name in ("steady", "steadier")]
+    seen: list[dict[str, State]] = []
+
+    def look(_: float) -> None:
+        seen.append(services.states(two))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", look)
+        services.start(two)
+    # Both were on their way at the same time, and no later one before an earlier one.
+    names = [tuple(state.name for state in found.values()) for found in seen]
+    assert ("starting", "starting") in names and ("stopped", "starting") not in names
+    assert services.status(two) == {"steady": True, "steadier": True}
+    services.stop(two)
+
+
+def test_the_services_after_one_that_is_waited_for_start_once_it_runs(supervisord: Supervisord) -> None:
+    first = supervisord.service("steady").model_copy(update={"wait": True})
+    second = supervisord.service("leaving")
+    three = [first, second, supervisord.service("beat")]
+    seen: list[tuple[str, ...]] = []
+
+    def look(_: float) -> None:
+        seen.append(tuple(state.name for state in services.states(three).values()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(time, "sleep", look)
+        services.start(three)
+        started = seen[:]
+        seen.clear()
+        services.stop(three)
+    assert ("starting", "stopped", "stopped") in started
+    assert {names[1:] for names in started if names[0] != "running"} == {("stopped", "stopped")}
+    # The other way round, it stops only once the others rest.
+    assert {names[0] for names in seen if names[1] != "stopped"} == {"running"}
+    assert services.status(three) == {"steady": False, "leaving": False, "beat": False}
+
+
+def test_a_service_that_refuses_its_order_keeps_those_after_it_from_starting(supervisord: Supervisord) -> None:
+    with pytest.raises(StepFailed, match="service missing"):
+        services.start([supervisord.service("missing"), supervisord.service("beat")])
+    assert services.status([supervisord.service("beat")]) == {"beat": False}
 
 
 def test_a_service_that_ignores_the_order_fails_with_its_log(supervisord: Supervisord) -> None:
@@ -175,8 +228,8 @@ def test_a_service_that_ignores_the_order_fails_with_its_log(supervisord: Superv
         assert caught.value.expected == "at rest within 1 s"
         assert caught.value.found.startswith("stopping")
         assert "not listening" in caught.value.found
-        # What stands before it in the plan was not touched.
-        assert services.status([api]) == {"api": True}
+        # It was told to stop as well, without waiting for the one that does not.
+        assert services.stop([api])[0].already
     finally:
         os.kill(supervisord.pid("stubborn"), signal.SIGKILL)
     # Run again after the obstacle is gone, the step completes.
@@ -193,6 +246,7 @@ def test_a_program_that_dies_at_its_start_is_found_at_once_and_not_tried_again(s
     assert "cannot connect to postgresql://ward:***@db/x" in caught.value.found
     assert "hunter2" not in str(caught.value)
     assert "Before it: api is running" in caught.value.do
+    assert services.status([supervisord.service("api")]) == {"api": True}
     assert services.status([dying]) == {"dying": False}
     services.stop([supervisord.service("api")])
 
@@ -244,7 +298,7 @@ def test_only_the_last_twenty_lines_are_shown(supervisord: Supervisord, tmp_path
     with pytest.raises(StepFailed) as caught:
         services.start([service])
     lines = caught.value.found.splitlines()[1:]
-    assert [line.strip() for line in lines] == [f"line {number} [31m" for number in range(5, 25)]
+    assert [line.strip() for line in lines] == [f"line {number}" for number in range(5, 25)]
 
 
 def test_a_missing_log_does_not_hide_the_failure(supervisord: Supervisord, tmp_path: Path) -> None:
@@ -288,7 +342,7 @@ def test_a_supervisord_that_is_not_there_is_named_without_its_password() -> None
 
 
 def test_a_supervisord_that_hangs_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_REQUEST_SECONDS", 0.3)
+    monkeypatch.setattr(supervisor, "REQUEST_SECONDS", 0.3)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         error = unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}/RPC2")
     assert error.found.startswith("no answer in")
@@ -398,10 +452,10 @@ def test_a_command_that_says_no_fails_with_what_it_said(daemon: Daemon) -> None:
 
 
 def test_a_command_that_says_yes_and_does_nothing_fails(daemon: Daemon) -> None:
-    with pytest.raises(StepFailed, match="it does not run after the command true"):
+    with pytest.raises(StepFailed, match="found stopped"):
         services.start([daemon.service(start=("true",))])
     services.start([daemon.service()])
-    with pytest.raises(StepFailed, match="it still runs after the command true"):
+    with pytest.raises(StepFailed, match="found running"):
         services.stop([daemon.service(stop=("true",))])
 
 
@@ -419,7 +473,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(daemon: Daemon) -> Non
 
 
 def test_a_status_that_hangs_or_is_killed_is_no_answer(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(services, "_STATUS_SECONDS", 0.3)
+    monkeypatch.setattr(controller, "LOOK_SECONDS", 0.3)
     with pytest.raises(Unreachable, match="does not end"):
         services.stop([daemon.service(status=("sleep", "600"))])
     killed = (sys.executable, "-c", "import os; os.kill(os.getpid(), 9)")
@@ -438,3 +492,69 @@ def test_nothing_is_run_by_a_shell(daemon: Daemon) -> None:
     trap = daemon.folder / "trap"
     services.status([daemon.service(status=("true", f"; touch {trap}", f"$(touch {trap})"))])
     assert not trap.exists()
+
+
+# --- on another host ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """A host that is reached over SSH."""
+    with running("asyncssh", tmp_path_factory.mktemp("host")) as host:
+        yield host
+
+
+def over_ssh(service: Service, log: Path | None = None) -> Service:
+    control = service.control.model_copy(update={"ssh": "ward_ops_host"})
+    return service.model_copy(update={"control": control, "log": log})
+
+
+def test_a_service_there_is_driven_by_commands(daemon: Daemon, host: Host, tmp_path: Path) -> None:
+    log = tmp_path / "it's the log.txt"
+    log.write_text("".join(f"line {number}\n" for number in range(50_000)) + "password=hunter2\nlast words\n")
+    service = over_ssh(daemon.service(), log)
+    with host.ssh() as there:
+        (started,) = services.start([service], lambda _: there)
+        assert (started.was, started.now) == ("stopped", "running")
+        assert services.status([service], lambda _: there) == {"daemon": True}
+        (stopped,) = services.stop([service], lambda _: there)
+        assert (stopped.was, stopped.now) == ("running", "stopped")
+
+        failing = over_ssh(daemon.service(start=("sh", "-c", "echo no such unit >&2; exit 5")), log)
+        with pytest.raises(StepFailed, match="exit status 5: no such unit") as caught:
+            services.start([failing], lambda _: there)
+        assert "on 127.0.0.1: the service did not start" in str(caught.value)
+        assert "last lines of " + str(log) in caught.value.found
+        assert [line.strip() for line in caught.value.found.splitlines()[-2:]] == ["password=***", "last words"]
+
+        with pytest.raises(StepFailed, match=r"not readable: .*No such file"):
+            services.start([over_ssh(failing, tmp_path / "none")], lambda _: there)
+        with pytest.raises(StepFailed, match="did not end in 2 s and was killed"):
+            services.start([over_ssh(daemon.service(start=("sleep", "600")))], lambda _: there)
+
+
+def test_a_supervisord_there_is_asked_through_the_connection(supervisord: Supervisord, host: Host) -> None:
+    service = over_ssh(supervisord.service("api"))
+    with host.ssh() as there:
+        assert services.start([service], lambda _: there)[0].now == "running"
+        assert services.states([service], lambda _: there)["api"].running
+        (stopped,) = services.stop([service], lambda _: there)
+        assert stopped.now == "stopped"
+        with pytest.raises(StepFailed, match="cannot connect to postgresql"):
+            services.start([over_ssh(supervisord.service("dying"))], lambda _: there)
+        control = SupervisorControl(kind="supervisor", url=f"http://127.0.0.1:{free_port()}", program="api")
+        nobody = over_ssh(Service(name="api", control=control))
+        with pytest.raises(Unreachable, match=r"on 127\.0\.0\.1: supervisord does not answer.*no tunnel"):
+            services.states([nobody], lambda _: there)
+
+
+def test_a_host_that_is_down_is_found_before_anything_is_stopped(daemon: Daemon) -> None:
+    smoke = SmokeTests.model_validate({"base_url": "http://127.0.0.1:1", "health": {"path": "/"}})
+    pytest.importorskip("paramiko", reason="SSH WAS NOT TRIED: paramiko is not installed")
+    down = ssh.Ssh(ssh.login("ward_ops_host", host="127.0.0.1", port=free_port(), extra={"host_key": ""}))
+    check = preflight.check_services([over_ssh(daemon.service())], smoke, lambda _: down)[0]
+    assert (check.name, check.outcome) == ("service_daemon", "failed")
+    assert check.found.startswith("the host does not answer over SSH") and "ward_ops_host" in check.where
+    # Where no host can be reached at all.
+    check = preflight.check_services([over_ssh(daemon.service())], smoke)[0]
+    assert (check.outcome, check.found) == ("failed", "no other host can be reached from here")

@@ -28,7 +28,7 @@ def stop_services(step: Step) -> Report:
         raise Refused("this run has stopped nothing, so there is nothing to roll back", where=step.run_id)
     if step.evidence.last("services.stopped") is None or step.evidence.last("services.started") is not None:
         step.evidence.append("services.stopped")
-    results = services.stop(step.plan.services)
+    results = services.stop(step.plan.services, step.remote)
     return Report(f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}")
 
 
@@ -85,15 +85,15 @@ def revert_configuration(step: Step) -> Report:
         return Report("the plan switches no configuration")
     kept = kept_configuration(step, settings)
     if not kept.exists():
-        return Report(f"{settings.file.name} was never switched")
+        return Report(f"{configuration.name(settings)} was never switched")
     values = fill(settings.rolled_back, source_path=str(step.source))
-    configuration.restore(settings.file, kept, values)
-    return Report(f"{settings.file.name} is back, with {', '.join(sorted(values))} set")
+    configuration.restore(settings, kept, values, remote=step.remote)
+    return Report(f"{configuration.name(settings)} is back, with {', '.join(sorted(values))} set")
 
 
 def start_services(step: Step) -> Report:
     """Start every service on SQLite; the downtime ends when the application says so."""
-    results = services.start(step.plan.services)
+    results = services.start(step.plan.services, step.remote)
     return Report(f"started: {', '.join(result.name for result in results) or 'the plan has no services'}")
 
 

@@ -7,20 +7,19 @@ from pathlib import Path
 from include.cutover import after_go_live, application, configuration, fence, services, target_fence
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
-from include.cutover.plan import Configuration
 from include.cutover.steps.step import Report, Step
 
 
-def kept_configuration(step: Step, settings: Configuration) -> Path:
-    """Where the configuration from before the switch is kept: beside the file, so that it is as private as the file."""
-    return settings.file.with_name(f"{settings.file.name}.before-{step.evidence.folder.name}")
+def kept_configuration(step: Step, settings: configuration.Settings) -> Path:
+    """Where the configuration from before the switch is kept."""
+    return configuration.kept_as(settings, step.evidence.folder.name, step.plan.backup.directory)
 
 
 def switch_configuration(step: Step) -> Report:
     """Prove the source unchanged since the backup, let the application into the target, point its configuration there.
 
-    What is written from here on can be told from what was copied: where the target stands is kept first. Atomic; the old
-    file is kept once, so that a second try does not keep the new one.
+    What is written from here on can be told from what was copied: where the target stands is kept first. The old
+    configuration is kept once, so that a second try does not keep the new one. A file is replaced in one step.
     """
     state = fence.status(step.source)
     if not state.raised or not state.intact or state.run_id != step.run_id:
@@ -41,8 +40,8 @@ def switch_configuration(step: Step) -> Report:
         target_fence.let_in(step.target, step.plan.target_schema, role, step.plan.target_fence, step.guard)
         step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
     values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
-    configuration.switch(settings.file, values, keep_as=kept_configuration(step, settings))
-    return Report(f"{settings.file.name} now sets {', '.join(sorted(values))}")
+    configuration.switch(settings, values, keep_as=kept_configuration(step, settings), remote=step.remote)
+    return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}")
 
 
 def fill(values: dict[str, str], **known: str) -> dict[str, str]:
@@ -57,7 +56,7 @@ def fill(values: dict[str, str], **known: str) -> dict[str, str]:
 
 def start_services(step: Step) -> Report:
     """Start every service on PostgreSQL and wait until the application says so; the downtime ends."""
-    results = services.start(step.plan.services)
+    results = services.start(step.plan.services, step.remote)
     checks: list[Check] = []
     if step.plan.smoke_tests is not None:
         checks.append(application.wait_healthy(step.plan.smoke_tests, "target"))

@@ -28,7 +28,7 @@ def stop_services(step: Step) -> Report:
     """Stop every service; the downtime begins. A service that is stopped already stays stopped."""
     if step.evidence.last("services.stopped") is None:
         step.evidence.append("services.stopped")
-    results = services.stop(step.plan.services)
+    results = services.stop(step.plan.services, step.remote)
     return Report(f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}")
 
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import psycopg
 
@@ -35,8 +35,8 @@ from include.cutover import (
     target,
     target_fence,
 )
-from include.cutover.checks import Check, Outcome
-from include.cutover.errors import CutoverError, Refused, WrongData
+from include.cutover.checks import Check
+from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence, runs
 from include.cutover.plan import load_plan
 from include.cutover.steps.live import fill
@@ -344,7 +344,7 @@ def check_places(step: Step) -> Report:
     """Look at the services, the application's health and the places for backups. Leaves no file behind."""
     checks = [*preflight.check_places(step.source, plan=step.plan), *_configuration(step)]
     if step.plan.services and step.plan.smoke_tests is not None:
-        checks += preflight.check_services(step.plan.services, step.plan.smoke_tests)
+        checks += preflight.check_services(step.plan.services, step.plan.smoke_tests, step.remote)
     warnings = []
     for extra in extras.look(step.plan):
         if extra.required:
@@ -355,30 +355,13 @@ def check_places(step: Step) -> Report:
 
 
 def _configuration(step: Step) -> list[Check]:
-    """Whether the values that go-live and rollback will write have a form that a dotenv file can hold."""
+    """Whether the values that go-live and rollback will write can be written."""
     settings = step.plan.configuration
     if settings is None:
         return []
     known = {"application_url": step.ends.application_url(step.plan), "source_path": str(step.source)}
-    try:
-        for values in (settings.live, settings.rolled_back):
-            for key, value in fill(values, **known).items():
-                configuration.line(key, value)
-    except WrongData as error:
-        outcome, found, do = "failed", error.message, error.do
-    else:
-        outcome, found, do = "passed", "yes", ""
-    return [
-        Check(
-            "configuration_values",
-            f"What {settings.file.name} will hold can be written",
-            cast("Outcome", outcome),
-            "values that dotenv and shell read alike",
-            found,
-            do,
-            str(settings.file),
-        )
-    ]
+    live, rolled_back = fill(settings.live, **known), fill(settings.rolled_back, **known)
+    return [configuration.check(settings, live, rolled_back, remote=step.remote)]
 
 
 def _count(checks: list[Check]) -> str:

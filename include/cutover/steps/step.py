@@ -11,12 +11,13 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
 from include.cutover import backup, claims, decision, decisions, fingerprints, lease, ledger, room
 from include.cutover.checks import Check
+from include.cutover.commands import Remote, Runner
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
 from include.cutover.evidence import Evidence
 from include.cutover.masking import mask
@@ -77,6 +78,10 @@ class Ends(Protocol):
 
     def channels(self, plan: Plan) -> Sequence[Channel]:
         """The ways to people."""
+        ...
+
+    def remote(self, plan: Plan, connection: str) -> Runner:
+        """The host of an SSH connection, where commands are run. It is connected when it is first needed."""
         ...
 
 
@@ -187,6 +192,11 @@ class Step:
         if event is None:
             raise CannotCheck("this run has no snapshot", where=self.run_id, expected="the step take_backup passed")
         return decisions.Decided.from_dict(event["decided"])
+
+    @cached_property
+    def remote(self) -> Remote:
+        """The host of an SSH connection, by the connection's id; one and the same for each."""
+        return cache(lambda connection: self.ends.remote(self.plan, connection))
 
     @property
     def expected_rows(self) -> dict[str, int]:

@@ -7,9 +7,11 @@ from urllib.parse import unquote
 
 from psycopg.conninfo import make_conninfo
 
+from include.cutover import ssh
 from include.cutover.errors import CannotCheck
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
+from include.cutover.ssh import Ssh
 from include.cutover.tasks import channels
 
 
@@ -53,6 +55,36 @@ def application_url(plan: Plan) -> str:
 
     hook = PostgresHook(postgres_conn_id=plan.connections.application)
     return str(hook.sqlalchemy_url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+
+
+def remote(plan: Plan, connection_id: str) -> Ssh:
+    """The host of an SSH connection.
+
+    Its fields are read as the SSH provider reads them; the provider's own client would wait and try again by itself, and
+    would take a key in known_hosts over the one in the connection. It gives the form of the connection in Airflow.
+    """
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        found = BaseHook.get_connection(connection_id)
+    except AirflowNotFoundException:
+        raise CannotCheck(
+            "the SSH connection is not defined",
+            where=f"connection {connection_id}",
+            do="Define it in Airflow (Admin, Connections) with the type ssh, or correct the plan.",
+        ) from None
+    return Ssh(
+        ssh.login(
+            connection_id,
+            host=found.host,
+            port=found.port,
+            user=found.login,
+            password=found.password,
+            extra=found.extra_dejson,
+            may_be_unverified=connection_id in plan.connections.ssh_unverified,
+        )
+    )
 
 
 def _conninfo(connection_id: str, application_name: str) -> str:
@@ -99,3 +131,7 @@ class AirflowEnds:
     def channels(self, plan: Plan) -> list[Channel]:
         """The channels that the plan names."""
         return channels.channels(plan)
+
+    def remote(self, plan: Plan, connection: str) -> Ssh:
+        """The host of an SSH connection."""
+        return remote(plan, connection)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from dotenv import dotenv_values
 
-from include.cutover import configuration
+from include.cutover import dotenv_file
 from include.cutover.errors import CannotCheck, Refused, WrongData
 from tests.killing import kill_at_every_step
 
@@ -55,48 +55,48 @@ def by_shell(file: Path, key: str, shell: str) -> str:
 
 
 def test_switch_changes_the_keys_and_nothing_else(file: Path, kept: Path) -> None:
-    configuration.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
     before, after = FILE.splitlines(), file.read_text().splitlines()
     assert [i for i, (a, b) in enumerate(zip(before, after, strict=True)) if a != b] == [3, 4]
     assert after[3] == f'DATABASE_URL="{NEW}"  # see the runbook'
     assert after[4] == "ALLOW_SQLITE_FALLBACK=false"
-    assert configuration.read(file) == {**dotenv_values(kept), **VALUES}
+    assert dotenv_file.read(file) == {**dotenv_values(kept), **VALUES}
     assert kept.read_text() == FILE
     assert stat.S_IMODE(kept.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.stat().st_mode) == 0o640
 
 
 def test_the_old_file_is_kept_once(file: Path, kept: Path) -> None:
-    configuration.switch(file, VALUES, keep_as=kept)
-    configuration.switch(file, {**VALUES, "ALLOW_SQLITE_FALLBACK": "no"}, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, {**VALUES, "ALLOW_SQLITE_FALLBACK": "no"}, keep_as=kept)
     assert kept.read_text() == FILE
-    assert configuration.read(file)["ALLOW_SQLITE_FALLBACK"] == "no"
+    assert dotenv_file.read(file)["ALLOW_SQLITE_FALLBACK"] == "no"
 
 
 def test_a_second_switch_does_not_write_again(file: Path, kept: Path) -> None:
-    configuration.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
     inode = file.stat().st_ino
-    configuration.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
     assert file.stat().st_ino == inode
 
 
 def test_owner_and_group_stay(file: Path, kept: Path) -> None:
     owner, group = (4242, 4343) if os.geteuid() == 0 else (os.geteuid(), os.getgroups()[-1])
     os.chown(file, owner, group)
-    configuration.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
     assert (file.stat().st_uid, file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (owner, group, 0o640)
-    configuration.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"})
+    dotenv_file.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"})
     assert (file.stat().st_uid, file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (owner, group, 0o640)
 
 
 def test_restore_brings_the_old_file_back_with_the_values_of_the_runbook(file: Path, kept: Path) -> None:
     file.write_text(FILE.replace("ALLOW_SQLITE_FALLBACK=true", "ALLOW_SQLITE_FALLBACK=false"))
-    configuration.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
     edited = file.read_text() + "ADDED=while live\n"
     file.write_text(edited)
     back = {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "true"}
     for _ in range(2):
-        configuration.restore(file, kept, back)
+        dotenv_file.restore(file, kept, back)
         assert file.read_text() == FILE
     replaced = kept.with_name(f"{kept.name}.replaced")
     assert replaced.read_text() == edited
@@ -104,7 +104,7 @@ def test_restore_brings_the_old_file_back_with_the_values_of_the_runbook(file: P
 
 
 def test_restore_without_a_switch_sets_the_values(file: Path, kept: Path) -> None:
-    configuration.restore(file, kept, {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "yes"})
+    dotenv_file.restore(file, kept, {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "yes"})
     assert file.read_text() == FILE.replace("FALLBACK=true", "FALLBACK=yes")
     assert kept.read_text() == FILE
 
@@ -142,9 +142,9 @@ def test_restore_without_a_switch_sets_the_values(file: Path, kept: Path) -> Non
 @pytest.mark.parametrize("quote", ["", "'", '"'])
 def test_values_are_read_back_by_dotenv_and_by_shells(file: Path, kept: Path, value: str, quote: str) -> None:
     file.write_text(f"FIRST=1\nKEY={quote}old{quote} # why\nLAST=2\n")
-    configuration.switch(file, {"KEY": value, "NEW_KEY": value}, keep_as=kept)
+    dotenv_file.switch(file, {"KEY": value, "NEW_KEY": value}, keep_as=kept)
     expected = {"FIRST": "1", "KEY": value, "LAST": "2", "NEW_KEY": value}
-    assert configuration.read(file) == dict(dotenv_values(file)) == expected
+    assert dotenv_file.read(file) == dict(dotenv_values(file)) == expected
     for shell in ("sh", "bash"):
         assert [by_shell(file, key, shell) for key in expected] == list(expected.values())
     assert file.read_text().splitlines()[1].endswith(" # why")
@@ -155,7 +155,7 @@ def test_values_are_read_back_by_dotenv_and_by_shells(file: Path, kept: Path, va
 )
 def test_a_value_that_readers_would_read_differently_is_refused(file: Path, kept: Path, value: str) -> None:
     with pytest.raises(WrongData, match="KEY") as error:
-        configuration.switch(file, {"KEY": value}, keep_as=kept)
+        dotenv_file.switch(file, {"KEY": value}, keep_as=kept)
     assert value not in str(error.value)
     assert file.read_text() == FILE
     assert not kept.exists()
@@ -189,7 +189,7 @@ def test_a_value_that_readers_would_read_differently_is_refused(file: Path, kept
 )
 def test_lines_keep_their_form(file: Path, kept: Path, before: str, after: str) -> None:
     file.write_bytes(before.encode())
-    configuration.switch(file, {"KEY": "new"}, keep_as=kept)
+    dotenv_file.switch(file, {"KEY": "new"}, keep_as=kept)
     assert file.read_bytes().decode() == after
     assert dotenv_values(file)["KEY"] == "new"
     assert kept.read_bytes().decode() == before
@@ -198,19 +198,19 @@ def test_lines_keep_their_form(file: Path, kept: Path, before: str, after: str) 
 def test_a_secret_is_never_in_an_error(file: Path, kept: Path) -> None:
     file.write_text("DATABASE_URL='postgresql://u:hunter2@h/d\nKEY=hunter2\n")
     with pytest.raises(WrongData) as error:
-        configuration.switch(file, {"BAD KEY": "hunter2"}, keep_as=kept)
+        dotenv_file.switch(file, {"BAD KEY": "hunter2"}, keep_as=kept)
     assert "hunter2" not in str(error.value)
     file.write_bytes(b"KEY=hunter2\xff\n")
     with pytest.raises(CannotCheck, match="not UTF-8") as unreadable:
-        configuration.read(file)
+        dotenv_file.read(file)
     assert "hunter2" not in str(unreadable.value)
 
 
 def test_a_missing_file_is_named(tmp_path: Path, kept: Path) -> None:
     actions: list[Callable[[], object]] = [
-        lambda: configuration.read(tmp_path / "none"),
-        lambda: configuration.switch(tmp_path / "none", VALUES, keep_as=kept),
-        lambda: configuration.restore(tmp_path / "none", kept, VALUES),
+        lambda: dotenv_file.read(tmp_path / "none"),
+        lambda: dotenv_file.switch(tmp_path / "none", VALUES, keep_as=kept),
+        lambda: dotenv_file.restore(tmp_path / "none", kept, VALUES),
     ]
     for action in actions:
         with pytest.raises(CannotCheck, match=r"none: .* is missing"):
@@ -221,13 +221,13 @@ def test_a_missing_file_is_named(tmp_path: Path, kept: Path) -> None:
 def test_a_link_is_followed(file: Path, kept: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.env"
     link.symlink_to("app/.env")
-    configuration.switch(link, VALUES, keep_as=kept)
+    dotenv_file.switch(link, VALUES, keep_as=kept)
     assert link.is_symlink()
-    assert configuration.read(file)["DATABASE_URL"] == NEW
+    assert dotenv_file.read(file)["DATABASE_URL"] == NEW
 
 
 def test_killed_at_any_step_it_is_the_old_file_or_the_new_one(file: Path, kept: Path) -> None:
-    configuration.switch(file, VALUES, keep_as=kept)
+    dotenv_file.switch(file, VALUES, keep_as=kept)
     new = file.read_text()
 
     def begin() -> None:
@@ -236,13 +236,13 @@ def test_killed_at_any_step_it_is_the_old_file_or_the_new_one(file: Path, kept: 
         file.write_text(FILE)
         file.chmod(0o640)
 
-    for step in kill_at_every_step(begin, lambda: configuration.switch(file, VALUES, keep_as=kept), after=False):
+    for step in kill_at_every_step(begin, lambda: dotenv_file.switch(file, VALUES, keep_as=kept), after=False):
         assert file.read_text() in (FILE, new), step
         assert stat.S_IMODE(file.stat().st_mode) == 0o640, step
-        configuration.switch(file, VALUES, keep_as=kept)
+        dotenv_file.switch(file, VALUES, keep_as=kept)
         assert (file.read_text(), kept.read_text()) == (new, FILE), step
         assert sorted(path.name for path in file.parent.iterdir() if ".cutover" in path.name) == [], step
-        configuration.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"})
+        dotenv_file.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"})
         assert file.read_text() == FILE, step
 
 
@@ -258,7 +258,7 @@ def test_a_process_that_cannot_keep_the_owner_changes_nothing(file: Path, kept: 
         os.setgid(4343)
         os.setuid(4242)
         try:
-            configuration.switch(file, VALUES, keep_as=kept)
+            dotenv_file.switch(file, VALUES, keep_as=kept)
         except Refused as error:
             os._exit(0 if "owner of the old one" in str(error) else 1)
         finally:

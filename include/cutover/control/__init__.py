@@ -1,0 +1,1 @@
+"""What controls the application's services: supervisord, systemd, Compose, or commands of the plan."""
