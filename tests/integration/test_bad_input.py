@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from include.cutover import cli, preflight, snapshots
+from include.cutover.commands import Runner
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.errors import CannotCheck
 from include.cutover.notices import Channel
@@ -214,6 +215,9 @@ class Ends:
 
     def channels(self, plan: Plan) -> Sequence[Channel]:
         return []
+
+    def remote(self, plan: Plan, connection: str) -> Runner:
+        raise AssertionError("everything is on this host")
 
 
 FOUND_IN_THE_CLONE = {  # by the check of this name, for a clone can be made
