@@ -30,7 +30,7 @@ from include.cutover.embedded import Cluster, free_port
 from include.cutover.errors import CannotCheck, Refused, StepFailed
 from include.cutover.evidence import locked, write_atomically
 from include.cutover.plan import ROOT
-from include.cutover.processes import Roster
+from include.cutover.processes import Leader, Roster
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,8 @@ class Stack:
     Args:
         folder: Everything it writes lies here; it is made where missing. Runs, logs and log-ins in it outlive a stop.
         connections: Airflow connections by id, as URI or JSON. They reach the components in their environment only.
-        environment: More environment of every component and task, e.g. what plans refer to.
+        environment: More environment of every component and task, e.g. what plans refer to. A setting of Airflow that
+            stands here wins over the one of this class.
         port: Of the API server; None takes a free one.
         users: Log-in names and their roles.
         roster: Where its processes are remembered; by default a file in ``folder``.
@@ -104,6 +105,7 @@ class Stack:
         self._plugins_folder = plugins_folder
         self._parallelism = parallelism
         self._frozen_code = frozen_code
+        self._environment_of_all: dict[str, str] = {}
 
     def __enter__(self) -> Stack:
         self.start()
@@ -161,19 +163,33 @@ class Stack:
             cluster = self._start_metadata()
             write_atomically(self._state_file, json.dumps({"port": port}).encode())
             self._write_passwords()
-            environment = self._environment(cluster, port)
-            for name, command in self._components().items():
-                self.roster.start(
-                    name,
-                    [sys.executable, "-m", *command],
-                    log=self.folder / "logs" / f"{name}.log",
-                    environment=environment,
-                )
+            self._environment_of_all = self._environment(cluster, port)
+            for name in self._components():
+                self._start_component(name, name)
             self._wait_healthy(deadline)
             self._wait_for_dags(dags, deadline)
         except BaseException:
             self.stop()
             raise
+
+    def start_again(self, component: str, name: str | None = None) -> Leader:
+        """Start a component that ended, as a service manager would; with another name, a second one beside the first.
+
+        Args:
+            component: ``api-server``, ``dag-processor`` or ``scheduler``.
+            name: What the roster and its log call it.
+
+        Raises:
+            CannotCheck: When the stack was started by another object, which knows its environment.
+        """
+        if not self._environment_of_all:
+            raise CannotCheck("this object did not start the local Airflow", where=str(self.folder))
+        return self._start_component(component, name or component)
+
+    def _start_component(self, component: str, name: str) -> Leader:
+        command = [sys.executable, "-m", *self._components()[component]]
+        log_file = self.folder / "logs" / f"{name}.log"
+        return self.roster.start(name, command, log=log_file, environment=self._environment_of_all)
 
     def stop(self) -> list[str]:
         """End all its processes, also those that a killed component left behind.
@@ -276,9 +292,9 @@ class Stack:
         }
         return {
             **_inherited(self.folder / "airflow"),
-            **self._extra,
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
             **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()},
+            **self._extra,
         }
 
     def _wait_healthy(self, deadline: float) -> None:

@@ -1,0 +1,33 @@
+"""Runs one cell."""
+
+from __future__ import annotations
+
+import traceback
+
+from tests.faults.matrix import Cell
+from tests.faults.site import FaultSite
+from tests.faults.trial import Result, Trial
+
+
+def try_cell(site: FaultSite, cell: Cell) -> list[Result]:
+    """Reset the site, run the cell, judge it, keep what it left.
+
+    Returns:
+        One result, or one for each task that the cell broke.
+    """
+    site.reset(cell.name)
+    with Trial(site, cell.name) as trial:
+        try:
+            single = list(cell.act(trial) or [])
+            result = trial.result(cell.expects)
+        except Exception as error:  # noqa: BLE001  # a cell that cannot be driven to its end was not survived
+            single, result = [], Result(False, "not judged", None, [f"{type(error).__name__}: {error}", traceback.format_exc()])
+        finally:
+            site.keep(cell.name)
+    if not single:
+        return [result]
+    for item in single:
+        item.survived = item.survived and result.survived
+        item.state = result.state
+        item.problems += result.problems
+    return single

@@ -1,0 +1,254 @@
+"""One cell being tried: what a person and the harness do with a site while a fault is at work."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from include.cutover.api_client import Client, Gate
+from include.cutover.errors import CutoverError, Refused
+from include.cutover.evidence import Evidence
+from tests.faults.judge import Before, State, Verdict, judge
+from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, sha256, until
+
+SECONDS = 150.0
+
+
+@dataclass
+class Result:
+    """What became of a cell, or of one task of a cell that breaks many.
+
+    Attributes:
+        seconds: From the fault to the end state; None where nothing had to recover.
+    """
+
+    survived: bool
+    state: str
+    seconds: float | None
+    problems: list[str] = field(default_factory=list)
+    task: str = ""
+
+
+class Trial:
+    """A cell on a site that was just reset.
+
+    Attributes:
+        runs: Ids of Airflow's runs, ``<dag id>/<run id>``, in the order of starting.
+        marked: Those whose state a person set.
+        notices: Whether people must have been told in the end.
+    """
+
+    def __init__(self, site: FaultSite, name: str) -> None:
+        self.site, self.name = site, name
+        self.runs: list[str] = []
+        self.marked: set[str] = set()
+        self.deleted: set[str] = set()
+        self.notices = True
+        self.extra: list[str] = []
+        self._rules: list[dict[str, Any]] = []
+        self._faulted: float | None = None
+        self._after = contextlib.ExitStack()
+
+    def __enter__(self) -> Self:
+        self.before = Before(self.site.ward_ops.pids(), sha256(self.site.pristine / "ward_ops.db"))
+        self.lead: Client = self._after.enter_context(self.site.lead())
+        self.folder = self.site.folder
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._after.close()
+
+    def afterwards(self, action: Callable[[], object]) -> None:
+        """Do it when the cell is over, however it ended."""
+        self._after.callback(action)
+
+    # ---- fault points -----------------------------------------------------------------------------------------------------
+
+    def rule(self, step: str, at: str, do: str, **more: Any) -> str:
+        """Let something happen in the processes of a step; returns the rule's id. See ``hooks/sitecustomize.py``."""
+        name = f"r{len(self._rules)}"
+        if at == "middle":
+            more.setdefault("calls", max(1, self.site_calls(step) // 2))
+        self._rules.append({"id": name, "step": step, "at": at, "do": do, **more})
+        self.site.set_rules(self.name, self._rules)
+        return name
+
+    def site_calls(self, step: str) -> int:
+        """Calls of the product's functions in that step of an undisturbed run; some, where none was counted."""
+        return CALLS.get(step, 40)
+
+    def fired(self, rule: str) -> dict[str, Any] | None:
+        """What is known of the process that acted; None while none did."""
+        mark = self.site.points / "fired" / f"{rule}.0"
+        with contextlib.suppress(OSError, ValueError):
+            found: dict[str, Any] = json.loads(mark.read_text())
+            return found
+        return None
+
+    def held(self, rule: str, seconds: float = SECONDS) -> dict[str, Any]:
+        """Wait until a process is held by the rule; returns its pid, its parent's and the time."""
+        found: dict[str, Any] = until(lambda: self.fired(rule), seconds, f"a process is held at {self._rules[int(rule[1:])]}")
+        return found
+
+    def release(self, rule: str) -> None:
+        """Let a held process go on."""
+        (self.site.points / "release" / rule).touch()
+
+    def hold(self, step: str, at: str, **more: Any) -> str:
+        """Hold the first process of a step there."""
+        return self.rule(step, at, "hold", **more)
+
+    def fault(self) -> None:
+        """Now it is broken: from here the time to recover counts."""
+        self._faulted = self._faulted or time.time()
+
+    # ---- what people do -----------------------------------------------------------------------------------------------------
+
+    def cutover(self, approve: str = "auto", client: Client | None = None) -> str:
+        """Trigger a cutover; returns its run id."""
+        run_id = (client or self.lead).trigger(CUTOVER, {"approve": approve, "reason": self.name})
+        self.runs.append(f"{CUTOVER}/{run_id}")
+        return run_id
+
+    def rollback(self, run_id: str | None = None) -> str:
+        """Trigger the manual rollback; returns its run id."""
+        conf = {"reason": f"after {self.name}"} | ({"run_id": run_id} if run_id else {})
+        found = self.lead.trigger(ROLLBACK, conf)
+        self.runs.append(f"{ROLLBACK}/{found}")
+        return found
+
+    def wait(self, run_id: str, seconds: float = SECONDS) -> str:
+        """Wait for a run's end, also across a restart of the API server; returns its state."""
+
+        def ended() -> str:
+            state = self.state(run_id)
+            return state if state in ("success", "failed") else ""
+
+        found: str = until(ended, seconds, f"{run_id} has ended")
+        return found
+
+    def state(self, run_id: str) -> str:
+        """Airflow's state of a run; empty while it does not answer."""
+        with contextlib.suppress(CutoverError):
+            return self.lead.run_state(self._dag(run_id), run_id)
+        return ""
+
+    def _dag(self, run_id: str) -> str:
+        return next(run.partition("/")[0] for run in self.runs if run.endswith(f"/{run_id}"))
+
+    def evidence(self, run_id: str) -> Evidence:
+        """Of a run."""
+        return Evidence.of(PLAN, run_id)
+
+    def wait_for(self, run_id: str, event: str, seconds: float = SECONDS, **match: Any) -> dict[str, Any]:
+        """Wait until an event is in the evidence."""
+
+        def look() -> dict[str, Any] | None:
+            evidence = self.evidence(run_id)
+            return evidence.last(event, **match) if evidence.exists else None
+
+        found: dict[str, Any] = until(look, seconds, f"{event} {match} in the evidence of {run_id}")
+        return found
+
+    def gate(self, run_id: str, name: str, seconds: float = SECONDS) -> Gate:
+        """Wait until a gate is open for an answer."""
+
+        def look() -> Gate | None:
+            for gate in self.lead.gates(CUTOVER, run_id):
+                if gate.task_id.endswith(name) and gate.answer is None:
+                    return gate
+            return None
+
+        found: Gate = until(look, seconds, f"the gate {name} is open")
+        time.sleep(3)  # as fast as a person; see the gate's retries
+        return found
+
+    def answer(self, run_id: str, name: str, option: str = "Go") -> None:
+        """Answer a gate as the lead."""
+        self.lead.answer(CUTOVER, run_id, self.gate(run_id, name), option)
+
+    def clear(self, run_id: str, tasks: Sequence[str] | None = None, *, downstream: bool = True) -> None:
+        """Clear tasks of a run, or the whole run, as a person does in the interface."""
+        body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "include_downstream": downstream}
+        if tasks is not None:
+            body["task_ids"] = list(tasks)
+        self.lead._call("POST", f"/api/v2/dags/{self._dag(run_id)}/clearTaskInstances", body)
+
+    def mark_task(self, run_id: str, task: str, state: str) -> None:
+        """Set a task's state, as a person does in the interface."""
+        self.lead._call(
+            "PATCH", f"/api/v2/dags/{self._dag(run_id)}/dagRuns/{run_id}/taskInstances/{task}", {"new_state": state}
+        )
+
+    def mark_run(self, run_id: str, state: str) -> None:
+        """Set a run's state, as a person does in the interface."""
+        self.lead._call("PATCH", f"/api/v2/dags/{self._dag(run_id)}/dagRuns/{run_id}", {"state": state})
+        self.marked.add(f"{self._dag(run_id)}/{run_id}")
+
+    def delete_run(self, run_id: str) -> None:
+        """Delete a run, as a person does in the interface."""
+        self.lead._authorised("DELETE", f"/api/v2/dags/{self._dag(run_id)}/dagRuns/{run_id}", None, {})
+        self.deleted.add(f"{self._dag(run_id)}/{run_id}")
+
+    def require(self, holds: bool, problem: str) -> None:
+        """A condition of this cell beside the end state."""
+        if not holds:
+            self.extra.append(problem)
+
+    # ---- the end ------------------------------------------------------------------------------------------------------------
+
+    def verdict(self) -> Verdict:
+        """Look at everything from outside."""
+        states = {}
+        for run in self.runs:
+            if run not in self.deleted:
+                dag_id, _, run_id = run.partition("/")
+                states[run] = self.lead.run_state(dag_id, run_id)
+        marked = self.marked | self.deleted
+        return judge(self.site, self.before, states, marked=marked, notices=self.notices)
+
+    def result(self, expects: frozenset[State]) -> Result:
+        """The verdict, held against what was expected of the cell."""
+        found = self.verdict()
+        problems = [*self.extra, *found.problems]
+        if found.state not in expects:
+            problems.insert(0, f"{found.state}, not {' or '.join(sorted(expects))}")
+        return Result(not problems, str(found.state), self.seconds(), problems)
+
+    def seconds(self) -> float | None:
+        """From the fault to the last seal in the evidence; None where there was no fault, or nothing came after it."""
+        sealed = [
+            datetime.fromisoformat(event["time"]).timestamp()
+            for file in Path(self.site.evidence / PLAN).glob("*/events.jsonl")
+            for event in Evidence(file.parent).events()
+            if event["event"] == "sealed"
+        ]
+        if self._faulted is None or not sealed or max(sealed) < self._faulted:
+            return None
+        return round(max(sealed) - self._faulted, 1)
+
+
+CALLS: dict[str, int] = {}
+"""Calls of the product's functions in each step of an undisturbed run, as ``count`` found them."""
+
+
+def count(site: FaultSite) -> None:
+    """Run a cutover and a rollback undisturbed, and note what each step does."""
+    site.reset("count")
+    site.set_rules("count", [], count=True)
+    with Trial(site, "count") as trial:
+        run_id = trial.cutover()
+        if trial.wait(run_id) != "success":
+            raise Refused("the undisturbed cutover did not go live", where=str(site.folder))
+        trial.wait(trial.rollback())
+    for line in (site.points / "seen.jsonl").read_text().splitlines():
+        seen = json.loads(line)
+        if seen["at"] == "end" and seen.get("calls"):
+            CALLS[seen["step"]] = seen["calls"]
