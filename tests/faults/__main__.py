@@ -15,6 +15,7 @@ from collections.abc import Sequence
 
 from include.cutover.plan import ROOT
 from include.cutover.processes import exit_on
+from tests.faults import cells as _  # noqa: F401
 from tests.faults.matrix import CELLS
 from tests.faults.run import try_cell
 from tests.faults.site import FaultSite

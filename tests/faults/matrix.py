@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -12,6 +11,30 @@ from tests.faults.trial import Result, Trial
 Act = Callable[[Trial], Iterable[Result] | None]
 
 LIVE, UNTOUCHED, RELEASED, RESTORED = State.LIVE, State.UNTOUCHED, State.RELEASED, State.RESTORED
+ANY = (LIVE, UNTOUCHED, RELEASED, RESTORED)
+
+FAULTS = {
+    1: "kill -9 of the task's process",
+    2: "kill -9 of the scheduler, of the API server, of a worker",
+    3: "kill -9, immediate shutdown and restart of the PostgreSQL target",
+    4: "connection cut, slow or hung",
+    5: "disk full: target, backup, evidence, log",
+    6: "a rogue process writes to SQLite, holds a lock, keeps it open",
+    7: "backup truncated, or one bit of it flipped, after it was taken",
+    8: "triggered twice; cutover and rollback at once; two schedulers",
+    9: "zombie: a task declared dead goes on writing while its retry runs",
+    10: "a person clears or re-runs a task, or the whole run",
+    11: "Slack and SMTP down, slow, refusing",
+    12: "nobody answers the go/no-go; somebody who is not entitled answers",
+    13: "services do not stop, do not start; health is red, hangs, lies",
+    14: "rollback itself is killed, or its restore fails",
+    15: "PostgreSQL is gone when rollback starts",
+    16: "clock jumps; different time zones",
+    17: "plan, SQL or code change while a run is in flight",
+    18: "planted corruption in the target",
+    19: "DAG paused; run marked failed or success; task marked success; run deleted",
+    20: "the plan file is broken; a DAG file fails to parse",
+}
 
 
 @dataclass(frozen=True)
@@ -46,24 +69,3 @@ def cell(row: int, name: str, fault: str, task: str, *expects: State) -> Callabl
         return act
 
     return enter
-
-
-@cell(1, "kill-copy-middle", "kill -9 of the task's process", "copy.ping_results, in its middle", LIVE)
-def _(trial: Trial) -> None:
-    rule = trial.rule("copy.ping_results.0", "middle", "kill")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    trial.wait(run_id)
-
-
-@cell(3, "target-sigquit-copy", "immediate shutdown of PostgreSQL, then a start", "copy, in its middle", LIVE, RESTORED)
-def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.site.target.stop(signal.SIGQUIT)
-    trial.fault()
-    trial.release(rule)
-    trial.site._start_target()
-    trial.wait(run_id)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+
+import psycopg
 
 from include.cutover.api_client import Client, Gate
 from include.cutover.errors import CutoverError, Refused
@@ -134,6 +136,10 @@ class Trial:
         found: str = until(ended, seconds, f"{run_id} has ended")
         return found
 
+    def wait_until_running(self, run_id: str, seconds: float = 15.0) -> None:
+        """Wait until a run that had ended runs again."""
+        until(lambda: self.state(run_id) in ("queued", "running"), seconds, f"{run_id} runs again")
+
     def state(self, run_id: str) -> str:
         """Airflow's state of a run; empty while it does not answer."""
         with contextlib.suppress(CutoverError):
@@ -201,6 +207,12 @@ class Trial:
         """A condition of this cell beside the end state."""
         if not holds:
             self.extra.append(problem)
+
+    @contextlib.contextmanager
+    def target(self) -> Iterator[psycopg.Connection]:
+        """The target's database as its administrator, past the proxy; committed at the end."""
+        with psycopg.connect(self.site.administrator()) as connection:
+            yield connection
 
     # ---- the end ------------------------------------------------------------------------------------------------------------
 

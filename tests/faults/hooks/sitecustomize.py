@@ -76,6 +76,9 @@ def _act(rule: dict[str, Any], step: str) -> None:
             time.sleep(0.02)
     elif rule["do"] == "clock":
         _shift_clock(rule["seconds"])
+    elif rule["do"] == "zone":
+        os.environ["TZ"] = rule["zone"]
+        time.tzset()
     elif rule["do"] == "patience":
         _limit_patience(rule["seconds"])
 

@@ -1,0 +1,325 @@
+"""Disks that are full, files that others write to, backups that are damaged, content that is wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg import sql
+
+from examples.ward_ops.local_site import DATABASE
+from tests.faults import inject
+from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
+from tests.faults.site import FaultSite
+from tests.faults.trial import Trial
+
+# ---- 5: disks --------------------------------------------------------------------------------------------------------------
+
+
+def disk(trial: Trial, place: Path, megabytes: int) -> None:
+    """A small disk there until the cell is over."""
+    small = inject.small_disk(place, megabytes)
+    small.__enter__()
+    trial.afterwards(lambda: small.__exit__(None, None, None))
+
+
+def small_tablespace(trial: Trial, megabytes: int) -> Path:
+    """Let the target's database lie on a small disk, where its tables but not its log are."""
+    site, place = trial.site, trial.folder / "tablespace"
+    disk(trial, place, megabytes)
+    (place / "data").mkdir(mode=0o777)
+    (place / "data").chmod(0o777)
+    with psycopg.connect(site.administrator("postgres"), autocommit=True) as connection:
+        connection.execute(sql.SQL("CREATE TABLESPACE small LOCATION {}").format(str(place / "data")))
+        connection.execute(f"ALTER DATABASE {DATABASE} SET TABLESPACE small".encode())
+    trial.afterwards(lambda: leave_tablespace(site))
+    return place
+
+
+def leave_tablespace(site: FaultSite) -> None:
+    """The database goes with its disk; the next reset makes it anew."""
+    with psycopg.connect(site.administrator("postgres"), autocommit=True) as connection:
+        connection.execute(f"DROP DATABASE {DATABASE} WITH (FORCE)".encode())
+        connection.execute(b"DROP TABLESPACE small")
+
+
+@cell(5, "target-disk-full-mended", "target's disk full, room is made before the retry", "copy", LIVE, RESTORED)
+def _(trial: Trial) -> None:
+    place = small_tablespace(trial, 64)
+    rule = trial.hold("copy.ping_results.0", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    filler = inject.fill(place)
+    trial.fault()
+    trial.release(rule)
+    trial.wait_for(run_id, "step.end", outcome="error")
+    filler.unlink()
+    trial.wait(run_id)
+
+
+@cell(5, "target-disk-full", "target's disk full, and stays so", "copy", RESTORED)
+def _(trial: Trial) -> None:
+    place = small_tablespace(trial, 64)
+    rule = trial.hold("copy.ping_results.0", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    filler = inject.fill(place)
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id)
+    filler.unlink()
+
+
+@cell(5, "backup-disk-full", "backup's disk full", "take_backup", RELEASED)
+def _(trial: Trial) -> None:
+    disk(trial, trial.folder / "backups", 64)
+    rule = trial.hold("take_backup", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    inject.fill(trial.folder / "backups")
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id)
+
+
+@cell(5, "backup-disk-full-before", "backup's disk too small", "preflight", UNTOUCHED)
+def _(trial: Trial) -> None:
+    disk(trial, trial.folder / "backups", 1)
+    trial.fault()
+    trial.wait(trial.cutover())
+
+
+@cell(5, "evidence-disk-full", "evidence's disk full; room is made and the lead rolls back", "copy", RESTORED)
+def _(trial: Trial) -> None:
+    disk(trial, trial.site.evidence, 64)
+    rule = trial.hold("copy.ping_results.0", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    filler = inject.fill(trial.site.evidence)
+    trial.fault()
+    trial.release(rule)
+    with contextlib.suppress(TimeoutError):
+        trial.wait(run_id, 60)
+    filler.unlink()
+    trial.wait(trial.rollback())
+    trial.wait(run_id)
+    # The disk goes when the cell is over; the archive of the cell is made before.
+
+
+@cell(5, "log-disk-full", "disk of the tasks' logs full", "copy and all after it", LIVE, RESTORED)
+def _(trial: Trial) -> None:
+    logs = trial.site.stack.folder / "logs" / "tasks"
+    disk(trial, logs, 16)
+    rule = trial.hold("copy.ping_results.0", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    inject.fill(logs)
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id, 240)
+
+
+# ---- 6: others at the SQLite file ------------------------------------------------------------------------------------------
+
+
+@cell(6, "rogue-writes-all-the-time", "a process writes whenever it can", "from before the run to its end", LIVE, RELEASED)
+def _(trial: Trial) -> None:
+    rogue = inject.RogueWriter(trial.site.ward_ops.database, trial.folder)
+    trial.afterwards(rogue.stop)
+    trial.fault()
+    rule = trial.hold("take_backup", "end")
+    run_id = trial.cutover()
+    trial.held(rule)
+    through = rogue.count()
+    trial.release(rule)
+    trial.wait(run_id)
+    trial.require(through > 0, "the rogue never wrote, so nothing was tried")
+    trial.require(rogue.count() == through, "the rogue wrote after the fence")
+    rogue.stop()
+    mend_language(trial)
+
+
+def mend_language(trial: Trial) -> None:
+    """The rogue's own column is not what the judge looks for: what it wrote before the fence is the source's content."""
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(trial.site.pristine / "ward_ops.db")) as source, source:
+        before = source.execute("SELECT language FROM users WHERE id = (SELECT min(id) FROM users)").fetchone()[0]
+        source.execute("UPDATE users SET language = 'rogue' WHERE id = (SELECT min(id) FROM users)")
+
+    def back() -> None:
+        with contextlib.closing(sqlite3.connect(trial.site.pristine / "ward_ops.db")) as source, source:
+            source.execute("UPDATE users SET language = ? WHERE id = (SELECT min(id) FROM users)", [before])
+
+    trial.afterwards(back)
+
+
+@cell(6, "lock-before-fence", "a process holds a write lock", "fence_source", RELEASED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("fence_source", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    holder = inject.Holder(trial.site.ward_ops.database, "lock")
+    trial.afterwards(holder.stop)
+    trial.fault()
+    trial.release(rule)
+    trial.wait_for(run_id, "step.end", step="fence_source")
+    holder.stop()
+    trial.wait(run_id)
+
+
+@cell(6, "open-before-fence", "a process keeps the file open", "fence_source", RELEASED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("fence_source", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    holder = inject.Holder(trial.site.ward_ops.database, "open")
+    trial.afterwards(holder.stop)
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id)
+
+
+@cell(6, "write-after-fence", "a process tries to write", "copy", LIVE)
+def _(trial: Trial) -> None:
+    rule = trial.hold("copy.ping_results.0", "middle")
+    run_id = trial.cutover()
+    trial.held(rule)
+    trial.fault()
+    trial.require(not inject.late_write(trial.site.ward_ops.database, through_the_fence=False), "it got through the fence")
+    trial.release(rule)
+    trial.wait(run_id)
+
+
+@cell(6, "broken-fence", "somebody breaks the fence and writes", "copy", RESTORED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("copy.ping_results.0", "middle")
+    run_id = trial.cutover()
+    trial.held(rule)
+    trial.require(inject.late_write(trial.site.ward_ops.database, through_the_fence=True), "the fence could not be broken")
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id)
+    kept = list(trial.evidence(run_id).folder.glob("kept/**/ward_ops.db"))
+    trial.require(bool(kept), "what was written past the fence is not kept")
+
+
+@cell(6, "write-after-go-live", "a process tries to write to SQLite", "after go-live", LIVE)
+def _(trial: Trial) -> None:
+    trial.wait(trial.cutover())
+    trial.fault()
+    trial.require(not inject.late_write(trial.site.ward_ops.database, through_the_fence=False), "it got through the fence")
+
+
+# ---- 7: the backup ---------------------------------------------------------------------------------------------------------
+
+
+def damage_backup(how: str, copies: str) -> None:
+    """The backup is damaged after it was taken and before it is restored."""
+
+    @cell(7, f"backup-{how}-{copies}", {"flip": "one bit flipped", "truncate": "truncated"}[how],
+          f"before restore_source, {copies} copy" if copies == "first" else "before restore_source, both copies", RESTORED)  # fmt: skip
+    def _(trial: Trial) -> None:
+        run_id = trial.cutover()
+        trial.wait(run_id)
+        backup = trial.evidence(run_id).last("backup")
+        assert backup is not None
+        first, second = Path(backup["file"]), next((trial.folder / "second_copy").rglob("*.bak"))
+        damaged = [first] if copies == "first" else [first, second]
+        whole = {path: path.read_bytes() for path in damaged}
+        for path in damaged:
+            inject.flip_bit(path) if how == "flip" else inject.truncate(path)
+        trial.fault()
+        back = trial.rollback()
+        state = trial.wait(back)
+        if copies == "first":
+            return
+        # Nothing whole is left: the only right thing is to refuse, and to change nothing until a person brings a whole copy.
+        trial.require(state == "failed", "the rollback is green without a whole backup")
+        restored = trial.evidence(run_id).step("rollback.restore_source")
+        trial.require(restored is not None and restored["outcome"] == "refused", "the restore did not refuse")
+        for path, content in whole.items():
+            path.write_bytes(content)
+        trial.clear(back, ["rollback.restore_source"])
+        trial.wait(back)
+
+
+for _how, _copies in (("flip", "first"), ("flip", "both"), ("truncate", "first"), ("truncate", "both")):
+    damage_backup(_how, _copies)
+
+
+@cell(7, "backup-flip-before-copy", "one bit flipped in the first copy", "restore_test, copy, verify", LIVE, RESTORED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("take_backup", "after")
+    run_id = trial.cutover()
+    trial.held(rule)
+    backup = trial.evidence(run_id).last("backup")
+    assert backup is not None
+    inject.flip_bit(Path(backup["file"]), 0.7)
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id)
+    restore_test = trial.evidence(run_id).step("restore_test") or {}
+    trial.require(restore_test.get("outcome") != "passed", "the restore test passed a damaged backup")
+
+
+# ---- 18: wrong content -----------------------------------------------------------------------------------------------------
+
+CORRUPTIONS = {
+    "one-bit": ("one bit", "users", "1", "UPDATE users SET email = chr(ascii(email) # 1) || substr(email, 2) WHERE id = 1"),
+    "swapped": (
+        "the values of two rows swapped", "ping_results", "20", "UPDATE ping_results AS one SET device_ip = two.device_ip,"
+        " device_name = two.device_name FROM ping_results AS two WHERE (one.id, two.id) IN ((20, 21), (21, 20))",
+    ),
+    "last-digit": (
+        "a number's last digit", "georgian_cities", "7", "UPDATE georgian_cities SET latitude = latitude + 0.000001 WHERE id = 7",
+    ),
+    "hour": (
+        "a time shifted by an hour", "ping_results", "777",
+        'UPDATE ping_results SET "timestamp" = "timestamp" + interval \'1 hour\' WHERE id = 777',
+    ),
+    "lost-and-doubled": (
+        "a row lost and another doubled", "ping_results", "900", "UPDATE ping_results AS one SET (device_ip, device_name,"
+        ' packets_sent, packets_received, packet_loss_percent, min_rtt_ms, avg_rtt_ms, max_rtt_ms, is_reachable, "timestamp")'
+        " = (SELECT device_ip, device_name, packets_sent, packets_received, packet_loss_percent, min_rtt_ms, avg_rtt_ms,"
+        ' max_rtt_ms, is_reachable, "timestamp" FROM ping_results WHERE id = 950) WHERE id = 900',
+    ),
+    "sequence": ("a sequence set back", "ping_results", "", "SELECT setval(pg_get_serial_sequence('ping_results', 'id'), 5)"),
+}  # fmt: skip
+
+
+def corrupt(name: str) -> None:
+    """The content is spoilt after it was copied and before it is looked at."""
+    words, table, key, statement = CORRUPTIONS[name]
+
+    @cell(18, f"corruption-{name}", words, "after finish_target", RESTORED)
+    def _(trial: Trial) -> None:
+        rules = [trial.hold(step, "end") for step in ("analyze_tables", "set_sequences")]
+        run_id = trial.cutover()
+        for rule in rules:
+            trial.held(rule)
+        time.sleep(0.2)
+        with trial.target() as connection:
+            done = connection.execute(statement.encode())
+            trial.require(done.rowcount > 0, "nothing was spoilt, so nothing was tried")
+        trial.fault()
+        for rule in rules:
+            trial.release(rule)
+        trial.wait(run_id)
+        failed = [
+            check
+            for event in trial.evidence(run_id).events()
+            if event["event"] == "step.end"
+            for check in event.get("checks") or []
+            if check["outcome"] == "failed"
+        ]
+        text = json.dumps(failed)
+        trial.require(table in text, f"no failed check names the table {table}")
+        trial.require(not key or any(key in json.dumps(check) for check in failed), f"no failed check names the key {key}")
+
+
+for _name in CORRUPTIONS:
+    corrupt(_name)

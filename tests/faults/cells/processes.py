@@ -1,0 +1,358 @@
+"""Processes and connections that die: tasks, Airflow's parts, PostgreSQL, the network between."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+
+from include.cutover.plan import load_plan
+from tests.faults import inject
+from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
+from tests.faults.site import PLAN, FaultSite, until
+from tests.faults.trial import Result, Trial
+
+AT = {
+    "begin": "at its start",
+    "middle": "in its middle",
+    "end": "just before its end",
+    "after": "after its end, before Airflow knows",
+}
+BEFORE_COPY = (
+    "open_run", "announce_start", "check_target", "check_source", "assess_source", "check_places",
+    "apply_ddl", "apply_migrations", "stop_services", "fence_source", "take_backup",
+)  # fmt: skip
+AFTER_COPY = (
+    "restore_test", "build_keys_and_indexes", "load_reference_data", "store_quarantine", "declare_foreign_keys",
+    "set_sequences", "analyze_tables", "check_counts", "check_content", "check_orphans", "check_sequences",
+    "validate_foreign_keys", "smoke_test_database", "decide", "switch_configuration", "start_services",
+    "smoke_test_application", "decide_live", "announce_completion", "close_run",
+)  # fmt: skip
+ROLLBACK_STEPS = (
+    "rollback.stop_services", "rollback.keep_target", "rollback.restore_source", "rollback.revert_configuration",
+    "rollback.start_services", "rollback.check_health", "rollback.write_incident", "rollback.announce_rollback",
+)  # fmt: skip
+RELEASE_STEPS = ("release.lift_fence", "release.start_services", "release.check_health", "release.call_off")
+
+
+def copies() -> list[str]:
+    """Steps of the copy, one for each stream of each table."""
+    found = []
+    for name, table in load_plan(PLAN).tables.items():
+        found += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
+    return found
+
+
+# ---- 1 and 14: every task killed once, in one run --------------------------------------------------------------------------
+
+
+def killed_once(trial: Trial, steps: Iterable[str], at: str) -> Callable[[], list[Result]]:
+    """Rules that kill each of the steps once; call what is returned in the end for one result per step."""
+    rules = {step: trial.rule(step, at, "kill") for step in steps}
+
+    def results() -> list[Result]:
+        passed: dict[str, list[float]] = {}
+        for file in (trial.site.evidence / PLAN).glob("*/events.jsonl"):
+            for event in trial.evidence(file.parent.name).events():
+                if event["event"] in ("step.end", "gate") and event.get("outcome", "passed") == "passed":
+                    moment = datetime.fromisoformat(event["time"]).timestamp()
+                    passed.setdefault(event.get("step") or event["gate"], []).append(moment)
+        found = []
+        for step, rule in rules.items():
+            facts = trial.fired(rule)
+            if facts is None:
+                found.append(Result(False, "", None, [f"{step} was not killed"], step))
+                continue
+            trial.fault()
+            # Killed after its record there is nothing to be recorded again: the run going on is the recovery.
+            later = [moment for moment in passed.get(step, []) if moment > facts["time"]]
+            seconds = round(min(later) - facts["time"], 1) if later else None
+            problems = [] if later or at == "after" or step.startswith("close_") else [f"{step} did not pass afterwards"]
+            found.append(Result(not problems, "", seconds, problems, step))
+        return found
+
+    return results
+
+
+def kill_everything(at: str) -> None:
+    """Each task of a cutover that goes live is killed once."""
+
+    @cell(1, f"kill-cutover-{at}", "kill -9 of the task's process", AT[at], LIVE)
+    def _(trial: Trial) -> list[Result]:
+        gates = ["go_no_go", "approve"] if at in ("end", "after") else []
+        results = killed_once(trial, [*BEFORE_COPY, *gates, *copies(), *AFTER_COPY], at)
+        trial.wait(trial.cutover(), 300)
+        return results()
+
+    @cell(14, f"kill-rollback-{at}", "kill -9 of the task's process, manual rollback of a live run", AT[at], RESTORED)
+    def _(trial: Trial) -> list[Result]:
+        trial.wait(trial.cutover())
+        results = killed_once(trial, ["open_rollback", *ROLLBACK_STEPS, "close_rollback"], at)
+        trial.wait(trial.rollback(), 300)
+        return results()
+
+
+for _at in AT:
+    kill_everything(_at)
+
+
+def kill_automatic_way_back(at: str) -> None:
+    """Each task of a rollback or a release that the run does by itself is killed once."""
+
+    @cell(14, f"kill-automatic-rollback-{at}", "kill -9 of the task's process, automatic rollback", AT[at], RESTORED)
+    def _(trial: Trial) -> list[Result]:
+        results = killed_once(trial, ROLLBACK_STEPS, at)
+        rule = trial.hold("analyze_tables", "end")
+        run_id = trial.cutover()
+        trial.held(rule)
+        with trial.target() as connection:
+            connection.execute("DELETE FROM traceroute_results WHERE id = (SELECT max(id) FROM traceroute_results)")
+            connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)")
+        trial.release(rule)
+        trial.wait(run_id, 300)
+        return results()
+
+    @cell(1, f"kill-release-{at}", "kill -9 of the task's process, release", AT[at], RELEASED)
+    def _(trial: Trial) -> list[Result]:
+        results = killed_once(trial, RELEASE_STEPS, at)
+        rule = trial.hold("fence_source", "begin")
+        run_id = trial.cutover()
+        trial.held(rule)
+        holder = inject.Holder(trial.site.ward_ops.database, "open")
+        trial.afterwards(holder.stop)
+        trial.release(rule)
+        trial.wait(run_id, 300)
+        return results()
+
+
+for _at in ("begin", "end"):
+    kill_automatic_way_back(_at)
+
+
+# ---- 2: Airflow's own processes --------------------------------------------------------------------------------------------
+
+
+def kill_scheduler(trial: Trial, facts: dict[str, int]) -> None:
+    """The scheduler alone; its workers go on, as LocalExecutor's do. It is started again, as a service manager would."""
+    inject.kill(trial.site.leader("scheduler").pid)
+    time.sleep(1)
+    trial.site.stack.start_again("scheduler")
+
+
+def kill_api_server(trial: Trial, facts: dict[str, int]) -> None:
+    """The API server, which tasks beat to; it is started again."""
+    trial.site.kill(trial.site.leader("api-server"))
+    time.sleep(1)
+    trial.site.stack.start_again("api-server")
+
+
+def kill_worker(trial: Trial, facts: dict[str, int]) -> None:
+    """The worker that supervises the held task; the task itself goes on."""
+    inject.kill(facts["parent"])
+
+
+PARTS = {"scheduler": kill_scheduler, "API server": kill_api_server, "worker": kill_worker}
+DURING = {"copy": "copy.ping_results.0", "verify": "check_content", "rollback": "rollback.restore_source"}
+
+
+def kill_part(part: str, during: str) -> None:
+    """A part of Airflow dies while a step is in its middle."""
+
+    @cell(2, f"kill-{part.lower().replace(' ', '-')}-{during}", f"kill -9 of the {part}", during,
+          *((RESTORED,) if during == "rollback" else (LIVE, RESTORED)))  # fmt: skip
+    def _(trial: Trial) -> None:
+        run_id = trial.cutover()
+        if during == "rollback":
+            trial.wait(run_id)
+        rule = trial.hold(DURING[during], "middle")
+        if during == "rollback":
+            run_id = trial.rollback()
+        facts = trial.held(rule)
+        trial.fault()
+        PARTS[part](trial, facts)
+        trial.site.ensure_airflow()
+        trial.release(rule)
+        trial.wait(run_id, 240)
+
+
+for _part in PARTS:
+    for _during in DURING:
+        kill_part(_part, _during)
+
+
+# ---- 3: the target ---------------------------------------------------------------------------------------------------------
+
+
+def kill_target(site: FaultSite) -> None:
+    """SIGKILL to the postmaster and all its backends, and a start with recovery."""
+    site.kill(next(leader for leader in site.roster.running if leader.name == "target"))
+    site._start_target()
+
+
+def shut_target_down_at_once(site: FaultSite) -> None:
+    """An immediate shutdown, and a start with recovery."""
+    site.target.stop(signal.SIGQUIT)
+    site._start_target()
+
+
+def restart_target(site: FaultSite) -> None:
+    """A fast shutdown, and a start."""
+    site.target.stop()
+    site._start_target()
+
+
+BREAKS = {"kill": kill_target, "immediate-shutdown": shut_target_down_at_once, "restart": restart_target}
+WORK_IN_TARGET = {
+    "apply_ddl": ("apply_ddl", "DDL"),
+    "copy": ("copy.ping_results.0", "copy"),
+    "index": ("build_keys_and_indexes", "index build"),
+    "verify": ("check_content", "verify"),
+}
+
+
+def break_target(how: str, where: str) -> None:
+    """The target breaks while a step is in its middle."""
+    step, words = WORK_IN_TARGET[where]
+
+    @cell(3, f"target-{how}-{where}", f"{how.replace('-', ' ')} of the target", words, LIVE, RESTORED)
+    def _(trial: Trial) -> None:
+        rule = trial.hold(step, "middle")
+        run_id = trial.cutover()
+        trial.held(rule)
+        trial.fault()
+        BREAKS[how](trial.site)
+        trial.release(rule)
+        trial.wait(run_id)
+
+
+for _how, _wheres in {
+    "kill": ("apply_ddl", "copy", "index", "verify"),
+    "immediate-shutdown": ("copy", "index"),
+    "restart": ("copy", "verify"),
+}.items():
+    for _where in _wheres:
+        break_target(_how, _where)
+
+
+@cell(3, "target-kill-live", "kill of the target", "after go-live", LIVE)
+def _(trial: Trial) -> None:
+    trial.wait(trial.cutover())
+    kill_target(trial.site)
+
+
+@cell(3, "target-gone-at-go-live", "kill of the target, which stays down", "smoke_test_application", RESTORED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("smoke_test_application", "begin")
+    run_id = trial.cutover()
+    trial.held(rule)
+    trial.site.target.stop(signal.SIGQUIT)
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id, 240)
+
+
+@cell(3, "backend-kill-copy", "kill -9 of one backend", "copy", LIVE, RESTORED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("copy.ping_results.0", "middle")
+    run_id = trial.cutover()
+    trial.held(rule)
+    query = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%%copy%%' LIMIT 1"
+    with trial.target() as connection:
+        row = connection.execute(query).fetchone()
+    assert row is not None
+    inject.kill(row[0])
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id)
+
+
+# ---- 4: the network --------------------------------------------------------------------------------------------------------
+
+
+def break_connection(how: str, where: str) -> None:
+    """The connection between a step and the target breaks; for seconds, or, where it hangs, for good."""
+    step, words = WORK_IN_TARGET[where]
+
+    @cell(4, f"connection-{how}-{where}", {"cut": "cut", "slow": "slow", "silent": "hung"}[how], words, LIVE, RESTORED)
+    def _(trial: Trial) -> None:
+        trial.rule("copy.*", "begin", "patience", seconds=5.0, times=1000)
+        rule = trial.hold(step, "middle")
+        run_id = trial.cutover()
+        trial.held(rule)
+        trial.site.to_target.fail(how)  # type: ignore[arg-type]
+        trial.fault()
+        trial.release(rule)
+        time.sleep(3)
+        trial.site.to_target.mend()
+        trial.wait(run_id, 240)
+
+
+for _how in ("cut", "slow", "silent"):
+    for _where in ("copy", "verify"):
+        break_connection(_how, _where)
+
+
+# ---- 9: a zombie -----------------------------------------------------------------------------------------------------------
+
+
+@cell(9, "zombie-copy", "declared dead, it goes on writing while its retry runs", "copy", LIVE)
+def _(trial: Trial) -> None:
+    rule = trial.hold("copy.ping_results.0", "middle")
+    run_id = trial.cutover()
+    facts = trial.held(rule)
+    inject.kill(facts["parent"])  # nobody beats for it any more
+    trial.fault()
+    until(lambda: attempts(trial, run_id, "copy.ping_results") > 1, 90, "Airflow has started a retry")
+    time.sleep(2)
+    trial.release(rule)
+    trial.wait(run_id)
+    with contextlib.suppress(FileNotFoundError):
+        begun = [event["pid"] for event in trial.evidence(run_id).events() if event.get("step") == "copy.ping_results.0"
+                 and event["event"] == "step.begin"]  # fmt: skip
+        trial.require(len(begun) > 1, "there was no retry")
+
+
+def attempts(trial: Trial, run_id: str, task: str) -> int:
+    """How often Airflow has started a task of the copy."""
+    found = [item for item in trial.lead.tasks("cutover_ward_ops", run_id) if item.task_id == f"copy.{task.partition('.')[2]}"]
+    return max((item.try_number for item in found if item.state == "running"), default=0)
+
+
+# ---- 14 and 15: the way back -----------------------------------------------------------------------------------------------
+
+
+@cell(14, "restore-fails", "the file is held open, so the restore refuses; the lead clears it later", "restore_source", RESTORED)
+def _(trial: Trial) -> None:
+    trial.wait(trial.cutover())
+    rule = trial.hold("rollback.restore_source", "begin")
+    run_id = trial.rollback()
+    trial.held(rule)
+    holder = inject.Holder(trial.site.ward_ops.database, "open")
+    trial.afterwards(holder.stop)
+    trial.fault()
+    trial.release(rule)
+    trial.require(trial.wait(run_id) == "failed", "the rollback is green with its restore refused")
+    holder.stop()
+    trial.clear(run_id, ["rollback.restore_source"])
+    trial.wait(run_id)
+
+
+@cell(15, "target-gone-before-rollback", "PostgreSQL is down when rollback starts", "manual rollback of a live run", RESTORED)
+def _(trial: Trial) -> None:
+    trial.wait(trial.cutover())
+    trial.site.target.stop(signal.SIGQUIT)
+    trial.fault()
+    trial.wait(trial.rollback())
+
+
+@cell(15, "target-gone-in-flight", "PostgreSQL goes down for good and the run rolls back by itself", "verify", RESTORED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("check_content", "middle")
+    run_id = trial.cutover()
+    trial.held(rule)
+    trial.site.target.stop(signal.SIGQUIT)
+    trial.fault()
+    trial.release(rule)
+    trial.wait(run_id, 240)
