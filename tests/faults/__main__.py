@@ -16,10 +16,11 @@ from collections.abc import Sequence
 from include.cutover.plan import ROOT
 from include.cutover.processes import exit_on
 from tests.faults import cells as _  # noqa: F401
+from tests.faults import record
 from tests.faults.matrix import CELLS
 from tests.faults.run import try_cell
 from tests.faults.site import FaultSite
-from tests.faults.trial import count
+from tests.faults.trial import Result, count
 
 FOLDER = ROOT / "var" / "faults"
 
@@ -38,15 +39,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for number, cell in enumerate(cells):
             began = time.monotonic()
             results = try_cell(site, cell)
-            for result in results:
-                failed += not result.survived
-                took = "" if result.seconds is None else f" {result.seconds:.1f} s"
-                print(f"{number + 1:3}/{len(cells)} {cell.name} {result.task}: {'survived' if result.survived else 'FAILED'},"
-                      f" {result.state}{took}", flush=True)
-                for problem in result.problems:
-                    print(f"        {problem}", flush=True)
-            print(f"        the cell took {time.monotonic() - began:.1f} s", flush=True)
+            record.note(cell, results)
+            record.write_page(CELLS)
+            failed += tell(f"{number + 1:3}/{len(cells)} {cell.name:32}", results, time.monotonic() - began)
     return 1 if failed else 0
+
+
+def tell(name: str, results: list[Result], took: float) -> int:
+    """Print what became of a cell; returns how much of it was not survived."""
+    bad = [result for result in results if not result.survived]
+    seconds = max((result.seconds for result in results if result.seconds is not None), default=None)
+    recovered = "" if seconds is None else f", recovered after {seconds:.1f} s"
+    many = f" ({len(results) - len(bad)} of {len(results)} tasks)" if len(results) > 1 else ""
+    word = f"FAILED{many}" if bad else f"survived{many}"
+    print(f"{name} {word}: {results[0].state}{recovered}; the cell took {took:.0f} s", flush=True)
+    for problem in dict.fromkeys(f"{result.task} {problem}".strip() for result in bad for problem in result.problems):
+        print(f"        {problem}", flush=True)
+    return len(bad)
 
 
 if __name__ == "__main__":

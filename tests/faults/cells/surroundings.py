@@ -230,7 +230,7 @@ def edit(trial: Trial, file: Path, text: str) -> None:
     trial.afterwards(lambda: file.write_text(before))
 
 
-@in_flight(17, "plan-changes", "the plan gains a channel, loses a table", LIVE, RESTORED)
+@in_flight(17, "plan-changes", "the plan gets another table", RESTORED)
 def _(trial: Trial) -> None:
     file = trial.site.plans / f"{PLAN}.yaml"
     edit(trial, file, file.read_text().replace("  network_topology:", "  network_topology_2:"))

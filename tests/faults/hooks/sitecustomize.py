@@ -176,7 +176,7 @@ def _source(step: str) -> dict[str, Any]:
         return {}
     file = Path(os.environ["WARD_OPS_ROOT"]) / "data" / "ward_ops.db"
     digest = hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else None
-    return {"sha256": digest, "beside": sorted(path.name for path in file.parent.glob(f"{file.name}[-.]*"))}
+    return {"sha256": digest, "beside": sorted(path.name for path in file.parent.glob(f"{file.name}-*"))}
 
 
 if _FOLDER.is_dir():
