@@ -13,8 +13,9 @@ FAIL ?=
 THEN ?=
 PORT ?=
 ARGS ?=
+ONLY ?=
 
-.PHONY: help setup demo up down test test-browser check bench lock clean
+.PHONY: help setup demo up down test test-browser faults check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,6 +42,9 @@ test: setup ## Run the tests; ARGS="tests/unit -k fence" runs some
 test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium, chromium-driver)
 	@$(PY) -m pytest tests/browser -m browser $(ARGS)
 
+faults: setup ## Break everything that can break, judge it from outside, write docs/faults.md; ONLY="kill-* zombie-*" tries some
+	@set -f; $(PY) -m tests.faults $(ONLY)
+
 check: setup ## Lint, formatting, types, layers
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -60,5 +64,5 @@ lock: ## Resolve requirements*.in anew into the locks; UPGRADE=1 takes newer ver
 
 clean: ## End what runs here and remove what was made, but for .venv, evidence and backups
 	@if [ -x $(PY) ]; then $(PY) -m examples.ward_ops.demo down; $(PY) -m include.cutover stack down >/dev/null; fi
-	@rm -rf var/demo var/up var/stack var/cache var/mypy var/pytest-of-* .ruff_cache .import_linter_cache
+	@rm -rf var/demo var/up var/stack var/faults var/cache var/mypy var/pytest-of-* .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

@@ -30,7 +30,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the fault matrix.")
     parser.add_argument("only", nargs="*", metavar="PATTERN", help="names of cells, such as 'kill-*'")
     given = parser.parse_args(arguments)
-    cells = [cell for cell in CELLS if not given.only or any(fnmatch.fnmatch(cell.name, only) for only in given.only)]
+    wanted = [cell for only in given.only or ["*"] for cell in CELLS if fnmatch.fnmatch(cell.name, only)]
+    cells = list(dict.fromkeys(wanted))  # in the order of the patterns
     FaultSite(FOLDER).stop()
     shutil.rmtree(FOLDER, ignore_errors=True)
     failed = 0

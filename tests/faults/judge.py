@@ -259,7 +259,7 @@ def _seen_before_start(site: FaultSite, step: str) -> dict[str, Any] | None:
 
 def _on_sqlite(site: FaultSite, verdict: Verdict) -> None:
     source = site.ward_ops.database
-    now = rows_of(source)
+    now = rows_of(source, in_use=True)
     if verdict.state is State.RESTORED:
         seen = _seen_before_start(site, "rollback.start_services") or {}
         backups = {path: sha256(path) for folder in ("backups", "second_copy") for path in (site.folder / folder).rglob("*.bak")}
@@ -345,10 +345,10 @@ class Table:
     rows: dict[tuple[Any, ...], tuple[Any, ...]]
 
 
-def rows_of(database: Path) -> dict[str, Table]:
-    """Every table of a SQLite file, read as it lies there."""
+def rows_of(database: Path, *, in_use: bool = False) -> dict[str, Table]:
+    """Every table of a SQLite file, read as it lies there, or under SQLite's locks where the application writes to it."""
     tables = {}
-    uri = f"file:{database}?mode=ro" if any(database.parent.glob(f"{database.name}-*")) else f"file:{database}?immutable=1"
+    uri = f"file:{database}?{'mode=ro' if in_use else 'immutable=1'}"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=15)) as connection:
         connection.execute("BEGIN")
         names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()

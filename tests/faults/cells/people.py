@@ -293,7 +293,7 @@ mark_gate("approve")
 def mark_step(step: str, task: str) -> None:
     """Somebody marks a task as success while it runs."""
 
-    @cell(19, f"task-marked-success-{step.partition('.')[0]}", "the task is marked success while it runs", task, RESTORED)
+    @cell(19, f"task-marked-success-{step.partition('.')[0]}", "the task is marked success while it runs", task, LIVE, RESTORED)
     def _(trial: Trial) -> None:
         rule = trial.hold(step, "middle")
         run_id = trial.cutover()

@@ -40,7 +40,7 @@ RELEASE_STEPS = ("release.lift_fence", "release.start_services", "release.check_
 def copies() -> list[str]:
     """Steps of the copy, one for each stream of each table."""
     found = []
-    for name, table in load_plan(PLAN).tables.items():
+    for name, table in load_plan(PLAN).tables.items():  # the site's plan once a site runs
         found += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
     return found
 
@@ -98,6 +98,14 @@ for _at in AT:
     kill_everything(_at)
 
 
+@cell(1, "kill-telling-steps", "kill -9 of the task's process", "eight steps that change something, in one run", LIVE)
+def _(trial: Trial) -> list[Result]:
+    ends = killed_once(trial, ("apply_ddl", "fence_source", "take_backup", "switch_configuration", "decide_live"), "end")
+    middles = killed_once(trial, ("copy.ping_results.0", "check_content", "start_services"), "middle")
+    trial.wait(trial.cutover())
+    return [*ends(), *middles()]
+
+
 def kill_automatic_way_back(at: str) -> None:
     """Each task of a rollback or a release that the run does by itself is killed once."""
 
@@ -108,7 +116,6 @@ def kill_automatic_way_back(at: str) -> None:
         run_id = trial.cutover()
         trial.held(rule)
         with trial.target() as connection:
-            connection.execute("DELETE FROM traceroute_results WHERE id = (SELECT max(id) FROM traceroute_results)")
             connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)")
         trial.release(rule)
         trial.wait(run_id, 300)

@@ -233,14 +233,14 @@ def edit(trial: Trial, file: Path, text: str) -> None:
 @in_flight(17, "plan-changes", "the plan gets another table", RESTORED)
 def _(trial: Trial) -> None:
     file = trial.site.plans / f"{PLAN}.yaml"
-    edit(trial, file, file.read_text().replace("  network_topology:", "  network_topology_2:"))
+    edit(trial, file, file.read_text().replace("  alert_rules:", "  alert_rules_2:"))
 
 
 @in_flight(17, "sql-changes", "an SQL file that was not yet applied loses a key", RESTORED)
 def _(trial: Trial) -> None:
     file = trial.site.sql / PLAN / "foreign_keys" / "001_foreign_keys.sql"
-    statements = file.read_text().split(";")
-    edit(trial, file, ";".join([*statements[:-2], statements[-1]]))
+    *statements, _last = file.read_text().strip().split(";\n")
+    edit(trial, file, ";\n".join(statements) + ";\n")
 
 
 @in_flight(17, "dag-file-changes", "the DAG's code changes", LIVE, RESTORED)
