@@ -45,7 +45,7 @@ class State(StrEnum):
 
 SEALS: Mapping[State, Collection[str]] = {
     State.LIVE: ("live",),
-    State.UNTOUCHED: ("abandoned", ""),
+    State.UNTOUCHED: ("abandoned", "released", ""),
     State.RELEASED: ("released", "rolled_back"),
     State.RESTORED: ("rolled_back",),
 }
@@ -242,7 +242,7 @@ def _unproven(connection: psycopg.Connection, folder: Path) -> list[str]:
 def _kind_of_sqlite(site: FaultSite, before: Before) -> State:
     if site.ward_ops.pids() == before.pids:
         return State.UNTOUCHED
-    return State.RESTORED if _seen_before_start(site, "rollback.start_services") and _was_copied_back(site) else State.RELEASED
+    return State.RESTORED if _seen_before_start(site) and _was_copied_back(site) else State.RELEASED
 
 
 def _was_copied_back(site: FaultSite) -> bool:
@@ -250,18 +250,27 @@ def _was_copied_back(site: FaultSite) -> bool:
     return any((site.evidence / PLAN).glob("*/kept/**/ward_ops.db"))
 
 
-def _seen_before_start(site: FaultSite, step: str) -> dict[str, Any] | None:
-    """What the source was when the services were about to start on it, the last time."""
+def _seen_before_start(site: FaultSite) -> dict[str, Any] | None:
+    """What the source was when the services were about to start on it, for the first time after it was restored.
+
+    A second try of that step finds services that run already, and write.
+    """
     file = site.points / "seen.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return next((line for line in reversed(lines) if line["step"] == step and "sha256" in line), None)
+    seen = None
+    for line in file.read_text().splitlines() if file.exists() else ():
+        fields = json.loads(line)
+        if fields["step"] == "rollback.restore_source" and fields["at"] == "end":
+            seen = None
+        elif fields["step"] == "rollback.start_services" and "sha256" in fields:
+            seen = seen or fields
+    return seen
 
 
 def _on_sqlite(site: FaultSite, verdict: Verdict) -> None:
     source = site.ward_ops.database
     now = rows_of(source, in_use=True)
     if verdict.state is State.RESTORED:
-        seen = _seen_before_start(site, "rollback.start_services") or {}
+        seen = _seen_before_start(site) or {}
         backups = {path: sha256(path) for folder in ("backups", "second_copy") for path in (site.folder / folder).rglob("*.bak")}
         whole = [path for path, digest in backups.items() if digest == seen.get("sha256")]
         verdict.require(bool(whole), f"before the services started the file was {seen.get('sha256')}, no copy of the backup is")

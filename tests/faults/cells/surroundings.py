@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from examples.receivers import read_mail, read_slack
+from tests.faults.cells.processes import AFTER_COPY
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import PLAN, until
 from tests.faults.trial import Trial
@@ -60,7 +61,7 @@ def _(trial: Trial) -> None:
 # ---- 13: services ----------------------------------------------------------------------------------------------------------
 
 
-@cell(13, "supervisord-hangs", "services cannot be stopped: their supervisor hangs for a while", "stop_services", RELEASED, LIVE)
+@cell(13, "supervisord-hangs", "services cannot be stopped: their supervisor hangs for a while", "stop_services", RELEASED, UNTOUCHED, LIVE)
 def _(trial: Trial) -> None:
     pid = int((trial.site.ward_ops.root / "supervisord.pid").read_text())
     rule = trial.hold("stop_services", "begin")
@@ -189,10 +190,15 @@ def jump(name: str, seconds: float) -> None:
 
     @cell(16, f"clock-{name}", f"the workers' clock is {abs(seconds) / 3600:g} hours {name}", "from copy on", LIVE)
     def _(trial: Trial) -> None:
-        for step in ("copy.*", "restore_test", "*_*"):
+        for step in ("copy.*", *AFTER_COPY):
             trial.rule(step, "begin", "clock", times=1000, seconds=seconds)
-        trial.fault()
         trial.wait(trial.cutover())
+
+
+@cell(16, "clock-wrong-before", "the workers' clock is 2 hours behind", "preflight", UNTOUCHED)
+def _(trial: Trial) -> None:
+    trial.rule("*", "begin", "clock", times=1000, seconds=-7200.0)
+    trial.wait(trial.cutover())
 
 
 jump("ahead", 7200.0)
@@ -254,7 +260,17 @@ def _(trial: Trial) -> None:
     edit(trial, trial.site.plans / f"{PLAN}.yaml", "name: ward_ops\ntables: [\n")
 
 
-@in_flight(20, "dag-file-broken", "the cutover's DAG file does not parse; the lead rolls back", LIVE, RESTORED)
+@cell(20, "dag-file-broken", "the cutover's DAG file does not parse, so the run stands still; the lead rolls back", "copy", RESTORED)
 def _(trial: Trial) -> None:
+    rule = trial.hold("copy.ping_results.0", "middle")
+    run_id = trial.cutover()
+    trial.held(rule)
     file = trial.site.stack.folder / "dags" / "cutover.py"
-    edit(trial, file, f"{file.read_text()}\nthis is no python\n")
+    whole = file.read_text()
+    edit(trial, file, f"{whole}\nthis is no python\n")
+    trial.fault()
+    trial.release(rule)
+    time.sleep(15)
+    trial.require(trial.wait(trial.rollback()) == "success", "the rollback failed while the other DAG's file is broken")
+    file.write_text(whole)
+    trial.mark_run(run_id, "failed")  # it stood still; what it would do is refused, its lease is gone
