@@ -15,7 +15,7 @@ import os
 import re
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -260,11 +260,17 @@ class Evidence:
 
     @property
     def sealed(self) -> Event | None:
-        """The event that closed the run, or None while it is open. A rollback of a live run opens it again."""
-        if not self.exists:
-            return None
-        closing = [item for item in self.events() if item["event"] in ("sealed", "reopened")]
-        return closing[-1] if closing and closing[-1]["event"] == "sealed" else None
+        """The event that closed the run, or None while it is open; see ``sealing``."""
+        return sealing(self.events()) if self.exists else None
+
+
+def sealing(events: Sequence[Event]) -> Event | None:
+    """The event that closed a run, or None while it is open.
+
+    A rollback of a live run opens it again, and so does a way back that was not complete and goes on.
+    """
+    closing = [item for item in events if item["event"] in ("sealed", "reopened", "continued")]
+    return closing[-1] if closing and closing[-1]["event"] == "sealed" else None
 
 
 def runs(plan: str) -> list[Evidence]:

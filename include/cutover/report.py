@@ -20,7 +20,7 @@ from urllib.parse import quote
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader
 
 from include.cutover.errors import CannotCheck
-from include.cutover.evidence import EVENTS, Event, Evidence
+from include.cutover.evidence import EVENTS, Event, Evidence, sealing
 from include.cutover.masking import mask
 from include.cutover.plan import Plan
 
@@ -201,9 +201,8 @@ class Story:
 
     @cached_property
     def sealed(self) -> Event:
-        """How the run was closed; empty while it is open, and after a rollback opened it again."""
-        closing = [event for event in self.events if event["event"] in ("sealed", "reopened")]
-        return closing[-1] if closing and closing[-1]["event"] == "sealed" else {}
+        """How the run was closed; empty while it is open."""
+        return sealing(self.events) or {}
 
     @property
     def start(self) -> datetime:
@@ -608,6 +607,7 @@ def _timeline_table(story: Story) -> str:
         "live": "live on PostgreSQL",
         "reopened": "a rollback was asked for",
         "rollback.asked": "a rollback was asked for",
+        "continued": "the way back goes on",
         "sealed": "the run is closed",
     }
     for event in story.events:

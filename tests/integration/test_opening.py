@@ -16,7 +16,7 @@ from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
-from include.cutover.steps import closing, opening
+from include.cutover.steps import back, closing, opening
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
 
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False}
@@ -172,6 +172,22 @@ def test_a_run_that_was_brought_back_by_hand_is_closed_once_and_acts_no_more(sou
     with pytest.raises(Refused, match="closed already"):
         break_glass.close_by_hand(evidence.folder, reason="again", by="root")
     open_run(source, "two")
+
+
+@pytest.mark.parametrize("outcome", ["failed", "rolled_back", "released", "abandoned", "live"])
+def test_a_step_of_a_closed_run_runs_again_only_where_the_way_back_was_not_complete(source: Path, outcome: str) -> None:
+    evidence = open_run(source, "one")
+    fence.raise_fence(source, run_id="one")
+    evidence.append("sealed", outcome=outcome, summary="")
+    step = step_of(source, "one")
+    step.name = "release.lift_fence"
+    if outcome == "failed":
+        assert run(step, back.lift_fence, Terms(way_back=True)).outcome == "passed"
+        assert evidence.sealed is None and fence.status(source).raised is False
+        step.name = "announce_start"  # the way on stays closed once it is sealed again
+        evidence.append("sealed", outcome="failed", summary="")
+    with pytest.raises(Refused, match="this run is closed"):
+        run(step, opening.announce, Terms(way_back=outcome != "failed"), {"notice": "start"})
 
 
 # --- the schema of the source -------------------------------------------------------------------------------------------

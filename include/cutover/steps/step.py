@@ -239,7 +239,8 @@ class Terms:
         gate: Gate whose recorded go, by an entitled person, it needs.
         opens: It makes the run itself, so there is no lease to check yet.
         closes: It also runs when the lease is lost or the run is sealed; it decides what that means.
-        way_back: It also runs when the plan, its SQL or the code is another than when the run opened: going back must work.
+        way_back: It also runs when the plan, its SQL or the code is another than when the run opened, and again when the run
+            was closed before its way back was complete: going back must work.
     """
 
     gate: str | None = None
@@ -310,7 +311,8 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
 
 def _may_run(step: Step, terms: Terms) -> None:
     sealed = step.evidence.sealed
-    if sealed is not None:
+    unfinished = sealed is not None and terms.way_back and sealed.get("outcome") == "failed"
+    if sealed is not None and not unfinished:
         raise Refused(
             "this run is closed and its steps do not run again",
             where=step.run_id,
@@ -318,6 +320,8 @@ def _may_run(step: Step, terms: Terms) -> None:
             do="Trigger a new run.",
         )
     lease.check(step.plan.name, step.run_id, step.holder)
+    if unfinished:  # somebody has mended what stood in the way, and cleared the red step
+        step.evidence.append("continued", by=step.holder)
     changed = [] if terms.way_back else step.changed
     if changed:
         raise Refused(
