@@ -1,7 +1,7 @@
 """What state a site is in, seen from outside: no word of the product is taken for its own outcome.
 
-Content is compared here value by value with sqlite3 and psycopg, both ends are written to, the application is asked directly,
-the chain of the evidence is computed anew. Only then is it held against what the pipeline says about itself.
+Content is compared here value by value with sqlite3 and psycopg, both ends are written to, the application is asked, the
+chain of the evidence is computed anew. Only then is it held against what the pipeline says about itself.
 """
 
 from __future__ import annotations
@@ -84,7 +84,9 @@ class Verdict:
             self.problems.append(problem)
 
 
-def judge(site: FaultSite, before: Before, runs: Mapping[str, str], *, marked: Collection[str] = (), notices: bool = True) -> Verdict:
+def judge(
+    site: FaultSite, before: Before, runs: Mapping[str, str], *, marked: Collection[str] = (), notices: bool = True
+) -> Verdict:
     """Look at everything from outside.
 
     Args:
@@ -118,7 +120,7 @@ def _health(site: FaultSite) -> dict[str, Any]:
     return found
 
 
-# ---- live on PostgreSQL ----------------------------------------------------------------------------------------------------
+# ---- live on PostgreSQL ----------------------------------------------------------------------------------------------
 
 
 def _live(site: FaultSite, verdict: Verdict) -> None:
@@ -168,7 +170,8 @@ def differences_in_target(connection: psycopg.Connection, saved: Mapping[str, Ta
 
 def _target_columns(connection: psycopg.Connection, table: str) -> dict[str, str]:
     query = """SELECT attname, format_type(atttypid, atttypmod) FROM pg_attribute
-               WHERE attrelid = to_regclass(quote_ident('public') || '.' || quote_ident(%s)) AND attnum > 0 AND NOT attisdropped"""
+               WHERE attrelid = to_regclass(quote_ident('public') || '.' || quote_ident(%s)) AND attnum > 0
+                 AND NOT attisdropped"""
     return dict(connection.execute(query, [table]).fetchall())
 
 
@@ -236,7 +239,7 @@ def _unproven(connection: psycopg.Connection, folder: Path) -> list[str]:
     ]
 
 
-# ---- on SQLite -------------------------------------------------------------------------------------------------------------
+# ---- on SQLite -------------------------------------------------------------------------------------------------------
 
 
 def _kind_of_sqlite(site: FaultSite, before: Before) -> State:
@@ -271,9 +274,11 @@ def _on_sqlite(site: FaultSite, verdict: Verdict) -> None:
     now = rows_of(source, in_use=True)
     if verdict.state is State.RESTORED:
         seen = _seen_before_start(site) or {}
-        backups = {path: sha256(path) for folder in ("backups", "second_copy") for path in (site.folder / folder).rglob("*.bak")}
+        backups = {
+            path: sha256(path) for folder in ("backups", "second_copy") for path in (site.folder / folder).rglob("*.bak")
+        }
         whole = [path for path, digest in backups.items() if digest == seen.get("sha256")]
-        verdict.require(bool(whole), f"before the services started the file was {seen.get('sha256')}, no copy of the backup is")
+        verdict.require(bool(whole), f"when the services started the file, {seen.get('sha256')}, was no copy of the backup")
         verdict.require(seen.get("beside") == [], f"side files lay beside it: {seen.get('beside')}")
         for backup in whole[:1]:
             verdict.problems += different(rows_of(backup), now, "the source since it was restored")
@@ -294,7 +299,9 @@ def sqlite_refuses(database: Path) -> bool:
     """Whether SQLite takes no row and no table; what was tried is rolled back."""
     refused = 0
     for statement in ("UPDATE users SET language = language", "CREATE TABLE judge (x)"):
-        with contextlib.closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=10, isolation_level=None)) as it:
+        with contextlib.closing(
+            sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=10, isolation_level=None)
+        ) as it:
             try:
                 it.execute("BEGIN IMMEDIATE")
                 it.execute(statement)
@@ -335,14 +342,16 @@ def _header_version(database: Path) -> int:
 def _pings(site: FaultSite) -> bool:
     """A row written through the application's own door."""
     try:
-        device = httpx.get(f"{site.ward_ops.url}/api/v1/devices?limit=1", timeout=10, trust_env=False).json()["items"][0]["id"]
+        device = httpx.get(f"{site.ward_ops.url}/api/v1/devices?limit=1", timeout=10, trust_env=False).json()["items"][0][
+            "id"
+        ]
         answer = httpx.post(f"{site.ward_ops.url}/api/v1/devices/{device}/ping", timeout=15, trust_env=False)
     except (httpx.HTTPError, ValueError, LookupError):
         return False
     return answer.status_code == 200
 
 
-# ---- content of SQLite -----------------------------------------------------------------------------------------------------
+# ---- content of SQLite -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -360,7 +369,9 @@ def rows_of(database: Path, *, in_use: bool = False) -> dict[str, Table]:
     uri = f"file:{database}?{'mode=ro' if in_use else 'immutable=1'}"
     with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=15)) as connection:
         connection.execute("BEGIN")
-        names = connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'").fetchall()
+        names = connection.execute(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'"
+        ).fetchall()
         for (name,) in names:
             info = connection.execute(f'PRAGMA table_info("{name}")').fetchall()
             columns = tuple(row[1] for row in info)
@@ -377,7 +388,8 @@ def different(expected: Mapping[str, Table], found: Mapping[str, Table], what: s
     for name in sorted(set(expected) & set(found)):
         table = expected[name]
         problems += [
-            f"{what}: {text}" for text in _compare(name, table.columns, table.rows, found[name].rows, exact=exact, reference=False)
+            f"{what}: {text}"
+            for text in _compare(name, table.columns, table.rows, found[name].rows, exact=exact, reference=False)
         ]
     return problems
 
@@ -402,13 +414,15 @@ def _compare(
         if other is not None and any(
             one != two for index, (one, two) in enumerate(zip(row, other, strict=True)) if index != skip
         ):
-            column = next(columns[i] for i, (one, two) in enumerate(zip(row, other, strict=True)) if one != two and i != skip)
+            column = next(
+                columns[i] for i, (one, two) in enumerate(zip(row, other, strict=True)) if one != two and i != skip
+            )
             problems.append(f"{name} {key}: {column} differs")
             break
     return problems
 
 
-# ---- what the pipeline says ------------------------------------------------------------------------------------------------
+# ---- what the pipeline says ------------------------------------------------------------------------------------------
 
 
 def _told(site: FaultSite, verdict: Verdict, runs: Mapping[str, str], marked: Collection[str], notices: bool) -> None:
@@ -431,9 +445,7 @@ def _told(site: FaultSite, verdict: Verdict, runs: Mapping[str, str], marked: Co
         if dag == CUTOVER:
             verdict.require("live" in ended, f"{run} is green and was never live")
         elif dag == ROLLBACK:
-            verdict.require(
-                verdict.state in (State.RESTORED, State.RELEASED), f"{run} is green and nothing was rolled back"
-            )
+            verdict.require(verdict.state in (State.RESTORED, State.RELEASED), f"{run} is green and nothing was rolled back")
     if verdict.state is State.LIVE:
         good = [run for run, state in runs.items() if state == "success" or run in marked]
         verdict.require(bool(good), "live, and no run is green")
@@ -472,7 +484,8 @@ def all_events(site: FaultSite, verdict: Verdict | None = None) -> dict[Path, li
 
 def chained(content: bytes) -> tuple[list[dict[str, Any]], str]:
     """The events of a file, and what is wrong with their chain; a torn last line is what a kill leaves."""
-    previous, events = "0" * 64, []
+    previous = "0" * 64
+    events: list[dict[str, Any]] = []
     for number, line in enumerate(content.split(b"\n")[:-1]):
         try:
             event = json.loads(line)

@@ -21,7 +21,10 @@ def try_cell(site: FaultSite, cell: Cell) -> list[Result]:
             single = list(cell.act(trial) or [])
             result = trial.result(cell.expects)
         except Exception as error:  # noqa: BLE001  # a cell that cannot be driven to its end was not survived
-            single, result = [], Result(False, "not judged", None, [f"{type(error).__name__}: {error}", traceback.format_exc()])
+            single, result = (
+                [],
+                Result(False, "not judged", None, [f"{type(error).__name__}: {error}", traceback.format_exc()]),
+            )
         finally:
             site.keep(cell.name)
     if not single:

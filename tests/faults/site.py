@@ -179,7 +179,7 @@ class FaultSite(LocalSite):
         shutil.copytree(self.plans, self.pristine / "plans")
         self.start_services()
 
-    # ---- the way back ----------------------------------------------------------------------------------------------------
+    # ---- the way back ------------------------------------------------------------------------------------------------
 
     def reset(self, cell: str) -> None:
         """Bring everything back to how it was after the start; nothing of the cell before is left at work.
@@ -244,7 +244,9 @@ class FaultSite(LocalSite):
             answer = httpx.get(f"{self.stack.url}/api/v2/monitor/health", timeout=5, trust_env=False).json()
         except (httpx.HTTPError, ValueError):
             return False
-        return all(answer.get(part, {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor"))
+        return all(
+            answer.get(part, {}).get("status") == "healthy" for part in ("metadatabase", "scheduler", "dag_processor")
+        )
 
     def _end_tasks(self) -> None:
         """Wait for steps in flight; kill those that do not end, and workers that a dead scheduler left behind."""
@@ -300,8 +302,8 @@ class FaultSite(LocalSite):
             path.unlink()
         shutil.copy2(self.pristine / "ward_ops.db", self.ward_ops.database)
         shutil.copy2(self.pristine / ".env", self.ward_ops.dotenv)
-        for folder in (self.evidence / PLAN, self.folder / "backups", self.folder / "second_copy", self.received):
-            shutil.rmtree(folder, ignore_errors=True)
+        for place in (self.evidence / PLAN, self.folder / "backups", self.folder / "second_copy", self.received):
+            shutil.rmtree(place, ignore_errors=True)
         self.received.mkdir()
         (self.points / "seen.jsonl").unlink(missing_ok=True)
         for folder in ("fired", "release"):
@@ -310,7 +312,7 @@ class FaultSite(LocalSite):
         for path in (self.pristine / "plans").iterdir():
             shutil.copy2(path, self.plans / path.name)
 
-    # ---- parts ------------------------------------------------------------------------------------------------------------
+    # ---- parts -------------------------------------------------------------------------------------------------------
 
     def stop_services(self) -> None:
         """Stop the application's services; supervisord stays."""

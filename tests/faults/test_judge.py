@@ -17,7 +17,7 @@ from include.cutover.embedded import Cluster
 from include.cutover.evidence import Evidence
 from tests.faults import cells as _  # noqa: F401
 from tests.faults import record
-from tests.faults.judge import chained, different, differences_in_target, rows_of, sqlite_refuses
+from tests.faults.judge import chained, differences_in_target, different, rows_of, sqlite_refuses
 from tests.faults.matrix import CELLS, FAULTS
 from tests.faults.trial import Result
 from tests.loaded import ward_ops
@@ -77,7 +77,10 @@ def test_a_difference_in_the_target_is_found(cluster: Cluster, tmp_path: Path) -
             ('UPDATE ping_results SET "timestamp" = "timestamp" + interval \'1 microsecond\' WHERE id = 7', "ping_results"),
             ("UPDATE georgian_cities SET latitude = latitude + 0.000001 WHERE id = 7", "georgian_cities"),
             ("DELETE FROM branches WHERE id = (SELECT min(id::text)::uuid FROM branches)", "branches"),
-            ("UPDATE standalone_devices SET tags = '[]' WHERE id = (SELECT min(id::text)::uuid FROM standalone_devices)", "tags"),
+            (
+                "UPDATE standalone_devices SET tags = '[]' WHERE id = (SELECT min(id::text)::uuid FROM standalone_devices)",
+                "tags",
+            ),
         ):
             with connection.transaction(force_rollback=True):
                 connection.execute("SET session_replication_role = replica")

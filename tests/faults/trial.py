@@ -73,7 +73,7 @@ class Trial:
         """Do it when the cell is over, however it ended."""
         self._after.callback(action)
 
-    # ---- fault points -----------------------------------------------------------------------------------------------------
+    # ---- fault points ------------------------------------------------------------------------------------------------
 
     def rule(self, step: str, at: str, do: str, **more: Any) -> str:
         """Let something happen in the processes of a step; returns the rule's id. See ``hooks/sitecustomize.py``."""
@@ -98,7 +98,9 @@ class Trial:
 
     def held(self, rule: str, seconds: float = SECONDS) -> dict[str, Any]:
         """Wait until a process is held by the rule; returns its pid, its parent's and the time."""
-        found: dict[str, Any] = until(lambda: self.fired(rule), seconds, f"a process is held at {self._rules[int(rule[1:])]}")
+        found: dict[str, Any] = until(
+            lambda: self.fired(rule), seconds, f"a process is held at {self._rules[int(rule[1:])]}"
+        )
         return found
 
     def release(self, rule: str) -> None:
@@ -113,7 +115,7 @@ class Trial:
         """Now it is broken: from here the time to recover counts."""
         self._faulted = self._faulted or time.time()
 
-    # ---- what people do -----------------------------------------------------------------------------------------------------
+    # ---- what people do ----------------------------------------------------------------------------------------------
 
     def cutover(self, approve: str = "auto", client: Client | None = None) -> str:
         """Trigger a cutover; returns its run id."""
@@ -184,7 +186,12 @@ class Trial:
 
     def clear(self, run_id: str, tasks: Sequence[str] | None = None, *, downstream: bool = True) -> None:
         """Clear tasks of a run, or the whole run, as a person does in the interface."""
-        body: dict[str, Any] = {"dry_run": False, "dag_run_id": run_id, "only_failed": False, "include_downstream": downstream}
+        body: dict[str, Any] = {
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "only_failed": False,
+            "include_downstream": downstream,
+        }
         if tasks is not None:
             body["task_ids"] = list(tasks)
         self.lead._call("POST", f"/api/v2/dags/{self._dag(run_id)}/clearTaskInstances", body)
@@ -216,7 +223,7 @@ class Trial:
         with psycopg.connect(self.site.administrator()) as connection:
             yield connection
 
-    # ---- the end ------------------------------------------------------------------------------------------------------------
+    # ---- the end -----------------------------------------------------------------------------------------------------
 
     def verdict(self) -> Verdict:
         """Look at everything from outside."""

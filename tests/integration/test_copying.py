@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import apsw
 import psycopg
@@ -836,7 +836,9 @@ def test_an_earlier_try_that_stands_still_is_ended(pings: Bench) -> None:
 
 
 @pytest.mark.parametrize("how", ["cut", "silent"])
-def test_a_connection_that_breaks_or_falls_silent_is_given_up_and_the_copy_goes_on_later(pings: Bench, how: str) -> None:
+def test_a_connection_that_breaks_or_falls_silent_is_given_up_and_the_copy_goes_on_later(
+    pings: Bench, how: Literal["cut", "silent"]
+) -> None:
     with through_proxy(pings.conninfo, after=400_000, how=how) as conninfo:
         with pytest.raises(Unreachable) as caught:
             pings.copy(conninfo=conninfo, chunk_rows=4_000, stall_seconds=1.5)

@@ -18,7 +18,7 @@ from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import FaultSite
 from tests.faults.trial import Trial
 
-# ---- 5: disks --------------------------------------------------------------------------------------------------------------
+# ---- 5: disks --------------------------------------------------------------------------------------------------------
 
 
 def disk(trial: Trial, place: Path, megabytes: int) -> None:
@@ -129,7 +129,7 @@ def _(trial: Trial) -> None:
         trial.wait(trial.rollback())
 
 
-# ---- 6: others at the SQLite file ------------------------------------------------------------------------------------------
+# ---- 6: others at the SQLite file ------------------------------------------------------------------------------------
 
 
 @cell(6, "rogue-writes-all-the-time", "a process writes whenever it can", "from before the run to its end", LIVE, RELEASED)
@@ -221,14 +221,16 @@ def _(trial: Trial) -> None:
     trial.require(not inject.late_write(trial.site.ward_ops.database, through_the_fence=False), "it got through the fence")
 
 
-# ---- 7: the backup ---------------------------------------------------------------------------------------------------------
+# ---- 7: the backup ---------------------------------------------------------------------------------------------------
 
 
 def damage_backup(how: str, copies: str) -> None:
     """The backup is damaged after it was taken and before it is restored."""
 
-    @cell(7, f"backup-{how}-{copies}", {"flip": "one bit flipped", "truncate": "truncated"}[how],
-          f"before restore_source, {copies} copy" if copies == "first" else "before restore_source, both copies", RESTORED)  # fmt: skip
+    words = {"flip": "one bit flipped", "truncate": "truncated"}[how]
+    which = "first copy" if copies == "first" else "both copies"
+
+    @cell(7, f"backup-{how}-{copies}", words, f"before restore_source, {which}", RESTORED)
     def _(trial: Trial) -> None:
         run_id = trial.cutover()
         trial.wait(run_id)
@@ -271,29 +273,39 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
 
 
-# ---- 18: wrong content -----------------------------------------------------------------------------------------------------
+# ---- 18: wrong content -----------------------------------------------------------------------------------------------
 
+DOUBLED = (
+    "device_ip, device_name, packets_sent, packets_received, packet_loss_percent, min_rtt_ms, avg_rtt_ms, max_rtt_ms,"
+    ' is_reachable, "timestamp"'
+)
 CORRUPTIONS = {
-    "one-bit": ("one bit", "users", "1", "UPDATE users SET email = chr(ascii(email) # 1) || substr(email, 2) WHERE id = 1"),
+    "one-bit": (
+        *("one bit", "users", "1"),
+        "UPDATE users SET email = chr(ascii(email) # 1) || substr(email, 2) WHERE id = 1",
+    ),
     "swapped": (
-        "the values of two rows swapped", "ping_results", "20", "UPDATE ping_results AS one SET device_ip = two.device_ip,"
-        " device_name = two.device_name FROM ping_results AS two WHERE (one.id, two.id) IN ((20, 21), (21, 20))",
+        *("the values of two rows swapped", "ping_results", "20"),
+        "UPDATE ping_results AS one SET device_ip = two.device_ip, device_name = two.device_name"
+        " FROM ping_results AS two WHERE (one.id, two.id) IN ((20, 21), (21, 20))",
     ),
     "last-digit": (
-        "a number's last digit", "georgian_cities", "7", "UPDATE georgian_cities SET latitude = latitude + 0.000001 WHERE id = 7",
+        *("a number's last digit", "georgian_cities", "7"),
+        "UPDATE georgian_cities SET latitude = latitude + 0.000001 WHERE id = 7",
     ),
     "hour": (
-        "a time shifted by an hour", "ping_results", "777",
+        *("a time shifted by an hour", "ping_results", "777"),
         'UPDATE ping_results SET "timestamp" = "timestamp" + interval \'1 hour\' WHERE id = 777',
     ),
     "lost-and-doubled": (
-        "a row lost and another doubled", "ping_results", "900", "UPDATE ping_results AS one SET (device_ip, device_name,"
-        ' packets_sent, packets_received, packet_loss_percent, min_rtt_ms, avg_rtt_ms, max_rtt_ms, is_reachable, "timestamp")'
-        " = (SELECT device_ip, device_name, packets_sent, packets_received, packet_loss_percent, min_rtt_ms, avg_rtt_ms,"
-        ' max_rtt_ms, is_reachable, "timestamp" FROM ping_results WHERE id = 950) WHERE id = 900',
+        *("a row lost and another doubled", "ping_results", "900"),
+        f"UPDATE ping_results SET ({DOUBLED}) = (SELECT {DOUBLED} FROM ping_results WHERE id = 950) WHERE id = 900",
     ),
-    "sequence": ("a sequence set back", "ping_results", "", "SELECT setval(pg_get_serial_sequence('ping_results', 'id'), 5)"),
-}  # fmt: skip
+    "sequence": (
+        *("a sequence set back", "ping_results", ""),
+        "SELECT setval(pg_get_serial_sequence('ping_results', 'id'), 5)",
+    ),
+}
 
 
 def corrupt(name: str) -> None:

@@ -1,4 +1,4 @@
-"""What people do, and the pipeline beside itself: two triggers, two schedulers, cleared tasks, answers, states set by hand."""
+"""What people do, and the pipeline beside itself: two triggers, two schedulers, cleared tasks, answers, set states."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.faults.matrix import LIVE, RESTORED, UNTOUCHED, cell
 from tests.faults.site import CUTOVER
 from tests.faults.trial import Trial
 
-# ---- 8: twice --------------------------------------------------------------------------------------------------------------
+# ---- 8: twice --------------------------------------------------------------------------------------------------------
 
 
 @cell(8, "triggered-twice", "the cutover is triggered a second time while the first runs", "copy", LIVE)
@@ -75,13 +75,19 @@ def _(trial: Trial) -> None:
     trial.wait(trial.cutover(), 240)
 
 
-# ---- 10: cleared -----------------------------------------------------------------------------------------------------------
+# ---- 10: cleared -----------------------------------------------------------------------------------------------------
 
 
 def clear_after(state: str) -> None:
     """Somebody clears the whole run after it has ended, and single tasks of it."""
 
-    @cell(10, f"clear-run-{state}", "the whole run is cleared", f"after it ended {state}", LIVE if state == "live" else RESTORED)
+    @cell(
+        10,
+        f"clear-run-{state}",
+        "the whole run is cleared",
+        f"after it ended {state}",
+        LIVE if state == "live" else RESTORED,
+    )
     def _(trial: Trial) -> None:
         run_id = trial.cutover()
         trial.wait(run_id)
@@ -112,7 +118,13 @@ clear_after("live")
 clear_after("rolled back")
 
 
-@cell(10, "clear-rollback", "the whole rollback is cleared after the application has written again", "after a rollback", RESTORED)
+@cell(
+    10,
+    "clear-rollback",
+    "the whole rollback is cleared after the application has written again",
+    "after a rollback",
+    RESTORED,
+)
 def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
     back = trial.rollback()
@@ -163,7 +175,7 @@ def _(trial: Trial) -> None:
         trial.wait(trial.rollback(run_id))
 
 
-# ---- 12: answers -----------------------------------------------------------------------------------------------------------
+# ---- 12: answers -----------------------------------------------------------------------------------------------------
 
 
 @cell(12, "nobody-answers-go-no-go", "nobody answers", "go_no_go", UNTOUCHED)
@@ -210,7 +222,7 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
 
 
-# ---- 19: states set by hand ------------------------------------------------------------------------------------------------
+# ---- 19: states set by hand ------------------------------------------------------------------------------------------
 
 
 @cell(19, "paused", "the DAG is paused for ten seconds", "copy", LIVE)
@@ -293,7 +305,9 @@ mark_gate("approve")
 def mark_step(step: str, task: str) -> None:
     """Somebody marks a task as success while it runs."""
 
-    @cell(19, f"task-marked-success-{step.partition('.')[0]}", "the task is marked success while it runs", task, LIVE, RESTORED)
+    @cell(
+        19, f"task-marked-success-{step.partition('.')[0]}", "the task is marked success while it runs", task, LIVE, RESTORED
+    )
     def _(trial: Trial) -> None:
         rule = trial.hold(step, "middle")
         run_id = trial.cutover()

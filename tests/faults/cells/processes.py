@@ -45,7 +45,7 @@ def copies() -> list[str]:
     return found
 
 
-# ---- 1 and 14: every task killed once, in one run --------------------------------------------------------------------------
+# ---- 1 and 14: every task killed once, in one run --------------------------------------------------------------------
 
 
 def killed_once(trial: Trial, steps: Iterable[str], at: str) -> Callable[[], list[Result]]:
@@ -138,7 +138,7 @@ for _at in ("begin", "end"):
     kill_automatic_way_back(_at)
 
 
-# ---- 2: Airflow's own processes --------------------------------------------------------------------------------------------
+# ---- 2: Airflow's own processes --------------------------------------------------------------------------------------
 
 
 def kill_scheduler(trial: Trial, facts: dict[str, int]) -> None:
@@ -189,7 +189,7 @@ for _part in PARTS:
         kill_part(_part, _during)
 
 
-# ---- 3: the target ---------------------------------------------------------------------------------------------------------
+# ---- 3: the target ---------------------------------------------------------------------------------------------------
 
 
 def kill_target(site: FaultSite) -> None:
@@ -275,7 +275,7 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
 
 
-# ---- 4: the network --------------------------------------------------------------------------------------------------------
+# ---- 4: the network --------------------------------------------------------------------------------------------------
 
 
 def break_connection(how: str, where: str) -> None:
@@ -301,7 +301,7 @@ for _how in ("cut", "slow", "silent"):
         break_connection(_how, _where)
 
 
-# ---- 9: a zombie -----------------------------------------------------------------------------------------------------------
+# ---- 9: a zombie -----------------------------------------------------------------------------------------------------
 
 
 @cell(9, "zombie-copy", "declared dead, it goes on writing while its retry runs", "copy", LIVE)
@@ -323,14 +323,22 @@ def _(trial: Trial) -> None:
 
 def attempts(trial: Trial, run_id: str, task: str) -> int:
     """How often Airflow has started a task of the copy."""
-    found = [item for item in trial.lead.tasks("cutover_ward_ops", run_id) if item.task_id == f"copy.{task.partition('.')[2]}"]
+    found = [
+        item for item in trial.lead.tasks("cutover_ward_ops", run_id) if item.task_id == f"copy.{task.partition('.')[2]}"
+    ]
     return max((item.try_number for item in found if item.state == "running"), default=0)
 
 
-# ---- 14 and 15: the way back -----------------------------------------------------------------------------------------------
+# ---- 14 and 15: the way back -----------------------------------------------------------------------------------------
 
 
-@cell(14, "restore-fails", "the file is held open, so the restore refuses; the lead clears it later", "restore_source", RESTORED)
+@cell(
+    14,
+    "restore-fails",
+    "the file is held open, so the restore refuses; the lead clears it later",
+    "restore_source",
+    RESTORED,
+)
 def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
     rule = trial.hold("rollback.restore_source", "begin")
@@ -346,7 +354,9 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
 
 
-@cell(15, "target-gone-before-rollback", "PostgreSQL is down when rollback starts", "manual rollback of a live run", RESTORED)
+@cell(
+    15, "target-gone-before-rollback", "PostgreSQL is down when rollback starts", "manual rollback of a live run", RESTORED
+)
 def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
     trial.site.target.stop(signal.SIGQUIT)

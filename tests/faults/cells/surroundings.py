@@ -1,4 +1,4 @@
-"""What stands around: mail and Slack, the application's services, clocks, and the files that the pipeline itself consists of."""
+"""What stands around: mail and Slack, the application's services, clocks, and the pipeline's own files."""
 
 from __future__ import annotations
 
@@ -7,15 +7,17 @@ import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from examples.receivers import read_mail, read_slack
 from tests.faults.cells.processes import AFTER_COPY
+from tests.faults.judge import State
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import PLAN, until
 from tests.faults.trial import Trial
 
-# ---- 11: notices -----------------------------------------------------------------------------------------------------------
+# ---- 11: notices -----------------------------------------------------------------------------------------------------
 
 
 def break_channels(how: str) -> None:
@@ -58,10 +60,18 @@ def _(trial: Trial) -> None:
     trial.require(bool(failed), "the evidence does not say that nobody was told")
 
 
-# ---- 13: services ----------------------------------------------------------------------------------------------------------
+# ---- 13: services ----------------------------------------------------------------------------------------------------
 
 
-@cell(13, "supervisord-hangs", "services cannot be stopped: their supervisor hangs for a while", "stop_services", RELEASED, UNTOUCHED, LIVE)
+@cell(
+    13,
+    "supervisord-hangs",
+    "services cannot be stopped: their supervisor hangs for a while",
+    "stop_services",
+    RELEASED,
+    UNTOUCHED,
+    LIVE,
+)
 def _(trial: Trial) -> None:
     pid = int((trial.site.ward_ops.root / "supervisord.pid").read_text())
     rule = trial.hold("stop_services", "begin")
@@ -157,7 +167,9 @@ for _how in ("red", "hang", "lie"):
     bad_health(_how)
 
 
-@cell(13, "health-red-rollback", "health is red; the lead clears the check when it is well", "rollback.check_health", RESTORED)
+@cell(
+    13, "health-red-rollback", "health is red; the lead clears the check when it is well", "rollback.check_health", RESTORED
+)
 def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
     rule = trial.hold("rollback.check_health", "begin")
@@ -172,7 +184,7 @@ def _(trial: Trial) -> None:
     trial.wait(back)
 
 
-# ---- 16: clocks ------------------------------------------------------------------------------------------------------------
+# ---- 16: clocks ------------------------------------------------------------------------------------------------------
 
 
 @cell(16, "time-zones", "server at St. John's, session in Kathmandu, workers in Tokyo", "from the start", LIVE)
@@ -205,19 +217,22 @@ jump("ahead", 7200.0)
 jump("behind", -7200.0)
 
 
-# ---- 17 and 20: the pipeline's own files -----------------------------------------------------------------------------------
+# ---- 17 and 20: the pipeline's own files -----------------------------------------------------------------------------
 
 
-def in_flight(row: int, name: str, fault: str, *expects: object) -> object:
+Change = Callable[[Trial], None]
+
+
+def in_flight(row: int, name: str, fault: str, *expects: State) -> Callable[[Change], Change]:
     """A file changes while the copy is in its middle, and stays so until the run has ended or the lead has rolled back."""
 
-    def enter(change: object) -> object:
-        @cell(row, name, fault, "copy", *expects)  # type: ignore[arg-type]
+    def enter(change: Change) -> Change:
+        @cell(row, name, fault, "copy", *expects)
         def _(trial: Trial) -> None:
             rule = trial.hold("copy.ping_results.0", "middle")
             run_id = trial.cutover()
             trial.held(rule)
-            change(trial)  # type: ignore[operator]
+            change(trial)
             trial.fault()
             trial.release(rule)
             trial.wait(run_id, 240)
@@ -260,7 +275,13 @@ def _(trial: Trial) -> None:
     edit(trial, trial.site.plans / f"{PLAN}.yaml", "name: ward_ops\ntables: [\n")
 
 
-@cell(20, "dag-file-broken", "the cutover's DAG file does not parse, so the run stands still; the lead rolls back", "copy", RESTORED)
+@cell(
+    20,
+    "dag-file-broken",
+    "the cutover's DAG file does not parse, so the run stands still; the lead rolls back",
+    "copy",
+    RESTORED,
+)
 def _(trial: Trial) -> None:
     rule = trial.hold("copy.ping_results.0", "middle")
     run_id = trial.cutover()
