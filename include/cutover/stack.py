@@ -37,8 +37,10 @@ log = logging.getLogger(__name__)
 USERS: Mapping[str, str] = {"lead": "op", "observer": "viewer", "communicator": "viewer"}
 """User names and their roles: an ``op`` starts, answers and clears, a ``viewer`` only looks."""
 
-# The figures are seconds. A window has no five minutes for Airflow to notice that a process died: a task is declared dead
-# after 30 s without a heartbeat (they come every 5 s), a scheduler after 15 s, and both are looked for as often.
+# The figures are seconds. Airflow's own five minutes until it notices that a process died are too long for a window. A task
+# is declared dead after 30 s without a heartbeat (they come every second): no sooner, because nobody's heartbeats arrive
+# while the API server is started again, which takes 15 s, and each task declared dead then runs beside its retry until one of
+# them finds the step claimed. A scheduler is dead after 15 s, three of its heartbeats; what it left is looked for as often.
 _SETTINGS: Mapping[str, str] = {
     "CORE__LOAD_EXAMPLES": "false",
     "CORE__EXECUTOR": "LocalExecutor",
