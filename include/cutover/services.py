@@ -130,6 +130,7 @@ class _Told:
         self.controller, self._runner = _controller(service, remote)
         self._seconds = service.stop_seconds if order == "stop" else service.start_seconds
         self._begun = time.monotonic()
+        self._deadline = self._begun + self._seconds
         self._steady_since: float | None = None
         self._start = ""
         self.was = self.controller.state()
@@ -137,18 +138,19 @@ class _Told:
         self.result: ServiceResult | None = self._result(self.was) if self.already else None
 
     def tell(self) -> None:
-        """Give the order."""
+        """Give the order; what it may take is what is left of the time."""
+        left = max(self._deadline - time.monotonic(), _PAUSE)
         try:
             if self.order == "stop":
-                self.controller.stop(self._seconds)
+                self.controller.stop(left)
             else:
-                self.controller.start(self._seconds)
+                self.controller.start(left)
         except Disobeyed as disobeyed:
             raise self._failure(str(disobeyed)) from None
 
     def look(self) -> None:
         """Set ``result`` when it has obeyed; raise when it did not in time, or never will."""
-        late = time.monotonic() >= self._begun + self._seconds
+        late = time.monotonic() >= self._deadline
         state = self.controller.state()
         if self._obeyed(state):
             if self._steady(state):

@@ -41,7 +41,8 @@ _AFTERWARDS_SECONDS = 0.5
 _PAUSE = 0.01
 _NOT_RUN = (125, 126, 127)  # timeout's own failure, a program that is none, no such program
 
-logging.getLogger("paramiko").setLevel(logging.WARNING)
+# What its threads log as errors, with tracebacks, comes as an exception too.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,3 +178,12 @@ def test_a_configuration_is_a_file_or_a_store() -> None:
 def test_a_store_that_cannot_be_meant_is_a_fault(changes: dict[str, Any], fault: str) -> None:
     found = faults_of(changed(configuration={**STORE, **changes}))
     assert any(item.startswith("configuration") and fault in item for item in found), found
+
+
+def test_every_example_of_the_documentation_is_a_plan_s() -> None:
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "services.md").read_text(encoding="utf-8"), re.DOTALL)
+    kinds = set()
+    for block in blocks:
+        plan = parse_plan(changed(**yaml.safe_load(block)), "services.md", {})
+        kinds |= {service.control.kind for service in plan.services}
+    assert kinds == set(CONTROLS) and len(blocks) > 8
