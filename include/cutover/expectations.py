@@ -116,7 +116,7 @@ def run_stage(
             told = {}
             for place, requirement in enumerate(asset.requirements):
                 result = evaluated.get(_identity(number, place))
-                check = _check(requirement, result, _where(schema, asset, requirement))
+                check = _check(requirement, result, f"{schema}.{asset.table}" if asset.table else asset.name)
                 told[_identity(number, place)] = {**check.as_dict(), "origin": requirement.origin}
                 checks.append(check)
                 results.append((result.result or {}) if result is not None else {})
@@ -364,10 +364,6 @@ def _evaluate(gx: _Package, context: Any, stage: str, definitions: Sequence[Any]
         for validation in checkpoint.run(run_id=run).run_results.values()
         for result in validation.results
     }
-
-
-def _where(schema: str, asset: Asset, requirement: Requirement) -> str:
-    return requirement.where or (f"{schema}.{asset.table}" if asset.table else asset.name)
 
 
 def _check(requirement: Requirement, result: Any, where: str) -> Check:

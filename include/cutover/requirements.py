@@ -37,7 +37,6 @@ class Requirement:
         found: Puts a result into words; never with the content of a column that is no key.
         do: What to do when it does not hold.
         otherwise: The outcome when it does not hold.
-        where: What the check is about, when that is not the asset.
         elsewhere: Whether it was found out elsewhere, so that the asset need not be there.
     """
 
@@ -49,7 +48,6 @@ class Requirement:
     found: Callable[[Result], str]
     do: str
     otherwise: Outcome = "failed"
-    where: str = ""
     elsewhere: bool = False
 
 

@@ -24,7 +24,7 @@ COUNT_COLUMN = "rows found"
 """Column with the number of all that a query found, of which it gives the first ``SHOWN_KEYS`` only."""
 
 NULLS_COLUMN = "NULL in"
-TIMES_COLUMN = "times"
+TIMES_COLUMN = "rows with it"
 
 _SHOWN = 200  # characters of a value
 _ARGUMENTS = 90  # PostgreSQL takes 100 for one function
@@ -134,7 +134,7 @@ def _together(table: str, planned: _Reading | None, found: _Reading) -> TableRul
         primary_key=tuple((planned.primary_key if planned else ()) or found.primary_key),
         not_null=Stated(tuple(column for column, _ in columns), " ".join(told)) if columns else None,
         unique=tuple(
-            Stated(index, f"The rule is the {key_kind(index)} {index.name} {where}.")
+            Stated(index, f"The rule is the {'primary' if index.primary else 'unique'} key {index.name} {where}.")
             for index, where in stated(lambda reading: reading.unique, _same_rows)
         ),
         foreign_keys=tuple(
@@ -152,16 +152,6 @@ def _same_rows(index: Index) -> Hashable:
 
 def _same_reference(key: ForeignKey) -> Hashable:
     return key.columns, key.referenced_table, key.referenced_columns
-
-
-# --- in words -------------------------------------------------------------------------------------------------------------
-
-
-def key_kind(index: Index) -> str:
-    """``primary key``, ``unique key``, ``unique index on part of the rows``."""
-    if index.primary:
-        return "primary key"
-    return "unique key" if index.predicate is None else f"unique key of the rows where {index.predicate}"
 
 
 def key_text(index: Index) -> str:
@@ -205,20 +195,28 @@ def doubled_keys(schema: str, index: Index, secret: Collection[str] = ()) -> sql
     A key with a NULL in it is like no other, as PostgreSQL has it, but for NULLS NOT DISTINCT; and a primary key has none.
     """
     parts = [_part(part) for part in index.parts]
+    keys = [sql.Identifier("doubled", f"key_{number}") for number in range(len(parts))]
     conditions = [sql.SQL("({})").format(sql.SQL(index.predicate))] if index.predicate else []  # PostgreSQL's own words
     if not index.nulls_equal and not index.primary:
         conditions += [sql.SQL("{} IS NOT NULL").format(part) for part in parts]
-    return sql.SQL("SELECT {} FROM {} {} GROUP BY {} HAVING count(*) > 1 {} LIMIT {}").format(
-        sql.SQL(", ").join([
-            *(_shown(part, given.column or given.definition, _is_secret(given, secret))
-              for part, given in zip(parts, index.parts, strict=True)),
-            sql.SQL("count(*) AS {}").format(sql.Identifier(TIMES_COLUMN)),
-            _COUNT,
-        ]),
+    # Ordered by the key itself, which an index can give in order, and not by the text that is shown of it.
+    doubled = sql.SQL("SELECT {}, count(*) AS times FROM {} {} GROUP BY {} HAVING count(*) > 1").format(
+        sql.SQL(", ").join(
+            sql.SQL("{} AS {}").format(part, sql.Identifier(f"key_{number}")) for number, part in enumerate(parts)
+        ),
         sql.Identifier(schema, index.table),
         sql.SQL("WHERE {}").format(sql.SQL(" AND ").join(conditions)) if conditions else sql.SQL(""),
         sql.SQL(", ").join(parts),
-        _ordered(parts),
+    )
+    return sql.SQL("SELECT {} FROM ({}) AS doubled {} LIMIT {}").format(
+        sql.SQL(", ").join([
+            *(_shown(key, part.column or part.definition, _is_secret(part, secret))
+              for key, part in zip(keys, index.parts, strict=True)),
+            sql.SQL("doubled.times AS {}").format(sql.Identifier(TIMES_COLUMN)),
+            _COUNT,
+        ]),
+        doubled,
+        _ordered(keys),
         sql.Literal(SHOWN_KEYS),
     )  # fmt: skip
 
