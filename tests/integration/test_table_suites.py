@@ -267,6 +267,13 @@ def test_a_planted_fault_is_named(spoilt: StageResult, name: str, words: str) ->
     assert words in found(spoilt, name)
 
 
+def test_the_summary_counts_and_names_without_the_keys(spoilt: StageResult) -> None:
+    assert spoilt.summary.startswith(
+        f"{len(bad(spoilt))} of {len(spoilt.checks)} checks did not pass: every row of branches"
+    )
+    assert "no row of branches has a NULL where there must be a value: 1 row with a NULL; " in spoilt.summary
+
+
 def test_a_planted_fault_is_named_in_a_quoted_table_of_another_script(spoilt: StageResult) -> None:
     wrong = [check for check in bad(spoilt).values() if check.where == f"{SCHEMA}.{GEORGIAN}"]
     assert len(wrong) == 3
