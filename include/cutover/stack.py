@@ -38,9 +38,9 @@ USERS: Mapping[str, str] = {"lead": "op", "observer": "viewer", "communicator": 
 """User names and their roles: an ``op`` starts, answers and clears, a ``viewer`` only looks."""
 
 # The figures are seconds. Airflow's own five minutes until it notices that a process died are too long for a window. A task
-# is declared dead after 30 s without a heartbeat (they come every second): no sooner, because nobody's heartbeats arrive
-# while the API server is started again, which takes 15 s, and each task declared dead then runs beside its retry until one of
-# them finds the step claimed. A scheduler is dead after 15 s, three of its heartbeats; what it left is looked for as often.
+# is declared dead after 30 s without a heartbeat, which comes every second: no sooner, because nobody's heartbeats arrive
+# while the API server is started again, which takes 15 s, and each task declared dead then runs beside its retry until one
+# of them finds the step claimed. A scheduler is dead after 15 s, three of its heartbeats; its tasks are looked for as often.
 _SETTINGS: Mapping[str, str] = {
     "CORE__LOAD_EXAMPLES": "false",
     "CORE__EXECUTOR": "LocalExecutor",

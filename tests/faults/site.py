@@ -29,7 +29,7 @@ import psycopg
 import yaml
 from psycopg import sql
 
-from examples.ward_ops.local_site import DAGS, DATABASE, ROLE, LocalSite
+from examples.ward_ops.local_site import DAGS, DATABASE, PIPELINE_ROLE, ROLE, LocalSite
 from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
 from include.cutover.plan import ROOT
@@ -286,13 +286,12 @@ class FaultSite(LocalSite):
 
     def _target_as_new(self) -> None:
         self._start_target()
-        password = sql.Literal(self._settings["application_password"])
         with psycopg.connect(self.target.conninfo(), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(DATABASE)))
-            connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(ROLE)))
             connection.execute(sql.SQL("DROP TABLESPACE IF EXISTS small"))
-            connection.execute(sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(sql.Identifier(ROLE), password))
-            connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+            for role in (PIPELINE_ROLE, ROLE):
+                connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
+        self._start_target()  # makes what is missing
 
     def _files_as_new(self) -> None:
         data = self.ward_ops.database.parent

