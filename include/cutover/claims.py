@@ -18,6 +18,7 @@ from include.cutover.errors import Unreachable
 from include.cutover.evidence import evidence_root, slug
 
 WAIT_SECONDS = 120.0
+PAUSE_SECONDS = 0.1
 
 
 @contextmanager
@@ -67,7 +68,7 @@ def _lock(path: Path, mode: int, what: str) -> Iterator[None]:
                         expected=f"its end within {WAIT_SECONDS:g} s",
                         do="End that process (its pid is in the newest step.begin of the evidence), then clear this task.",
                     ) from None
-                time.sleep(0.1)
+                time.sleep(PAUSE_SECONDS)
         if mode == fcntl.LOCK_EX:
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
