@@ -13,6 +13,7 @@ import re
 import stat
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import unquote
 
 from dotenv import dotenv_values
 from dotenv.parser import Binding, parse_stream
@@ -27,6 +28,9 @@ _KEY = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=-]+")
 _LINE = re.compile(r"(?P<lead>\s*)(?P<export>export[^\S\r\n]+)?(?P<rest>.*?)(?P<end>[^\S\r\n]*(?:\r\n|\n|\r)?)", re.DOTALL)
 _QUOTED = re.compile(r"'(?:\\.|[^'\\])*'|\"(?:\\.|[^\"\\])*\"", re.DOTALL)
+_SECRET_KEY = re.compile(r"(?i)password|passwd|pwd|secret|token|key")
+_SECRET_LENGTH = 6  # shorter ones would take half of a text away, and secrets they are not
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^\s@]+)@")
 _BOM = "\ufeff"
 
 
@@ -37,6 +41,22 @@ def read(file: Path) -> dict[str, str]:
         CannotCheck: When the file is missing, unreadable or not UTF-8.
     """
     return _values(_text(files.real(file)))
+
+
+def secrets(file: Path) -> set[str]:
+    """Values of the file that must not be shown: passwords in URLs, and whatever its key calls a secret. Never raises."""
+    try:
+        values = read(file)
+    except CannotCheck:
+        return set()
+    found = set()
+    for key, value in values.items():
+        if _SECRET_KEY.search(key):
+            found.add(value)
+        match = _PASSWORD.search(value)
+        if match:
+            found |= {match[1], unquote(match[1])}
+    return {value for value in found if len(value) >= _SECRET_LENGTH}
 
 
 def line(key: str, value: str, *, like: str = "") -> str:

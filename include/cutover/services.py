@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 import time
 import xmlrpc.client
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 LOG_LINES = 20
 _LOG_BYTES = 64 * 1024
+_KEPT_BYTES = 8 << 20
 _LINE_LENGTH = 300
 _REQUEST_SECONDS = 5.0
 _STATUS_SECONDS = 10.0
@@ -137,6 +138,32 @@ def status(services: Sequence[Service]) -> dict[str, bool]:
     return {name: not state.at_rest for name, state in states(services).items()}
 
 
+def kept_logs(services: Sequence[Service], secrets: Collection[str] = ()) -> tuple[dict[str, str], dict[str, str]]:
+    """The last megabytes of each service's log, masked: what an inquiry wants to see of the time before.
+
+    Args:
+        secrets: Known ones, taken out wherever they stand.
+
+    Returns:
+        Service to its log, and service to the reason why there is none. Raises nothing: it must not be in anybody's way.
+    """
+    found, missing = {}, {}
+    for service in services:
+        try:
+            text = _tail(service.log, _KEPT_BYTES) if service.log is not None else _controller(service).output()
+        except (OSError, CutoverError) as error:
+            missing[service.name] = mask(getattr(error, "strerror", None) or str(error))
+            continue
+        text = mask(text)
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        if text:
+            found[service.name] = text
+        else:
+            missing[service.name] = "it is empty"
+    return found, missing
+
+
 class _Disobeyed(Exception):
     """The service did not do what it was told; the text says what it does instead."""
 
@@ -228,12 +255,12 @@ def _last_lines(service: Service, controller: _Controller) -> tuple[str, list[st
     return source, [line for line in lines if line.strip()][-LOG_LINES:]
 
 
-def _tail(path: Path) -> str:
+def _tail(path: Path, limit: int = _LOG_BYTES) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - _LOG_BYTES))
-        content = file.read(_LOG_BYTES)
-    if size > _LOG_BYTES:  # the first line is a part of one, and a part of a secret is not recognised
+        file.seek(max(0, size - limit))
+        content = file.read(limit)
+    if size > limit:  # the first line is a part of one, and a part of a secret is not recognised
         content = content.partition(b"\n")[2]
     return content.decode("utf-8", errors="replace")
 

@@ -1,4 +1,4 @@
-"""``python -m tests.exploring SCHEDULES [--seed N]``: explore the state machine at length, and print each seed that fails."""
+"""``python -m tests.exploring SCHEDULES [--seed N]``: explore the state machine, and print each seed that fails."""
 
 from __future__ import annotations
 
@@ -35,7 +35,9 @@ def main() -> int:
                 sys.stdout.write(f"{result}\n")
                 sys.stdout.flush()
     seconds = time.monotonic() - begun
-    sys.stdout.write(f"{seconds:.0f} s, {seconds / max(given.schedules, 1):.2f} s a schedule; ended {dict(ended.most_common())}\n")
+    sys.stdout.write(
+        f"{seconds:.0f} s, {seconds / max(given.schedules, 1):.2f} s a schedule; ended {dict(ended.most_common())}\n"
+    )
     sys.stdout.write(f"failed seeds: {failed or 'none'}\n")
     return 1 if failed else 0
 

@@ -1,7 +1,7 @@
 """The judge: looks at what is left from outside, and believes neither the evidence's word nor the product's code.
 
-SQLite is read with the standard library's module, PostgreSQL with plain queries, the chain of events is hashed anew. What the
-application was told stands in its own journal.
+SQLite is read with the standard library's module, PostgreSQL with plain queries, the chain of events is hashed anew. What
+the application was told stands in its own journal.
 """
 
 from __future__ import annotations
@@ -169,7 +169,9 @@ class Judge:
 
     def _live_on_postgresql(self) -> None:
         site = self.site
-        self.must(f"@127.0.0.1:{site.cluster.port}/{site.database}" in self._configuration(), "the configuration is not switched")
+        self.must(
+            f"@127.0.0.1:{site.cluster.port}/{site.database}" in self._configuration(), "the configuration is not switched"
+        )
         self._serves("postgresql")
         taken = of_sqlite(self._backup())
         promised = self._acknowledged("postgresql") | self._acknowledged("sqlite")
@@ -226,7 +228,7 @@ class Judge:
     # -- live on SQLite
 
     def _live_on_sqlite(self, outcome: str) -> None:
-        site, file = self.site, self.site.shop.database
+        file = self.site.shop.database
         self.must(f"sqlite:///{file}" in self._configuration(), "the configuration does not name the SQLite file")
         if outcome == "abandoned":
             self.must(self._configuration() == self.before.configuration, "the configuration was touched")
@@ -250,7 +252,9 @@ class Judge:
         restored = [
             event
             for event in self.site.opened[-1].events()
-            if event["event"] == "step.end" and event["step"] == "rollback.restore_source" and "sha256" in event.get("figures", {})
+            if event["event"] == "step.end"
+            and event["step"] == "rollback.restore_source"
+            and "sha256" in event.get("figures", {})
         ]
         if not restored:  # there was no verified backup yet: nothing was overwritten
             return
@@ -260,7 +264,9 @@ class Judge:
         self.must(bool(after), "no program was started on the restored file")
         if after:
             digest = hashlib.sha256(self._backup().read_bytes()).hexdigest()
-            self.must(after[0].get("sha256") == digest, "the restored file was not the backup when the first program started")
+            self.must(
+                after[0].get("sha256") == digest, "the restored file was not the backup when the first program started"
+            )
             self.must(not after[0].get("beside"), f"beside the restored file lay {after[0].get('beside')}")
 
     def _target_is_aside(self) -> None:
@@ -272,7 +278,5 @@ class Judge:
                 row = connection.execute(f'SELECT EXISTS (SELECT FROM "{SCHEMA}"."{table}")'.encode()).fetchone()
                 if row == (True,) and table != "schema_migrations":
                     filled.append(table)
-        pending = any(
-            run.last("target.pending") is not None and run.last("target.kept") is None for run in self.site.opened
-        )
+        pending = any(run.last("target.pending") is not None and run.last("target.kept") is None for run in self.site.opened)
         self.must(not filled or pending, f"the target still holds {filled}, and nothing says so")

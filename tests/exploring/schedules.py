@@ -25,7 +25,7 @@ from tests.exploring.site import Site
 from tests.exploring.walking import TERMINAL, Instance, Run, downstream
 
 STUCK_SECONDS = 0.25
-POSTGRESQL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+POSTGRESQL = {"fsync": "off", "full_page_writes": "off"}  # what is committed survives a kill of the server
 
 
 @dataclass
@@ -104,7 +104,9 @@ class Schedule:
         first = self.site.trigger("cutover", approve="ask" if ask else "auto")
         if ask:
             for gate in ("go_no_go", "approve"):
-                first.answers[gate] = self.random.choice((("Go", "lead"), ("Go", "lead"), ("No-go", "lead"), ("Go", "observer")))
+                first.answers[gate] = self.random.choice(
+                    (("Go", "lead"), ("Go", "lead"), ("No-go", "lead"), ("Go", "observer"))
+                )
         still_since = time.monotonic()
         while True:
             changed = self.world.look()

@@ -2,7 +2,7 @@
 
 It speaks what the product speaks to: supervisord's XML-RPC, a dotenv file, health and counts over HTTP. Its two programs
 really hold the database that the configuration names, and write into it all the time. What they did stands in a journal
-that nobody else writes: each row that a database acknowledged, each refusal, and what the SQLite file was when they opened it.
+that nobody else writes: each row that a database acknowledged, each refusal, and the SQLite file as they found it.
 Everything is forked from the test's process, so that starting a program takes milliseconds.
 """
 
@@ -110,15 +110,23 @@ class _Supervisor:
         self.pids: dict[str, int] = {}
         self.stopped: dict[str, float] = {}
 
-    def getProcessInfo(self, name: str) -> dict[str, Any]:  # noqa: N802
+    def getProcessInfo(self, name: str) -> dict[str, Any]:
         pid = self.pids.get(name, 0)
         if pid and os.waitpid(pid, os.WNOHANG)[0]:
             self.stopped[name] = time.time()
             pid = self.pids[name] = 0
         state = "RUNNING" if pid else "STOPPED"
-        return {"name": name, "statename": state, "pid": pid, "now": int(time.time()), "stop": 0, "spawnerr": "", "description": ""}
+        return {
+            "name": name,
+            "statename": state,
+            "pid": pid,
+            "now": int(time.time()),
+            "stop": 0,
+            "spawnerr": "",
+            "description": "",
+        }
 
-    def startProcess(self, name: str, wait: bool = True) -> bool:  # noqa: N802, ARG002
+    def startProcess(self, name: str, wait: bool = True) -> bool:
         if not self.getProcessInfo(name)["pid"]:
             reading, writing = os.pipe()
             self.pids[name] = forked(lambda: serve(self.shop, name, lambda: os.close(writing)))
@@ -127,7 +135,7 @@ class _Supervisor:
             os.close(reading)
         return True
 
-    def stopProcess(self, name: str, wait: bool = True) -> bool:  # noqa: N802, ARG002
+    def stopProcess(self, name: str, wait: bool = True) -> bool:
         pid = self.pids.get(name, 0)
         if pid:
             with suppress(ProcessLookupError):
@@ -136,10 +144,10 @@ class _Supervisor:
             self.pids[name] = 0
         return True
 
-    def tailProcessStdoutLog(self, name: str, offset: int, length: int) -> list[Any]:  # noqa: N802, ARG002
+    def tailProcessStdoutLog(self, name: str, offset: int, length: int) -> list[Any]:
         return ["", 0, False]
 
-    tailProcessStderrLog = tailProcessStdoutLog  # noqa: N815
+    tailProcessStderrLog = tailProcessStdoutLog
 
 
 class _Server(HTTPServer):
@@ -151,20 +159,19 @@ class _Calls(BaseHTTPRequestHandler):
     timeout = 0.5  # a client that was stopped in the middle of a request must not stop everything
     server: _Server
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
         dispatcher = SimpleXMLRPCDispatcher(allow_none=True)
-        dispatcher.register_function(lambda *given: self._call("getProcessInfo", given), "supervisor.getProcessInfo")
         for name in ("getProcessInfo", "startProcess", "stopProcess", "tailProcessStdoutLog", "tailProcessStderrLog"):
             dispatcher.register_function(getattr(self.server.supervisor, name), f"supervisor.{name}")
-        answer = dispatcher._marshaled_dispatch(body)
+        answer: Any = dispatcher._marshaled_dispatch(body)
         self.send_response(200)
         self.send_header("Content-Type", "text/xml")
         self.send_header("Content-Length", str(len(answer)))
         self.end_headers()
         self.wfile.write(answer)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 
@@ -197,6 +204,7 @@ class _Database:
         self.postgresql: psycopg.Connection | None = None
         self.count = 0
         self.refused = False
+        self._insert = f'INSERT INTO "{shop.schema}".books (author_id, title, price) VALUES (1, %s, 0.5) RETURNING id'
         facts: dict[str, Any] = {"program": program, "database": self.kind}
         if self.kind == "sqlite":
             path = Path(url.removeprefix("sqlite:///"))
@@ -215,12 +223,14 @@ class _Database:
             if self.kind == "sqlite":
                 if self.sqlite is None:
                     raise sqlite3.OperationalError("there is no such file")
-                key = self.sqlite.execute("INSERT INTO books (author_id, title, price) VALUES (1, ?, 0.5)", [title]).lastrowid
+                key = self.sqlite.execute(
+                    "INSERT INTO books (author_id, title, price) VALUES (1, ?, 0.5)", [title]
+                ).lastrowid
             else:
                 if self.postgresql is None or self.postgresql.closed:
                     self.postgresql = psycopg.connect(self.url.replace("+psycopg", ""), connect_timeout=2, autocommit=True)
                 row = self.postgresql.execute(
-                    f'INSERT INTO "{self.shop.schema}".books (author_id, title, price) VALUES (1, %s, 0.5) RETURNING id'.encode(),
+                    self._insert.encode(),
                     [title],
                 ).fetchone()
                 key = row[0] if row else None
@@ -261,7 +271,7 @@ class _Pages(BaseHTTPRequestHandler):
     timeout = 0.5
     server: _Web
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         database = self.server.database
         if self.path == "/health":
             well = database.kind == "postgresql" or database.sqlite is not None
@@ -272,7 +282,7 @@ class _Pages(BaseHTTPRequestHandler):
             except (sqlite3.Error, psycopg.Error):
                 self._answer({"error": "the database does not answer"}, 500)
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         key = self.server.database.insert()
         self._answer({"id": key} if key else {"error": "not written"}, 200 if key else 500)
 
@@ -285,7 +295,7 @@ class _Pages(BaseHTTPRequestHandler):
         with suppress(OSError):
             self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
+    def log_message(self, format: str, *args: Any) -> None:
         pass
 
 

@@ -74,12 +74,16 @@ def plan_file() -> str:
     }
     plan["backup"] = {"directory": "${SHOP}/backups", "second_copy": "${SHOP}/second"}
     plan["preflight"] = {"accept_unknown": ["target_free_disk"], "free_connections": 3}
-    return yaml.safe_dump(plan, allow_unicode=True, sort_keys=False)
+    return str(yaml.safe_dump(plan, allow_unicode=True, sort_keys=False))
 
 
 def load_dags(folder: Path) -> tuple[Any, Any]:
     """The DAGs of the plan, from the real DAG files. Their shape depends on nothing that differs between sites."""
-    places = {"CUTOVER_PLANS": str(folder / "plans"), "CUTOVER_SQL": str(SECOND_PLAN / "sql"), **_addresses("x", "x", folder)}
+    places = {
+        "CUTOVER_PLANS": str(folder / "plans"),
+        "CUTOVER_SQL": str(SECOND_PLAN / "sql"),
+        **_addresses("x", "x", folder),
+    }
     (folder / "plans").mkdir(parents=True, exist_ok=True)
     (folder / "plans" / f"{PLAN}.yaml").write_text(plan_file(), encoding="utf-8")
     found = []
@@ -205,7 +209,7 @@ class Site:
 
     def query(self, query: str) -> list[tuple[Any, ...]]:
         with psycopg.connect(self.conninfo) as connection:
-            return connection.execute(sql.SQL(query)).fetchall()  # type: ignore[arg-type]
+            return connection.execute(sql.SQL(query)).fetchall()
 
 
 @contextmanager
@@ -219,6 +223,8 @@ def plain_stages() -> Iterator[None]:
         mock.patch.object(services, "_PAUSE", 0.005),
         mock.patch.object(application, "_PAUSE", 0.02),
         mock.patch.object(claims, "PAUSE_SECONDS", 0.005),
+        mock.patch.object(claims, "WAIT_SECONDS", 1.0),
+        mock.patch.object(claims, "PATIENCE_SECONDS", 0.5),
         mock.patch.object(break_glass, "PAUSE_SECONDS", 0.05),
     ):
         yield
@@ -237,7 +243,9 @@ def _check_orphans(conninfo: str, schema: str, *_: Any, **__: Any) -> StageResul
 
 
 def _check_content(snapshot: Path, conninfo: str, schema: str, tables: Any, *_: Any, **settings: Any) -> StageResult:
-    return _stage("content", [result.check(schema) for result in content.compare(snapshot, conninfo, schema, tables, **settings)])
+    return _stage(
+        "content", [result.check(schema) for result in content.compare(snapshot, conninfo, schema, tables, **settings)]
+    )
 
 
 def _check_list(stage: str, heading: str, found: Any, *_: Any, **__: Any) -> StageResult:

@@ -2,8 +2,8 @@
 
 The tasks, their order, trigger rules and retries are those of the DAG objects themselves, and each attempt carries out the
 operator's own ``execute`` in a forked child, so that it can be killed. What Airflow adds is modelled on its scheduler: the
-rules ``all_success`` and ``all_done``, branches and what they skip (also when cleared later), retries after a failure or a kill but
-not after ``AirflowFailException``, attempts that were declared dead and go on, clearing and marking by a person.
+rules ``all_success`` and ``all_done``, branches and what they skip (also when cleared later), retries after a failure or a
+kill but not after ``AirflowFailException``, attempts that were declared dead and go on, clearing and marking by a person.
 """
 
 from __future__ import annotations
@@ -180,7 +180,12 @@ class World:
         return self._fork(name, lambda: {"outcome": "success", "value": action()}, fault, None, None)
 
     def _fork(
-        self, name: str, action: Callable[[], dict[str, Any]], fault: Fault | None, run: Run | None, instance: Instance | None
+        self,
+        name: str,
+        action: Callable[[], dict[str, Any]],
+        fault: Fault | None,
+        run: Run | None,
+        instance: Instance | None,
     ) -> Attempt:
         reading, writing = os.pipe()
         child = os.fork()
