@@ -215,7 +215,7 @@ def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = N
         )
     holder = f"{NAME}/{_own_run_id()}"
     lease.take_over(plan, run_id, holder)
-    claims.wait_for_others(plan)
+    claims.wait_for_others(plan, lambda: lease.holds(plan, run_id, holder))
     evidence.append("rollback.asked", by=by, reason=reason, holder=holder)
     evidence.append("target.pending", run_id=run_id)
     source_lease.release(database, run_id)
