@@ -19,6 +19,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 from xmlrpc.server import SimpleXMLRPCDispatcher
 
 import psycopg
@@ -214,6 +215,10 @@ class _Database:
                 facts["beside"] = [item.name for item in path.parent.iterdir() if item.name.startswith(f"{path.name}-")]
                 self.sqlite = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=1, isolation_level=None)
         shop.journal.write("start", **facts)
+        log = shop.folder / "logs" / f"{program}.log"
+        log.parent.mkdir(exist_ok=True)
+        with log.open("a") as file:  # what applications tell, alas
+            file.write(f"{program} connects to {url}\nthe password is {urlsplit(url).password}, by the way\n")
 
     def insert(self) -> int | None:
         """One row; None when the database does not take it."""

@@ -303,12 +303,12 @@ class World:
     def wait(self, seconds: float = 0.002) -> None:
         time.sleep(seconds)
 
-    def walk(self, seconds: float = 60) -> None:
-        """Let everything run to its end, without any fault."""
+    def walk(self, seconds: float = 60, until: Callable[[], bool] = lambda: False) -> None:
+        """Let everything run to its end, or until it is so, without any fault."""
         deadline = time.monotonic() + seconds
         for attempt in self.stopped:
             self.resume(attempt)
-        while True:
+        while not until():
             changed = self.look()
             ready = [(run, instance) for run in self.runs for instance in run.ready()]
             if ready and not self.attempts:
