@@ -30,10 +30,10 @@ from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
-from include.cutover.steps import back, closing, live, moving, opening, proving
+from include.cutover.steps import closing, live, moving, opening, proving
 from include.cutover.steps.step import Report, Step, Terms
 from include.cutover.tasks.gates import Gate
-from include.cutover.tasks.going_back import STEP_TIME, WAY_BACK, rollback_group, time_for_data
+from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_group, time_for_data, way_back
 from include.cutover.tasks.operators import BranchOperator, StepOperator
 from include.cutover.tasks.plans import plan_for_dag, task_name
 
@@ -109,11 +109,11 @@ def cutover_dag(plan: Plan) -> DAG:
 
         with TaskGroup("quiesce", tooltip="The downtime begins") as quiesce:
             chain(
-                step("stop_services", moving.stop_services, terms=Terms(gate="go_no_go")),
-                step("fence_source", moving.fence_source),
+                step("stop_services", moving.stop_services, terms=Terms(gate="go_no_go", after=proving.BEFORE_STOPPING)),
+                step("fence_source", moving.fence_source, terms=Terms(after=("stop_services",))),
             )
 
-        take_backup = step("take_backup", moving.take_backup, **moves_data)
+        take_backup = step("take_backup", moving.take_backup, terms=Terms(after=("fence_source",)), **moves_data)
 
         with TaskGroup("copy", tooltip="One task for each table") as copy:
             for table, settings in plan.tables.items():
@@ -165,15 +165,13 @@ def cutover_dag(plan: Plan) -> DAG:
                 "rollback": "rollback.stop_services",
             },
             trigger_rule="all_done",
-            **WAY_BACK,
+            **way_back(""),
         )
 
         with TaskGroup("go_live", tooltip="The downtime ends") as go_live:
             chain(
                 Gate(task_id="approve", plan=plan, gate="approve", question=f"Take {plan.application} live on PostgreSQL?"),
-                step("switch_configuration", live.switch_configuration, terms=Terms(gate="approve")),
-                step("start_services", live.start_services, terms=Terms(gate="approve")),
-                step("smoke_test_application", live.smoke_test_application),
+                *(step(name, body, terms=terms) for name, body, terms in live.going_live()),
             )
 
         decide_live = BranchOperator(
@@ -183,18 +181,14 @@ def cutover_dag(plan: Plan) -> DAG:
             arguments={"at": "decide_live"},
             branches={"go_on": "announce_completion", "rollback": "rollback.stop_services"},
             trigger_rule="all_done",
-            **WAY_BACK,
+            **way_back(""),
         )
-        announce_completion = step("announce_completion", opening.announce, arguments={"notice": "completion"}, **WAY_BACK)
+        announce_completion = step(
+            "announce_completion", opening.announce, arguments={"notice": "completion"}, **way_back("live")
+        )
 
-        abandon = step("abandon", opening.call_off, **WAY_BACK)
-        with TaskGroup("release", tooltip="Nothing was copied: lift the fence, start the services") as release:
-            chain(
-                step("lift_fence", back.lift_fence, step="release.lift_fence", **WAY_BACK),
-                step("start_services", back.start_services, step="release.start_services", **WAY_BACK),
-                step("check_health", back.check_health, step="release.check_health", **WAY_BACK),
-                step("call_off", opening.call_off, step="release.call_off", **WAY_BACK),
-            )
+        abandon = step("abandon", opening.call_off, **way_back("abandon"))
+        release = release_group(plan)
         rollback = rollback_group(plan)
         close_run = step("close_run", closing.close, terms=Terms(closes=True), trigger_rule="all_done")
 

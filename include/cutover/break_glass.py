@@ -7,6 +7,7 @@ recorded, and sent by whoever runs this.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -22,13 +23,14 @@ import psycopg
 from psycopg.conninfo import make_conninfo
 
 from include.cutover import after_go_live, claims, fence, lease, source_lease, ssh
+from include.cutover.decision import has_touched
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.ssh import Ssh
 from include.cutover.steps import back, closing
-from include.cutover.steps.step import Body, Caller, Report, Step, Terms, run
+from include.cutover.steps.step import Body, Caller, Report, Step, Terms, frozen_plan, run
 
 log = logging.getLogger("cutover")
 
@@ -179,27 +181,48 @@ def rollback(
     evidence, opened = _run_in(folder, plan)
     caller = Caller(dag_id=NAME, run_id=_own_run_id(), actor=by, params={"reason": reason, "run_id": opened["run_id"]})
     ends = EndsOfEvidence(evidence, source, target)
+    frozen = frozen_plan(evidence)
 
     def perform(name: str, body: Body, terms: Terms, arguments: Mapping[str, Any] | None = None) -> Report:
         tell(name, None)
-        report = _with_patience(lambda: run(Step(plan, name, caller, ends), body, terms, arguments))
+        report = _with_patience(lambda: run(Step(plan, name, caller, ends, frozen), body, terms, arguments))
         tell(name, report)
         if report.outcome == "failed":
             raise StepFailed(report.failure, where=name)
         return report
 
-    perform("open_rollback", back.open_rollback, Terms(opens=True), {"anybody": True})
+    def close() -> Report:
+        return perform("close_rollback", closing.close_rollback, Terms(closes=True))
+
     try:
-        for name, body in back.ROLLBACK:
-            perform(f"rollback.{name}", body, Terms(way_back=True))
-    except CutoverError:
-        # Whatever stopped it, the run is closed as what it is; it is not for its closing to hide the reason.
+        perform("open_rollback", back.open_rollback, Terms(opens=True), {"anybody": True})
         try:
-            run(Step(plan, "close_rollback", caller, ends), closing.close_rollback, Terms(closes=True))
-        except CutoverError as error:
-            log.error("%s", error)
-        raise
-    return perform("close_rollback", closing.close_rollback, Terms(closes=True))
+            if has_touched(evidence.events()):
+                for name, body, terms in back.way_back("rollback"):
+                    perform(f"rollback.{name}", body, terms)
+            else:
+                perform("give_up", back.give_up, Terms(way_back=True, course=("rollback",)))
+        except CutoverError:
+            # Whatever stopped it, the run is closed as what it is; it is not for its closing to hide the reason.
+            try:
+                close()
+            except CutoverError as error:
+                log.error("%s", error)
+            raise
+        return close()
+    finally:
+        _give_to_owner(folder)
+
+
+def _give_to_owner(folder: Path) -> None:
+    """What root wrote into the evidence belongs to whom the evidence belongs: Airflow goes on with it later."""
+    owner = folder.stat()
+    if os.geteuid() != 0 or owner.st_uid == 0:
+        return
+    for path in (*folder.rglob("*"), *folder.parent.glob("*"), *folder.parent.glob(".*"), *folder.parent.glob(".claims/*")):
+        with contextlib.suppress(FileNotFoundError):
+            if path.lstat().st_uid == 0:
+                os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = None) -> str:
@@ -231,7 +254,7 @@ def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = N
         )
     holder = f"{NAME}/{_own_run_id()}"
     lease.take_over(plan, run_id, holder)
-    claims.wait_for_others(plan)
+    claims.wait_for_others(plan, lambda: lease.holds(plan, run_id, holder))
     evidence.append("rollback.asked", by=by, reason=reason, holder=holder)
     evidence.append("target.pending", run_id=run_id)
     after_go_live.record_unknown(evidence, "the way back was by hand, and nobody counted")
@@ -265,8 +288,8 @@ def _with_patience(call: Callable[[], Report]) -> Report:
     for attempt in range(1, TRIES + 1):
         try:
             return call()
-        except CutoverError as error:
-            if not error.retry_helps or attempt == TRIES:
+        except Exception as error:
+            if attempt == TRIES or (isinstance(error, CutoverError) and not error.retry_helps):
                 raise
             log.warning("try %s of %s: %s", attempt, TRIES, error)
             time.sleep(PAUSE_SECONDS)

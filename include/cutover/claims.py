@@ -1,76 +1,137 @@
-"""One attempt of a step at a time, and no step of an old holder beside a rollback: kernel locks that end with the process.
+"""One attempt of a step at a time, and no other step beside one that goes back: kernel locks that end with the process.
 
-Airflow may start a retry while the first attempt, declared dead, still works. Each attempt therefore claims its step, and
-waits for its predecessor. Every step also holds the plan's lock in shared mode; a rollback that took the lease over waits
-until it can have that lock alone once, and by then no step of the run before is in flight.
+Airflow may start a retry while the first attempt, declared dead, still works. Each attempt therefore claims its step, waits
+for its predecessor and, when that does not come to its end, ends it: every step may be killed at any instant and done again.
+Steps that go forward also hold the plan's lock in shared mode. A step that decides, goes back or closes holds that lock
+alone: what it finds is then not changed by an attempt that nobody knows of any more.
 """
 
 from __future__ import annotations
 
 import fcntl
+import logging
 import os
+import re
+import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from include.cutover.errors import Unreachable
 from include.cutover.evidence import evidence_root, slug
 
-WAIT_SECONDS = 120.0
+log = logging.getLogger(__name__)
+
+WAIT_SECONDS = 120.0  # for an earlier attempt of the same step: it may be about to finish
+PATIENCE_SECONDS = 15.0  # for steps whose work is given up
+PAUSE_SECONDS = 0.1
+
+
+def _always() -> bool:
+    return True
 
 
 @contextmanager
-def claim(plan: str, run_id: str, step: str, *, shared: bool = True) -> Iterator[None]:
+def claim(
+    plan: str, run_id: str, step: str, *, alone: bool = False, may_end: Callable[[], bool] = _always
+) -> Iterator[None]:
     """Hold the claim on a step of a run while the block runs.
 
     Args:
-        shared: Also hold the plan's lock in shared mode; the opening of a rollback does not, as it waits for that lock.
+        alone: No other step of the plan may be in flight: those that do not end by themselves are ended.
+        may_end: Asked before anybody is ended; who lost the lease has no right to it.
 
     Raises:
-        Unreachable: When a predecessor did not end within two minutes; trying again may help.
+        Unreachable: When another attempt neither ended nor could be ended; trying again may help.
     """
     folder = evidence_root() / plan / ".claims"
-    with _lock(folder / f"{slug(run_id)}.{slug(step)}", fcntl.LOCK_EX, f"step {step}"):
-        if not shared:
-            yield
-            return
-        with _lock(folder / "plan", fcntl.LOCK_SH, f"plan {plan}"):
-            yield
+    with (
+        _lock(folder / f"{slug(run_id)}.{slug(step)}", fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, may_end),
+        _plan_lock(plan, alone, may_end),
+    ):
+        yield
 
 
-def wait_for_others(plan: str) -> None:
-    """Return once no step of the plan is in flight on this host.
+@contextmanager
+def opening(plan: str, run_id: str, step: str) -> Iterator[None]:
+    """The claim on a step that opens a run; it stands beside the steps of other runs."""
+    path = evidence_root() / plan / ".claims" / f"{slug(run_id)}.{slug(step)}"
+    with _lock(path, fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, _always):
+        yield
+
+
+def wait_for_others(plan: str, may_end: Callable[[], bool] = _always) -> None:
+    """Return once no step of the plan is in flight on this host; one that does not end by itself is ended.
 
     Raises:
-        Unreachable: When one still is after two minutes.
+        Unreachable: When one still is and could not be ended.
     """
-    with _lock(evidence_root() / plan / ".claims" / "plan", fcntl.LOCK_EX, f"plan {plan}"):
+    with _plan_lock(plan, True, may_end):
         return
 
 
 @contextmanager
-def _lock(path: Path, mode: int, what: str) -> Iterator[None]:
+def _plan_lock(plan: str, alone: bool, may_end: Callable[[], bool]) -> Iterator[None]:
+    mode, seconds = (fcntl.LOCK_EX, PATIENCE_SECONDS) if alone else (fcntl.LOCK_SH, WAIT_SECONDS)
+    with _lock(evidence_root() / plan / ".claims" / "plan", mode, f"plan {plan}", seconds, may_end):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        deadline = time.monotonic() + WAIT_SECONDS
-        while True:
-            try:
-                fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise Unreachable(
-                        "another attempt is still at work",
-                        where=what,
-                        expected=f"its end within {WAIT_SECONDS:g} s",
-                        do="End that process (its pid is in the newest step.begin of the evidence), then clear this task.",
-                    ) from None
-                time.sleep(0.1)
-        if mode == fcntl.LOCK_EX:
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        _acquire(descriptor, mode, what, seconds, may_end)
         yield
     finally:
         os.close(descriptor)
+
+
+def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> None:
+    begun = time.monotonic()
+    ended: set[int] = set()
+    while True:
+        try:
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+        # Who waits in shared mode waits for a step that goes back, and that must not be ended.
+        if waited > seconds and mode == fcntl.LOCK_EX and may_end():
+            ended |= _end(_holders(descriptor) - ended, what)
+        if waited > seconds + (PATIENCE_SECONDS if ended else 0):
+            raise Unreachable(
+                "another attempt is still at work",
+                where=what,
+                expected=f"its end within {seconds:g} s",
+                do="End that process (its pid is in the newest step.begin of the evidence), then clear this task.",
+            )
+        time.sleep(PAUSE_SECONDS)
+
+
+def _holders(descriptor: int) -> set[int]:
+    """Processes of this host that hold a lock on the file, this one left out; empty where that cannot be seen."""
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return set()
+    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
+    return {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}
+
+
+def _end(pids: set[int], what: str) -> set[int]:
+    """Kill processes that hold a lock of ours. Returns those that were."""
+    ended = set()
+    for pid in pids:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
+            continue
+        log.warning("%s: ended process %s, an earlier attempt that did not come to its end", what, pid)
+        ended.add(pid)
+    return ended

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
+from urllib.parse import unquote
 
 from include.cutover import dotenv_file
 from include.cutover.checks import Check, Outcome
@@ -14,12 +18,36 @@ from include.cutover.secret_store import SecretStore
 
 Settings = DotenvConfiguration | CommandConfiguration
 
+_SECRET_KEY = re.compile(r"(?i)password|passwd|pwd|secret|token|key")
+_SECRET_LENGTH = 6  # shorter ones would take half of a text away, and secrets they are not
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^\s@]+)@")
+
 
 def name(settings: Settings) -> str:
     """What a person calls it."""
     if isinstance(settings, DotenvConfiguration):
         return settings.file.name
     return f"the secret store behind {settings.set[0]}"
+
+
+def secrets(settings: Settings, kept: Path) -> set[str]:
+    """Values that must not be shown, now or before: passwords in URLs, and whatever its key calls a secret. Never raises."""
+    values: list[tuple[str, str]] = []
+    if isinstance(settings, DotenvConfiguration):
+        for file in (settings.file, kept):
+            with suppress(CannotCheck):
+                values += dotenv_file.read(file).items()
+    else:
+        with suppress(OSError, ValueError, AttributeError):
+            values += [(key, str(value)) for key, value in json.loads(kept.read_bytes()).items()]
+    found = set()
+    for key, value in values:
+        if _SECRET_KEY.search(key):
+            found.add(value)
+        match = _PASSWORD.search(value)
+        if match:
+            found |= {match[1], unquote(match[1])}
+    return {value for value in found if len(value) >= _SECRET_LENGTH}
 
 
 def kept_as(settings: Settings, run: str, private: Path) -> Path:

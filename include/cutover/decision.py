@@ -5,7 +5,7 @@ Pure functions over events. Whatever is not recorded did not happen: missing evi
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,17 +26,28 @@ class Decision:
 
 
 def newest(events: Sequence[Event], step: str) -> Event | None:
-    """The newest begin or end of a step."""
-    for event in reversed(events):
-        if event["event"] in ("step.begin", "step.end") and event.get("step") == step:
-            return event
-    return None
+    """The newest begin or end of a step. A try that was refused before it began takes nothing back."""
+    found: Event | None = None
+    for event in events:
+        if event["event"] not in ("step.begin", "step.end") or event.get("step") != step:
+            continue
+        began = found is not None and found["event"] == "step.begin"
+        if event.get("outcome") == "refused" and not began and found is not None:
+            continue
+        found = event
+    return found
 
 
 def has_passed(events: Sequence[Event], step: str) -> bool:
     """Whether the newest record of a step is an end that passed: a later begin takes an earlier pass back."""
     event = newest(events, step)
     return event is not None and event["event"] == "step.end" and event.get("outcome") == "passed"
+
+
+def passed_in_turn(events: Sequence[Event], steps: Sequence[str]) -> bool:
+    """Whether all passed, each after the one before it: a step that ran again leaves those behind it to be done again."""
+    ends = [newest(events, step) for step in steps]
+    return all(has_passed(events, step) for step in steps) and ends == sorted(ends, key=lambda end: end["seq"] if end else 0)
 
 
 def has_begun(events: Sequence[Event], step: str) -> bool:
@@ -67,17 +78,58 @@ def gate_is_open(events: Sequence[Event], gate: str, entitled: Collection[str]) 
     return bool(answer.get("automatic")) or answer.get("by") in entitled
 
 
+def course(events: Sequence[Event]) -> str:
+    """Where the run goes: ``forward`` until the first branch, then ``go_live``, ``switching`` from its first step, ``live``.
+
+    Or the way back that was chosen, which is final: ``abandon``, ``release`` or ``rollback``. A rollback that somebody asked
+    for comes before everything.
+    """
+    if has_begun(events, "rollback.stop_services") or any(
+        event["event"] in ("rollback.asked", "reopened") for event in events
+    ):
+        return "rollback"
+    found = "forward"
+    for event in events:
+        if event["event"] == "decision":
+            if event["outcome"] != "go_on":
+                return str(event["outcome"])
+            found = "live" if found == "live" or event["at"] == "decide_live" else "go_live"
+    return "switching" if found == "go_live" and has_begun(events, "switch_configuration") else found
+
+
+def has_touched(events: Sequence[Event]) -> bool:
+    """Whether the run may have changed anything of the application: then it needs a way back."""
+    return any(has_begun(events, step) for step in ("stop_services", "fence_source", "take_backup"))
+
+
 _NO_END = "began and never ended"
 _NEVER = ("has not run", "was not answered")
 
 
-def _missing(events: Sequence[Event], step: str) -> str:
+def _overtaken(events: Sequence[Event], later: Mapping[str, Collection[str]]) -> list[str]:
+    """What passed before something ran again that it depends on."""
+    found = []
+    for step, before in later.items():
+        begin = max(
+            (event["seq"] for event in events if event["event"] == "step.begin" and event.get("step") == step), default=0
+        )
+        for earlier in before:
+            event = newest(events, earlier)
+            if begin and event is not None and event["seq"] > begin:
+                found.append(f"{step} passed before {earlier} ran again")
+    return found
+
+
+def last_word(events: Sequence[Event], step: str) -> str:
+    """What became of a step, in words that follow its name."""
     event = newest(events, step)
     if event is None:
-        return f"{step} {_NEVER[0]}"
+        return _NEVER[0]
     if event["event"] == "step.begin":
-        return f"{step} {_NO_END}"
-    return f"{step} {event.get('outcome')}: {event.get('summary') or 'no summary'}"
+        return _NO_END
+    return (
+        "passed" if event.get("outcome") == "passed" else f"{event.get('outcome')}: {event.get('summary') or 'no summary'}"
+    )
 
 
 def decide(
@@ -87,6 +139,7 @@ def decide(
     gates: Sequence[str],
     entitled: Collection[str],
     changed: Collection[str] = (),
+    later: Mapping[str, Collection[str]] | None = None,
 ) -> Decision:
     """The way on from a branch of a cutover.
 
@@ -96,10 +149,11 @@ def decide(
         gates: Gates that must have been answered with a go.
         entitled: User names whose answer counts.
         changed: What belongs to the run and is not as it was when the run opened.
+        later: Step to those which must have come to their end before it began, such as a proof to what it proves.
 
     Returns:
-        ``go_on`` only when nothing is missing. Otherwise: ``abandon`` while no service was ever told to stop, ``release``
-        while there is no verified backup (the source is the truth and is not overwritten), else ``rollback``.
+        ``go_on`` only when nothing is missing. Otherwise: ``abandon`` while nothing of the application was ever touched,
+        ``release`` while there is no verified backup (the source is the truth and is not overwritten), else ``rollback``.
     """
     why = []
     for gate in gates:
@@ -107,13 +161,14 @@ def decide(
             answer = gate_answer(events, gate)
             found = _NEVER[1] if answer is None else f"was answered {answer.get('answer')} by {answer.get('by') or 'nobody'}"
             why.append(f"the gate {gate} {found}")
-    why += [_missing(events, step) for step in required if not has_passed(events, step)]
+    why += [f"{step} {last_word(events, step)}" for step in required if not has_passed(events, step)]
     why += [f"the {name} changed since the run opened" for name in changed]
+    why += _overtaken(events, later or {})
     if not why:
         return Decision("go_on", ("every step before this one passed",))
     # What failed says more than what was still at work, and that more than what therefore never ran.
     why.sort(key=lambda reason: 1 + reason.endswith(_NEVER) if reason.endswith((*_NEVER, _NO_END)) else 0)
-    if not has_begun(events, "stop_services"):
+    if not has_touched(events):
         return Decision("abandon", tuple(why))
     if not ever_passed(events, "take_backup"):
         return Decision("release", tuple(why))

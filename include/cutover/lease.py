@@ -79,6 +79,12 @@ def take_over(plan: str, subject: str, holder: str) -> Lease:
         return _write(plan, Lease(subject, holder, (current.epoch if current else 0) + 1, now()))
 
 
+def holds(plan: str, subject: str, holder: str) -> bool:
+    """Whether ``holder`` has the lease for ``subject`` now."""
+    current = read(plan)
+    return current is not None and (current.subject, current.holder) == (subject, holder)
+
+
 def check(plan: str, subject: str, holder: str) -> Lease:
     """The lease, when ``holder`` still has it for ``subject``.
 
@@ -86,7 +92,7 @@ def check(plan: str, subject: str, holder: str) -> Lease:
         LeaseLost: When it has not.
     """
     current = read(plan)
-    if current is None or current.holder != holder or current.subject != subject:
+    if current is None or (current.subject, current.holder) != (subject, holder):
         raise LeaseLost(
             "this run may not act any more",
             where=f"plan {plan}",

@@ -61,9 +61,10 @@ def rollback(
         target=None if target is None else catalog.libpq_url(target),
         tell=tell,
     )
-    told = Evidence(evidence).last("notice", notice="rollback") or {}
     console.print(f"[bold]{escape(report.summary)}[/]")
-    console.print("Nobody was told; send this:", escape(str(told.get("text", ""))), soft_wrap=True)
+    told = [item for item in Evidence(evidence).events() if item["event"] == "notice" and item["notice"] != "start"]
+    if told:
+        console.print("Nobody was told; send this:", escape(told[-1]["text"]), soft_wrap=True)
 
 
 def login() -> str:

@@ -12,12 +12,12 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from jinja2 import ChainableUndefined, Environment, FileSystemLoader
+from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence import EVENTS, Event, Evidence, sealing
@@ -472,6 +472,19 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
         CannotCheck: When there is no evidence.
     """
     story = Story(evidence)
+    return _page().render(
+        story=story,
+        plan=plan,
+        state=story.state,
+        summary=summary(evidence, plan, story),
+        timeline=_Timeline(story),
+        next_steps=_NEXT.get(story.state.outcome, ()),
+        written=datetime.now(UTC),
+    )
+
+
+@cache
+def _page() -> Template:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=ChainableUndefined, trim_blocks=True,
         lstrip_blocks=True,
@@ -481,16 +494,7 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
         address=_address, answer=_answer,
         weblink=_weblink,
     )  # fmt: skip
-    page = environment.get_template("report.html.j2")
-    return page.render(
-        story=story,
-        plan=plan,
-        state=story.state,
-        summary=summary(evidence, plan, story),
-        timeline=_Timeline(story),
-        next_steps=_NEXT.get(story.state.outcome, ()),
-        written=datetime.now(UTC),
-    )
+    return environment.get_template("report.html.j2")
 
 
 def summary(evidence: Evidence, plan: Plan, story: Story | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +25,15 @@ from include.cutover.control.compose import Compose
 from include.cutover.control.controller import LOG_BYTES, LOG_LINES, LOOK_SECONDS, Controller, Disobeyed, State
 from include.cutover.control.supervisor import Supervisor
 from include.cutover.control.systemd import Systemd
-from include.cutover.errors import CutoverError, StepFailed
+from include.cutover.errors import CannotCheck, CutoverError, StepFailed
+from include.cutover.masking import mask
 from include.cutover.plan import ComposeControl, Service, SupervisorControl, SystemdControl
 
 __all__ = ["ServiceResult", "State", "may_control", "start", "states", "status", "stop"]
 
 log = logging.getLogger(__name__)
 
+_KEPT_BYTES = 8 << 20
 _PAUSE = 0.1
 _QUIET_SECONDS = 5.0
 
@@ -119,6 +121,35 @@ def may_control(service: Service, remote: Remote = no_remote) -> str:
         Unreachable, CannotCheck: As ``stop``.
     """
     return _controller(service, remote)[0].may_control()
+
+
+def kept_logs(
+    services: Sequence[Service], secrets: Collection[str] = (), remote: Remote = no_remote
+) -> tuple[dict[str, str], dict[str, str]]:
+    """The last megabytes of each service's log, masked: what an inquiry wants to see of the time before.
+
+    Args:
+        secrets: Known ones, taken out wherever they stand.
+
+    Returns:
+        Service to its log, and service to the reason why there is none. Raises nothing: it must not be in anybody's way.
+    """
+    found, missing = {}, {}
+    for service in services:
+        try:
+            controller, runner = _controller(service, remote)
+            text = _log_text(service, controller, runner, _KEPT_BYTES)
+        except (OSError, CutoverError) as error:
+            missing[service.name] = mask(getattr(error, "strerror", None) or str(error))
+            continue
+        text = mask(text)
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, "***")
+        if text:
+            found[service.name] = text
+        else:
+            missing[service.name] = "it is empty"
+    return found, missing
 
 
 class _Told:
@@ -265,29 +296,33 @@ def _last_lines(service: Service, controller: Controller, runner: Runner) -> tup
     """Where the log is, and its last lines, masked."""
     source = "its output" if service.log is None else str(service.log)
     try:
-        if service.log is None:
-            text = controller.output()
-        elif service.control.ssh is None:
-            text = _tail(service.log)
-        else:
-            ran = runner.run(["tail", "-c", str(LOG_BYTES), "--", str(service.log)], LOOK_SECONDS)
-            if ran.code != 0:
-                return f"{source} (not readable: {ran.excerpt(output=False)})", []
-            text = _whole_lines(ran.output)
+        text = _log_text(service, controller, runner, LOG_BYTES)
     except OSError as error:
         return f"{source} (not readable: {error.strerror})", []
     except CutoverError as error:  # how the service failed matters more
-        return f"{source} (not readable: {error.message})", []
+        return f"{source} (not readable: {error.found or error.message})", []
     return source, lines(text)[-LOG_LINES:]
 
 
-def _tail(path: Path) -> str:
+def _log_text(service: Service, controller: Controller, runner: Runner, limit: int) -> str:
+    """The end of a service's log, where it is."""
+    if service.log is None:
+        return controller.output()
+    if service.control.ssh is None:
+        return _tail(service.log, limit)
+    ran = runner.run(["tail", "-c", str(limit), "--", str(service.log)], LOOK_SECONDS)
+    if ran.code != 0:
+        raise CannotCheck("the log cannot be read", where=str(service.log), found=ran.excerpt(output=False))
+    return _whole_lines(ran.output, limit)
+
+
+def _tail(path: Path, limit: int = LOG_BYTES) -> str:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - LOG_BYTES))
-        return _whole_lines(file.read(LOG_BYTES).decode("utf-8", errors="replace"))
+        file.seek(max(0, size - limit))
+        return _whole_lines(file.read(limit).decode("utf-8", errors="replace"), limit)
 
 
-def _whole_lines(text: str) -> str:
+def _whole_lines(text: str, limit: int = LOG_BYTES) -> str:
     """Without the first line where it may be a part of one: a part of a secret is not recognised."""
-    return text if len(text.encode()) < LOG_BYTES else text.partition("\n")[2]
+    return text if len(text.encode()) < limit else text.partition("\n")[2]

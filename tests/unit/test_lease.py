@@ -6,6 +6,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -50,26 +51,66 @@ def test_without_a_lease_nobody_may_act() -> None:
 def _hold(ready: Any) -> None:
     with claims.claim("p", "one", "copy"):
         ready.set()
-        time.sleep(60)
+        os.kill(os.getpid(), signal.SIGSTOP)
 
 
-def test_a_retry_waits_for_its_predecessor_and_gets_in_when_that_dies(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def zombie(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """An attempt of the step ``copy`` that stands still and holds its claim."""
     context = multiprocessing.get_context("fork")
     ready = context.Event()
-    zombie = context.Process(target=_hold, args=(ready,))
-    zombie.start()
+    process = context.Process(target=_hold, args=(ready,))
+    process.start()
+    assert ready.wait(10)
+    monkeypatch.setattr(claims, "WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(claims, "PATIENCE_SECONDS", 0.2)
+    yield process
+    process.kill()
+    process.join()
+
+
+def test_a_retry_ends_a_predecessor_that_does_not_come_to_its_end(zombie: Any) -> None:
+    with claims.claim("p", "one", "other step"):
+        assert zombie.is_alive(), "another step is none of its business"
+    with claims.claim("p", "one", "copy"):
+        zombie.join(10)
+        assert zombie.exitcode == -signal.SIGKILL
+
+
+def test_a_rollback_ends_what_stands_still(zombie: Any) -> None:
+    claims.wait_for_others("p")
+    zombie.join(10)
+    assert zombie.exitcode == -signal.SIGKILL
+
+
+def test_who_lost_the_lease_ends_nobody(zombie: Any) -> None:
+    def lost() -> bool:
+        return False
+
+    with pytest.raises(Unreachable, match="step copy"), claims.claim("p", "one", "copy", may_end=lost):
+        pass
+    with pytest.raises(Unreachable, match="plan p"):
+        claims.wait_for_others("p", lost)
+    assert zombie.is_alive()
+
+
+def test_a_step_that_goes_forward_waits_for_one_that_goes_back_and_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(claims, "WAIT_SECONDS", 0.2)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def go_back() -> None:
+        with claims.claim("p", "one", "rollback.restore_source", alone=True):
+            ready.set()
+            time.sleep(60)
+
+    process = context.Process(target=go_back)
+    process.start()
     try:
         assert ready.wait(10)
-        monkeypatch.setattr(claims, "WAIT_SECONDS", 0.3)
-        with pytest.raises(Unreachable, match="step copy"), claims.claim("p", "one", "copy"):
+        with pytest.raises(Unreachable, match="plan p"), claims.claim("p", "one", "copy"):
             pass
-        with pytest.raises(Unreachable, match="plan p"):
-            claims.wait_for_others("p")
-        with claims.claim("p", "one", "other step"):
-            pass
+        assert process.is_alive()
     finally:
-        os.kill(zombie.pid or 0, signal.SIGKILL)
-        zombie.join()
-    with claims.claim("p", "one", "copy"):
-        pass
-    claims.wait_for_others("p")
+        process.kill()
+        process.join()

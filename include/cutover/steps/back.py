@@ -8,28 +8,56 @@ from __future__ import annotations
 
 import psycopg
 
-from include.cutover import after_go_live, application, claims, configuration, fence, lease, report, restore, services
+from include.cutover import (
+    after_go_live,
+    application,
+    claims,
+    configuration,
+    fence,
+    files,
+    lease,
+    report,
+    restore,
+    services,
+    writing,
+)
 from include.cutover.checks import Check
-from include.cutover.decision import ever_passed, has_begun
+from include.cutover.decision import ever_passed, has_begun, has_touched
 from include.cutover.errors import CutoverError, Refused
-from include.cutover.evidence import Evidence, runs
+from include.cutover.evidence import Event, Evidence, runs
 from include.cutover.steps.live import fill, kept_configuration
-from include.cutover.steps.opening import announce, put_aside
-from include.cutover.steps.step import Report, Step, frozen_plan
+from include.cutover.steps.opening import announce, call_off, put_aside
+from include.cutover.steps.step import Body, Report, Step, Terms, frozen_plan
 
 
 def stop_services(step: Step) -> Report:
-    """Stop whatever runs, on whichever database.
-
-    Raises:
-        Refused: When the run never stopped anything; its application then runs untouched and stays so.
-    """
-    if not has_begun(step.evidence.events(), "stop_services"):
-        raise Refused("this run has stopped nothing, so there is nothing to roll back", where=step.run_id)
+    """Stop whatever runs, on whichever database, and keep the services' logs for the inquiry."""
     if step.evidence.last("services.stopped") is None or step.evidence.last("services.started") is not None:
         step.evidence.append("services.stopped")
     results = services.stop(step.plan.services, step.remote)
-    return Report(f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}")
+    missing = _keep_logs(step)
+    return Report(
+        f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}"
+        + (f"; no log is kept of {', '.join(missing)}" if missing else ""),
+        {"logs_missing": missing},
+    )
+
+
+def _keep_logs(step: Step) -> dict[str, str]:
+    """Save the services' logs, masked, as ``kept/logs/…``. Returns service to the reason why there is none; never fails."""
+    settings = step.plan.configuration
+    secrets: set[str] = set()
+    if settings is not None:
+        secrets = configuration.secrets(settings, kept_configuration(step, settings))
+    logs, missing = services.kept_logs(step.plan.services, secrets, step.remote)
+    try:
+        files.make_private(step.evidence.folder / "kept")
+        for name, text in logs.items():
+            step.evidence.save(f"kept/logs/{name}.log", text, 0o600)
+    except (CutoverError, OSError) as error:
+        step.log.warning("the services' logs are not kept: %s", error)
+        missing.update(dict.fromkeys(logs, "it could not be written"))
+    return missing
 
 
 def keep_target(step: Step) -> Report:
@@ -61,15 +89,25 @@ def keep_target(step: Step) -> Report:
 def restore_source(step: Step) -> Report:
     """Put the backup in the place of the file; what is found there goes into the evidence first.
 
-    Without a verified backup the source is the truth: it is not overwritten, only its fence is lifted.
+    The source is the truth, and not overwritten, where there is no verified backup of it, and where the application was
+    started on it since: it may have written. Then only a fence is lifted.
     """
-    if not ever_passed(step.evidence.events(), "take_backup"):
+    events = step.evidence.events()
+    if not ever_passed(events, "take_backup"):
         return lift_fence(step)
+    if _ran_on_source(events):
+        lift_fence(step)
+        return Report(f"{step.source.name} stays as it is: the application was started on it since it was brought back")
     result = restore.restore(step.source, step.manifest, step.evidence.folder / "kept")
     return Report(
         f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
         {"sha256": result.sha256, "kept": [path.name for path in result.kept]},
     )
+
+
+def _ran_on_source(events: list[Event]) -> bool:
+    """Whether a way back already came to starting the services on SQLite."""
+    return has_begun(events, "rollback.start_services") or has_begun(events, "release.start_services")
 
 
 def lift_fence(step: Step) -> Report:
@@ -98,12 +136,13 @@ def start_services(step: Step) -> Report:
 
 
 def check_health(step: Step) -> Report:
-    """The application says that it runs on SQLite, and shows the numbers of the backup."""
+    """The application says that it runs on SQLite and shows the numbers of the backup, and its user can write there."""
     checks: list[Check] = []
     if step.plan.smoke_tests is not None:
         counts = dict(step.manifest.counts) if step.evidence.last("backup") else {}
         checks = application.check_source_side(step.plan.smoke_tests, counts)
-    result = Report(f"{len(checks)} questions asked from outside", {}, checks)
+    checks.append(writing.check_writable(step.source))
+    result = Report(f"{len(checks)} things looked at from outside", {}, checks)
     if result.outcome == "passed":
         step.evidence.append("services.started", on="source")
     return result
@@ -113,6 +152,14 @@ def write_incident(step: Step) -> Report:
     """What failed, when, and where the evidence is: the document that the inquiry starts from."""
     path = step.evidence.save("incident.md", report.incident_document(step.evidence, step.plan, rollback_reason(step)))
     return Report(f"written: {path.name}")
+
+
+def give_up(step: Step) -> Report:
+    """End a run that has touched nothing of the application: only what it made in the target is put aside."""
+    kept = keep_target(step) if has_begun(step.evidence.events(), "apply_ddl") else Report("the target was not touched")
+    if step.evidence.last("notice", notice="start") is not None:
+        announce(step, notice="cancelled", reason=rollback_reason(step))
+    return Report(f"nothing was stopped; {kept.summary}", kept.figures)
 
 
 def rollback_reason(step: Step) -> str:
@@ -141,6 +188,27 @@ ROLLBACK = (
 )
 """The way back, in its order."""
 
+RELEASE = (
+    ("lift_fence", lift_fence),
+    ("start_services", start_services),
+    ("check_health", check_health),
+    ("call_off", call_off),
+)
+"""The way back where nothing was copied yet."""
+
+
+def way_back(group: str) -> list[tuple[str, Body, Terms]]:
+    """The steps of ``rollback`` or ``release`` in their order: the step's name, its body, and when it may run."""
+    names: list[str] = []
+    # A rollback also begins where a branch died before it could decide.
+    begins: tuple[str, ...] = ("forward", "go_live", "switching", "rollback") if group == "rollback" else (group,)
+    found = []
+    for name, body in {"rollback": ROLLBACK, "release": RELEASE}[group]:
+        terms = Terms(way_back=True, course=begins if not names else (group,), touched=not names, in_turn=tuple(names))
+        found.append((name, body, terms))
+        names.append(f"{group}.{name}")
+    return found
+
 
 def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     """Find the run to roll back, take the lease from it, and tell what was written to the target since go-live.
@@ -148,7 +216,8 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     Nothing is stopped yet. What was written will not be in SQLite; nobody has to agree to that, but it is said before.
 
     Args:
-        anybody: Not only the lead or a deputy may ask; for the command, where the right to the files decides.
+        anybody: Not only the lead or a deputy may ask; for the command, where the right to the files decides. It may also
+            end a run that has stopped nothing yet.
 
     Raises:
         Refused: When no run is live or in flight, when that run stopped nothing yet, when it is rolled back already, or when
@@ -176,15 +245,19 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
             found=f"it ended as {sealed.get('outcome')} at {sealed['time']}",
             do="Nothing was changed.",
         )
-    if not has_begun(events, "stop_services"):
+    cutover = f"{(subject.last('run.opened') or {}).get('dag_id')}/{run_id}"
+    # A run that lost its lease cannot end by itself any more, whatever it had done.
+    if not anybody and not has_touched(events) and lease.holds(plan.name, run_id, cutover):
         raise Refused(
             "there is nothing to roll back: the run has stopped nothing yet",
             where=run_id,
             do="Answer its gate with No-go; it then ends by itself.",
         )
-    taken = lease.take_over(plan.name, run_id, step.holder)
-    claims.wait_for_others(plan.name)
-    if own.last("rollback.opened") is None if own.exists else True:
+    begun_before = own.last("rollback.opened") is not None if own.exists else False
+    # A later try has no right to take the lease back from whoever took it since.
+    taken = (lease.check if begun_before else lease.take_over)(plan.name, run_id, step.holder)
+    claims.wait_for_others(plan.name, lambda: lease.holds(plan.name, run_id, step.holder))
+    if not begun_before:
         own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=step.actor, reason=step.params["reason"])
     if sealed is not None:
         subject.append("reopened", by=step.actor, reason=step.params["reason"], holder=step.holder)

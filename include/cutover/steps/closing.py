@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from include.cutover import lease, ledger, notices, report, source_lease
-from include.cutover.decision import has_begun, has_passed
+from include.cutover.decision import course, has_begun, has_touched, passed_in_turn
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
 from include.cutover.evidence import Event
 from include.cutover.steps.step import Report, Step
 
-ROLLED_BACK = ("rollback.stop_services", "rollback.restore_source", "rollback.start_services", "rollback.check_health")
+ROLLED_BACK = tuple(
+    f"rollback.{name}"
+    for name in ("stop_services", "keep_target", "restore_source", "revert_configuration", "start_services", "check_health")
+)
 RELEASED = ("release.lift_fence", "release.start_services", "release.check_health")
 
 SENTENCES = {
@@ -23,13 +26,12 @@ SENTENCES = {
 def outcome_of(events: list[Event]) -> str:
     """How a run ended, from its evidence: ``live``, ``rolled_back``, ``released``, ``abandoned`` or ``failed``."""
     if has_begun(events, "rollback.stop_services"):
-        return "rolled_back" if all(has_passed(events, name) for name in ROLLED_BACK) else "failed"
+        return "rolled_back" if passed_in_turn(events, ROLLED_BACK) else "failed"
     if has_begun(events, "release.lift_fence"):
-        return "released" if all(has_passed(events, name) for name in RELEASED) else "failed"
-    decisions = [event for event in events if event["event"] == "decision"]
-    if decisions and decisions[-1]["at"] == "decide_live" and decisions[-1]["outcome"] == "go_on":
+        return "released" if passed_in_turn(events, RELEASED) else "failed"
+    if course(events) == "live":
         return "live"
-    return "failed" if has_begun(events, "stop_services") else "abandoned"
+    return "failed" if has_touched(events) else "abandoned"
 
 
 def close(step: Step) -> Report:
@@ -51,7 +53,7 @@ def close(step: Step) -> Report:
         events = step.evidence.events()
         outcome = outcome_of(events)
         if outcome in ("live", "abandoned", "released"):
-            _release_target(step)
+            _release_target(step, live=outcome == "live")
         if outcome != "failed":
             _release_source(step)
         step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
@@ -59,7 +61,7 @@ def close(step: Step) -> Report:
         outcome = sealed["outcome"]
     if (step.evidence.last("run.opened") or {}).get("notices"):
         notices.resend(step.ends.channels(step.plan), step.evidence)
-    (step.evidence.folder / "report.html").write_text(report.run_report(step.evidence, step.plan), encoding="utf-8")
+    step.evidence.save("report.html", report.run_report(step.evidence, step.plan))
     summary = report.summary(step.evidence, step.plan)
     if outcome != "live":
         raise StepFailed(SENTENCES[outcome], where=step.run_id, found=str(summary.get("first_failure") or ""))
@@ -67,7 +69,7 @@ def close(step: Step) -> Report:
 
 
 def close_rollback(step: Step) -> Report:
-    """Close the cutover as rolled back; green when the application is back on SQLite. Runs again without harm.
+    """Close the cutover as rolled back; green when the application is back on SQLite, or never left it. Runs twice.
 
     Raises:
         StepFailed: When nothing was rolled back, or the way back did not complete.
@@ -78,9 +80,9 @@ def close_rollback(step: Step) -> Report:
         return close(step)
     except StepFailed:
         sealed = step.evidence.sealed
-        if sealed is None or sealed["outcome"] != "rolled_back":
+        if sealed is None or sealed["outcome"] not in ("rolled_back", "abandoned"):
             raise
-        return Report(SENTENCES["rolled_back"], report.summary(step.evidence, step.plan))
+        return Report(SENTENCES[sealed["outcome"]], report.summary(step.evidence, step.plan))
 
 
 def _release_source(step: Step) -> None:
@@ -91,11 +93,15 @@ def _release_source(step: Step) -> None:
         step.log.warning("the lease of the source was not given back: %s", error)
 
 
-def _release_target(step: Step) -> None:
-    """Give the lease of the target back; a target that is down keeps it until the next run takes it over."""
-    if step.evidence.last("lease.target", holder=step.holder) is None:
+def _release_target(step: Step, *, live: bool) -> None:
+    """Give the lease of the target back; where it is down, the next run or the rollback takes it."""
+    if not has_begun(step.evidence.events(), "apply_ddl"):
         return
     try:
-        ledger.release(step.target, step.run_id, step.epoch)
+        held = ledger.lease(step.target)
+        if held is not None and held.run_id == step.run_id:
+            ledger.release(step.target, step.run_id, held.epoch)
     except CutoverError as error:
         step.log.warning("the lease of the target was not given back: %s", error)
+        if not live:
+            step.evidence.append("target.pending", run_id=step.run_id)

@@ -7,7 +7,7 @@ from pathlib import Path
 from include.cutover import after_go_live, application, configuration, fence, services, target_fence
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
-from include.cutover.steps.step import Report, Step
+from include.cutover.steps.step import Body, Report, Step, Terms
 
 
 def kept_configuration(step: Step, settings: configuration.Settings) -> Path:
@@ -72,3 +72,18 @@ def smoke_test_application(step: Step) -> Report:
         return Report("the plan has no application to ask")
     checks = application.smoke_test(step.plan.smoke_tests, step.target, step.plan.target_schema, step.expected_rows)
     return Report(f"{len(checks)} questions asked from outside", {}, checks)
+
+
+def going_live() -> list[tuple[str, Body, Terms]]:
+    """The steps that go live, in their order: name, body, and when each may run."""
+    steps = (
+        ("switch_configuration", switch_configuration),
+        ("start_services", start_services),
+        ("smoke_test_application", smoke_test_application),
+    )
+    names = [name for name, _ in steps]
+    course = ("go_live", "switching")
+    return [
+        (name, body, Terms(gate="approve", course=course, in_turn=tuple(names[:number])))
+        for number, (name, body) in enumerate(steps)
+    ]

@@ -77,6 +77,8 @@ def open_run(step: Step) -> Report:
     _refuse_after(plan.name)
     lease.acquire(plan.name, step.run_id, step.holder)
     start = window_start(step.params.get("window_start"))
+    # Before the run counts as open: from then on its plan is the frozen one, whatever becomes of the file.
+    step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
     step.evidence.append(
         "run.opened",
         run_id=step.run_id,
@@ -92,7 +94,6 @@ def open_run(step: Step) -> Report:
         notices=bool(step.params["notify"]),
         fingerprints=fingerprints.of_run(plan),
     )
-    step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
     _hold_source(step)
     return Report(f"opened by {step.actor}: {step.params['reason']}")
 
@@ -412,7 +413,10 @@ def call_off(step: Step) -> Report:
             dropped = finishing.drop_empty_schema_objects(step.target, step.plan.target_schema, step.run_id, step.guard)
             cleared = f"{len(dropped)} empty tables dropped"
         except (CutoverError, psycopg.Error) as error:
-            cleared = f"the tables stay in the target: {str(error).strip().splitlines()[0]}"
+            step.evidence.append("target.pending", run_id=step.run_id)
+            cleared = (
+                f"the next run puts the target aside, as it could not be cleared now: {str(error).strip().splitlines()[0]}"
+            )
     if step.evidence.last("notice", notice="start") is not None:
         announce(step, notice="cancelled", reason=_first_reason(step.evidence))
     return Report(f"called off; {cleared}")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from include.cutover import decision, decisions, digests, finishing, structure, table_suites, target, verification
+from include.cutover.evidence import Event
 from include.cutover.steps.step import Report, Step
 
 
@@ -61,7 +64,7 @@ def _reference_rows(step: Step) -> dict[str, int]:
 
 
 # What must have passed before each branch goes on, in the order of the runbook.
-BEFORE = (
+BEFORE_STOPPING = (
     "open_run",
     "check_target",
     "check_source",
@@ -69,18 +72,17 @@ BEFORE = (
     "check_places",
     "apply_ddl",
     "apply_migrations",
-    "stop_services",
-    "fence_source",
-    "take_backup",
 )
-AFTER_COPY = (
-    "restore_test",
+BEFORE = (*BEFORE_STOPPING, "stop_services", "fence_source", "take_backup")
+FINISHING = (
     "build_keys_and_indexes",
     "load_reference_data",
     "store_quarantine",
     "declare_foreign_keys",
     "set_sequences",
     "analyze_tables",
+)
+PROOFS = (
     "check_tables",
     "validate_foreign_keys",
     "smoke_test_database",
@@ -91,32 +93,47 @@ GOING_LIVE = ("switch_configuration", "start_services", "smoke_test_application"
 
 def required_steps(step: Step, at: str) -> list[str]:
     """Names of the steps whose pass a branch needs; the copies come from the plan's tables, one for each stream."""
-    copies = []
-    for name, table in step.plan.tables.items():
-        copies += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
-    required = [*BEFORE, *copies, *AFTER_COPY]
+    required = [*BEFORE, *_copies(step), "restore_test", *FINISHING, *PROOFS]
     if step.plan.extras.required:
         required.append(EXTRAS)
     return required if at == "decide" else [*required, *GOING_LIVE]
 
 
+def _copies(step: Step) -> list[str]:
+    copies = []
+    for name, table in step.plan.tables.items():
+        copies += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
+    return copies
+
+
+def _later(step: Step, at: str) -> dict[str, Sequence[str]]:
+    """A proof holds for what was written before it; what went live was looked at afterwards."""
+    written = [*_copies(step), *FINISHING]
+    later: dict[str, Sequence[str]] = {proof: written for proof in PROOFS if proof != "validate_foreign_keys"}
+    if at == "decide_live":
+        later |= {"start_services": ["switch_configuration"], "smoke_test_application": ["start_services"]}
+    return later
+
+
 def decide(step: Step, *, at: str) -> Report:
-    """Read the evidence and choose: go on, abandon, release or roll back. Asking again gives no less safe an answer."""
-    earlier = step.evidence.last("decision", at="decide") if at == "decide_live" else None
-    if earlier is not None and earlier["outcome"] != "go_on":
-        chosen = decision.Decision(earlier["outcome"], tuple(earlier["why"]))
+    """Read the evidence and choose: go on, abandon, release or roll back. What was chosen once stays, but for a go."""
+    events = step.evidence.events()
+    course = decision.course(events)
+    if course in ("abandon", "release", "rollback", "live"):
+        chosen = _again(events, course)
     else:
         gates = ("go_no_go",) if at == "decide" else ("go_no_go", "approve")
         chosen = decision.decide(
-            step.evidence.events(),
+            events,
             required=required_steps(step, at),
             gates=gates,
             entitled=step.entitled,
             changed=step.changed if at == "decide" else (),
+            later=_later(step, at),
         )
-    step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
-    if chosen.outcome == "go_on" and at == "decide_live":
-        step.evidence.append("live")
+        step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
+        if chosen.outcome == "go_on" and at == "decide_live":
+            step.evidence.append("live")
     figures = {"outcome": chosen.outcome, "why": list(chosen.why)}
     return Report(f"{chosen.outcome}: {chosen.why[0]}", figures, warnings=_extras_missing(step))
 
@@ -126,3 +143,13 @@ def _extras_missing(step: Step) -> list[str]:
     if not step.plan.extras.wanted or decision.has_passed(step.evidence.events(), EXTRAS):
         return []
     return [f"the extras of the plan are not known to be kept: {EXTRAS} did not pass"]
+
+
+def _again(events: list[Event], course: str) -> decision.Decision:
+    """What was decided before; a rollback may also have begun where nothing could be decided."""
+    if course == "live":
+        return decision.Decision("go_on", ("the run is live",))
+    for event in events:
+        if event["event"] == "decision" and event["outcome"] == course:
+            return decision.Decision(event["outcome"], tuple(event["why"]))
+    return decision.Decision("rollback", ("the rollback has begun",))

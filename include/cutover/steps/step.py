@@ -10,6 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,7 +20,7 @@ from include.cutover import backup, claims, decision, decisions, fingerprints, l
 from include.cutover.checks import Check
 from include.cutover.commands import Remote, Runner
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
-from include.cutover.evidence import Evidence
+from include.cutover.evidence import Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan, load_plan
@@ -115,18 +116,18 @@ class Step:
     """What the body of a step works with.
 
     Attributes:
-        plan: The plan as it was frozen when the run opened.
+        plan: The plan as it was frozen when the run opened; the one that was given, or the file's, where none is.
         run_id: The cutover that is worked on; for a rollback that is another run than the caller's own.
         evidence: The evidence of ``run_id``.
     """
 
-    def __init__(self, plan_name: str, name: str, caller: Caller, ends: Ends) -> None:
+    def __init__(self, plan_name: str, name: str, caller: Caller, ends: Ends, plan: Plan | None = None) -> None:
         self.name = name
         self.caller = caller
         self.ends = ends
         self.run_id = subject_of(plan_name, caller.run_id) or caller.run_id
         self.evidence = Evidence.of(plan_name, self.run_id)
-        self.plan = frozen_plan(self.evidence) or load_plan(plan_name)
+        self.plan = plan or frozen_plan(self.evidence) or load_plan(plan_name)
         self.log = log
 
     @property
@@ -204,6 +205,10 @@ class Step:
         reference = self.evidence.last("reference.rows")
         return {**self.decided.expected_rows(self.manifest.counts), **(reference["rows"] if reference else {})}
 
+    def holds_lease(self) -> bool:
+        """Whether the caller may act for the run now."""
+        return lease.holds(self.plan.name, self.run_id, self.holder)
+
     @property
     def changed(self) -> list[str]:
         """Which of plan, SQL files and code are not as they were when the run opened."""
@@ -240,13 +245,21 @@ class Terms:
         opens: It makes the run itself, so there is no lease to check yet.
         closes: It also runs when the lease is lost or the run is sealed; it decides what that means.
         way_back: It also runs when the plan, its SQL or the code is another than when the run opened, and again when the run
-            was closed before its way back was complete: going back must work.
+            was closed before its way back was complete: going back must work. No other step is in flight beside it.
+        course: Where the run must be going, by its recorded decisions (see ``decision.course``); empty for any course.
+        after: Steps that must have passed by their record; Airflow's word that they did is not enough.
+        in_turn: The same, and each of them after the one before it.
+        touched: The run must have changed something of the application: else there is nothing to go back from.
     """
 
     gate: str | None = None
     opens: bool = False
     closes: bool = False
     way_back: bool = False
+    course: Sequence[str] = ("forward", "go_live")
+    after: Sequence[str] = ()
+    in_turn: Sequence[str] = ()
+    touched: bool = False
 
 
 Body = Callable[..., Report]
@@ -262,12 +275,19 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
         CutoverError: When it may not run, or did not come to its end.
     """
     started = time.monotonic()
-    try:
-        must_run = terms.way_back or terms.closes or step.name == "open_rollback"
-        room.require(step.name, step.plan, lambda: step.source, must_run=must_run)
-        with claims.claim(step.plan.name, step.run_id, step.name, shared=not terms.opens):
+
+    def end(outcome: str, **told: Any) -> None:
+        # A run without evidence has nowhere to record: opening it is what failed.
+        if step.evidence.exists:
+            seconds = round(time.monotonic() - started, 3)
+            step.evidence.append("step.end", step=step.name, outcome=outcome, seconds=seconds, **told)
+
+    with _claim(step, terms):
+        try:
+            must_run = terms.way_back or terms.closes or step.name == "open_rollback"
+            room.require(step.name, step.plan, lambda: step.source, must_run=must_run)
             if not terms.opens and not terms.closes:
-                _may_run(step, terms)
+                may_run(step, terms)
             step.evidence.append(
                 "step.begin",
                 step=step.name,
@@ -277,28 +297,22 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
                 log_url=step.log_url,
             )
             report = body(step, **(arguments or {}))
-    except BaseException as error:
-        outcome = "refused" if isinstance(error, Refused) else "error"
-        text = mask(str(error) if isinstance(error, CutoverError) else f"{type(error).__name__}: {error}")
-        # A run without evidence has nowhere to record: opening it is what failed.
-        if step.evidence.exists and not isinstance(error, LeaseLost):
+        except LeaseLost:
+            raise  # nothing more is done by this run, not even a record
+        except BaseException as error:
+            text = str(error) if isinstance(error, CutoverError) else f"{type(error).__name__}: {error}"
             try:
-                step.evidence.append(
-                    "step.end", step=step.name, outcome=outcome, seconds=round(time.monotonic() - started, 3), summary=text
-                )
+                end("refused" if isinstance(error, Refused) else "error", summary=mask(text))
             except CutoverError as unrecorded:  # a begin without an end is no pass; what went wrong first matters more
                 step.log.error("the end of the step could not be recorded: %s", unrecorded)
-        raise
-    step.evidence.append(
-        "step.end",
-        step=step.name,
-        outcome=report.outcome,
-        seconds=round(time.monotonic() - started, 3),
-        summary=report.summary,
-        figures=report.figures,
-        checks=[check.as_dict() for check in report.checks],
-        warnings=[mask(warning) for warning in report.warnings],
-    )
+            raise
+        end(
+            report.outcome,
+            summary=report.summary,
+            figures=report.figures,
+            checks=[check.as_dict() for check in report.checks],
+            warnings=[mask(warning) for warning in report.warnings],
+        )
     for warning in report.warnings:
         step.log.warning("%s", warning)
     for check in report.checks:
@@ -309,7 +323,20 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
     return report
 
 
-def _may_run(step: Step, terms: Terms) -> None:
+def _claim(step: Step, terms: Terms) -> AbstractContextManager[None]:
+    plan, run_id = step.plan.name, step.run_id
+    if terms.opens:
+        return claims.opening(plan, run_id, step.name)
+    alone = (terms.way_back or terms.closes) and step.holds_lease()
+    return claims.claim(plan, run_id, step.name, alone=alone, may_end=step.holds_lease)
+
+
+def may_run(step: Step, terms: Terms) -> None:
+    """Refuse a step whose time is over, or has not come, by what is recorded.
+
+    Raises:
+        LeaseLost, Refused: See ``Terms``.
+    """
     sealed = step.evidence.sealed
     unfinished = sealed is not None and terms.way_back and sealed.get("outcome") == "failed"
     if sealed is not None and not unfinished:
@@ -331,13 +358,40 @@ def _may_run(step: Step, terms: Terms) -> None:
             found=f"changed: {', '.join(changed)}",
             do="The run goes back by itself. Leave the files alone until then, then trigger a new run.",
         )
+    events = step.evidence.events()
+    _stands(step, terms, events)
     gate = terms.gate
-    if gate is not None and not decision.gate_is_open(step.evidence.events(), gate, step.entitled):
-        answer = decision.gate_answer(step.evidence.events(), gate)
+    if gate is not None and not decision.gate_is_open(events, gate, step.entitled):
+        answer = decision.gate_answer(events, gate)
         raise Refused(
             f"the gate {gate} has no go by an entitled person",
             where=step.run_id,
             expected=f"Go by {', '.join(sorted(step.entitled))}",
             found="no recorded answer" if answer is None else f"{answer.get('answer')} by {answer.get('by')}",
             do="Marking the gate's task as success is no answer; trigger a new run and answer its gate.",
+        )
+
+
+def _stands(step: Step, terms: Terms, events: list[Event]) -> None:
+    """Refuse a step that does not belong where the run is now: somebody cleared it, or marked what stands before it."""
+    course = decision.course(events)
+    if terms.course and course not in terms.course:
+        raise Refused(
+            "the run is not where this step belongs",
+            where=step.run_id,
+            expected=f"a run that goes {' or '.join(terms.course)}",
+            found=course,
+            do="Leave the run alone, or trigger the rollback.",
+        )
+    if terms.touched and not decision.has_touched(events):
+        raise Refused("this run has stopped nothing, so there is nothing to roll back", where=step.run_id)
+    before = [*terms.after, *terms.in_turn]
+    missing = [name for name in before if not decision.has_passed(events, name)]
+    if missing or not decision.passed_in_turn(events, terms.in_turn):
+        raise Refused(
+            "what stands before this step has not passed, or ran again since",
+            where=step.run_id,
+            expected=f"{', then '.join(terms.in_turn) or ', '.join(terms.after)} passed",
+            found=", ".join(f"{name} {decision.last_word(events, name)}" for name in missing or before),
+            do="Marking a task as success is no proof. Clear the first of these steps with all behind it, or roll back.",
         )

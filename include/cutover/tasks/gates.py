@@ -8,12 +8,12 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import lease, preflight
+from include.cutover import preflight
 from include.cutover.checks import Check
 from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
 from include.cutover.plan import Plan
-from include.cutover.steps.step import Step
+from include.cutover.steps.step import Step, Terms, may_run
 from include.cutover.tasks.operators import step_of
 
 
@@ -49,7 +49,7 @@ class Gate(HITLOperator):
     def execute(self, context: Any) -> Any:
         """Answer at once where the run was opened for automatic approval, else ask."""
         step = step_of(self.plan_name, self.gate, context)
-        lease.check(self.plan_name, step.run_id, step.holder)
+        may_run(step, Terms(course=("go_live",) if self.gate == "approve" else ("forward",)))
         events = step.evidence.events()
         opened = next(event for event in events if event["event"] == "run.opened")
         unknown = open_questions(events, step.plan)
@@ -64,7 +64,7 @@ class Gate(HITLOperator):
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Record the answer that Airflow brings."""
         step = step_of(self.plan_name, self.gate, context)
-        lease.check(self.plan_name, step.run_id, step.holder)
+        may_run(step, Terms(course=("go_live",) if self.gate == "approve" else ("forward",)))
         result = super().execute_complete(context, event)
         responder = result["responded_by_user"]
         by = None if responder is None else str(responder["name"])

@@ -22,8 +22,10 @@ PATIENCE: dict[str, Any] = {
     "execution_timeout": STEP_TIME,
 }
 
-WAY_BACK: dict[str, Any] = {**PATIENCE, "terms": Terms(way_back=True)}
-"""For every step that must run whatever happened before it."""
+
+def way_back(course: str) -> dict[str, Any]:
+    """For a step that must run whatever happened before it, once the run goes that way; empty for any way."""
+    return {**PATIENCE, "terms": Terms(way_back=True, course=(course,) if course else ())}
 
 
 def time_for_data(plan: Plan) -> dict[str, Any]:
@@ -36,17 +38,27 @@ def rollback_group(plan: Plan) -> TaskGroup:
 
     The first task runs whatever became of what is before it: a branch task that was killed must not leave the services down.
     """
-    with TaskGroup("rollback", tooltip="Back to SQLite; needs only the evidence and the plan") as group:
+    return _group(plan, "rollback", "Back to SQLite; needs only the evidence and the plan", trigger_rule="all_done")
+
+
+def release_group(plan: Plan) -> TaskGroup:
+    """Back to SQLite where nothing was copied yet."""
+    return _group(plan, "release", "Nothing was copied: lift the fence, start the services")
+
+
+def _group(plan: Plan, name: str, tooltip: str, trigger_rule: str = "all_success") -> TaskGroup:
+    with TaskGroup(name, tooltip=tooltip) as group:
         steps = [
             StepOperator(
-                task_id=name,
+                task_id=step,
                 plan=plan.name,
-                step=f"rollback.{name}",
+                step=f"{name}.{step}",
                 body=body,
-                trigger_rule="all_done" if name == "stop_services" else "all_success",
-                **WAY_BACK | (time_for_data(plan) if name in ("keep_target", "restore_source") else {}),
+                terms=terms,
+                trigger_rule="all_success" if terms.in_turn else trigger_rule,
+                **PATIENCE | (time_for_data(plan) if step in ("keep_target", "restore_source") else {}),
             )
-            for name, body in back.ROLLBACK
+            for step, body, terms in back.way_back(name)
         ]
         chain(*steps)
     return group

@@ -1,0 +1,46 @@
+"""``python -m tests.exploring SCHEDULES [--seed N]``: explore the state machine, and print each seed that fails."""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import secrets
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from tests.exploring.arena import Arena
+
+
+def main() -> int:
+    """Play schedules; the exit status says whether all was well."""
+    parser = argparse.ArgumentParser(prog="python -m tests.exploring", description=__doc__)
+    parser.add_argument("schedules", type=int, nargs="?", default=100)
+    parser.add_argument("--seed", type=int, help="of the first schedule; the others follow. A random one when left out.")
+    parser.add_argument("--verbose", action="store_true", help="tell what happens in each schedule")
+    given = parser.parse_args()
+    first = given.seed if given.seed is not None else secrets.randbelow(10**9)
+    sys.stdout.write(f"{given.schedules} schedules from seed {first}\n")
+    ended: collections.Counter[str] = collections.Counter()
+    failed, begun = [], time.monotonic()
+    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+    with tempfile.TemporaryDirectory(prefix="exploring-", dir=place) as folder, Arena(Path(folder)) as arena:
+        for seed in range(first, first + given.schedules):
+            result = arena.play(seed)
+            ended[result.ended] += 1
+            if result.faults:
+                failed.append(seed)
+            if result.faults or given.verbose:
+                sys.stdout.write(f"{result}\n")
+                sys.stdout.flush()
+    seconds = time.monotonic() - begun
+    sys.stdout.write(
+        f"{seconds:.0f} s, {seconds / max(given.schedules, 1):.2f} s a schedule; ended {dict(ended.most_common())}\n"
+    )
+    sys.stdout.write(f"failed seeds: {failed or 'none'}\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
