@@ -110,6 +110,7 @@ class _Supervisor:
         self.shop = shop
         self.pids: dict[str, int] = {}
         self.stopped: dict[str, float] = {}
+        self.started: dict[str, int] = {}
 
     def getProcessInfo(self, name: str) -> dict[str, Any]:
         pid = self.pids.get(name, 0)
@@ -121,6 +122,7 @@ class _Supervisor:
             "name": name,
             "statename": state,
             "pid": pid,
+            "start": self.started.get(name, 0),
             "now": int(time.time()),
             "stop": 0,
             "spawnerr": "",
@@ -131,6 +133,7 @@ class _Supervisor:
         if not self.getProcessInfo(name)["pid"]:
             reading, writing = os.pipe()
             self.pids[name] = forked(lambda: serve(self.shop, name, lambda: os.close(writing)))
+            self.started[name] = int(time.time())
             os.close(writing)
             os.read(reading, 1)  # until it serves, or has ended
             os.close(reading)

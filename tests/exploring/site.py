@@ -28,6 +28,7 @@ from include.cutover import (
     break_glass,
     claims,
     content,
+    expectations,
     fingerprints,
     finishing,
     services,
