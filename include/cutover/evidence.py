@@ -10,9 +10,12 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
+import signal
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +28,9 @@ from include.cutover.plan import ROOT
 
 EVENTS = "events.jsonl"
 GENESIS = "0" * 64
+HUNG_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
@@ -70,18 +76,68 @@ def sync_folder(folder: Path) -> None:
 
 
 @contextmanager
-def locked(path: Path) -> Iterator[int]:
+def locked(path: Path, *, brief: bool = False) -> Iterator[int]:
     """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
 
     The lock ends with the process, however that ends.
+
+    Args:
+        brief: It is a lock that everybody holds for milliseconds. A process of this host that still has it after
+            ``HUNG_SECONDS`` was stopped there, and is ended: everything here may be killed at any instant, and is waited for
+            by all others.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if brief:
+            _lock_or_end_holder(descriptor, path)
+        else:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+def _lock_or_end_holder(descriptor: int, path: Path) -> None:
+    deadline, pause = time.monotonic() + HUNG_SECONDS, 0.001
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                end_holders(descriptor, str(path))
+                deadline = time.monotonic() + HUNG_SECONDS
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
+
+
+def end_holders(descriptor: int, what: str) -> bool:
+    """Kill the processes of this host that hold a kernel lock on an open file, this one left out.
+
+    Args:
+        what: Words for the log.
+
+    Returns:
+        Whether there was one that could be ended. False also where the holders cannot be seen.
+    """
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
+    ended = False
+    for pid in {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
+            continue
+        log.warning("%s: ended process %s, which did not come to its end", what, pid)
+        ended = True
+    return ended
 
 
 def now() -> str:
@@ -118,7 +174,7 @@ class Evidence:
         """
         path = self.folder / EVENTS
         first = not path.exists()
-        with locked(path) as descriptor:
+        with locked(path, brief=True) as descriptor:
             content = _read_all(descriptor)
             lines, torn = _split(content)
             if torn:

@@ -19,8 +19,13 @@ def of_files(files: Iterable[Path], base: Path) -> str:
     return digest.hexdigest()
 
 
+def of_plan(plan: Plan) -> str:
+    """SHA-256 of a plan, with the environment's values put in."""
+    return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
+
+
 def of_run(plan: Plan) -> dict[str, str]:
-    """Fingerprints of the plan (with the environment's values put in), of its SQL folder and of the pipeline's code."""
+    """Fingerprints of the plan, of its SQL folder and of the pipeline's code."""
     code = [
         path
         for folder in (ROOT / "include" / "cutover", ROOT / "dags")
@@ -28,7 +33,7 @@ def of_run(plan: Plan) -> dict[str, str]:
         if path.is_file() and "__pycache__" not in path.parts
     ]
     return {
-        "plan": hashlib.sha256(plan.model_dump_json().encode()).hexdigest(),
+        "plan": of_plan(plan),
         "sql": of_files(plan.sql_folder.rglob("*.sql"), plan.sql_folder),
         "code": of_files(code, ROOT),
     }

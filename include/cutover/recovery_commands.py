@@ -97,7 +97,7 @@ def lift(
     before = fence.status(source)
     state = fence.lift(source, run_id=run)
     if not before.raised:
-        console.print(f"{escape(str(state.source))}: there was no fence")
+        console.print(f"{escape(str(state.source))}: there was no fence", soft_wrap=True)
         return
     console.print(f"{escape(str(state.source))}: the fence of {escape(run)} is lifted", soft_wrap=True)
     if not before.intact:

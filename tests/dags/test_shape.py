@@ -190,3 +190,15 @@ def test_a_broken_plan_is_shown_and_takes_no_other_down(tmp_path: Path, monkeypa
     broken = module.__dict__["cutover_broken"]
     assert broken.task_ids == ["faults_of_the_plan"]
     assert "colour: unknown key" in broken.doc_md
+
+
+def test_what_touches_the_application_does_not_take_airflows_word_for_what_stands_before_it(cutover: Any) -> None:
+    assert cutover.get_task("quiesce.stop_services").terms.after == proving.BEFORE_STOPPING
+    assert cutover.get_task("quiesce.fence_source").terms.after == ("stop_services",)
+    assert cutover.get_task("take_backup").terms.after == ("fence_source",)
+    for task in cutover.tasks:
+        group, _, name = task.task_id.rpartition(".")
+        if group in ("release", "rollback", "go_live") and name != "approve":
+            first = name in ("lift_fence", "stop_services", "switch_configuration")
+            assert bool(task.terms.in_turn) != first, task.task_id
+            assert "forward" not in task.terms.course or task.task_id == "rollback.stop_services"

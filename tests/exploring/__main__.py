@@ -5,11 +5,13 @@ from __future__ import annotations
 import argparse
 import collections
 import secrets
+import signal
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+from include.cutover.processes import exit_on
 from tests.exploring.arena import Arena
 
 
@@ -20,6 +22,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, help="of the first schedule; the others follow. A random one when left out.")
     parser.add_argument("--verbose", action="store_true", help="tell what happens in each schedule")
     given = parser.parse_args()
+    exit_on(signal.SIGTERM, signal.SIGINT)
     first = given.seed if given.seed is not None else secrets.randbelow(10**9)
     sys.stdout.write(f"{given.schedules} schedules from seed {first}\n")
     ended: collections.Counter[str] = collections.Counter()

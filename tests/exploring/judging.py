@@ -11,7 +11,7 @@ import json
 import sqlite3
 import stat
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any
 import httpx
 import psycopg
 
+from include.cutover.evidence import Evidence
 from tests.exploring.shop import PROGRAMS, WRITTEN
 from tests.exploring.site import SCHEMA, Site
 
@@ -158,9 +159,16 @@ class Judge:
             time.sleep(0.01)
         self.must(not missing, f"{', '.join(sorted(missing))} cannot write to {kind}")
 
-    def _acknowledged(self, kind: str) -> set[str]:
+    def _acknowledged(self, kind: str, since: float = 0) -> set[str]:
         lines = self.site.shop.journal.read()
-        return {line["title"] for line in lines if line["what"] == "written" and line["database"] == kind}
+        return {
+            line["title"] for line in lines if line["what"] == "written" and line["database"] == kind and line["at"] > since
+        }
+
+    def _moment(self, event: str) -> float:
+        """When that was recorded last, in the last run that opened."""
+        found = self.site.opened[-1].last(event)
+        return datetime.fromisoformat(found["time"]).timestamp() if found else 0.0
 
     def _configuration(self) -> str:
         return self.site.shop.configuration.read_text()
@@ -174,7 +182,8 @@ class Judge:
         )
         self._serves("postgresql")
         taken = of_sqlite(self._backup())
-        promised = self._acknowledged("postgresql") | self._acknowledged("sqlite")
+        # What PostgreSQL took before an earlier rollback is kept elsewhere.
+        promised = self._acknowledged("postgresql", since=self._moment("backup")) | self._acknowledged("sqlite")
         found = of_postgresql(site.conninfo, SCHEMA)
         for table, rows in taken.items():
             different = [key for key, row in rows.items() if found[table].get(key) != row]
@@ -278,5 +287,17 @@ class Judge:
                 row = connection.execute(f'SELECT EXISTS (SELECT FROM "{SCHEMA}"."{table}")'.encode()).fetchone()
                 if row == (True,) and table != "schema_migrations":
                     filled.append(table)
-        pending = any(run.last("target.pending") is not None and run.last("target.kept") is None for run in self.site.opened)
+            kept = connection.execute("SELECT nspname FROM pg_namespace WHERE nspname LIKE %s", [f"{SCHEMA}%"]).fetchall()
+        pending = any(_seq(run, "target.pending") > _seq(run, "target.kept") for run in self.site.opened)
         self.must(not filled or pending, f"the target still holds {filled}, and nothing says so")
+        found: set[str] = set()
+        for (schema,) in kept:
+            with suppress(psycopg.errors.UndefinedTable):
+                found |= _titles(of_postgresql(self.site.conninfo, schema))
+        lost = self._acknowledged("postgresql") - found
+        self.must(not lost, f"{len(lost)} rows that PostgreSQL took are kept nowhere: {sorted(lost)[:3]}")
+
+
+def _seq(run: Evidence, event: str) -> int:
+    found = run.last(event)
+    return -1 if found is None else int(found["seq"])

@@ -17,14 +17,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from include.cutover.decision import has_touched
 from include.cutover.embedded import Cluster
 from include.cutover.evidence import EVENTS, Evidence
 from tests.exploring.judging import Before, Judge
 from tests.exploring.points import Fault
-from tests.exploring.site import Site
+from tests.exploring.site import PLAN, Site, plan_file
 from tests.exploring.walking import TERMINAL, Instance, Run, downstream
 
-STUCK_SECONDS = 0.25
+STUCK_SECONDS = 0.4
+STEPS = 60  # attempts of a run and its rollback, more or less
 POSTGRESQL = {"fsync": "off", "full_page_writes": "off"}  # what is committed survives a kill of the server
 
 
@@ -62,11 +64,17 @@ class Schedule:
         self.site = Site(folder, cluster, dags, wal=self.random.random() < 0.5)
         self.world = self.site.world
         self.result = Result(seed, trace=self.site.trace)
+        self.letting_go = random.Random(seed + 1)  # when it is asked is a matter of time; the others must not depend on that
         self.parallel = 1 if self.random.random() < 0.6 else 3
-        self.faults_left = self.random.choice((0, 1, 1, 2, 2, 3, 4, 6))
-        self.events_left = self.random.choice((0, 1, 1, 1, 2, 2, 3, 4))
+        # Which of the attempts are hurt, and before which of them something happens.
+        self.hurt = self._some_of(STEPS, self.random.choice((0, 1, 1, 2, 2, 3, 4, 6)))
+        self.eventful = self._some_of(STEPS, self.random.choice((0, 1, 1, 1, 2, 2, 3, 4)))
+        self.back_up_at = 0
         self.rollbacks = 0
         self.started = 0
+
+    def _some_of(self, many: int, number: int) -> list[int]:
+        return sorted(self.random.randrange(1, many) for _ in range(number))
 
     def play(self) -> Result:
         """Play it to its end and let the judge look."""
@@ -86,6 +94,7 @@ class Schedule:
             if self.result.faults:
                 self._keep()
         finally:
+            self._start_postgresql()
             self.site.close()
             self.result.seconds = time.monotonic() - begun
         return self.result
@@ -112,36 +121,42 @@ class Schedule:
             changed = self.world.look()
             if changed:
                 still_since = time.monotonic()
-            if self.events_left and self.started and self.random.random() < 0.03:
-                self.events_left -= 1
-                self.random.choice(self._events())()
             ready = [(run, instance) for run in self.world.runs for instance in run.ready()]
-            if ready and len(self.world.at_work) < self.parallel:
-                self._start(*self.random.choice(ready))
+            room = bool(ready) and len(self.world.at_work) < self.parallel
+            # What is random is decided where something changed, never by how often somebody looked.
+            if room:
                 still_since = time.monotonic()
+                if self.eventful and self.started >= self.eventful[0]:
+                    del self.eventful[0]
+                    self.random.choice(self._events())()
+                elif self.world.stopped and self.random.random() < 0.15:
+                    self._let_go()
+                else:
+                    self._start(*self.random.choice(ready))
                 continue
-            if self.world.stopped and (
-                not self.world.at_work or time.monotonic() > still_since + STUCK_SECONDS or self.random.random() < 0.002
-            ):
-                self._let_go()
+            if self.world.stopped and (not self.world.at_work or time.monotonic() > still_since + STUCK_SECONDS):
                 still_since = time.monotonic()
+                self._let_go()
                 continue
             if not ready and not self.world.attempts:
-                return
-            if time.monotonic() > still_since + 30:
+                break
+            if time.monotonic() > still_since + 60:
                 raise AssertionError(f"hangs: {', '.join(attempt.name for attempt in self.world.attempts)}")
             if not changed:
                 self.world.wait()
 
     def _start(self, run: Run, instance: Instance) -> None:
         self.started += 1
-        fault = self._fault() if self.faults_left and self.random.random() < 0.06 else None
+        if self.back_up_at and self.started >= self.back_up_at:
+            self._start_postgresql()
+        fault = None
+        if self.hurt and self.started >= self.hurt[0]:
+            del self.hurt[0]
+            fault = self._fault()
         if fault is None and not self.world.attempts:
             self.world.carry_out(run, instance)
-            return
-        if fault is not None:
-            self.faults_left -= 1
-        self.world.start(run, instance, fault)
+        else:
+            self.world.start(run, instance, fault)
 
     def _fault(self) -> Fault:
         kind = signal.SIGKILL if self.random.random() < 0.7 else signal.SIGSTOP
@@ -150,9 +165,9 @@ class Schedule:
         return Fault(int(math.exp(self.random.uniform(0, math.log(160)))) - 1, kind)
 
     def _let_go(self) -> None:
-        """Something stands still: a stopped attempt goes on, or is killed, or Airflow tries the task again meanwhile."""
-        attempt = self.random.choice(self.world.stopped)
-        chance = self.random.random()
+        """Something stands still: Airflow tries the task again, or it goes on, or it is killed."""
+        attempt = self.letting_go.choice(self.world.stopped)
+        chance = self.letting_go.random()
         if attempt.instance is not None and not attempt.dead and chance < 0.6:
             self.world.declare_dead(attempt)
         elif chance < 0.75:
@@ -165,8 +180,9 @@ class Schedule:
     def _events(self) -> list[Callable[[], None]]:
         many: list[Callable[[], None]] = [self._clear_one, self._clear_one, self._clear_behind, self._mark, self._mark]
         many += [self._roll_back, self._roll_back, self._break_glass, self._break_glass, self._second_run, self._tear]
-        if self.random.random() < 0.2:
-            many.append(self._restart_postgresql)
+        many += [self._abort, self._change_plan]
+        if self.random.random() < 0.15:
+            many += [self._restart_postgresql, self._stop_postgresql]
         return many
 
     def _some(self) -> tuple[Run, Instance] | None:
@@ -211,16 +227,40 @@ class Schedule:
                 events.write(b'{"seq":9999,"event":"step.e')
             self.site.trace.append("a torn event")
 
+    def _abort(self) -> None:
+        """Somebody marks a run as failed: what is at work is ended, and nothing more is started."""
+        run = self.random.choice(self.world.runs)
+        self.site.trace.append(f"{run.run_id} is marked as failed")
+        self.world.abort(run)
+
+    def _change_plan(self) -> None:
+        self.site.trace.append("the plan's file is changed")
+        file = self.site.plans / f"{PLAN}.yaml"
+        file.write_text(self.random.choice((file.read_text().replace("minutes: 1", "minutes: 2"), "name: [")))
+
     def _restart_postgresql(self) -> None:
         self.site.trace.append("PostgreSQL is killed and started")
         self.cluster.stop(signal.SIGQUIT)
         self.cluster.start(POSTGRESQL)
+
+    def _stop_postgresql(self) -> None:
+        self.site.trace.append("PostgreSQL is killed")
+        self.cluster.stop(signal.SIGQUIT)
+        self.back_up_at = self.started + self.random.randrange(1, 12)
+
+    def _start_postgresql(self) -> None:
+        if self.back_up_at:
+            self.site.trace.append("PostgreSQL is started")
+            self.cluster.start(POSTGRESQL)
+            self.back_up_at = 0
 
     # -- afterwards
 
     def _brought_to_an_end(self) -> str:
         """One retry or one rollback; then the last run that opened is at its end."""
         self.site.trace.append("nothing is disturbed any more")
+        self._start_postgresql()
+        (self.site.plans / f"{PLAN}.yaml").write_text(plan_file(), encoding="utf-8")
         self.world.walk()
         evidence = self._last()
         if evidence is None:
@@ -229,8 +269,8 @@ class Schedule:
             first = next(run for run in self.world.runs if evidence.folder.name == run.run_id)
             closing = first.of("close_run")[0]
             glass = self.random.random() < 0.5
-            if closing.state != "success" and self.random.random() < 0.3 and not self._lost(evidence, first):
-                # The last task died: one retry of it. What it finds decides whether more is to be done.
+            if closing.state != "success" and not has_touched(evidence.events()) and not glass:
+                # There is nothing to roll back: the last task is tried once more, and ends the run.
                 self.world.clear(first, [closing])
                 self.world.walk()
             if not self._ended(evidence):
@@ -257,10 +297,6 @@ class Schedule:
     def _ended(evidence: Evidence) -> bool:
         sealed = evidence.sealed
         return sealed is not None and sealed["outcome"] != "failed"
-
-    @staticmethod
-    def _lost(evidence: Evidence, run: Run) -> bool:
-        return evidence.last("rollback.asked") is not None or evidence.last("reopened") is not None
 
     def _again(self, before: Before, outcome: str) -> None:
         """What ended is no obstacle: a live application goes back, one that is back goes live."""

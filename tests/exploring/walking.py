@@ -199,6 +199,8 @@ class World:
 
     def _child(self, name: str, action: Callable[[], dict[str, Any]], fault: Fault | None, answer: int) -> None:
         status = 1
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         try:
             output = os.open(self.log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             os.dup2(output, 1)
@@ -291,6 +293,15 @@ class World:
         self._end(instance)
         instance.state = state
         self.tell(f"{run.run_id}: marked {instance.name} as {state}")
+
+    def abort(self, run: Run) -> None:
+        """Mark a run as failed: Airflow ends what is at work and starts nothing more of it."""
+        for instance in run.instances:
+            if instance.state == "running":
+                self._end(instance)
+                instance.state = "failed"
+            elif instance.state not in TERMINAL:
+                instance.state = "skipped"
 
     def _end(self, instance: Instance) -> None:
         for attempt in self.attempts:

@@ -236,7 +236,7 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
         raise Refused(
             "there is nothing to roll back: the run has stopped nothing yet",
             where=run_id,
-            do="Answer its gate with No-go; it then ends by itself.",
+            do="Answer its gate with No-go; it then ends by itself. If Airflow ended it, clear its task close_run.",
         )
     begun_before = own.last("rollback.opened") is not None if own.exists else False
     # A later try has no right to take the lease back from whoever took it since.

@@ -6,11 +6,12 @@ Airflow: its tasks run steps through ``tasks.operators``, and the break-glass ro
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 
 from include.cutover import backup, claims, decision, decisions, fingerprints, lease, ledger
 from include.cutover.checks import Check
-from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
+from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, PlanInvalid, Refused
 from include.cutover.evidence import Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.notices import Channel
@@ -217,11 +218,29 @@ def subject_of(plan: str, own_run_id: str) -> str | None:
 
 
 def frozen_plan(evidence: Evidence) -> Plan | None:
-    """The plan as it was when the run opened; later changes of the file do not reach a run in flight."""
+    """The plan as it was when the run opened; later changes of the file do not reach a run in flight. None where none is.
+
+    Raises:
+        CannotCheck: When it was changed, and the plan's file is not what it was either.
+    """
     try:
-        return Plan.model_validate_json((evidence.folder / FROZEN_PLAN).read_bytes())
+        content = (evidence.folder / FROZEN_PLAN).read_bytes()
     except FileNotFoundError:
         return None
+    recorded = evidence.last("file", name=FROZEN_PLAN)
+    if recorded is None or hashlib.sha256(content).hexdigest() == recorded["sha256"]:
+        return Plan.model_validate_json(content)
+    opened = evidence.last("run.opened") or {}
+    with suppress(PlanInvalid):
+        plan = load_plan(evidence.folder.parent.name)
+        if fingerprints.of_plan(plan) == opened.get("fingerprints", {}).get("plan"):
+            return plan
+    raise CannotCheck(
+        "the plan frozen in the evidence is not what was recorded",
+        where=str(evidence.folder / FROZEN_PLAN),
+        expected=f"SHA-256 {recorded['sha256']}",
+        do="Put it back from a copy of the evidence, or the plan's file as it was then.",
+    )
 
 
 @dataclass(frozen=True)
