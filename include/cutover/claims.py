@@ -9,19 +9,14 @@ alone: what it finds is then not changed by an attempt that nobody knows of any 
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
-import re
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from include.cutover.errors import Unreachable
-from include.cutover.evidence import evidence_root, slug
-
-log = logging.getLogger(__name__)
+from include.cutover.evidence import end_holders, evidence_root, slug
 
 WAIT_SECONDS = 120.0  # for an earlier attempt of the same step: it may be about to finish
 PATIENCE_SECONDS = 15.0  # for steps whose work is given up
@@ -91,7 +86,7 @@ def _lock(path: Path, mode: int, what: str, seconds: float, may_end: Callable[[]
 
 def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> None:
     begun = time.monotonic()
-    ended: set[int] = set()
+    ended = False
     while True:
         try:
             fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
@@ -100,7 +95,7 @@ def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Cal
             waited = time.monotonic() - begun
         # Who waits in shared mode waits for a step that goes back, and that must not be ended.
         if waited > seconds and mode == fcntl.LOCK_EX and may_end():
-            ended |= _end(_holders(descriptor) - ended, what)
+            ended |= end_holders(descriptor, what)
         if waited > seconds + (PATIENCE_SECONDS if ended else 0):
             raise Unreachable(
                 "another attempt is still at work",
@@ -109,29 +104,3 @@ def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Cal
                 do="End that process (its pid is in the newest step.begin of the evidence), then clear this task.",
             )
         time.sleep(PAUSE_SECONDS)
-
-
-def _holders(descriptor: int) -> set[int]:
-    """Processes of this host that hold a lock on the file, this one left out; empty where that cannot be seen."""
-    status = os.fstat(descriptor)
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return set()
-    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
-    return {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}
-
-
-def _end(pids: set[int], what: str) -> set[int]:
-    """Kill processes that hold a lock of ours. Returns those that were."""
-    ended = set()
-    for pid in pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError) as error:
-            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
-            continue
-        log.warning("%s: ended process %s, an earlier attempt that did not come to its end", what, pid)
-        ended.add(pid)
-    return ended

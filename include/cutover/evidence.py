@@ -11,9 +11,11 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import re
 import secrets
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -28,6 +30,9 @@ from include.cutover.plan import ROOT
 EVENTS = "events.jsonl"
 GENESIS = "0" * 64
 LOCK_SECONDS = 60.0
+HUNG_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
 
 Event = dict[str, Any]
 
@@ -92,10 +97,15 @@ def disk_errors(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[int]:
+def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) -> Iterator[int]:
     """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
 
     The lock ends with the process, however that ends.
+
+    Args:
+        brief: It is a lock that everybody holds for milliseconds. A process of this host that still has it after
+            ``HUNG_SECONDS`` was stopped there, and is ended: everything here may be killed at any instant, and is waited for
+            by all others.
 
     Raises:
         Unreachable: When somebody else holds it for longer than ``seconds``.
@@ -103,28 +113,59 @@ def locked(path: Path, *, seconds: float = LOCK_SECONDS) -> Iterator[int]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        lock(descriptor, path, seconds)
+        lock(descriptor, path, seconds, brief=brief)
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS) -> None:
+def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: bool = False) -> None:
     """Lock an open file for oneself, until it is closed. Arguments and errors as for ``locked``."""
-    deadline, pause = time.monotonic() + seconds, 0.001
+    begun, pause, ended = time.monotonic(), 0.001, False
     while True:
         try:
             return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            if time.monotonic() > deadline:
+            waited = time.monotonic() - begun
+            if waited > seconds:
                 raise Unreachable(
                     "another process keeps this file locked",
                     where=str(path),
                     expected=f"the lock within {seconds:g} s",
                     do="Find that process with lsof; end it if it hangs, then run the step again.",
                 ) from None
+            if brief and waited > HUNG_SECONDS and not ended:
+                ended = end_holders(descriptor, str(path))
             time.sleep(pause)
             pause = min(0.05, 2 * pause)
+
+
+def end_holders(descriptor: int, what: str) -> bool:
+    """Kill the processes of this host that hold a kernel lock on an open file, this one left out.
+
+    Args:
+        what: Words for the log.
+
+    Returns:
+        Whether there was one that could be ended. False also where the holders cannot be seen.
+    """
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
+    ended = False
+    for pid in {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
+            continue
+        log.warning("%s: ended process %s, which did not come to its end", what, pid)
+        ended = True
+    return ended
 
 
 def now() -> str:
@@ -164,7 +205,7 @@ class Evidence:
         """
         path = self.folder / EVENTS
         first = not path.exists()
-        with disk_errors(path), locked(path) as descriptor:
+        with disk_errors(path), locked(path, brief=True) as descriptor:
             content = _read_all(descriptor)
             lines, torn = _split(content)
             whole = len(content) - len(torn)

@@ -53,7 +53,7 @@ def acquire(plan: str, subject: str, holder: str) -> Lease:
     Raises:
         Refused: While another run of the plan is open.
     """
-    with locked(_path(plan).with_name(".lease.lock")):
+    with locked(_path(plan).with_name(".lease.lock"), brief=True):
         current = read(plan)
         if current is not None and current.holder == holder:
             return current
@@ -72,7 +72,7 @@ def acquire(plan: str, subject: str, holder: str) -> Lease:
 
 def take_over(plan: str, subject: str, holder: str) -> Lease:
     """Become the holder whoever holds it now; the one before can do nothing more. Safe to call again."""
-    with locked(_path(plan).with_name(".lease.lock")):
+    with locked(_path(plan).with_name(".lease.lock"), brief=True):
         current = read(plan)
         if current is not None and current.holder == holder and current.subject == subject:
             return current

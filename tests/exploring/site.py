@@ -28,6 +28,7 @@ from include.cutover import (
     break_glass,
     claims,
     content,
+    evidence,
     expectations,
     fingerprints,
     finishing,
@@ -230,6 +231,7 @@ def plain_stages() -> Iterator[None]:
         mock.patch.object(claims, "PAUSE_SECONDS", 0.005),
         mock.patch.object(claims, "WAIT_SECONDS", 1.0),
         mock.patch.object(claims, "PATIENCE_SECONDS", 0.5),
+        mock.patch.object(evidence, "HUNG_SECONDS", 0.5),
         mock.patch.object(break_glass, "PAUSE_SECONDS", 0.05),
         # The code is hashed anew by each step; here nobody changes it while a run is in flight.
         mock.patch.object(fingerprints, "of_files", lambda _files, base: f"the files below {base}"),
