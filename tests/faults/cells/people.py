@@ -151,7 +151,7 @@ def _(trial: Trial) -> None:
 
 @cell(10, "clear-backup-in-flight", "take_backup and all after it is cleared", "verify", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("check_content", "middle")
+    rule = trial.hold("check_tables", "middle")
     run_id = trial.cutover()
     trial.held(rule)
     trial.fault()
@@ -319,5 +319,5 @@ def mark_step(step: str, task: str) -> None:
         trial.wait(run_id)
 
 
-mark_step("check_content", "verify.check_content")
+mark_step("check_tables", "verify.check_tables")
 mark_step("copy.users", "copy.users")

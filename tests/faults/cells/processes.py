@@ -26,7 +26,7 @@ BEFORE_COPY = (
 )  # fmt: skip
 AFTER_COPY = (
     "restore_test", "build_keys_and_indexes", "load_reference_data", "store_quarantine", "declare_foreign_keys",
-    "set_sequences", "analyze_tables", "check_counts", "check_content", "check_orphans", "check_sequences",
+    "set_sequences", "analyze_tables", "check_tables",
     "validate_foreign_keys", "smoke_test_database", "decide", "switch_configuration", "start_services",
     "smoke_test_application", "decide_live", "announce_completion", "close_run",
 )  # fmt: skip
@@ -101,7 +101,7 @@ for _at in AT:
 @cell(1, "kill-telling-steps", "kill -9 of the task's process", "eight steps that change something, in one run", LIVE)
 def _(trial: Trial) -> list[Result]:
     ends = killed_once(trial, ("apply_ddl", "fence_source", "take_backup", "switch_configuration", "decide_live"), "end")
-    middles = killed_once(trial, ("copy.ping_results.0", "check_content", "start_services"), "middle")
+    middles = killed_once(trial, ("copy.ping_results.0", "check_tables", "start_services"), "middle")
     trial.wait(trial.cutover())
     return [*ends(), *middles()]
 
@@ -161,7 +161,7 @@ def kill_worker(trial: Trial, facts: dict[str, int]) -> None:
 
 
 PARTS = {"scheduler": kill_scheduler, "API server": kill_api_server, "worker": kill_worker}
-DURING = {"copy": "copy.ping_results.0", "verify": "check_content", "rollback": "rollback.restore_source"}
+DURING = {"copy": "copy.ping_results.0", "verify": "check_tables", "rollback": "rollback.restore_source"}
 
 
 def kill_part(part: str, during: str) -> None:
@@ -215,7 +215,7 @@ WORK_IN_TARGET = {
     "apply_ddl": ("apply_ddl", "DDL"),
     "copy": ("copy.ping_results.0", "copy"),
     "index": ("build_keys_and_indexes", "index build"),
-    "verify": ("check_content", "verify"),
+    "verify": ("check_tables", "verify"),
 }
 
 
@@ -379,7 +379,7 @@ def _(trial: Trial) -> None:
 
 @cell(15, "target-gone-in-flight", "PostgreSQL goes down for good and the run rolls back by itself", "verify", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("check_content", "middle")
+    rule = trial.hold("check_tables", "middle")
     run_id = trial.cutover()
     trial.held(rule)
     trial.site.target.stop(signal.SIGQUIT)
