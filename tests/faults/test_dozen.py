@@ -24,7 +24,7 @@ DOZEN = (
     "backup-disk-full",
     "corruption-last-digit",
     "rollback-during-cutover",
-    "clear-tasks-live",
+    "clock-wrong-before",
 )
 
 
