@@ -6,9 +6,11 @@ target, values of every storage class, keys of every shape, references that lead
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import math
+import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -56,6 +58,7 @@ BROKEN = st.sampled_from(
     ["x\0y", "\0", "abc\0", Raw(b"caf\xe9"), Raw(b"\xff\xfe"), Raw(b"\xed\xa0\x80"), Raw(b"\x80"), Raw(b"\x00\xd8"), b"\xff", b"",
      b"abc", "გამარჯობა".encode(), 5, 1.5, "a" * 60]
 )  # fmt: skip
+LONG = tuple(base64.b64encode(random.Random(number).randbytes(1_500)).decode() for number in range(3))  # no pattern in it
 FLOATS = st.floats(allow_nan=False) | st.sampled_from(
     [
         0.1,
@@ -169,7 +172,7 @@ KINDS = (
         for p, s in ((9, 6), (3, 0), (20, 2), (18, 17), (38, 25), (3, 5))
     ),
     Kind("boolean", "boolean", ("BOOLEAN", "INTEGER", "", "TINYINT"), st.integers(0, 1), NO_BOOLEAN),
-    Kind("text", "text", IN_TEXT, TEXT, BROKEN),
+    Kind("text", "text", IN_TEXT, TEXT, BROKEN | st.sampled_from(LONG)),
     Kind("varchar(5)", "varchar", IN_TEXT, TEXT.map(lambda text: text[:5]), BROKEN | st.sampled_from(["abcdef", "abc   ", "გამარჯობა"])),
     Kind("char(3)", "char", IN_TEXT, TEXT.map(lambda text: (text + "ab ")[:3]), BROKEN | st.sampled_from(["ab", "abcd", ""])),
     Kind("uuid", "uuid", ("UUID", "TEXT", "CHAR(32)", "VARCHAR(36)", ""), UUIDS, NO_UUID),
@@ -179,7 +182,7 @@ KINDS = (
     Kind("timestamp", "timestamp", IN_DATE, moments(st.just("")), NO_MOMENT),
     Kind("date", "date", IN_DATE, DAYS, NO_MOMENT),
     Kind("time", "time", ("TIME", "TEXT", ""), CLOCKS, NO_MOMENT),
-    Kind("bytea", "bytea", ("BLOB", "", "BYTEA"), BYTES, BROKEN),
+    Kind("bytea", "bytea", ("BLOB", "", "BYTEA"), BYTES, BROKEN | st.sampled_from(LONG).map(str.encode)),
     Kind('"Mood"', "enum", ("TEXT", "VARCHAR(9)", ""), st.sampled_from(LABELS), st.sampled_from(["", "Sad", "sad\0", b"sad", 1, "sad "])),
 )  # fmt: skip
 BY_TYPE = {kind.type: kind for kind in KINDS}
@@ -221,7 +224,8 @@ class Column:
         declared: Its type in the source, with collation.
         domain: What the target's domain says beside the type; None where the type is used as it is.
         identity: How the target gives keys by itself: ``by default``, ``always``, ``serial``; empty where it does not.
-        computed: Its expression; then ``source`` and ``target`` say how each side has it: ``computed``, ``plain``, ``none``.
+        computed: The column whose being NULL it tells; then ``source`` and ``target`` say how each side has it: ``computed``,
+            ``plain``, ``none``.
     """
 
     name: str
@@ -398,7 +402,9 @@ def _source_table(table: Table) -> str:
             continue
         text = f"{_named(column.name, table.quoting)} {column.declared}"
         if column.source == "computed":
-            text += f" GENERATED ALWAYS AS ({column.computed}) {'STORED' if len(column.name) % 2 else 'VIRTUAL'}"
+            text += (
+                f" GENERATED ALWAYS AS ({quote(column.computed)} IS NULL) {'STORED' if len(column.name) % 2 else 'VIRTUAL'}"
+            )
         elif column.name == alias:
             text += " PRIMARY KEY" + (" AUTOINCREMENT" if table.form == "autoincrement" else "")
         cells.append(text + (" NOT NULL" if column.source_not_null else ""))
@@ -418,7 +424,7 @@ def _target_column(column: Column, domain: str) -> str:
         kind = {"smallint": "smallserial", "integer": "serial", "bigint": "bigserial"}[kind]
     text = f"{quote(column.name)} {kind}"
     if column.target == "computed":
-        return f"{text} GENERATED ALWAYS AS ({column.computed}) STORED"
+        return f"{text} GENERATED ALWAYS AS ({quote(column.computed)} IS NULL) STORED"
     if column.identity in ("by default", "always"):
         text += f" GENERATED {column.identity.upper()} AS IDENTITY"
     return text + (" NOT NULL" if column.not_null else "")
@@ -461,9 +467,9 @@ def cases(draw: st.DrawFn) -> Case:
     tables = [draw(_tables(name)) for name in names]
     links: list[Link] = []
     for _ in range(draw(st.integers(0, 3))):
-        if link := draw(_links(tables, links)):
-            tables = link[1]
-            links.append(link[0])
+        if drawn := draw(_links(tables, links)):
+            link, tables = drawn
+            links.append(link)
     settings = draw(_settings(tables, links))
     rows = {table.name: draw(_rows(table, settings[table.name], awkward)) for table in tables}
     for link in links:
@@ -505,9 +511,8 @@ def _tables(draw: st.DrawFn, name: str) -> Table:
         if size == 1 and columns[0].kind.type in INTEGERS and columns[0].domain is None and _chance(draw, 3):
             columns[0] = Column(columns[0].name, columns[0].kind, columns[0].declared, identity="by default")
         key = tuple(column.name for column in columns[:size])
-    computed = _computed(draw, columns, strict) if _chance(draw, 6) else None
-    if computed is not None:
-        columns.append(computed)
+    if _chance(draw, 6):
+        columns.append(_computed(draw, columns, strict))
     uniques = tuple(_unique(draw, columns) for _ in range(draw(st.sampled_from([0, 0, 1, 2]))))
     checks = tuple(_check(draw, columns) for _ in range(1) if _chance(draw, 8))
     sequence = draw(st.sampled_from([None, None, 0, 40, 40_000, 2**40])) if form == "autoincrement" else None
@@ -537,21 +542,20 @@ def _columns(draw: st.DrawFn, name: str, strict: bool, kinds: Sequence[Kind] = K
     return Column(name, kind, declared, not_null or source_not_null, source_not_null, domain)
 
 
-def _computed(draw: st.DrawFn, columns: Sequence[Column], strict: bool) -> Column | None:
+def _computed(draw: st.DrawFn, columns: Sequence[Column], strict: bool) -> Column:
     free = [name for name in NAMES if name.lower() not in {column.name.lower() for column in columns}]
-    of = draw(st.sampled_from(columns))
     sides = [
         ("computed", "plain"),
         ("computed", "computed"),
         ("computed", "none"),
-        ("plain", "computed"),
         ("none", "computed"),
+        ("plain", "computed"),
     ]
-    source, target = draw(st.sampled_from(sides))
-    kind = BY_TYPE[draw(st.sampled_from(["boolean"]))]
+    source, target = draw(st.sampled_from(sides[:4] if draw(st.integers(0, 5)) else sides))
+    of = draw(st.sampled_from(columns)).name
     declared = "INTEGER" if strict else "BOOLEAN"
-    expression = f"{quote(of.name)} IS NULL"
-    return Column(draw(st.sampled_from(free)), kind, declared, computed=expression, source=source, target=target)
+    name, kind = draw(st.sampled_from(free)), BY_TYPE["boolean"]
+    return Column(name, kind, declared, computed=of, source=source, target=target)
 
 
 def _unique(draw: st.DrawFn, columns: Sequence[Column]) -> Unique | None:
@@ -612,7 +616,7 @@ def _links(draw: st.DrawFn, tables: list[Table], links: Sequence[Link]) -> tuple
     free = [
         at
         for at, column in enumerate(child.columns)
-        if column.name not in child.key[: 1 if "rowid" in child.form else 0]
+        if column.name not in child.key[: 1 if child.form in ("rowid", "autoincrement") else 0]
         and not column.computed
         and not column.identity
         and column.name not in key
@@ -720,7 +724,8 @@ def _referring(
         nowhere = awkward and _chance(draw, awkward + 2)
         if nowhere:
             continue
-        there = draw(st.sampled_from(parent)) if parent and draw(st.integers(0, 5)) else None
+        to_a_row = bool(parent) and not _chance(draw, 6)
+        there = draw(st.sampled_from(parent)) if to_a_row else None
         for name, other in zip(link.columns, link.referenced_columns, strict=True):
             if there is not None:
                 row[own.index(name)] = there[others.index(other)]

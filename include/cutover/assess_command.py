@@ -75,7 +75,8 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
                 made = read_target(conninfo, plan.sql_folder)
             tell = _Teller(err)
             try:
-                return assess(clone, plan, made, name=file.name, on_progress=tell if err.isatty() else None)
+                telling = tell if err.isatty() else None
+                return assess(clone, plan, made, name=file.name, scratch=scratch, on_progress=telling)
             finally:
                 tell.end()
         except CutoverError as error:

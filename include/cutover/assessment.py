@@ -2,8 +2,9 @@
 
 Each table is read once, by SQLite itself, against the columns that the plan's SQL really makes; see ``assessment_scan`` for
 how, ``assessment_values`` for what a value may be, ``assessment_keys`` for unique and foreign keys, ``assessment_objects``
-for what is no row. Decisions of the plan turn what would block into ``decision applied``. What it cannot find stands in
-docs/assessment.md; the copy and the proof of equal content come after it and take nothing on trust.
+for what is no row. Decisions of the plan turn what would block into ``decision applied``; where nothing else blocks they are
+carried out on a copy, and what that leaves is assessed again. What it cannot find stands in docs/assessment.md; the copy and
+the proof of equal content come after it and take nothing on trust.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
@@ -24,7 +25,7 @@ from include.cutover.assessment_keys import References, duplicates
 from include.cutover.assessment_objects import column_findings, object_findings, sequence_findings, table_findings
 from include.cutover.assessment_scan import RowCheck, TableScan
 from include.cutover.assessment_target import Target, TargetTable, read_target
-from include.cutover.errors import CannotCheck, Refused
+from include.cutover.errors import CannotCheck, CutoverError, Refused, WrongData
 from include.cutover.plan import ColumnDecision, Plan, Table
 from include.cutover.source import Shape
 from include.cutover.target import PlannedSchema
@@ -41,6 +42,8 @@ _CODES_OF = {
     "boolean": {"not_boolean"},
     "orphans": {"orphans", "orphans_that_follow"},
 }
+# What the source as it stands cannot answer where decisions change it.
+_LEFT_OPEN = frozenset({"check_not_assessed", "key_not_assessed", "orphans_not_assessed"})
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,7 @@ def assess(
     target: Target,
     *,
     name: str | None = None,
+    scratch: Path | None = None,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Assessment:
     """Look at everything in a source.
@@ -68,12 +72,31 @@ def assess(
         snapshot: A clone or a backup; see ``source.open_snapshot``. It should have passed ``source.integrity``.
         target: What the plan's SQL makes; see ``read_target``.
         name: How the source is called in the result; the snapshot's file name when left out.
+        scratch: Folder where the plan's decisions are tried on a copy of the source, which needs as much disk. The caller
+            removes it. When left out, they are not tried as a whole, and some keys and CHECKs are not assessed.
         on_progress: Called after every block of rows. What it raises ends the assessment.
 
     Raises:
         CannotCheck: When the snapshot cannot be read, is empty, or is not the plan's application.
+        Refused: When there is not enough free disk in ``scratch``.
+        StepFailed: When it cannot be written.
     """
     began = time.monotonic()
+    findings, rows = _looked_at(snapshot, plan, target, on_progress)
+    if scratch is not None and not any(finding.severity == "blocks" for finding in findings):
+        findings = _with_decisions(findings, snapshot, plan, target, scratch, on_progress)
+    seconds = round(time.monotonic() - began, 3)
+    result = Assessment(plan.name, name or snapshot.name, ordered(findings), rows, seconds)
+    log.info(
+        "assessed %d rows of %d tables in %.1f s: %d findings block", result.rows, len(rows), seconds, len(result.blocks)
+    )
+    return result
+
+
+def _looked_at(
+    snapshot: Path, plan: Plan, target: Target, on_progress: Callable[[Progress], None] | None
+) -> tuple[list[Finding], dict[str, int]]:
+    """All findings about the source as it stands, and the rows of each table."""
     with source.snapshot(snapshot) as conn:
         canonical.prepare(conn)
         assessment_expressions.prepare(conn)
@@ -93,12 +116,57 @@ def assess(
         findings += object_findings(conn, plan, target)
     findings += _misfits(plan, target, columns)
     findings += _unused(plan, findings, there)
-    seconds = round(time.monotonic() - began, 3)
-    result = Assessment(plan.name, name or snapshot.name, ordered(findings), rows, seconds)
-    log.info(
-        "assessed %d rows of %d tables in %.1f s: %d findings block", result.rows, len(rows), seconds, len(result.blocks)
-    )
-    return result
+    return findings, rows
+
+
+# --- the decisions as a whole -------------------------------------------------------------------------------------------
+
+
+def _with_decisions(
+    findings: list[Finding],
+    snapshot: Path,
+    plan: Plan,
+    target: Target,
+    scratch: Path,
+    on_progress: Callable[[Progress], None] | None,
+) -> list[Finding]:
+    """The findings, and those about what the plan's decisions leave: they may make rows equal, or references lead nowhere."""
+    try:
+        decided = decisions.apply(snapshot, scratch / "decided" / "decided.db", plan, _planned(target))
+    except (Refused, WrongData, CannotCheck) as error:
+        if failed := _failed(error, plan):
+            return [*findings, failed]
+        raise
+    left_open = any(finding.code in _LEFT_OPEN for finding in findings)
+    if not decided.made and not (left_open and any(table.columns for table in plan.tables.values())):
+        return findings
+    settled = {name: table.model_copy(update={"columns": {}, "foreign_keys": {}}) for name, table in plan.tables.items()}
+    after, _ = _looked_at(decided.file, plan.model_copy(update={"tables": settled}), target, on_progress)
+    return [
+        *(finding for finding in findings if finding.code not in _LEFT_OPEN),
+        *(finding for finding in after if finding.code in _LEFT_OPEN),
+        *(
+            replace(finding, becomes=f"{finding.becomes}, after the plan's decisions", decide="")
+            for finding in after
+            if finding.severity == "blocks"
+        ),
+    ]
+
+
+def _failed(error: CutoverError, plan: Plan) -> Finding | None:
+    """The finding about a decision that could not be carried out; None for an error that is about no table."""
+    for table in sorted(plan.tables, key=len, reverse=True):
+        if error.where == f"table {table}" or error.where.startswith((f"table {table}, ", f"{table}.")):
+            column = error.where.partition(", column ")[2]
+            return Finding(
+                "decision_fails",
+                "blocks",
+                table,
+                column if column in plan.tables[table].columns else "",
+                value=error.where.removeprefix(f"{table}."),
+                becomes=f"nothing: {error.message}" + (f" ({error.found})" if error.found else ""),
+            )
+    return None
 
 
 def _require_the_plans_application(plan: Plan, tables: list[str], snapshot: Path) -> None:

@@ -82,6 +82,9 @@ CODES: Mapping[str, Meaning] = {
     "column_missing": Meaning("A column of the target that the source has not", "Add it in a later migration."),
     "type_without_way": Meaning("A type of the target that takes no value unchanged", "Change the plan's SQL."),
     "decision_misfit": Meaning("A decision of the plan that can never be carried out", "Correct the plan."),
+    "decision_fails": Meaning(
+        "A decision of the plan that cannot be carried out on these rows", "Correct the rows in the source, or the decision."
+    ),
     "decision_unused": Meaning("A decision of the plan that nothing asks for"),
     # sequences
     "sequence_ahead": Meaning("AUTOINCREMENT is ahead of the greatest key; the target's sequence goes on from there"),

@@ -272,13 +272,14 @@ class TableScan:
 
     def _judged(self, index: int, kind: str, cell: Any) -> tuple[Verdict, ...]:
         remembered = self._remembered[index]
-        known = remembered.get((kind, cell))
+        name = (kind, repr(cell) if cell == 0 else cell)  # 0.0 equals -0.0, and its verdict may be another one
+        known = remembered.get(name)
         if known is None:
             if index not in self._judges:
                 self._judges[index] = ValueJudge(self._columns[index], self._encoding)
             known = self._judges[index](Text(cell) if kind == "text" else cell)
             if len(remembered) < _REMEMBERED and (not isinstance(cell, bytes) or len(cell) < 200):
-                remembered[kind, cell] = known
+                remembered[name] = known
         return known
 
     def _add(self, column: str, verdict: Verdict, key: Sequence[Any]) -> None:

@@ -123,7 +123,7 @@ class Bench:
 
     def _cut_over(self, case: Case, file: Path, plan: Plan, folder: Path, checks: list[Check]) -> None:
         planned = target.planned_schema(self.conninfo, folder / "sql")
-        decided = decisions.apply(file, folder / "decided" / "decided.db", plan, planned)
+        decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned)
         with source.snapshot(file) as reading:
             given, rows = source.sqlite_sequence(reading), source.counts(reading, source.tables(reading))
         migrations.apply(self.conninfo, folder / "sql", "pre_data", schema=SCHEMA, run_id=RUN)
@@ -211,7 +211,7 @@ def test_everything_is_equal_or_the_assessment_said_why_not(
         file = folder / "source.db"
         case.write(file)
         plan = plan_of(case.settings)
-        found = assess(file, plan, read_target(bench.conninfo, case.sql(folder / "sql")))
+        found = assess(file, plan, read_target(bench.conninfo, case.sql(folder / "sql")), scratch=folder)
         note("".join(f"{item}\n" for item in found.findings))
         check_blocks(found, case)
         if not found.blocks or case.all_the_same:

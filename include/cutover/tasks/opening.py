@@ -211,6 +211,7 @@ def assess_source(step: Step) -> Report:
             step.plan,
             assessment.read_target(step.target, step.plan.sql_folder),
             name=step.source.name,
+            scratch=clone.parent,
             on_progress=_Telling(step.log),
         )
     step.evidence.save("assessment.html", assessment_page.render_html(found, step.plan))
