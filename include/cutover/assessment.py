@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import apsw
 
@@ -130,7 +131,7 @@ def _with_decisions(
     scratch: Path,
     on_progress: Callable[[Progress], None] | None,
 ) -> list[Finding]:
-    """The findings, and those about what the plan's decisions leave: they may make rows equal, or references lead nowhere."""
+    """The findings, with those about what the decisions leave: they may make rows equal, or references lead nowhere."""
     try:
         decided = decisions.apply(snapshot, scratch / "decided" / "decided.db", plan, _planned(target))
     except (Refused, WrongData, CannotCheck) as error:
@@ -140,8 +141,11 @@ def _with_decisions(
     left_open = any(finding.code in _LEFT_OPEN for finding in findings)
     if not decided.made and not (left_open and any(table.columns for table in plan.tables.values())):
         return findings
-    settled = {name: table.model_copy(update={"columns": {}, "foreign_keys": {}}) for name, table in plan.tables.items()}
-    after, _ = _looked_at(decided.file, plan.model_copy(update={"tables": settled}), target, on_progress)
+    nothing: dict[str, Any] = {"columns": {}, "foreign_keys": {}}
+    settled = plan.model_copy(
+        update={"tables": {name: item.model_copy(update=nothing) for name, item in plan.tables.items()}}
+    )
+    after, _ = _looked_at(decided.file, settled, target, on_progress)
     return [
         *(finding for finding in findings if finding.code not in _LEFT_OPEN),
         *(finding for finding in after if finding.code in _LEFT_OPEN),

@@ -175,7 +175,7 @@ def _read(connection: psycopg.Connection, schema: str) -> Target:
     for translatable, name, table, expression in rows(_CHECKS):
         if table in checks:
             (checks if translatable else others)[table].append(TargetCheck(name, table, expression))
-    largest = {name: most for name, most in rows(_SEQUENCES)}
+    largest = dict(rows(_SEQUENCES))
     sequences: dict[str, dict[str, int | None]] = {table: {} for table in details}
     for sequence in catalog.sequences(connection, schema):
         sequences[sequence.table][sequence.column] = largest[sequence.name]

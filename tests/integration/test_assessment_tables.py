@@ -468,7 +468,8 @@ def test_content_of_secret_columns_is_never_shown(conninfo: str, tmp_path: Path)
 PAIR = ("CREATE TABLE p (k TEXT)", "CREATE TABLE t (id INTEGER PRIMARY KEY, k TEXT, n INTEGER)")
 PAIR_MADE = (
     "CREATE TABLE p (k text UNIQUE)",
-    "CREATE TABLE t (id int PRIMARY KEY, k text CONSTRAINT of_p REFERENCES p (k), n int CONSTRAINT odd CHECK (n IS NOT NULL))",
+    "CREATE TABLE t (id int PRIMARY KEY, k text CONSTRAINT of_p REFERENCES p (k),"
+    " n int CONSTRAINT odd CHECK (n IS NOT NULL))",
 )
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from hypothesis import HealthCheck, Phase, given, note, settings
+from hypothesis import HealthCheck, given, note, settings
 
 from include.cutover import (
     content,
@@ -36,10 +36,10 @@ from include.cutover.copying import copy_table
 from include.cutover.embedded import Cluster
 from include.cutover.errors import CutoverError
 from include.cutover.plan import Plan
-from tests import chain_oracle
 from tests.assessing import plan_of
-from tests.chain_cases import Case, cases
-from tests.chain_oracle import NoSuchValue
+from tests.chain import oracle
+from tests.chain.case import Case
+from tests.chain.drawing import cases
 
 EXAMPLES = int(os.environ.get("CHAIN_EXAMPLES") or 80)
 SCHEMA = "chain"
@@ -110,11 +110,11 @@ class Bench:
             return ended
         with psycopg.connect(self.conninfo, autocommit=True, options="-c TimeZone=UTC") as connection:
             try:
-                wanted = chain_oracle.expected(case, file, connection)
-            except NoSuchValue as wrong:
+                wanted = oracle.expected(case, file, connection)
+            except oracle.NoSuchValue as wrong:
                 ended.equal, ended.difference = False, str(wrong)
                 return ended
-            found = chain_oracle.held(case, connection, SCHEMA)
+            found = oracle.held(case, connection, SCHEMA)
         ended.equal = wanted == found
         for name in wanted:
             lost, strange = wanted[name] - found[name], found[name] - wanted[name]

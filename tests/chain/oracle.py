@@ -23,7 +23,7 @@ import apsw
 import psycopg
 from psycopg import sql
 
-from tests.chain_cases import Case, Column, Link, Table, quote
+from tests.chain.case import Case, Column, Link, Table, quote
 
 Cell = tuple[str, Any]
 """Storage class and value; text as bytes."""
