@@ -53,7 +53,7 @@ class AssessedColumn:
         is_json: It has to be what jsonb takes.
         is_key: A part of the target's primary key.
         is_fixed: A part of the key of a source table WITHOUT ROWID: no decision changes it.
-        is_indexed: In a btree index, whose entries are limited.
+        index_limit: Bytes that surely fit into every btree index it is in, whose entries are limited; None where it has none.
         secret: Its content is never shown.
     """
 
@@ -66,7 +66,7 @@ class AssessedColumn:
     accepted: str
     is_key: bool
     is_fixed: bool
-    is_indexed: bool
+    index_limit: int | None
     secret: bool
 
     @property
@@ -112,10 +112,9 @@ def assessed_column(
         raise Refused("no value can be carried into this type", where=f"{table.name}.{source.name}", found=target.type)
     if is_rowid and target.base in INTEGERS:
         fine = "true" if target.base == "int8" else _between(f"+{name}", INTEGERS[target.base])
-    indexed = target.base in TEXTS and not 0 < 4 * (target.modifier - 4) <= INDEX_ENTRY
-    indexed = indexed and any(index.method == "btree" and source.name in index.columns for index in table.indexes)
-    if indexed:
-        fine += f" AND octet_length({name}) <= {INDEX_ENTRY}"
+    index_limit = _index_limit(source.name, table)
+    if index_limit is not None:
+        fine += f" AND octet_length({name}) <= {index_limit if bytes_per_letter == 1 else 2 * index_limit // 3}"
     condition = f"({fine}) IS TRUE" if target.not_null and not is_rowid else f"({fine}) IS NOT FALSE"
     return AssessedColumn(
         source.name,
@@ -127,9 +126,31 @@ def assessed_column(
         "true" if fine == "true" else condition,
         source.name in table.primary_key,
         is_fixed,
-        indexed,
+        index_limit,
         secret,
     )
+
+
+def _index_limit(name: str, table: TargetTable) -> int | None:
+    """Bytes of a column that fit into every btree index, the columns of an index taken to be equally long."""
+    limits = []
+    for index in table.indexes if _longest(table.columns[name]) else ():
+        used = {
+            column
+            for column in table.columns
+            for part in index.parts
+            if column == part.column or (part.column is None and column in part.definition)
+        }
+        if index.method == "btree" and name in used:
+            limits.append(INDEX_ENTRY // max(1, sum(_longest(table.columns[column]) > 100 for column in used)))
+    return min(limits) if limits and min(limits) < _longest(table.columns[name]) else None
+
+
+def _longest(target: TargetColumn) -> int:
+    """Bytes of the longest value of a type without a bound of a few digits; 0 for others."""
+    if target.base in TEXTS and target.modifier > 4:
+        return 4 * (target.modifier - 4)
+    return 2**30 if target.base in TEXTS | JSONS | {"bytea"} else 0
 
 
 def type_name(target: TargetColumn) -> str:

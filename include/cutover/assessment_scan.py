@@ -292,6 +292,7 @@ class TableScan:
         secret = {column.name for column in self._columns if column.secret}
         found = []
         for (column, code, severity, value), group in self._groups.items():
+            unit = "bytes" if value == "blob" else "characters"
             found.append(
                 Finding(
                     code,
@@ -300,7 +301,7 @@ class TableScan:
                     column,
                     group.rows,
                     tuple(group.keys),
-                    f"{value} of up to {group.longest:,} characters" if group.longest else value,
+                    f"{value} of up to {group.longest:,} {unit}" if group.longest else value,
                     group.first.example,
                     group.first.becomes,
                     self._decision(code, column, group, column in secret) if severity == "blocks" else "",

@@ -385,6 +385,28 @@ def test_text_that_may_be_too_long_for_an_index(conninfo: str, tmp_path: Path) -
     assert finding.value == "text of up to 1,000 characters"
 
 
+def test_values_that_together_may_be_too_long_for_an_index(conninfo: str, tmp_path: Path) -> None:
+    columns = "a {}, b {}, c {}, d {}, e {}"
+    path = source_of(tmp_path / "s.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, {columns.replace('{}', '')})")
+    long, few = "x" * 1400, "y" * 20
+    insert(path, "t", [(1, long, long, few, b"z" * 2701, long * 2), (2, "", few, few, b"", "")])
+    target = target_of(
+        conninfo,
+        tmp_path,
+        f"CREATE TABLE t (id int PRIMARY KEY, {columns.format('text', 'text', 'varchar(20)', 'bytea', 'text')})",
+        "CREATE UNIQUE INDEX ON t (a, b, c)",
+        "CREATE INDEX ON t (d)",
+        "CREATE INDEX ON t (lower(e))",
+    )
+    found = telling(assess(path, plan_of({"t": None}), target), but=("sequence_missing",))
+    assert [(item.code, item.column, item.value) for item in found] == [
+        ("long_in_index", "a", "text of up to 1,400 characters"),
+        ("long_in_index", "b", "text of up to 1,400 characters"),
+        ("long_in_index", "d", "blob of up to 2,701 bytes"),
+        ("long_in_index", "e", "text of up to 2,800 characters"),
+    ]
+
+
 def test_a_domain_is_what_it_is_made_from(conninfo: str, tmp_path: Path) -> None:
     path = source_of(tmp_path / "s.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, d TEXT, u TEXT UNIQUE, n REAL)")
     insert(path, "t", [(1, "2025-10-10T08:08:59.12345Z", KEY, 1e15), (2, "no", SPELLED, 0.5)])
