@@ -12,10 +12,11 @@ ORPHANS ?= 0
 FAIL ?=
 THEN ?=
 PORT ?=
+EXAMPLES ?= 5000
 ARGS ?=
 ONLY ?=
 
-.PHONY: help setup demo up down test test-browser faults check bench lock clean
+.PHONY: help setup demo up down test test-chain test-browser faults check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +39,11 @@ down: setup ## End what 'make up' started
 test: setup ## Run the tests; ARGS="tests/unit -k fence" runs some
 	@mkdir -p var
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -o tmp_path_retention_policy=failed $(ARGS)
+
+test-chain: setup ## Try EXAMPLES=N whole cutovers drawn at random; some 15,000 in an hour
+	@mkdir -p var
+	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" CHAIN_EXAMPLES="$(EXAMPLES)" $(PY) -m pytest -o tmp_path_retention_policy=failed \
+		-o timeout=0 tests/integration/test_chain.py $(ARGS)
 
 test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium, chromium-driver)
 	@$(PY) -m pytest tests/browser -m browser $(ARGS)

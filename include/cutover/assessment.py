@@ -2,8 +2,9 @@
 
 Each table is read once, by SQLite itself, against the columns that the plan's SQL really makes; see ``assessment_scan`` for
 how, ``assessment_values`` for what a value may be, ``assessment_keys`` for unique and foreign keys, ``assessment_objects``
-for what is no row. Decisions of the plan turn what would block into ``decision applied``. What it cannot find stands in
-docs/assessment.md; the copy and the proof of equal content come after it and take nothing on trust.
+for what is no row. Decisions of the plan turn what would block into ``decision applied``; where nothing else blocks they are
+carried out on a copy, and what that leaves is assessed again. What it cannot find stands in docs/assessment.md; the copy and
+the proof of equal content come after it and take nothing on trust.
 """
 
 from __future__ import annotations
@@ -73,6 +74,19 @@ def assess(
         CannotCheck: When the snapshot cannot be read, is empty, or is not the plan's application.
     """
     began = time.monotonic()
+    findings, rows = _looked_at(snapshot, plan, target, on_progress)
+    seconds = round(time.monotonic() - began, 3)
+    result = Assessment(plan.name, name or snapshot.name, ordered(findings), rows, seconds)
+    log.info(
+        "assessed %d rows of %d tables in %.1f s: %d findings block", result.rows, len(rows), seconds, len(result.blocks)
+    )
+    return result
+
+
+def _looked_at(
+    snapshot: Path, plan: Plan, target: Target, on_progress: Callable[[Progress], None] | None
+) -> tuple[list[Finding], dict[str, int]]:
+    """All findings about the source as it stands, and the rows of each table."""
     with source.snapshot(snapshot) as conn:
         canonical.prepare(conn)
         assessment_expressions.prepare(conn)
@@ -92,12 +106,7 @@ def assess(
         findings += object_findings(conn, plan, target)
     findings += _misfits(plan, target, columns)
     findings += _unused(plan, findings, there)
-    seconds = round(time.monotonic() - began, 3)
-    result = Assessment(plan.name, name or snapshot.name, ordered(findings), rows, seconds)
-    log.info(
-        "assessed %d rows of %d tables in %.1f s: %d findings block", result.rows, len(rows), seconds, len(result.blocks)
-    )
-    return result
+    return findings, rows
 
 
 def _misfits(plan: Plan, target: Target, columns: Mapping[str, Mapping[str, AssessedColumn]]) -> list[Finding]:

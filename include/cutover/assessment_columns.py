@@ -18,7 +18,7 @@ from include.cutover.assessment_target import TargetTable
 from include.cutover.conversion import Conversion, TargetColumn, conversion
 from include.cutover.errors import Refused
 from include.cutover.plan import ColumnDecision
-from include.cutover.source import Shape, SourceColumn, quote
+from include.cutover.source import Shape, SourceColumn, affinity, quote
 
 INTEGERS = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
 TEXTS = frozenset({"text", "varchar", "bpchar"})
@@ -53,7 +53,7 @@ class AssessedColumn:
         is_json: It has to be what jsonb takes.
         is_key: A part of the target's primary key.
         is_fixed: A part of the key of a source table WITHOUT ROWID: no decision changes it.
-        is_indexed: In a btree index, whose entries are limited.
+        index_limit: Bytes that surely fit into every btree index it is in; None where it has none.
         secret: Its content is never shown.
     """
 
@@ -66,7 +66,7 @@ class AssessedColumn:
     accepted: str
     is_key: bool
     is_fixed: bool
-    is_indexed: bool
+    index_limit: int | None
     secret: bool
 
     @property
@@ -80,9 +80,7 @@ class AssessedColumn:
     @property
     def makes_reals(self) -> bool:
         """Whether SQLite turns integers into reals when they are stored here."""
-        declared = self.source.declared_type.upper()
-        others = ("INT", "CHAR", "CLOB", "TEXT", "BLOB")
-        return any(word in declared for word in ("REAL", "FLOA", "DOUB")) and not any(word in declared for word in others)
+        return affinity(self.source.declared_type) == "REAL"
 
 
 def assessed_column(
@@ -107,15 +105,16 @@ def assessed_column(
     target = table.columns[source.name]
     way = conversion(table.name, source, target)
     name, labels = quote(source.name), table.labels.get(source.name, ())
-    fine = _fine(name, _keeps_integers(source.declared_type), target, labels, bytes_per_letter)
+    # In a table that is STRICT a column declared ANY has no affinity.
+    stored_as = "BLOB" if source.declared_type.upper() == "ANY" else affinity(source.declared_type)
+    fine = _fine(name, stored_as, target, labels, bytes_per_letter)
     if fine is None:
         raise Refused("no value can be carried into this type", where=f"{table.name}.{source.name}", found=target.type)
     if is_rowid and target.base in INTEGERS:
         fine = "true" if target.base == "int8" else _between(f"+{name}", INTEGERS[target.base])
-    indexed = target.base in TEXTS and not 0 < 4 * (target.modifier - 4) <= INDEX_ENTRY
-    indexed = indexed and any(index.method == "btree" and source.name in index.columns for index in table.indexes)
-    if indexed:
-        fine += f" AND octet_length({name}) <= {INDEX_ENTRY}"
+    index_limit = _index_limit(source.name, table)
+    if index_limit is not None:
+        fine += f" AND octet_length({name}) <= {index_limit if bytes_per_letter == 1 else 2 * index_limit // 3}"
     condition = f"({fine}) IS TRUE" if target.not_null and not is_rowid else f"({fine}) IS NOT FALSE"
     return AssessedColumn(
         source.name,
@@ -127,9 +126,31 @@ def assessed_column(
         "true" if fine == "true" else condition,
         source.name in table.primary_key,
         is_fixed,
-        indexed,
+        index_limit,
         secret,
     )
+
+
+def _index_limit(name: str, table: TargetTable) -> int | None:
+    """Bytes of a column that fit into every btree index, the columns of an index taken to be equally long."""
+    limits = []
+    for index in table.indexes if _longest(table.columns[name]) else ():
+        used = {
+            column
+            for column in table.columns
+            for part in index.parts
+            if column == part.column or (part.column is None and column in part.definition)
+        }
+        if index.method == "btree" and name in used:
+            limits.append(INDEX_ENTRY // max(1, sum(_longest(table.columns[column]) > 100 for column in used)))
+    return min(limits) if limits and min(limits) < _longest(table.columns[name]) else None
+
+
+def _longest(target: TargetColumn) -> int:
+    """Bytes of the longest value of a type without a bound of a few digits; 0 for others."""
+    if target.base in TEXTS and target.modifier > 4:
+        return 4 * (target.modifier - 4)
+    return 2**30 if target.base in TEXTS | JSONS | {"bytea"} else 0
 
 
 def type_name(target: TargetColumn) -> str:
@@ -163,26 +184,22 @@ def _joined(conditions: Sequence[str], operator: str, nothing: str) -> str:
     return f"({left} {operator} {right})"
 
 
-def _keeps_integers(declared_type: str) -> bool:
-    """Whether the column's affinity turns every whole number into an integer when it is stored (INTEGER, NUMERIC)."""
-    declared = declared_type.upper()
-    if "INT" in declared:
-        return True
-    others = ("CHAR", "CLOB", "TEXT", "BLOB", "REAL", "FLOA", "DOUB")
-    return bool(declared) and declared != "ANY" and not any(word in declared for word in others)
-
-
 def _between(value: str, bounds: tuple[int, int]) -> str:
     return f"{value} BETWEEN {bounds[0]} AND {bounds[1]}"
 
 
-def _fine(x: str, integral: bool, target: TargetColumn, labels: Sequence[str], unit: int) -> str | None:
+def _fine(x: str, stored_as: str, target: TargetColumn, labels: Sequence[str], unit: int) -> str | None:
     """The condition; NULL for NULL and for nothing else.
 
     Unary plus takes the column's affinity away, or '1' in a text column would equal 1; the collation is named because the
     column's own may be one that is not here.
+
+    Args:
+        stored_as: The column's affinity. INTEGER and NUMERIC turn every whole number into an integer, and no real among them
+            is minus zero; REAL cannot hold it either.
     """
     base, modifier = target.base, target.modifier
+    integral = stored_as in ("INTEGER", "NUMERIC")
     value = f"+{x} COLLATE BINARY"
     is_integer = f"CASE typeof({x}) WHEN 'integer' THEN true WHEN 'null' THEN NULL ELSE false END"
     if base in INTEGERS:
@@ -194,7 +211,8 @@ def _fine(x: str, integral: bool, target: TargetColumn, labels: Sequence[str], u
         finite = f"{value} BETWEEN -{_LARGEST_REAL} AND {_LARGEST_REAL}"
         return f"{finite} AND (typeof({x}) = 'real' OR {_between(value, (-EXACT_INTEGERS, EXACT_INTEGERS))})"
     if base == "numeric":
-        return _numeric(x, value, modifier)
+        zero = "" if integral or stored_as == "REAL" else f" AND ({value} <> 0 OR typeof({x}) <> 'real')"
+        return _numeric(x, value, modifier) + zero
     text = f"{value} >= '' AND {value} < x''"
     if base == "bytea":
         return f"{value} >= x''"

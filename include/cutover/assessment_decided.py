@@ -14,7 +14,7 @@ from include.cutover import decisions, files
 from include.cutover.assessment import Progress, assess
 from include.cutover.assessment_findings import Assessment, Finding, ordered
 from include.cutover.assessment_target import Target
-from include.cutover.errors import PlanInvalid, Refused, WrongData
+from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, Refused, WrongData
 from include.cutover.plan import Plan
 
 _NOT_ASSESSED = frozenset({"check_not_assessed", "key_not_assessed", "orphans_not_assessed"})
@@ -41,16 +41,18 @@ def assess_decided(
     """
     found = assess(snapshot, plan, target, name=name, on_progress=on_progress)
     touched = found.of("decision applied")
-    if found.blocks or not touched:
+    left_open = any(item.code in _NOT_ASSESSED for item in found.findings) and any(
+        settings.columns for settings in plan.tables.values()
+    )
+    if found.blocks or not (touched or left_open):
         return found
     rows = sum(item.rows for item in touched)
     files.require_space({snapshot.parent: snapshot.stat().st_size + rows * _BYTES_PER_ROW + _MARGIN})
     try:
         decided = decisions.apply(snapshot, snapshot.with_name(f"{snapshot.name}.decided"), plan, target.planned)
-    except (PlanInvalid, Refused, WrongData) as error:
-        failure = Finding("decision_fails", "blocks", value=str(error))
-        return replace(found, findings=ordered([*found.findings, failure]))
-    if not decided.made:
+    except (PlanInvalid, Refused, WrongData, CannotCheck) as error:
+        return replace(found, findings=ordered([*found.findings, _failed(error, plan)]))
+    if not (decided.made or left_open):
         return found
     undecided = {
         table: settings.model_copy(update={"columns": {}, "foreign_keys": {}}) for table, settings in plan.tables.items()
@@ -65,3 +67,25 @@ def assess_decided(
         if item.severity == "blocks" or item.code in _NOT_ASSESSED
     ]
     return replace(found, findings=ordered(findings), seconds=round(found.seconds + left.seconds, 3))
+
+
+def _failed(error: CutoverError, plan: Plan) -> Finding:
+    """The finding about decisions that could not be carried out, with the table and the column that the error is about.
+
+    Raises:
+        CannotCheck: When it is about no table: then nothing was found out.
+    """
+    for table in sorted(plan.tables, key=len, reverse=True):
+        if error.where == f"table {table}" or error.where.startswith((f"table {table}, ", f"{table}.")):
+            column = error.where.partition(", column ")[2].partition(",")[0]
+            return Finding(
+                "decision_fails",
+                "blocks",
+                table,
+                column if column in plan.tables[table].columns else "",
+                value=str(error),
+                becomes=f"nothing: {error.message}" + (f" ({error.found})" if error.found else ""),
+            )
+    if isinstance(error, CannotCheck):
+        raise error
+    return Finding("decision_fails", "blocks", value=str(error))

@@ -45,7 +45,7 @@ CODES: Mapping[str, Meaning] = {
     "empty_text": Meaning("'' in a column that is no text", _CORRECT),
     "text_too_long": Meaning("Text longer than the target's column", "Widen the target's column, or correct the rows."),
     "text_too_short": Meaning("Text shorter than the target's char(n)", "Use varchar(n) in the target."),
-    "long_in_index": Meaning("Text that may be too long for an index of the target"),
+    "long_in_index": Meaning("Values that may be too long for an index of the target"),
     "nul_in_text": Meaning("NUL characters in text", _CORRECT),
     "nul_in_json": Meaning("NUL characters (\\u0000) in JSON", _CORRECT),
     "not_utf8": Meaning("Bytes that are not text in the database's encoding", _CORRECT),
@@ -87,7 +87,7 @@ CODES: Mapping[str, Meaning] = {
     "type_without_way": Meaning("A type of the target that takes no value unchanged", "Change the plan's SQL."),
     "decision_misfit": Meaning("A decision of the plan that can never be carried out", "Correct the plan."),
     "decision_fails": Meaning(
-        "A decision of the plan that cannot be carried out on these rows", "Correct the rows, or the decision."
+        "A decision of the plan that cannot be carried out on these rows", "Correct the rows in the source, or the decision."
     ),
     "decision_unused": Meaning("A decision of the plan that nothing asks for"),
     # sequences

@@ -201,14 +201,15 @@ class References:
         counts = {key: self._count(key) for key in self._followed}
         if not any(counts.values()):
             return found
-        decided = [key for key in self._followed if self._decision(key).orphans == "quarantine"]
+        decided = [key for key in self._followed if self._decision(key).orphans == "quarantine" and self._has_places(key)]
         undecided = [key for key in self._followed if self._decision(key).orphans == "block"]
         self._take_out(decided)
         now = {key: self._state(key, decided) for key in self._followed}
         later: dict[ForeignKey, _Orphans] = {}
         if any(now[key].direct or now[key].following for key in undecided):
-            self._take_out([*decided, *undecided])
-            later = {key: self._state(key, [*decided, *undecided]) for key in self._followed}
+            all_of_them = [*decided, *(key for key in undecided if self._has_places(key))]
+            self._take_out(all_of_them)
+            later = {key: self._state(key, all_of_them) for key in self._followed}
         for key in self._followed:
             found += self._told(key, counts[key], now[key], later.get(key))
         return found
@@ -283,11 +284,15 @@ class References:
         table = self._plan.tables.get(key.table)
         return (table.foreign_keys.get(key.name) if table else None) or ForeignKeyDecision()
 
+    def _has_places(self, key: ForeignKey) -> bool:
+        """Whether the rows of its table can be told apart, and so be taken out."""
+        shape = self._shapes[key.table]
+        return shape.rowid is not None or bool(shape.order)
+
     def _can_follow(self, key: ForeignKey) -> bool:
         """Whether both ends are in the source, and hold now what they will hold when the decisions were carried out."""
         for table, names in ((key.table, key.columns), (key.referenced_table, key.referenced_columns)):
-            shape = self._shapes.get(table)
-            if shape is None or (shape.rowid is None and not shape.order):
+            if table not in self._shapes:
                 return False
             for name in names:
                 column = self._columns[table].get(name)

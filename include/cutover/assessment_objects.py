@@ -98,7 +98,8 @@ def sequence_findings(conn: apsw.Connection, shapes: Mapping[str, Shape], target
     given = source.sqlite_sequence(conn)
     for table, shape in shapes.items():
         made, alias = target.tables[table], rowid_alias(conn, shape)
-        for column in dict.fromkeys([*([alias] if alias is not None and alias in made.columns else []), *made.sequences]):
+        keys = [alias] if alias is not None and alias in made.columns else []
+        for column in dict.fromkeys([*keys, *made.sequences]):
             found += _next_key(conn, shape, made, column, given.get(table), is_rowid=column == alias)
         if alias is None or made.sequences:
             continue

@@ -285,13 +285,14 @@ class TableScan:
 
     def _judged(self, index: int, kind: str, cell: Any) -> tuple[Verdict, ...]:
         remembered = self._remembered[index]
-        known = remembered.get((kind, cell))
+        name = (kind, repr(cell) if cell == 0 else cell)  # 0.0 equals -0.0, and its verdict may be another one
+        known = remembered.get(name)
         if known is None:
             if index not in self._judges:
                 self._judges[index] = ValueJudge(self._columns[index], self._encoding)
             known = self._judges[index](Text(cell) if kind == "text" else cell)
             if len(remembered) < _REMEMBERED and (not isinstance(cell, bytes) or len(cell) < 200):
-                remembered[kind, cell] = known
+                remembered[name] = known
         return known
 
     def _add(self, column: str, verdict: Verdict, key: Sequence[Any], cell: Any = None) -> None:
@@ -305,6 +306,7 @@ class TableScan:
         found = []
         for (name, code, severity, value), group in self._groups.items():
             column = columns.get(name)  # none for a check on several
+            unit = "bytes" if value == "blob" else "characters"
             found.append(
                 Finding(
                     code,
@@ -313,7 +315,7 @@ class TableScan:
                     name,
                     group.rows,
                     tuple(group.keys),
-                    f"{value} of up to {group.longest:,} characters" if group.longest else value,
+                    f"{value} of up to {group.longest:,} {unit}" if group.longest else value,
                     group.first.example,
                     group.first.becomes,
                     self._decision(column, group) if column is not None and severity == "blocks" else "",

@@ -18,7 +18,7 @@ from typing import Any
 import apsw
 
 from include.cutover import canonical
-from include.cutover.assessment_columns import INDEX_ENTRY, INTEGERS, TEXTS, TIMES, AssessedColumn, type_name
+from include.cutover.assessment_columns import INTEGERS, TEXTS, TIMES, AssessedColumn, type_name
 from include.cutover.assessment_findings import Severity, cut
 from include.cutover.conversion import NotConvertible
 
@@ -249,11 +249,12 @@ class ValueJudge:
             if fault:
                 return object_("invalid_json", f"nothing: {fault}")
             if twice and self._base == "jsonb":
-                return object_("duplicate_json_keys", "of equal keys the last", "note")
+                object_("duplicate_json_keys", "of equal keys the last", "note")
         elif kind == "infinite real":
             return object_("infinity", "infinity, as it is", "note")
-        elif self._column.is_indexed and len(value.encode()) > INDEX_ENTRY:
-            return object_("long_in_index", "refused by the index, unless it compresses well", "note", len(value))
+        limit = self._column.index_limit
+        if limit is not None and len(value.encode() if isinstance(value, str) else value) > limit:
+            object_("long_in_index", "refused by the index, unless it compresses well", "note", len(value))
         if not self._provable(value):
             return object_("unprovable_value", "a value that the proof of equal content does not know")
         return found

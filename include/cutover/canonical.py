@@ -155,7 +155,7 @@ def _expressions(c: str, kind: str, width: int) -> tuple[str, str]:
     if kind == "uuid":
         digits = f"unhex({c}, '-{{}}')"
         ascii_only = f"length({c}) * {width} = octet_length({c})"  # length() and unhex() stop at a NUL
-        digits_or_not = f"CASE WHEN {ascii_only} AND {digits} IS NOT NULL THEN lower(hex({digits})) ELSE '!uuid' END"
+        digits_or_not = f"CASE WHEN {ascii_only} AND length({digits}) = 16 THEN lower(hex({digits})) ELSE '!uuid' END"
         return _only(c, {"text": digits_or_not}), "replace({c}::text, '-', '')"
     if kind == "jsonb":
         return _only(c, {"text": f"{_JSONB}(CAST({c} AS BLOB))"}), "{c}::text"  # both escape all control characters

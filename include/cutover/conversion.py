@@ -32,7 +32,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from include.cutover.errors import Refused
-from include.cutover.source import SourceColumn, quote
+from include.cutover.source import SourceColumn, affinity, quote
 
 COLUMN_END, NULL = "\x1f", "\x1d"  # COPY's delimiter and its NULL; as data they are escaped
 Value = None | int | float | str | bytes
@@ -188,8 +188,7 @@ def conversion(table: str, source: SourceColumn, target: TargetColumn) -> Conver
         Refused: When the target's type is none that values can be carried into unchanged.
     """
     name = quote(source.name)
-    affinity = _affinity(source.declared_type)
-    made = _for_type(name, affinity, target)
+    made = _for_type(name, affinity(source.declared_type), target)
     if made is None:
         raise Refused(
             "values cannot be carried over unchanged into a column of this type",
@@ -202,34 +201,22 @@ def conversion(table: str, source: SourceColumn, target: TargetColumn) -> Conver
     return Conversion(source.name, target.type, cell, doubt, exact, target.not_null)
 
 
-def _affinity(declared_type: str) -> str:
-    """The column affinity, by SQLite's rules."""
-    declared = declared_type.upper()
-    if "INT" in declared:
-        return "INTEGER"
-    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
-        return "TEXT"
-    if "BLOB" in declared or not declared:
-        return "BLOB"
-    return "REAL" if any(word in declared for word in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
-
-
 _Made = tuple[str, tuple[str, ...], Callable[[Value], str]]
 
 
-def _for_type(name: str, affinity: str, target: TargetColumn) -> _Made | None:
+def _for_type(name: str, stored_as: str, target: TargetColumn) -> _Made | None:
     base, modifier = target.base, target.modifier
     if base in _INTEGERS:
         return name, (not_a_number(name),), _integer(*_INTEGERS[base])
     if base == "bool":
         return name, (not_a_number(name),), _boolean
     if base == "float8":
-        return name, _float_doubt(name, affinity), _float
+        return name, _float_doubt(name, stored_as), _float
     if base == "numeric":
-        return _numeric(name, affinity, target)
+        return _numeric(name, stored_as, target)
     if base == "bytea":
         return f"iif({name} IS NULL, NULL, '\\x' || hex({name}))", (f"{_bare(name)} < x''",), _bytea
-    doubt = _not_text(name, affinity)
+    doubt = _not_text(name, stored_as)
     if base in ("text", "varchar", "bpchar") and modifier < 0:
         return name, doubt, _text()
     if base == "varchar":
@@ -267,22 +254,22 @@ def not_a_number(name: str) -> str:
     return f"{_bare(name)} >= ''"
 
 
-def _not_text(name: str, affinity: str) -> tuple[str, ...]:
+def _not_text(name: str, stored_as: str) -> tuple[str, ...]:
     doubt = [f"{_bare(name)} >= x''", f"{_bare(name)} = '{NULL}'"]
     # Columns of TEXT affinity turn numbers into text when they are stored; in others a number is a damaged text.
-    return tuple(doubt) if affinity == "TEXT" else (*doubt, f"{_bare(name)} < ''")
+    return tuple(doubt) if stored_as == "TEXT" else (*doubt, f"{_bare(name)} < ''")
 
 
-def _float_doubt(name: str, affinity: str) -> tuple[str, ...]:
+def _float_doubt(name: str, stored_as: str) -> tuple[str, ...]:
     doubt = [not_a_number(name)]
-    if affinity != "REAL":
+    if stored_as != "REAL":
         doubt.append(f"{_bare(name)} NOT BETWEEN -{_EXACT_INTEGERS} AND {_EXACT_INTEGERS} AND typeof({name}) = 'integer'")
-    return (*doubt, *_minus_zero(name, affinity))
+    return (*doubt, *_minus_zero(name, stored_as))
 
 
-def _minus_zero(name: str, affinity: str) -> tuple[str, ...]:
+def _minus_zero(name: str, stored_as: str) -> tuple[str, ...]:
     # SQLite prints -0.0 as 0.0. A column of REAL affinity cannot hold it.
-    return () if affinity == "REAL" else (f"{_bare(name)} = 0 AND typeof({name}) = 'real'",)
+    return () if stored_as == "REAL" else (f"{_bare(name)} = 0 AND typeof({name}) = 'real'",)
 
 
 def _no_such_time(name: str, shapes: dict[int, str]) -> tuple[str, ...]:
@@ -330,7 +317,7 @@ def _float(value: Value) -> str:
     return str(value)
 
 
-def _numeric(name: str, affinity: str, target: TargetColumn) -> _Made | None:
+def _numeric(name: str, stored_as: str, target: TargetColumn) -> _Made | None:
     """A real becomes the shortest decimal that reads back as the same real, or all digits of it where it is whole.
 
     A decimal of at most fifteen digits that reads back is the shortest one, and SQLite prints those itself. Reals that need
@@ -351,7 +338,7 @@ def _numeric(name: str, affinity: str, target: TargetColumn) -> _Made | None:
         # Reals next to zero have fewer than fifteen digits.
         tiny = f"{_bare(name)} <> 0 AND {_bare(name)} BETWEEN -1e-290 AND 1e-290"
         inexact = f"({_bare(name)} NOT BETWEEN -{limit} AND {limit} OR {tiny} OR {inexact})"
-    doubt = (not_a_number(name), *_minus_zero(name, affinity), f"typeof({name}) = 'real' AND {inexact}")
+    doubt = (not_a_number(name), *_minus_zero(name, stored_as), f"typeof({name}) = 'real' AND {inexact}")
     number = _number(None if target.modifier < 0 else scale, target.type)
     return f"CASE typeof({name}) WHEN 'real' THEN {printed} ELSE {name} END", doubt, number
 

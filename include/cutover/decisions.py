@@ -498,11 +498,9 @@ class _Work:
             kept = column.declared_type.upper() in keeps
         else:
             keeps = {"text": ("TEXT", "BLOB"), "integer": ("INTEGER", "NUMERIC", "BLOB")}[step.writes]
-            kept = (
-                decided_values.affinity(column.declared_type) in keeps or step.decision == "datetime"
-            )  # never looks like a number
+            kept = source.affinity(column.declared_type) in keeps or step.decision == "datetime"  # never looks like a number
         every_number_goes = step.decision == "datetime"
-        if kept or (decided_values.affinity(column.declared_type) == "REAL" and not every_number_goes):
+        if kept or (source.affinity(column.declared_type) == "REAL" and not every_number_goes):
             return
         before = source.columns(self._connection, shape.table)
         create = self._value("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?", (shape.table,))

@@ -103,7 +103,10 @@ class _Audit:
         return _check("decided_hash", "The decided snapshot is the file that was made", wrong, self._decided.sha256)
 
     def _schema(self) -> Check:
-        """The same objects with the same columns; a type may have been taken out of a column that was touched."""
+        """The same objects with the same columns; a type may have been taken out of a column that was touched.
+
+        Of a row that was touched and then taken out, only that is on record.
+        """
         objects, columns = [], []
         for schema in ("original", "main"):
             rows = self._connection.execute(f"SELECT type, name, tbl_name FROM {schema}.sqlite_schema ORDER BY 1, 2")
@@ -120,6 +123,8 @@ class _Audit:
                 }
             )
         touched = set(self._connection.execute("SELECT DISTINCT name, c FROM record.touched JOIN record.tables USING (t)"))
+        emptied = self._connection.execute("SELECT DISTINCT name FROM record.removed JOIN record.tables USING (t)")
+        touched |= {(table, name) for (table,) in emptied for name in self._plan.tables[table].columns}
         before, after = columns
         wrong = sorted(
             f"{table}.{name}"

@@ -370,8 +370,7 @@ def _by_ranges(schema: str, shape: Shape, bounds: Sequence[Bounds]) -> sql.Compo
         "SELECT lower || '..' || upper, part.* FROM unnest({lowers}, {uppers}) AS range (lower, upper), LATERAL ("
         " SELECT count(*) AS rows, {digest} FROM"
         " (SELECT {row} AS t FROM {table} WHERE {column} BETWEEN range.lower AND range.upper ORDER BY {column}) AS one"
-        ") AS part"
-        " WHERE part.rows > 0"
+        ") AS part WHERE part.rows > 0"
     ).format(lowers=_bigints(bounds, 0), uppers=_bigints(bounds, 1), **_names(schema, shape))
 
 

@@ -29,6 +29,7 @@ __all__ = [
     "Reference",
     "Shape",
     "SourceColumn",
+    "affinity",
     "clone",
     "columns",
     "counts",
@@ -113,6 +114,18 @@ class Reference(Protocol):
 def quote(identifier: str) -> str:
     """An SQL identifier, quoted for SQLite."""
     return '"' + identifier.replace('"', '""') + '"'
+
+
+def affinity(declared_type: str) -> str:
+    """The column affinity, by SQLite's rules."""
+    declared = declared_type.upper()
+    if "INT" in declared:
+        return "INTEGER"
+    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in declared or not declared:
+        return "BLOB"
+    return "REAL" if any(word in declared for word in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
 
 
 def tables(conn: apsw.Connection) -> list[str]:

@@ -96,6 +96,7 @@ def test_both_sides_say_the_same(cluster: Cluster, condition: str) -> None:
         "(t < 'b'::text)",
         "(md5(t) = 'x'::text)",
         "(i / 2 = 1)",
+        "((n + 0.1) = 0.3)",
         "(n % 2 = 0)",
         "((v)::character varying(2) = 'AD'::text)",
         "(u = '6f1ed002-ab55-9585-9014-ebf0951522d9'::uuid)",

@@ -129,6 +129,30 @@ def test_rows_that_break_a_check_of_the_target(conninfo: str, tmp_path: Path) ->
     }
 
 
+def test_arithmetic_that_overflows_in_the_target_breaks_the_check(conninfo: str, tmp_path: Path) -> None:
+    """SQLite's abs() fails for the least integer; PostgreSQL's integers end where their type does."""
+    path = source_of(tmp_path / "s.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, big INTEGER, small INTEGER)")
+    insert(path, "t", [(1, -(2**63), 1), (2, 5, -32768), (3, 5, 20_000), (4, 5, 0), (5, -5, 7), (6, None, None)])
+    target = target_of(
+        conninfo,
+        tmp_path,
+        "CREATE TABLE t (id int PRIMARY KEY, big bigint CONSTRAINT a CHECK (abs(big) > 0),"
+        " small smallint CONSTRAINT b CHECK (abs(small) >= 0) CONSTRAINT c CHECK (small * small >= 0)"
+        " CONSTRAINT d CHECK (1000 % small >= 0))",
+    )
+    blocks = assess(path, plan_of({"t": None}), target).blocks
+    assert {(item.value, item.keys) for item in blocks} == {
+        ("a", ("id=1",)),
+        ("b", ("id=2",)),
+        ("c", ("id=2", "id=3")),
+        ("d", ("id=4",)),
+    }
+    with psycopg.connect(conninfo) as connection:
+        for small in ("abs((-32768)::smallint)", "20000::smallint * 20000::smallint", "1000 % 0::smallint"):
+            with pytest.raises(psycopg.DataError), connection.transaction():
+                connection.execute(f"SELECT {small}")
+
+
 def test_a_check_that_sqlite_cannot_try_is_named(conninfo: str, tmp_path: Path) -> None:
     path = source_of(tmp_path / "s.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
     target = target_of(conninfo, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, v text CONSTRAINT form CHECK (v ~ '^a'))")
@@ -435,19 +459,24 @@ def test_blanks_at_one_side(conninfo: str, tmp_path: Path, key: str) -> None:
 def test_tables_and_columns_known_both_ways(conninfo: str, tmp_path: Path) -> None:
     path = source_of(
         tmp_path / "s.db",
-        "CREATE TABLE t (id INTEGER PRIMARY KEY, old TEXT, Name TEXT)",
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, old TEXT, Name TEXT, total INTEGER, twice INTEGER AS (id * 2))",
         "CREATE TABLE forgotten (id INTEGER)",
         "CREATE TABLE tmp (id INTEGER)",
         "INSERT INTO tmp VALUES (1)",
         "CREATE VIRTUAL TABLE found USING fts5(body)",
     )
     target = target_of(
-        conninfo, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, new text, name text)", "CREATE TABLE extra (id int)"
+        conninfo,
+        tmp_path,
+        "CREATE TABLE t (id int PRIMARY KEY, new text, name text, total int GENERATED ALWAYS AS (id) STORED,"
+        " twice int GENERATED ALWAYS AS (id * 2) STORED)",
+        "CREATE TABLE extra (id int)",
     )
     plan = plan_of({"t": None, "lost": None}, ignored_tables={"tmp": "scratch space of an importer"})
-    found = telling(assess(path, plan, target), but=("sequence_missing",))
+    found = telling(assess(path, plan, target), but=("sequence_missing", "generated_column"))
     assert {(item.code, item.severity, item.where) for item in found} == {
         ("column_unknown", "blocks", "t.old"),
+        ("column_unknown", "blocks", "t.total"),
         ("column_unknown", "blocks", "t.Name"),
         ("column_missing", "blocks", "t.new"),
         ("column_missing", "blocks", "t.name"),
@@ -460,6 +489,7 @@ def test_tables_and_columns_known_both_ways(conninfo: str, tmp_path: Path) -> No
     }
     by_where = {(item.code, item.where): item for item in found}
     assert "letter by letter" in by_where["column_unknown", "t.Name"].value
+    assert by_where["column_unknown", "t.total"].value == "the target computes it by itself"
     assert by_where["table_ignored", "tmp"].becomes == "the plan: scratch space of an importer"
     assert by_where["table_unknown", "forgotten"].decide.splitlines()[0] == "ignored_tables:"
 
@@ -505,6 +535,28 @@ def test_text_that_may_be_too_long_for_an_index(conninfo: str, tmp_path: Path) -
     (finding,) = telling(assess(path, plan_of({"t": None}), target), but=("sequence_missing",))
     assert (finding.code, finding.severity, finding.where, finding.keys) == ("long_in_index", "note", "t.v", ("id=2",))
     assert finding.value == "text of up to 1,000 characters"
+
+
+def test_values_that_together_may_be_too_long_for_an_index(conninfo: str, tmp_path: Path) -> None:
+    columns = "a {}, b {}, c {}, d {}, e {}"
+    path = source_of(tmp_path / "s.db", f"CREATE TABLE t (id INTEGER PRIMARY KEY, {columns.replace('{}', '')})")
+    long, few = "x" * 1400, "y" * 20
+    insert(path, "t", [(1, long, long, few, b"z" * 2701, long * 2), (2, "", few, few, b"", "")])
+    target = target_of(
+        conninfo,
+        tmp_path,
+        f"CREATE TABLE t (id int PRIMARY KEY, {columns.format('text', 'text', 'varchar(20)', 'bytea', 'text')})",
+        "CREATE UNIQUE INDEX ON t (a, b, c)",
+        "CREATE INDEX ON t (d)",
+        "CREATE INDEX ON t (lower(e))",
+    )
+    found = telling(assess(path, plan_of({"t": None}), target), but=("sequence_missing",))
+    assert [(item.code, item.column, item.value) for item in found] == [
+        ("long_in_index", "a", "text of up to 1,400 characters"),
+        ("long_in_index", "b", "text of up to 1,400 characters"),
+        ("long_in_index", "d", "blob of up to 2,701 bytes"),
+        ("long_in_index", "e", "text of up to 2,800 characters"),
+    ]
 
 
 def test_a_domain_is_what_it_is_made_from(conninfo: str, tmp_path: Path) -> None:
@@ -585,6 +637,69 @@ def test_content_of_secret_columns_is_never_shown(conninfo: str, tmp_path: Path)
     assert len(by_column["plain"].example) == 80 and by_column["plain"].example.endswith("…")
 
 
+# --- decisions as a whole -------------------------------------------------------------------------------------------------
+
+PAIR = ("CREATE TABLE p (k TEXT)", "CREATE TABLE t (id INTEGER PRIMARY KEY, k TEXT, n INTEGER)")
+PAIR_MADE = (
+    "CREATE TABLE p (k text UNIQUE)",
+    "CREATE TABLE t (id int PRIMARY KEY, k text CONSTRAINT of_p REFERENCES p (k),"
+    " n int CONSTRAINT odd CHECK (n IS NOT NULL))",
+)
+
+
+def assessed_pair(
+    conninfo: str, folder: Path, p: list[Any], t: list[Any], settings: dict[str, Any], *, tried: bool = True
+) -> Assessment:
+    path = source_of(folder / "s.db", *PAIR)
+    insert(path, "p", p)
+    insert(path, "t", t)
+    target = target_of(conninfo, folder, *PAIR_MADE)
+    return (assess_decided if tried else assess)(path, plan_of(settings), target)
+
+
+def test_rows_that_a_decision_makes_one_are_found(conninfo: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"p": {"columns": {"k": {"strip_nul": True}}}, "t": None}
+    arguments = (conninfo, tmp_path, [("a",), ("a\0",)], [(1, "a", 1)], settings)
+    (finding,) = assessed_pair(*arguments).blocks
+    assert (finding.code, finding.table, finding.column) == ("duplicate_key", "p", "k")
+    assert finding.becomes.endswith("(as the decisions leave it)")
+    found = assessed_pair(*arguments, tried=False)
+    assert not found.blocks  # as the source stands they are two
+
+
+def test_references_that_a_decision_breaks_or_mends_are_followed(conninfo: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"p": {"columns": {"k": {"strip_nul": True}}}, "t": None}
+    broken = assessed_pair(conninfo, tmp_path, [("a\0",)], [(1, "a\0", 1)], {**settings, "p": None, "t": settings["p"]})
+    assert {(item.code, item.table) for item in broken.blocks} == {("nul_in_text", "p")}
+    mended = assessed_pair(conninfo, tmp_path, [("a\0",)], [(1, "a", 1)], settings)
+    assert not mended.blocks and "orphans_not_assessed" not in {item.code for item in mended.findings}
+    (lost,) = assessed_pair(conninfo, tmp_path, [("a\0",)], [(1, "b", 1)], settings).blocks
+    assert (lost.code, lost.table, lost.column) == ("decision_fails", "t", "")
+    assert "point nowhere" in lost.becomes and "id=1" in lost.becomes and lost.value.startswith("t.of_p: ")
+
+
+def test_a_decision_that_touches_nothing_leaves_nothing_open(conninfo: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"p": {"columns": {"k": {"strip_nul": True}}}, "t": None}
+    (finding,) = assessed_pair(conninfo, tmp_path, [("a",)], [(1, "b", 1)], settings).blocks
+    assert (finding.code, finding.table, finding.rows, finding.keys) == ("orphans", "t", 1, ("id=1",))
+
+
+def test_a_check_that_a_decision_breaks_is_found(conninfo: str, tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"p": None, "t": {"columns": {"n": {"empty_as_null": True}}}}
+    (finding,) = assessed_pair(conninfo, tmp_path, [], [(1, None, 1), (2, None, "")], settings).blocks
+    assert (finding.code, finding.value, finding.keys) == ("check_violated", "odd", ("id=2",))
+    assert not assessed_pair(conninfo, tmp_path, [], [(1, None, 1), (2, None, "")], settings, tried=False).blocks
+
+
+def test_a_decision_about_rows_that_cannot_be_told_apart_fails(conninfo: str, tmp_path: Path) -> None:
+    path = source_of(tmp_path / "s.db", 'CREATE TABLE t (rowid TEXT, _rowid_ TEXT, "oid" TEXT)')
+    insert(path, "t", [("a", "b\0", "c")])
+    target = target_of(conninfo, tmp_path, 'CREATE TABLE t (rowid text, _rowid_ text, "oid" text)')
+    plan = plan_of({"t": {"columns": {"_rowid_": {"strip_nul": True}}}})
+    (finding,) = assess_decided(path, plan, target).blocks
+    assert (finding.code, finding.table) == ("decision_fails", "t") and "told apart" in finding.becomes
+
+
 # --- sequences ------------------------------------------------------------------------------------------------------------
 
 
@@ -593,7 +708,7 @@ def test_sequences(conninfo: str, tmp_path: Path) -> None:
         tmp_path / "s.db",
         *(
             f"CREATE TABLE {name} (id INTEGER PRIMARY KEY {'AUTOINCREMENT' if name != 'plain' else ''})"
-            for name in ("ahead", "emptied", "even", "used_up", "plain")
+            for name in ("ahead", "emptied", "even", "used_up", "plain", "counted")
         ),
         "INSERT INTO ahead VALUES (1), (9)",
         "DELETE FROM ahead WHERE id = 9",
@@ -602,16 +717,37 @@ def test_sequences(conninfo: str, tmp_path: Path) -> None:
         "INSERT INTO even VALUES (3)",
         "INSERT INTO used_up VALUES (2147483647)",
         "INSERT INTO plain VALUES (1)",
+        # No rowid by another name: SQLite gives no keys, and the target would.
+        "CREATE TABLE other (id INT PRIMARY KEY)",
+        "INSERT INTO other VALUES (32767)",
+        "CREATE TABLE short (id INT PRIMARY KEY)",
+        "INSERT INTO short VALUES (99)",
+        "CREATE TABLE falling (id INT PRIMARY KEY)",
+        "CREATE TABLE text (id TEXT PRIMARY KEY)",
     )
     identity = "GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY"
     made = [f"CREATE TABLE {name} (id int {identity})" for name in ("ahead", "emptied", "even", "used_up")]
-    target = target_of(conninfo, tmp_path, *made, "CREATE TABLE plain (id int PRIMARY KEY)")
-    plan = plan_of(dict.fromkeys(("ahead", "emptied", "even", "used_up", "plain")))
+    made += [f"CREATE TABLE {name} (id int PRIMARY KEY)" for name in ("plain", "counted")]
+    made += [
+        f"CREATE TABLE other (id smallint {identity})",
+        f"CREATE TABLE short (id int {identity.replace('PRIMARY KEY', '(MAXVALUE 99) PRIMARY KEY')})",
+        f"CREATE TABLE falling (id int {identity.replace('PRIMARY KEY', '(INCREMENT -1) PRIMARY KEY')})",
+        "CREATE SEQUENCE given",
+        "CREATE TABLE text (id text PRIMARY KEY DEFAULT nextval('given'))",
+    ]
+    target = target_of(conninfo, tmp_path, *made)
+    tables = ("ahead", "emptied", "even", "used_up", "plain", "counted", "other", "short", "falling", "text")
+    plan = plan_of(dict.fromkeys(tables))
     assert {(item.code, item.severity, item.table, item.becomes) for item in telling(assess(path, plan, target))} == {
         ("sequence_ahead", "note", "ahead", "next key 10"),
         ("sequence_ahead", "note", "emptied", "next key 6"),
         ("sequence_out_of_range", "blocks", "used_up", "refused by integer"),
         ("sequence_missing", "note", "plain", "keys come from the application alone"),
+        ("sequence_missing", "blocks", "counted", "keys come from the application alone"),
+        ("sequence_out_of_range", "blocks", "other", "refused by smallint"),
+        ("sequence_out_of_range", "blocks", "short", "refused by integer"),
+        ("sequence_unfit", "blocks", "falling", "nothing: it cannot be set past the keys, which are integer"),
+        ("sequence_unfit", "blocks", "text", "nothing: it cannot be set past the keys, which are text"),
     }
 
 

@@ -204,7 +204,7 @@ def test_spellings_of_a_uuid(conninfo: str, text: str) -> None:
         ("bigint", ["7", 3.5, b"7"]),
         ("boolean", [2, "true", 1.0]),
         ("text", [1, 1.5, b"a"]),
-        ("uuid", [12345, 1.5e30]),
+        ("uuid", [12345, 1.5e30, "", "12", "{}", "a" * 34]),
         ("jsonb", [1, 1.5]),
         ("bytea", ["text"]),
         ("double precision", ["0.1"]),

@@ -30,16 +30,17 @@ from include.cutover import (
     target,
     verification,
 )
-from include.cutover.assessment import CODES, Assessment, assess, read_target
+from include.cutover.assessment import CODES, Assessment, read_target
+from include.cutover.assessment_decided import assess_decided
 from include.cutover.checks import Check
 from include.cutover.copying import copy_table
 from include.cutover.embedded import Cluster
 from include.cutover.errors import CutoverError
 from include.cutover.plan import Plan
-from tests import chain_oracle
 from tests.assessing import plan_of
-from tests.chain_cases import Case, cases
-from tests.chain_oracle import NoSuchValue
+from tests.chain import oracle
+from tests.chain.case import Case
+from tests.chain.drawing import cases
 
 EXAMPLES = int(os.environ.get("CHAIN_EXAMPLES") or 80)
 SCHEMA = "chain"
@@ -110,11 +111,11 @@ class Bench:
             return ended
         with psycopg.connect(self.conninfo, autocommit=True, options="-c TimeZone=UTC") as connection:
             try:
-                wanted = chain_oracle.expected(case, file, connection)
-            except NoSuchValue as wrong:
+                wanted = oracle.expected(case, file, connection)
+            except oracle.NoSuchValue as wrong:
                 ended.equal, ended.difference = False, str(wrong)
                 return ended
-            found = chain_oracle.held(case, connection, SCHEMA)
+            found = oracle.held(case, connection, SCHEMA)
         ended.equal = wanted == found
         for name in wanted:
             lost, strange = wanted[name] - found[name], found[name] - wanted[name]
@@ -123,7 +124,7 @@ class Bench:
 
     def _cut_over(self, case: Case, file: Path, plan: Plan, folder: Path, checks: list[Check]) -> None:
         planned = target.planned_schema(self.conninfo, folder / "sql")
-        decided = decisions.apply(file, folder / "decided" / "decided.db", plan, planned)
+        decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned)
         with source.snapshot(file) as reading:
             given, rows = source.sqlite_sequence(reading), source.counts(reading, source.tables(reading))
         migrations.apply(self.conninfo, folder / "sql", "pre_data", schema=SCHEMA, run_id=RUN)
@@ -211,7 +212,7 @@ def test_everything_is_equal_or_the_assessment_said_why_not(
         file = folder / "source.db"
         case.write(file)
         plan = plan_of(case.settings)
-        found = assess(file, plan, read_target(bench.conninfo, case.sql(folder / "sql")))
+        found = assess_decided(file, plan, read_target(bench.conninfo, case.sql(folder / "sql")))
         note("".join(f"{item}\n" for item in found.findings))
         check_blocks(found, case)
         if not found.blocks or case.all_the_same:

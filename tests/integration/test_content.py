@@ -70,6 +70,32 @@ def named(result: TableResult) -> list[tuple[str, str, tuple[str, ...]]]:
     return [(one.kind, one.key, tuple(column.column for column in one.columns)) for one in result.differences]
 
 
+# --- names ----------------------------------------------------------------------------------------------------------------
+
+# What the proof's own SQL calls its columns and tables.
+OWN_NAMES = ("lower", "upper", "rows", "t", "k", "place", "number", "own", "one", "part", "range", "convert_to", "encode")
+
+
+@pytest.mark.parametrize("table", ["t", "range", "own", "100%"])
+@pytest.mark.parametrize("key", OWN_NAMES)
+def test_names_that_the_proof_uses_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch, table: str, key: str) -> None:
+    monkeypatch.setattr(digests, "ROWS", 2)
+    others = ", ".join(f'"{name}" integer' for name in OWN_NAMES if name != key)
+    rows = [(number, *[None if number % 2 else number % 5] * (len(OWN_NAMES) - 1)) for number in (9, 10, 11, 100, 101)]
+    made = f'CREATE TABLE "{table}" ("{key}" integer PRIMARY KEY, {others})'
+    pair.source(made, rows=rows, into=f'"{table}"')
+    with psycopg.connect(pair.conninfo) as connection, connection.cursor() as cursor:
+        cursor.execute(made.encode())
+        marks = ", ".join(["%s"] * len(rows[0]))
+        cursor.executemany(f'INSERT INTO "{table.replace("%", "%%")}" VALUES ({marks})'.encode(), rows)
+    (result,) = pair.compare(table)
+    assert (result.outcome, result.source_rows) == ("passed", 5), result.summary
+    with psycopg.connect(pair.conninfo) as connection:
+        connection.execute(f'UPDATE "{table}" SET "{key}" = 12 WHERE "{key}" = 100'.encode())
+    (result,) = pair.compare(table)
+    assert {(one.kind, one.key) for one in result.differences} == {("missing", f"{key}=100"), ("extra", f"{key}=12")}
+
+
 # --- keys -----------------------------------------------------------------------------------------------------------------
 
 

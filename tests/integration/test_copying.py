@@ -333,6 +333,7 @@ WRONG: dict[str, tuple[str, str, Any, str]] = {
     "NULL where the target has none": ("TEXT", "text NOT NULL", None, "NULL"),
     "no label of an enumeration": ("VARCHAR(16)", "mood", SECRET, "InvalidTextRepresentation"),
     "no value of a domain": ("INTEGER", "positive", -1, "positive_check"),
+    "an offset that PostgreSQL has not": ("TEXT", "timestamptz", "2025-10-11 08:00:00+16:00", "other text"),
     "no row for a check": ("INTEGER", "integer CHECK (v < 100)", 100, "violates check constraint"),
 }
 
@@ -409,6 +410,17 @@ def test_the_servers_own_objection_is_told_with_key_and_constraint(bench: Bench)
     with pytest.raises(WrongData, match=r"key id=1501.*expected a row that t_v_key accepts") as caught:
         bench.copy()
     assert SECRET not in str(caught.value)
+
+
+def test_names_with_a_percent_sign(bench: Bench) -> None:
+    """psycopg reads a % as the beginning of a parameter where a statement has parameters."""
+    for name, value in (("100%", 1), ("%d", -1)):
+        bench.source(f'CREATE TABLE "{name}" ("%s" INTEGER)', f'INSERT INTO "{name}" VALUES ({value})')
+    bench.target('CREATE DOMAIN "dom%s" AS integer CHECK (VALUE > 0)')
+    bench.target('CREATE TABLE "100%" ("%s" "dom%s")', 'CREATE TABLE "%d" ("%s" "dom%s")')
+    assert bench.copy("100%").rows == 1
+    with pytest.raises(WrongData, match=r"table %d, column %s, key rowid=1"):
+        bench.copy("%d")
 
 
 def test_rows_that_do_not_add_up_are_never_committed(bench: Bench) -> None:

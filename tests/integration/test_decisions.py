@@ -26,6 +26,7 @@ from include.cutover.decisions import Decided
 from include.cutover.errors import LeaseLost, PlanInvalid, Refused, WrongData
 from include.cutover.plan import Plan
 from include.cutover.target import PlannedSchema
+from tests.assessing import sql_folder
 from tests.killing import kill_at_every_step
 
 Made = Callable[..., Decided]
@@ -719,6 +720,46 @@ def test_a_value_that_was_changed_in_a_row_that_goes_is_not_counted(place: Path)
         ("taken out", ""),
         ("changed", ""),
     ]
+
+
+def test_a_column_may_lose_its_type_for_the_sake_of_a_row_that_goes(place: Path) -> None:
+    snapshot = database(
+        place / "backup.db",
+        "CREATE TABLE p (id INTEGER PRIMARY KEY); CREATE TABLE t (id INTEGER PRIMARY KEY, p INTEGER, x STRING)",
+        {"t": [(1, 5, b"12"), (2, None, "a")]},
+    )
+    planned = schema_of(
+        {"p": {"id": "integer!"}, "t": {"id": "integer!", "p": "integer", "x": "text"}}, [("t", "t_p_fkey", "p", "p", "id")]
+    )
+    decision = {"columns": {"x": {"encoding": "latin-1"}}, "foreign_keys": {"t_p_fkey": {"orphans": "quarantine"}}}
+    decided = carry_out(place, snapshot, plan_of({"p": {}, "t": decision}), planned)
+    assert decided.touched == {} and rows_of(decided.file, "SELECT * FROM t") == [(2, None, "a")]
+
+
+def test_a_domain_is_what_it_is_made_from(place: Path, conninfo: str, tmp_path: Path) -> None:
+    snapshot = database(
+        place / "backup.db",
+        "CREATE TABLE p (id TEXT PRIMARY KEY);"
+        "CREATE TABLE t (id INTEGER PRIMARY KEY, p TEXT, flag BOOLEAN, note TEXT, at DATETIME, doc TEXT)",
+        {"p": [("a0eebc999c0b4ef8bb6d6bb9bd380a11",)],
+         "t": [(1, "{A0EEBC99-9C0B-4EF8-BB6D-6BB9BD380A11}", "yes", "", 0, '"\\u0000"')]},
+    )  # fmt: skip
+    made = sql_folder(
+        tmp_path / "sql",
+        *("CREATE DOMAIN key AS uuid", "CREATE DOMAIN own_key AS key", "CREATE DOMAIN flag AS boolean"),
+        *("CREATE DOMAIN note AS varchar(9)", "CREATE DOMAIN moment AS timestamptz", "CREATE DOMAIN doc AS jsonb"),
+        "CREATE TABLE p (id own_key PRIMARY KEY)",
+        "CREATE TABLE t (id int PRIMARY KEY, p key CONSTRAINT of_p REFERENCES p, flag flag, note note, at moment, doc doc)",
+    )
+    planned = target.planned_schema(conninfo, made)
+    columns = {"flag": {"boolean": {"yes": True}}, "at": {"datetime": "unix"}, "doc": {"strip_nul": True}}
+    plan = plan_of({"p": {}, "t": {"columns": columns, "foreign_keys": {"of_p": {"orphans": "quarantine"}}}})
+    assert decisions.misfits(plan, planned) == []
+    decided = carry_out(place, snapshot, plan, planned)
+    (row,) = rows_of(decided.file, "SELECT flag, note, at, doc FROM t")
+    assert row == (1, "", "1970-01-01 00:00:00.000000", '""') and not decided.quarantined
+    wrong = plan_of({"p": {}, "t": {"columns": {"note": {"empty_as_null": True}, "at": {"boolean": {"yes": True}}}}})
+    assert len(decisions.misfits(wrong, planned)) == 2
 
 
 def test_composite_keys_and_null_in_a_part_of_them(place: Path) -> None:

@@ -13,6 +13,7 @@ import apsw
 import pytest
 
 from include.cutover import backup, fence, lease, ledger
+from include.cutover.commands import Runner
 from include.cutover.embedded import free_port
 from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence, evidence_root
@@ -48,6 +49,9 @@ class Ends:
 
     def channels(self, plan: Plan) -> Sequence[Channel]:
         return []
+
+    def remote(self, plan: Plan, connection: str) -> Runner:
+        raise AssertionError("everything is on this host")
 
 
 @pytest.fixture

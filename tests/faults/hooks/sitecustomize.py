@@ -157,7 +157,7 @@ def _install() -> None:
             counted = _counting.pop() if _counting else None
             _tell(step=step, at="end", outcome=fields.get("outcome"), calls=counted and counted.calls)
             for rule in counted.rules if counted else ():  # it was quicker than when its calls were counted
-                if rule["calls"] > counted.calls:
+                if counted is not None and rule["calls"] > counted.calls:
                     _act(rule, step)
             _at(before, step, known)
         record = original(self, event, **fields)

@@ -23,7 +23,7 @@ import apsw
 import psycopg
 from psycopg import sql
 
-from tests.chain_cases import Case, Column, Link, Table, quote
+from tests.chain.case import Case, Column, Link, Table, quote
 
 Cell = tuple[str, Any]
 """Storage class and value; text as bytes."""
@@ -42,6 +42,10 @@ def expected(case: Case, path: Path, connection: psycopg.Connection) -> dict[str
     with contextlib.closing(apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)) as reading:
         rows = {table.name: _decided(case, table, reading) for table in case.tables}
     _settle(case, rows)
+    for table in case.tables:
+        for column in table.columns:
+            for row in rows[table.name] if column.source == "computed" else ():
+                row[column.name] = int(row[column.computed] is None)
     documents = {
         text for table in case.tables for row in rows[table.name] for column in _compared(table)
         if column.kind.base == "jsonb" and isinstance(text := row[column.name], str)
@@ -81,7 +85,7 @@ def _compared(table: Table) -> list[Column]:
 def _decided(case: Case, table: Table, reading: apsw.Connection) -> list[dict[str, Any]]:
     """The rows with the plan's decisions about values carried out: None, integers, reals, texts, blobs, and microseconds."""
     kept = "utf-8" if case.encoding == "UTF-8" else "utf-16-le" if case.encoding.endswith("le") else "utf-16-be"
-    columns = [column for column in table.columns if column.source != "none"]
+    columns = table.stored
     cells = ", ".join(
         f"typeof({c}), CASE typeof({c}) WHEN 'text' THEN CAST({c} AS BLOB) ELSE {c} END"
         for c in (quote(column.name) for column in columns)
@@ -129,7 +133,7 @@ def _after(column: Column, cell: Cell, decision: Mapping[str, Any], kept: str) -
         return None
     meaning = decision.get("datetime")
     if meaning not in (None, "iso") and base in ("timestamptz", "timestamp", "date"):
-        number = value if isinstance(value, int | float) else None
+        number: int | float | Decimal | None = value if isinstance(value, int | float) else None
         if isinstance(value, str) and re.fullmatch(r"-?[0-9]+(\.[0-9]+)?", value):
             number = Decimal(value)
         if number is not None:
