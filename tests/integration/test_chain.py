@@ -8,6 +8,7 @@ many more cases than ``make test``.
 from __future__ import annotations
 
 import os
+import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from include.cutover import (
     finishing,
     ledger,
     migrations,
+    quarantine,
     source,
     structure,
     target,
@@ -90,7 +92,7 @@ class Bench:
 
     @contextmanager
     def place(self) -> Iterator[Path]:
-        """A folder of its own; the target is empty before and after."""
+        """A folder of its own, gone afterwards; the target is empty before and after."""
         folder = self.folder / uuid.uuid4().hex[:12]
         folder.mkdir()
         with psycopg.connect(self.conninfo, autocommit=True) as connection:
@@ -100,6 +102,7 @@ class Bench:
                 connection.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
                 connection.execute("DELETE FROM cutover.copied")
                 connection.execute("DELETE FROM cutover.chunk")
+                shutil.rmtree(folder)
 
     def carry_out(self, case: Case, file: Path, plan: Plan, folder: Path) -> Ended:
         """Everything that the cutover does from the backup to the decision, then the oracle."""
@@ -124,7 +127,7 @@ class Bench:
 
     def _cut_over(self, case: Case, file: Path, plan: Plan, folder: Path, checks: list[Check]) -> None:
         planned = target.planned_schema(self.conninfo, folder / "sql")
-        decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned)
+        decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned, listing=folder / "evidence")
         with source.snapshot(file) as reading:
             given, rows = source.sqlite_sequence(reading), source.counts(reading, source.tables(reading))
         migrations.apply(self.conninfo, folder / "sql", "pre_data", schema=SCHEMA, run_id=RUN)
@@ -151,6 +154,7 @@ class Bench:
         checks += structure.checks(self.conninfo, SCHEMA, folder / "sql", list(plan.tables))
         if decided.made:
             checks += decisions.audit(decided, plan, planned)
+            quarantine.store(self.conninfo, RUN, quarantine.rows(decided, plan))
 
 
 @pytest.fixture(scope="module")
