@@ -101,9 +101,9 @@ def sequence_findings(conn: apsw.Connection, shapes: Mapping[str, Shape], target
         keys = [alias] if alias is not None and alias in made.columns else []
         for column in dict.fromkeys([*keys, *made.sequences]):
             found += _next_key(conn, shape, made, column, given.get(table), is_rowid=column == alias)
-        if alias is None or made.sequences:
+        if alias is None or alias in made.sequences:
             continue
-        counted = table in given or _counts_keys(conn, table)
+        counted = not made.sequences and (table in given or _counts_keys(conn, table))
         if counted or (alias in made.columns and made.details[alias].default is None):
             becomes = "keys come from the application alone"
             found.append(Finding("sequence_missing", "blocks" if counted else "note", table, alias, becomes=becomes))
