@@ -160,13 +160,15 @@ class _Told:
         self.order = order
         self.controller, self._runner = _controller(service, remote)
         self._seconds = service.stop_seconds if order == "stop" else service.start_seconds
-        self._begun = time.monotonic()
-        self._deadline = self._begun + self._seconds
         self._steady_since: float | None = None
         self._start = ""
         self.was = self.controller.state()
+        self._begun = time.monotonic()
+        self._deadline = self._begun + self._seconds
         self.already = self._obeyed(self.was)
-        self.result: ServiceResult | None = self._result(self.was) if self.already else None
+        # What runs already must go on running too: it may be one that ends and is started again and again.
+        sure = self.already and (order == "stop" or self.controller.steady_seconds == 0)
+        self.result: ServiceResult | None = self._result(self.was) if sure else None
 
     def tell(self) -> None:
         """Give the order; what it may take is what is left of the time."""

@@ -42,11 +42,15 @@ def usable(engine: tuple[str, ...]) -> bool:
     return True
 
 
-COMPOSE = """\
+# Each line is written at once: podman tears one apart, and loses it, that was written in parts.
+COMPOSE = r"""
 services:
   api:
     image: python:3.11-slim-bookworm
-    command: ["python3", "-u", "-c", "import os, time; print('up on', os.environ['DATABASE_URL']); time.sleep(600)"]
+    command:
+      - python3
+      - -c
+      - import os, time; os.write(1, f'up on {os.environ["DATABASE_URL"]}\n'.encode()); time.sleep(600)
     environment:
       DATABASE_URL: ${DATABASE_URL}
     stop_signal: SIGINT
@@ -55,9 +59,10 @@ services:
     image: python:3.11-slim-bookworm
     command:
       - python3
-      - -u
       - -c
-      - "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('not listening'); time.sleep(600)"
+      - >-
+        import os, signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); os.write(1, b'not listening\n');
+        time.sleep(600)
     stop_grace_period: 4s
   dying:
     image: python:3.11-slim-bookworm
@@ -85,6 +90,13 @@ class Project:
         )
         return done.stdout + done.stderr
 
+    def wait_for(self, text: str, service: str = "api") -> None:
+        """Until the service has said so."""
+        deadline = time.monotonic() + 60
+        while text not in (found := self.compose("logs", service)):
+            assert time.monotonic() < deadline, found
+            time.sleep(0.2)
+
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
@@ -109,7 +121,7 @@ def test_a_service_starts_on_the_configuration_of_the_moment_and_stops(project: 
     (started,) = services.start([api])
     assert (started.was, started.now, started.already) == ("absent", "running", False)
     assert services.start([api])[0].already
-    assert "up on sqlite:///ward_ops.db" in project.compose("logs", "api")
+    project.wait_for("up on sqlite:///ward_ops.db")
 
     (stopped,) = services.stop([api])
     assert (stopped.was, stopped.now, stopped.already) == ("running", "stopped", False)
@@ -118,12 +130,13 @@ def test_a_service_starts_on_the_configuration_of_the_moment_and_stops(project: 
     # A container keeps its environment; the one that starts now must have the new one.
     (project.folder / ".env").write_text("DATABASE_URL=postgresql://ward@db/ward\n")
     services.start([api])
-    assert "up on postgresql://ward@db/ward" in project.compose("logs", "api")
+    project.wait_for("up on postgresql://ward@db/ward")
     services.stop([api])
 
 
 def test_a_service_that_ignores_its_signal_is_reported_and_then_killed_by_the_engine(project: Project) -> None:
     services.start([project.service("stubborn")])
+    project.wait_for("not listening", "stubborn")
     with pytest.raises(StepFailed, match=r"did not end in 1 s and was killed") as caught:
         services.stop([project.service("stubborn", stop_seconds=1)])
     assert "not listening" in caught.value.found
@@ -286,9 +299,10 @@ def test_all_three_forms_of_the_list_are_read() -> None:
     )
     assert list(containers(array)) == [Container("1", "api", "running", "Up")]
     podman = [{"Id": "2", "State": "exited", "Status": "Exited (137) 1 second ago", "Exited": True, "ExitedAt": 1795501703,
+               "StartedAt": 1795501684,
                "ExitCode": 137, "Labels": {"com.docker.compose.service": "api"}, "Names": ["w_api_1"]}]  # fmt: skip
     assert list(containers(json.dumps(podman, indent=2))) == [
-        Container("2", "api", "exited", "Exited (137) 1 second ago", ended="1795501703")
+        Container("2", "api", "exited", "Exited (137) 1 second ago", ended="1795501703", started="1795501684")
     ]
     assert [item.id for item in containers(f"{UP}\n{WORKER}\n")] == ["d2763e024a10", "aa"]
     assert list(containers("")) == list(containers("[]")) == []

@@ -30,6 +30,7 @@ class Container:
         status: The same in words, with the exit status.
         ended: When it ended, in seconds of the epoch by its host's clock; empty where the engine does not say. Only podman
             does, and only podman shows a container as exited that it will start again by itself.
+        started: When it was last started, where the engine says so.
         one_off: It was made by ``run`` beside the service.
     """
 
@@ -39,6 +40,7 @@ class Container:
     status: str
     health: str = ""
     ended: str = ""
+    started: str = ""
     one_off: bool = False
 
 
@@ -88,7 +90,7 @@ class Compose(ByCommands):
             at_rest=all(rests),
             failing=unhealthy or any(item.state in ("restarting", "dead") for item in found),
             detail="" if running else "; ".join(item.status for item in found if item.status),
-            start=",".join(sorted(item.id for item in found)),
+            start=",".join(sorted(f"{item.id} {item.started}" for item in found)),
         )
 
     def _rests(self, container: Container) -> bool:
@@ -159,6 +161,7 @@ def containers(text: str) -> Iterator[Container]:
             status=status,
             health=str(row.get("Health") or ("unhealthy" if "(unhealthy)" in status else "")).lower(),
             ended=str(row["ExitedAt"]) if row.get("Exited") else "",
+            started=str(row.get("StartedAt") or ""),
             one_off=labels.get("com.docker.compose.oneoff", "").lower() == "true",
         )
 
