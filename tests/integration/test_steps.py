@@ -161,7 +161,7 @@ def test_no_step_goes_forward_once_a_way_back_is_decided(ends: Ends, evidence: E
 
 def test_nothing_is_cleared_under_an_application_that_goes_live(ends: Ends, evidence: Evidence) -> None:
     decided(evidence, "go_on")
-    assert do(ends, "check_counts").outcome == "passed", "a proof may be made again while the gate waits"
+    assert do(ends, "check_tables").outcome == "passed", "a proof may be made again while the gate waits"
     passed(evidence, "switch_configuration")
     for step in ("stop_services", "set_sequences"):
         with pytest.raises(Refused, match="found switching"):

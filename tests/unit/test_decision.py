@@ -157,7 +157,7 @@ def test_a_step_that_ran_again_leaves_those_behind_it_to_be_done_again() -> None
 
 
 def test_a_proof_is_none_for_what_was_written_after_it_began() -> None:
-    later = {"check_counts": ["copy.users"]}
+    later = {"check_tables": ["copy.users"]}
 
     def chosen(*events: dict[str, Any]) -> Decision:
         return decide(numbered(*events, gate()), required=STEPS, gates=("go_no_go",), entitled={"lead"}, later=later)
@@ -165,8 +165,8 @@ def test_a_proof_is_none_for_what_was_written_after_it_began() -> None:
     assert chosen(*done(*STEPS)).outcome == "go_on"
     again = chosen(*done(*STEPS), *done("copy.users"))
     assert again.outcome == "rollback"
-    assert again.why == ("check_counts passed before copy.users ran again",)
-    assert chosen(*done(*STEPS), *done("copy.users", "check_counts")).outcome == "go_on"
+    assert again.why == ("check_tables passed before copy.users ran again",)
+    assert chosen(*done(*STEPS), *done("copy.users", "check_tables")).outcome == "go_on"
 
 
 @pytest.mark.parametrize("touching", ["stop_services", "fence_source"])
