@@ -211,15 +211,16 @@ def rollback(
             raise
         return close()
     finally:
-        _give_to_owner(folder)
+        _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
 
 
-def _give_to_owner(folder: Path) -> None:
+def _give_to_owner(folder: Path, own: Path) -> None:
     """What root wrote into the evidence belongs to whom the evidence belongs: Airflow goes on with it later."""
     owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
-    for path in (*folder.rglob("*"), *folder.parent.glob("*"), *folder.parent.glob(".*"), *folder.parent.glob(".claims/*")):
+    beside = [item for item in folder.parent.iterdir() if item.is_file()]
+    for path in (own, *own.rglob("*"), *folder.rglob("*"), *beside, *(folder.parent / ".claims").rglob("*")):
         with contextlib.suppress(FileNotFoundError):
             if path.lstat().st_uid == 0:
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)

@@ -7,9 +7,7 @@ import collections
 import secrets
 import signal
 import sys
-import tempfile
 import time
-from pathlib import Path
 
 from include.cutover.processes import exit_on
 from tests.exploring.arena import Arena
@@ -27,8 +25,7 @@ def main() -> int:
     sys.stdout.write(f"{given.schedules} schedules from seed {first}\n")
     ended: collections.Counter[str] = collections.Counter()
     failed, begun = [], time.monotonic()
-    place = "/dev/shm" if Path("/dev/shm").is_dir() else None
-    with tempfile.TemporaryDirectory(prefix="exploring-", dir=place) as folder, Arena(Path(folder)) as arena:
+    with Arena() as arena:
         for seed in range(first, first + given.schedules):
             result = arena.play(seed)
             ended[result.ended] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,16 +21,19 @@ from tests.exploring.site import Site, load_dags, plain_stages
 class Arena:
     """A context manager; ``play`` plays schedules one after the other.
 
+    Everything is made in memory where there is such a place, and is gone afterwards.
+
     Args:
-        folder: For everything that is made here.
         cluster: A running PostgreSQL; one of its own when left out. Schedules restart it now and then.
     """
 
-    def __init__(self, folder: Path, cluster: Cluster | None = None) -> None:
-        self.folder = folder
-        self.cluster = cluster or Cluster(folder / "postgres", free_port())
-        self._own = cluster is None
+    def __init__(self, cluster: Cluster | None = None) -> None:
         self._stack = ExitStack()
+        place = "/dev/shm" if Path("/dev/shm").is_dir() else None
+        self.folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="exploring-", dir=place)))
+        self.folder.chmod(0o755)  # other users than the one who runs this own databases here
+        self.cluster = cluster or Cluster(self.folder / "postgres", free_port())
+        self._own = cluster is None
 
     def __enter__(self) -> Arena:
         if self._own:
