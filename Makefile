@@ -15,8 +15,10 @@ PORT ?=
 EXAMPLES ?= 5000
 ARGS ?=
 ONLY ?=
+SCHEDULES ?= 1000
+SEED ?=
 
-.PHONY: help setup demo up down test test-chain test-browser faults check bench lock clean
+.PHONY: help setup demo up down test test-chain test-browser faults explore check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +46,9 @@ test-chain: setup ## Try EXAMPLES=N whole cutovers drawn at random; some 15,000 
 	@mkdir -p var
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" CHAIN_EXAMPLES="$(EXAMPLES)" $(PY) -m pytest -o tmp_path_retention_policy=failed \
 		-o timeout=0 tests/integration/test_chain.py $(ARGS)
+
+explore: setup ## Play random schedules of kills, zombies, clears and rollbacks against the state machine; SEED=N plays from there
+	@$(PY) -m tests.exploring $(SCHEDULES) $(if $(SEED),--seed $(SEED))
 
 test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium, chromium-driver)
 	@$(PY) -m pytest tests/browser -m browser $(ARGS)

@@ -62,6 +62,9 @@ def _write_as(place: Path, uid: int, gid: int) -> None:
         os.setgroups(groups)
         os.setgid(gid)
         os.setuid(uid)
+    # A running application may have made the side files already; its next start has to make them itself.
+    if not os.access(place.parent, os.W_OK | os.X_OK):
+        raise PermissionError("no right to make files in the folder")
     connection = apsw.Connection(str(place), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.set_busy_timeout(int(BUSY_SECONDS * 1000))

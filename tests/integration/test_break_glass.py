@@ -5,7 +5,6 @@ The runs are real, on the small site of ``tests.exploring``; what is left is loo
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import shutil
@@ -65,10 +64,7 @@ def outcome(evidence: Evidence) -> str:
     return "open" if sealed is None else str(sealed["outcome"])
 
 
-POINTS = (
-    "quiesce.stop_services", "quiesce.fence_source", "take_backup", "copy.books", "finish_target.build_keys_and_indexes",
-    "decide", "go_live.switch_configuration", "go_live.start_services", "close_run",
-)  # fmt: skip
+POINTS = ("quiesce.stop_services", "quiesce.fence_source", "take_backup", "decide", "go_live.start_services", "close_run")
 
 
 @pytest.mark.parametrize("task_id", POINTS)
@@ -103,8 +99,9 @@ def test_a_run_that_stopped_nothing_is_ended_and_another_may_begin(site: Site, b
     assert again.state == "success"
 
 
-def without_the_plan(site: Site, evidence: Evidence) -> None:
+def without_plan_and_sql(site: Site, evidence: Evidence) -> None:
     (site.plans / f"{PLAN}.yaml").unlink()
+    os.environ["CUTOVER_SQL"] = str(site.folder / "nowhere")
 
 
 def with_a_broken_plan(site: Site, evidence: Evidence) -> None:
@@ -114,10 +111,6 @@ def with_a_broken_plan(site: Site, evidence: Evidence) -> None:
 def with_another_plan(site: Site, evidence: Evidence) -> None:
     file = site.plans / f"{PLAN}.yaml"
     file.write_text(file.read_text().replace("etc/app.env", "etc/other.env"))
-
-
-def without_the_sql(site: Site, evidence: Evidence) -> None:
-    os.environ["CUTOVER_SQL"] = str(site.folder / "nowhere")
 
 
 def without_the_ledger(site: Site, evidence: Evidence) -> None:
@@ -138,8 +131,7 @@ def without_the_first_copy(site: Site, evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize(
-    "missing",
-    [without_the_plan, with_a_broken_plan, with_another_plan, without_the_sql, without_the_ledger, with_a_torn_event],
+    "missing", [without_plan_and_sql, with_a_broken_plan, with_another_plan, without_the_ledger, with_a_torn_event]
 )
 def test_it_needs_the_evidence_only(site: Site, before: Before, missing: Callable[[Site, Evidence], None]) -> None:
     evidence = reach(site, "close_run")
@@ -193,7 +185,7 @@ def test_without_postgresql_the_target_stays_pending_and_the_next_run_puts_it_as
     assert evidence.last("target.kept") is not None
 
 
-@pytest.mark.parametrize("point", [3, 12, 25, 40, 60, 80, 100, 125, 150, None])
+@pytest.mark.parametrize("point", [25, 100, None])
 def test_killed_half_way_and_called_again(site: Site, before: Before, point: int | None) -> None:
     evidence = reach(site, "go_live.start_services")
     first = site.world.command("break glass", lambda: site.break_glass(evidence), Fault(point, signal.SIGKILL))
@@ -209,11 +201,10 @@ def test_after_losing_the_lease_nothing_more_is_done(site: Site, before: Before)
     first = site.world.command("the first", lambda: site.break_glass(evidence), Fault(45, signal.SIGSTOP))
     while not first.stopped:
         site.world.look()
-    stopped = first.pid
     # It stands still in the middle of a step: the second ends it there, as nobody may work beside a rollback.
     assert typed(evidence, "--by", "the second") == 0
     site.world.look()
-    assert "exit status -9" in first.result["error"], stopped
+    assert "exit status -9" in first.result["error"]
     assert Judge(site, before).verdict(outcome(evidence)) == []
 
 
@@ -236,9 +227,8 @@ def test_airflow_that_comes_back_does_nothing_more(site: Site, before: Before) -
     run = site.trigger("one")
     site.reach(run, "copy.books")
     assert typed(site.of("one")) == 0
-    content = site.shop.database.read_bytes()[:0]
     site.world.walk()
-    assert run.state == "failed" and content == b""
+    assert run.state == "failed"
     assert outcome(site.of("one")) == "rolled_back"
     assert Judge(site, before).verdict("rolled_back") == []
 
@@ -266,33 +256,19 @@ def test_a_log_that_is_gone_is_in_nobodys_way(site: Site) -> None:
 
 
 def test_an_application_that_could_not_write_is_not_back(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
-    evidence = reach(site, "copy.books")
+    folder = site.shop.database.parent
     if os.geteuid() == 0:
-        for path in (site.shop.database, site.shop.database.parent):
+        for path in (site.shop.database, folder):
             os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
-    site.shop.database.parent.chmod(0o555)
-    manifest = evidence.last("backup")
-    assert manifest is not None
-    for name in ("manifest", "second_manifest"):
-        rewrite_owner(Path(manifest[name]))
+    evidence = reach(site, "copy.books")
+    folder.chmod(0o555)
     status = typed(evidence)
+    folder.chmod(0o755)
     told = capsys.readouterr().err
-    site.shop.database.parent.chmod(0o755)
     assert status == 2 and ("The application's user can write" in told or "cannot be written" in told)
     assert outcome(evidence) == "failed"
     assert typed(evidence) == 0
-
-
-def rewrite_owner(manifest: Path) -> None:
-    """A backup of a database that belongs to another user than the one who runs the tests."""
-    from include.cutover.backup import _digest_of
-
-    if os.geteuid() != 0:
-        return
-    fields = json.loads(manifest.read_text())
-    fields.pop("manifest_sha256")
-    fields |= {"uid": NOBODY.pw_uid, "gid": NOBODY.pw_gid}
-    manifest.write_text(json.dumps({**fields, "manifest_sha256": _digest_of(fields)}))
+    assert site.shop.database.stat().st_uid == folder.stat().st_uid
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
