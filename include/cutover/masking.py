@@ -16,7 +16,9 @@ _PATTERNS = (
         r"\1***",
     ),
     (re.compile(r"\bgAAAA[A-Za-z0-9_\-=]{20,}"), "***"),  # Fernet tokens
-    (re.compile(r"(/services/)[A-Za-z0-9/]+"), r"\1***"),  # Slack webhooks
+    # Slack webhooks, also behind another host; a folder named "services" is none.
+    (re.compile(r"(hooks\.slack(?:-gov)?\.com/\w+/)[^\s'\"<>]+"), r"\1***"),
+    (re.compile(r"(/services/)T\w*/B\w*(?:/\w*)?"), r"\1***"),
     (re.compile(r"(?i)\b(authorization:?\s+(?:basic|bearer)\s+)\S+"), r"\1***"),
 )
 

@@ -15,6 +15,8 @@ from include.cutover.masking import mask
         ("PASSWORD: 'hunter2'", "hunter2"),
         ("community gAAAAABnQ3Zk1234567890abcdefghijklmnop in row", "gAAAAABnQ3Zk"),
         ("POST https://hooks.slack.com/services/T000/B000/XXXX failed", "XXXX"),
+        ("POST http://127.0.0.1:8080/services/T0/B0/XXXX failed", "XXXX"),
+        ("POST https://hooks.slack.com/triggers/T000/1234/XXXX failed", "XXXX"),
         ("Authorization: Basic aHVudGVyMg==", "aHVudGVyMg"),
     ],
 )
@@ -24,5 +26,5 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
 
 
 def test_other_text_stays_as_it_is() -> None:
-    text = "snmp_credentials.device_id: 3 rows point nowhere, keys 1f, 2e at http://127.0.0.1:5001/api"
+    text = "snmp_credentials.device_id: 3 rows point nowhere, keys 1f, 2e at http://127.0.0.1:5001/api, /srv/services/api/app.db"
     assert mask(text) == text
