@@ -156,9 +156,10 @@ def _install() -> None:
             sys.setprofile(None)
             counted = _counting.pop() if _counting else None
             _tell(step=step, at="end", outcome=fields.get("outcome"), calls=counted and counted.calls)
-            for rule in counted.rules if counted else ():  # it was quicker than when its calls were counted
-                if counted is not None and rule["calls"] > counted.calls:
-                    _act(rule, step)
+            if counted is not None:
+                for rule in counted.rules:  # it was quicker than when its calls were counted
+                    if rule["calls"] > counted.calls:
+                        _act(rule, step)
             _at(before, step, known)
         record = original(self, event, **fields)
         if after == "begin":
