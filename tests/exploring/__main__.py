@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import resource
 import secrets
 import signal
 import sys
@@ -35,8 +36,11 @@ def main() -> int:
                 sys.stdout.write(f"{result}\n")
                 sys.stdout.flush()
     seconds = time.monotonic() - begun
+    use = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    cpu = sum(item.ru_utime + item.ru_stime for item in use)
+    many = max(given.schedules, 1)
     sys.stdout.write(
-        f"{seconds:.0f} s, {seconds / max(given.schedules, 1):.2f} s a schedule; ended {dict(ended.most_common())}\n"
+        f"{seconds / many:.2f} s a schedule, {cpu / many:.2f} s of a processor; ended {dict(ended.most_common())}\n"
     )
     sys.stdout.write(f"failed seeds: {failed or 'none'}\n")
     return 1 if failed else 0

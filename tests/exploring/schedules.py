@@ -51,7 +51,8 @@ class Result:
     def __str__(self) -> str:
         faults = "\n".join(f"  - {fault}" for fault in self.faults)
         trace = "\n".join(f"    {line}" for line in self.trace)
-        return f"seed {self.seed} ended {self.ended}\n{faults}\n  what happened:\n{trace}"
+        again = f"again: python -m tests.exploring 1 --seed {self.seed} --verbose; kept in {self.kept}"
+        return f"seed {self.seed} ended {self.ended}\n{faults}\n  {again}\n  what happened:\n{trace}"
 
 
 class Schedule:
