@@ -18,7 +18,7 @@ ONLY ?=
 SCHEDULES ?= 1000
 SEED ?=
 
-.PHONY: help setup demo up down test test-chain test-browser faults explore check bench lock clean
+.PHONY: help setup demo up down test test-chain explore test-browser faults check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
