@@ -27,7 +27,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from include.cutover import blocks, ledger, source
+from include.cutover import blocks, content, ledger, source
 from include.cutover.conversion import TargetColumn, conversion
 from include.cutover.copying import CopyResult, Progress, copy_table, plan_chunks
 from include.cutover.embedded import Cluster
@@ -289,6 +289,27 @@ def test_any_value_arrives_as_it_is_or_not_at_all(bench: Bench, type_name: str) 
     assert arrived
     for stored, found in arrived:
         assert ARRIVED[type_name](stored, found), f"{stored!r} arrived as {found!r}"
+
+
+SHORT, LONG = [0.1, 9.95, 0.0, 123456.789, 5e-15], [0.30000000000000004, 1 / 3, 2.0**60, -(2.0**62)]
+
+
+@pytest.mark.parametrize(("type_name", "most"), [("numeric", 2**63), ("numeric(30,20)", 10**10), ("numeric(60,40)", 2**63)])
+@pytest.mark.parametrize("reals", [SHORT, [*SHORT, *LONG]], ids=["fifteen digits are enough", "more digits"])
+def test_a_real_becomes_the_shortest_decimal(bench: Bench, type_name: str, most: int, reals: list[float]) -> None:
+    """One real that needs more digits sends the whole block the exact way."""
+    bench.tables += 1
+    table = f"t{bench.tables}"
+    reals = [real for real in reals if abs(real) < most]
+    bench.snapshot.unlink(missing_ok=True)
+    bench.source(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY, v REAL)")
+    bench.insert(table, list(enumerate(reals)))
+    bench.target(f"CREATE TABLE {table} (id integer PRIMARY KEY, v {type_name})")
+    bench.copy(table)
+    found = [value for (value,) in bench.read(f"SELECT v FROM {table} ORDER BY id")]
+    assert found == [Decimal(int(real)) if real.is_integer() else Decimal(repr(real)) for real in reals]
+    (result,) = content.compare(bench.snapshot, bench.conninfo, "public", [table])
+    assert result.outcome == "passed", result.summary
 
 
 # --- what must not arrive, and how it is told -----------------------------------------------------------------------------
@@ -670,9 +691,9 @@ def test_a_damaged_snapshot_is_an_error_and_leaves_nothing(bench: Bench) -> None
     bench.source("CREATE TABLE t(a INTEGER PRIMARY KEY, b TEXT)")
     bench.insert("t", [(number, "x" * 100) for number in range(5000)])
     bench.target("CREATE TABLE t(a integer, b text)")
-    content = bytearray(bench.snapshot.read_bytes())
-    content[60 * 4096 : 61 * 4096] = bytes([7]) * 4096
-    bench.snapshot.write_bytes(content)
+    data = bytearray(bench.snapshot.read_bytes())
+    data[60 * 4096 : 61 * 4096] = bytes([7]) * 4096
+    bench.snapshot.write_bytes(data)
     with pytest.raises((CannotCheck, WrongData)):
         bench.copy()
     assert bench.read() == []
