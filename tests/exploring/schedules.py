@@ -163,6 +163,8 @@ class Schedule:
         kind = signal.SIGKILL if self.random.random() < 0.7 else signal.SIGSTOP
         if self.random.random() < 0.12:
             return Fault(None, kind)
+        if kind is signal.SIGKILL and self.random.random() < 0.2:
+            return Fault(0, kind, math.exp(self.random.uniform(0, math.log(80))))
         return Fault(int(math.exp(self.random.uniform(0, math.log(160)))) - 1, kind)
 
     def _let_go(self) -> None:

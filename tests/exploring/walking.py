@@ -83,6 +83,7 @@ class Run:
         self.run_id = run_id
         self.params = dict(params)
         self.actor = actor
+        self.triggered_at = datetime.now(UTC)
         self.answers: dict[str, tuple[str, str]] = {}
         self.followed: dict[str, set[str]] = {}
         self.instances: list[Instance] = []
@@ -371,7 +372,9 @@ def _execute(run: Run, instance: Instance) -> dict[str, Any]:
         task = task.unmap({"arguments": instance.arguments})
     pushed: dict[str, Any] = {}
     context: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id=run.dag.dag_id, run_id=run.run_id, triggering_user_name=run.actor),
+        "dag_run": SimpleNamespace(
+            dag_id=run.dag.dag_id, run_id=run.run_id, triggering_user_name=run.actor, run_after=run.triggered_at
+        ),
         "ti": SimpleNamespace(
             try_number=instance.tries,
             log_url="",
