@@ -360,7 +360,7 @@ def _outcome(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return action()
     except AirflowFailException as error:
         return {"outcome": "failed", "error": str(error)}
-    except BaseException as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         return {"outcome": "retry", "error": f"{type(error).__name__}: {error}"}
 
