@@ -21,17 +21,22 @@ class Fault:
     Attributes:
         at: How many points it passes unharmed; None is the very end, when all is done and nobody knows it yet.
         signal: SIGKILL, or SIGSTOP: then it goes on when somebody says so.
+        milliseconds: Killed after so much of a processor's time instead, wherever that is: also inside SQLite or libpq. No
+            two times are quite the same, so this is not played again exactly.
     """
 
     at: int | None
     signal: signal.Signals
+    milliseconds: float = 0
 
     def __str__(self) -> str:
+        if self.milliseconds:
+            return f"killed after {self.milliseconds:.1f} ms"
         where = "the end" if self.at is None else f"point {self.at}"
         return f"{'killed' if self.signal is signal.SIGKILL else 'stopped'} at {where}"
 
 
-def arm(fault: Fault | None) -> Callable[[], None]:
+def arm(fault: Fault | None) -> Callable[[], object]:
     """Let the fault happen in this process.
 
     Returns:
@@ -39,6 +44,9 @@ def arm(fault: Fault | None) -> Callable[[], None]:
     """
     if fault is None:
         return lambda: None
+    if fault.milliseconds:
+        signal.setitimer(signal.ITIMER_PROF, fault.milliseconds / 1000)  # nobody handles SIGPROF: it ends the process
+        return lambda: signal.setitimer(signal.ITIMER_PROF, 0)
     points = itertools.count()
 
     def point() -> None:

@@ -69,7 +69,7 @@ class Schedule:
         self.parallel = 1 if self.random.random() < 0.6 else 3
         # Which of the attempts are hurt, and before which of them something happens.
         self.hurt = self._some_of(STEPS, self.random.choice((0, 1, 1, 2, 2, 3, 4, 6)))
-        self.eventful = self._some_of(STEPS, self.random.choice((0, 1, 1, 1, 2, 2, 3, 4)))
+        self.eventful = self._some_of(STEPS, self.random.choice((0, 1, 1, 2, 2, 3, 4, 6)))
         self.back_up_at = 0
         self.rollbacks = 0
         self.started = 0
@@ -163,6 +163,8 @@ class Schedule:
         kind = signal.SIGKILL if self.random.random() < 0.7 else signal.SIGSTOP
         if self.random.random() < 0.12:
             return Fault(None, kind)
+        if kind is signal.SIGKILL and self.random.random() < 0.2:
+            return Fault(0, kind, math.exp(self.random.uniform(0, math.log(80))))
         return Fault(int(math.exp(self.random.uniform(0, math.log(160)))) - 1, kind)
 
     def _let_go(self) -> None:
@@ -200,8 +202,10 @@ class Schedule:
 
     def _mark(self) -> None:
         known = [(run, instance) for run in self.world.runs for instance in run.instances]
-        running = [item for item in known if item[1].state not in TERMINAL]
-        run, instance = self.random.choice(running or known)
+        open_ones = [item for item in known if item[1].state not in TERMINAL]
+        next_ones = [item for item in open_ones if item[1].state == "running" or item[1] in item[0].ready()]
+        wanted = next_ones if self.random.random() < 0.6 else open_ones
+        run, instance = self.random.choice(wanted or known)
         self.world.mark(run, instance, self.random.choice(("success", "success", "failed")))
 
     def _roll_back(self) -> None:

@@ -15,6 +15,7 @@ import sqlite3
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -50,6 +51,7 @@ SECOND_PLAN = ROOT / "tests" / "second_plan"
 ROWS = 2300
 
 
+@cache
 def plan_file() -> str:
     """The second plan with services, a configuration and smoke tests; places come from the environment."""
     plan = yaml.safe_load((SECOND_PLAN / "plans" / "library.yaml").read_text(encoding="utf-8"))
@@ -233,8 +235,8 @@ def plain_stages() -> Iterator[None]:
         mock.patch.object(claims, "PATIENCE_SECONDS", 0.5),
         mock.patch.object(evidence, "HUNG_SECONDS", 0.5),
         mock.patch.object(break_glass, "PAUSE_SECONDS", 0.05),
-        # The code is hashed anew by each step; here nobody changes it while a run is in flight.
-        mock.patch.object(fingerprints, "of_files", lambda _files, base: f"the files below {base}"),
+        # SQL and code are hashed anew by each step; here only the plan changes while a run is in flight.
+        mock.patch.object(fingerprints, "of_run", lambda plan: {"plan": fingerprints.of_plan(plan)}),
     ):
         yield
 

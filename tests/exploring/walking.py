@@ -83,6 +83,7 @@ class Run:
         self.run_id = run_id
         self.params = dict(params)
         self.actor = actor
+        self.triggered_at = datetime.now(UTC)
         self.answers: dict[str, tuple[str, str]] = {}
         self.followed: dict[str, set[str]] = {}
         self.instances: list[Instance] = []
@@ -359,7 +360,7 @@ def _outcome(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return action()
     except AirflowFailException as error:
         return {"outcome": "failed", "error": str(error)}
-    except BaseException as error:  # noqa: BLE001
+    except Exception as error:  # noqa: BLE001
         traceback.print_exc()
         return {"outcome": "retry", "error": f"{type(error).__name__}: {error}"}
 
@@ -371,7 +372,9 @@ def _execute(run: Run, instance: Instance) -> dict[str, Any]:
         task = task.unmap({"arguments": instance.arguments})
     pushed: dict[str, Any] = {}
     context: dict[str, Any] = {
-        "dag_run": SimpleNamespace(dag_id=run.dag.dag_id, run_id=run.run_id, triggering_user_name=run.actor),
+        "dag_run": SimpleNamespace(
+            dag_id=run.dag.dag_id, run_id=run.run_id, triggering_user_name=run.actor, run_after=run.triggered_at
+        ),
         "ti": SimpleNamespace(
             try_number=instance.tries,
             log_url="",

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -230,3 +232,16 @@ def test_a_schema_that_drifted_since_the_last_run_is_told_to_the_lead(
     end = evidence.step("check_source")
     assert end is not None and end["warnings"] == [warning]
     assert [check.name for check in found.checks if check.outcome == "failed"] == ["source_columns_unknown"]
+
+
+@pytest.mark.parametrize("outcome", ["abandoned", "rolled_back"])
+def test_a_run_that_waited_in_the_queue_does_not_start_unasked(source: Path, outcome: str) -> None:
+    evidence = open_run(source, "one")
+    waiting = step_of(source, "two")
+    waiting.caller = replace(waiting.caller, triggered_at=datetime.now(UTC))
+    evidence.append("sealed", outcome=outcome)
+    with pytest.raises(Refused, match=rf"triggered before another one had ended.*one ended as {outcome} later"):
+        run(waiting, opening.open_run, Terms(opens=True))
+    again = step_of(source, "three")
+    again.caller = replace(again.caller, triggered_at=datetime.now(UTC))
+    assert run(again, opening.open_run, Terms(opens=True)).outcome == "passed"

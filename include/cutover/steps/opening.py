@@ -48,8 +48,8 @@ def open_run(step: Step) -> Report:
 
     Raises:
         Refused: When somebody else started it than the lead or a deputy, when automatic approval is not allowed, when
-            another run is open or works on the same source, when the application already lives on the target, or when an
-            earlier way back did not complete.
+            another run is open or works on the same source, when this one was triggered while another was open, when the
+            application already lives on the target, or when an earlier way back did not complete.
     """
     opened = step.evidence.last("run.opened") if step.evidence.exists else None
     if opened is not None:
@@ -75,6 +75,7 @@ def open_run(step: Step) -> Report:
             do="Trigger the DAG with approve: ask.",
         )
     _refuse_after(plan.name)
+    _refuse_queued(plan.name, step.caller.triggered_at)
     lease.acquire(plan.name, step.run_id, step.holder)
     start = window_start(step.params.get("window_start"))
     # Before the run counts as open: from then on its plan is the frozen one, whatever becomes of the file.
@@ -127,6 +128,20 @@ def _refuse_after(plan: str) -> None:
                 where=f"plan {plan}",
                 found=f"the run {run.folder.name} was closed at {sealed['time']} before its way back was complete",
                 do=f"Bring it to its end first: trigger rollback_{plan} again, or use the break-glass rollback.",
+            )
+
+
+def _refuse_queued(plan: str, triggered_at: datetime | None) -> None:
+    """A run that waited for the end of another one starts when that ends, and nobody has seen then how it ended."""
+    for run in runs(plan):
+        sealed = run.sealed
+        if triggered_at is not None and sealed is not None and datetime.fromisoformat(sealed["time"]) > triggered_at:
+            raise Refused(
+                "this run was triggered before another one had ended, and waited for it",
+                where=f"plan {plan}",
+                expected="a run that is triggered when the one before is over",
+                found=f"triggered at {triggered_at:%H:%M:%S} UTC; {run.folder.name} ended as {sealed['outcome']} later",
+                do="Look at what that run left behind, then trigger a new one.",
             )
 
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
+from datetime import datetime
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -98,6 +99,7 @@ class Caller:
         params: The trigger form.
         try_number: Counted from 1.
         log_url: Where the log of this try can be read; empty where nowhere.
+        triggered_at: When somebody asked for the run; None where that is not known.
     """
 
     dag_id: str
@@ -106,6 +108,7 @@ class Caller:
     params: Mapping[str, Any] = field(default_factory=dict)
     try_number: int = 1
     log_url: str = ""
+    triggered_at: datetime | None = None
 
     @property
     def holder(self) -> str:

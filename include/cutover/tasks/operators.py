@@ -30,6 +30,7 @@ def step_of(plan: str, name: str, context: Any) -> Step:
         params=dict(context["params"]),
         try_number=instance.try_number,
         log_url=getattr(instance, "log_url", "") or "",
+        triggered_at=dag_run.run_after,
     )
     return Step(plan, name, caller, AirflowEnds())
 
