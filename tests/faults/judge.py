@@ -437,7 +437,7 @@ def _told(site: FaultSite, verdict: Verdict, runs: Mapping[str, str], marked: Co
         verdict.require(last in allowed, f"the evidence says '{last or 'nothing'}', the state is: {verdict.state}")
     for run, state in runs.items():
         dag, _, run_id = run.partition("/")
-        events = evidence.get(re.sub(r"[^A-Za-z0-9_.-]", "_", run_id), [])
+        events = evidence.get(_folder(run_id), [])
         verdict.require(state in ("success", "failed"), f"the run {run} has not ended: {state}")
         if run in marked or state != "success":
             continue
@@ -445,12 +445,23 @@ def _told(site: FaultSite, verdict: Verdict, runs: Mapping[str, str], marked: Co
         if dag == CUTOVER:
             verdict.require("live" in ended, f"{run} is green and was never live")
         elif dag == ROLLBACK:
-            verdict.require(verdict.state in (State.RESTORED, State.RELEASED), f"{run} is green and nothing was rolled back")
+            verdict.require(_rolled_back(events, evidence), f"{run} is green and nothing was rolled back")
     if verdict.state is State.LIVE:
         good = [run for run, state in runs.items() if state == "success" or run in marked]
         verdict.require(bool(good), "live, and no run is green")
     if notices and cutovers and verdict.state is not State.BROKEN:
         _notices(site, verdict, cutovers)
+
+
+def _rolled_back(events: Sequence[Mapping[str, Any]], evidence: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
+    """Whether the run that a rollback worked on was closed as one that went back."""
+    subject = next((_folder(str(event["subject"])) for event in events if event["event"] == "rollback.opened"), "")
+    ends = [event["outcome"] for event in evidence.get(subject, []) if event["event"] == "sealed"]
+    return bool(ends) and ends[-1] in ("rolled_back", "released")
+
+
+def _folder(run_id: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", run_id)
 
 
 def _notices(site: FaultSite, verdict: Verdict, cutovers: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
@@ -462,8 +473,9 @@ def _notices(site: FaultSite, verdict: Verdict, cutovers: Mapping[str, Sequence[
     for subject in set(subjects):
         # Killed between a delivery and its record, a notice goes out once more: that is allowed, more is not.
         verdict.require(subjects.count(subject) <= 2 * len(cutovers), f"{subjects.count(subject)} times: {subject}")
-    wrong = FINAL_NOTICE[State.RESTORED] if verdict.state is State.LIVE else ""
-    verdict.require(wrong not in subjects, f"people were told: {wrong}")
+    ever = any(event.get("outcome") == "rolled_back" for events in cutovers.values() for event in events)
+    wrong = FINAL_NOTICE[State.RESTORED]
+    verdict.require(ever or wrong not in subjects, f"people were told, wrongly: {wrong}")
 
 
 def _seal(events: Sequence[Mapping[str, Any]]) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from include.cutover.evidence import write_atomically
 from include.cutover.plan import ROOT
-from tests.faults.matrix import FAULTS, Cell
+from tests.faults.matrix import CELLS, FAULTS, Cell
 from tests.faults.trial import Result
 
 FILE = ROOT / "docs" / "faults.json"
@@ -62,7 +62,8 @@ def load(file: Path = FILE) -> dict[str, Entry]:
 
 def note(cell: Cell, results: Iterable[Result], file: Path = FILE) -> None:
     """Keep the results of a cell in the place of its last ones."""
-    known = {name: entry for name, entry in load(file).items() if name.partition("/")[0] != cell.name}
+    others = {other.name for other in CELLS} - {cell.name}  # a cell that is no more is forgotten
+    known = {name: entry for name, entry in load(file).items() if name.partition("/")[0] in others}
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     for result in results:
         problems = [problem.partition("\n")[0][:300] for problem in result.problems if not problem.startswith("Traceback")]
