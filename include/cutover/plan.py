@@ -35,7 +35,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 _NAME = r"^[a-z][a-z0-9_]{0,40}$"
 Identifier = Annotated[str, Field(pattern=_NAME)]
-Placeholders = frozenset({"time", "end", "lead", "application", "minutes", "reason", "run"})
+Placeholders = frozenset({"time", "end", "freeze", "deadline", "lead", "application", "minutes", "reason", "run"})
 _PLACEHOLDER = re.compile(r"<([^<>\n]+)>")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
@@ -422,6 +422,17 @@ class Notices(Model):
     cancelled: Template = (
         "The migration of <application> to PostgreSQL did not take place: <reason> <application> runs on SQLite as before."
     )
+    freeze: Template = (
+        "Change freeze for <application> from <freeze> until the migration to PostgreSQL is over: its window is <time> to "
+        "<end>. Please change nothing but what the migration itself changes. Contact <lead>."
+    )
+    delay: Template = (
+        "The migration of <application> to PostgreSQL is late: <reason> The window still ends at <end>. Contact <lead>."
+    )
+    deadline: Template = (
+        "The migration of <application> to PostgreSQL: <reason> The window ends at <end>; a run that is not live before "
+        "<deadline> goes back to SQLite by itself. Contact <lead>."
+    )
 
 
 class RedisSnapshot(Model):
@@ -485,9 +496,27 @@ class Extras(Model):
 
 
 class Window(Model):
-    """The maintenance window."""
+    """The maintenance window, in minutes.
+
+    Attributes:
+        minutes: Its length.
+        freeze_minutes: How long before its start nothing but the run may change the application any more.
+        rollback_minutes: How long going back takes, as long as no rehearsal has measured it.
+        rollback_margin: The deadline leaves that many times the rollback's time before the end of the window.
+    """
 
     minutes: int = Field(default=60, ge=1, le=24 * 60)
+    freeze_minutes: int = Field(default=15, ge=0, le=24 * 60)
+    rollback_minutes: float = Field(default=5, gt=0, le=24 * 60)
+    rollback_margin: float = Field(default=1.5, ge=1, le=10)
+
+    @model_validator(mode="after")
+    def _room_to_go_back(self) -> Window:
+        if self.rollback_minutes * self.rollback_margin >= self.minutes:
+            raise ValueError(
+                "minutes must be more than rollback_minutes times rollback_margin, or the deadline is over at once"
+            )
+        return self
 
 
 class Gates(Model):

@@ -57,7 +57,7 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     assert "window.minutes: Input should be greater than or equal to 1, found 0" in text
     assert "colour: unknown key" in text
     assert "people: missing" in text
-    assert "notices.start: unknown placeholder <tme>; allowed are <application>, <end>" in text
+    assert "notices.start: unknown placeholder <tme>; allowed are <application>, <deadline>" in text
     assert len(faults) == 6
 
 
