@@ -333,8 +333,10 @@ class _Ends:
         """End what is under way: it is of no use any more, and might go on for minutes."""
         self._at_source.shutdown(wait=False, cancel_futures=True)
         self._at_target.shutdown(wait=False, cancel_futures=True)
+        # A cancelled one never ends, as nobody is left to notice it.
+        running = [future for future in self._begun if not future.cancelled()]
         # One that was about to begin would not notice a single call.
-        while self._begun and wait(self._begun, timeout=0.05).not_done:
+        while running and wait(running, timeout=0.05).not_done:
             for reading in self._sources.opened:
                 reading.interrupt()
             for session in self._targets.opened:
