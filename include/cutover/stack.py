@@ -204,6 +204,11 @@ class Stack:
         return ended
 
     @property
+    def metadata_url(self) -> str:
+        """SQLAlchemy URL of Airflow's own database; empty before this object has started it. It holds a password."""
+        return self._environment_of_all.get("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "")
+
+    @property
     def _metadata(self) -> Path:
         return self.folder / "metadata"
 
@@ -255,7 +260,10 @@ class Stack:
             shutil.rmtree(home, ignore_errors=True)
             _copy(template, home)
             write_atomically(stamp, template.name.encode())
-        self.roster.add("metadata", cluster.start({"synchronous_commit": "off"}), ending="SIGINT", stage=0)
+        # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
+        # rows that it had locked stay locked, and the next scheduler passes over their runs for ever.
+        settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
+        self.roster.add("metadata", cluster.start(settings), ending="SIGINT", stage=0)
         return cluster
 
     def _write_passwords(self) -> None:

@@ -343,6 +343,10 @@ class FaultSite(LocalSite):
         """libpq connection string of the superuser, past the proxy."""
         return self.target.conninfo(database)
 
+    def metadata(self) -> str:
+        """libpq connection string of Airflow's own database."""
+        return self.stack.metadata_url.replace("postgresql+psycopg2", "postgresql")
+
     def application_login(self) -> str:
         """libpq connection string of the application's role, past the proxy."""
         password = self._settings["application_password"]

@@ -180,7 +180,7 @@ def test_the_session_of_an_ended_process_ends_too(conninfo: str, ending: signal.
 
 def context(run_id: str = "run") -> Any:
     return {
-        "dag_run": SimpleNamespace(dag_id="cutover_ward_ops", run_id=run_id, triggering_user_name="lead"),
+        "dag_run": SimpleNamespace(dag_id="cutover_ward_ops", run_id=run_id, triggering_user_name="lead", run_after=None),
         "ti": SimpleNamespace(try_number=1, log_url=""),
         "params": {},
     }

@@ -8,6 +8,8 @@ import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
 
+import psycopg
+
 from include.cutover.plan import load_plan
 from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
@@ -187,6 +189,22 @@ def kill_part(part: str, during: str) -> None:
 for _part in PARTS:
     for _during in DURING:
         kill_part(_part, _during)
+
+
+@cell(2, "scheduler-locks-left", "a killed scheduler's workers keep its connection and its locks", "copy", LIVE, RESTORED)
+def _(trial: Trial) -> None:
+    rule = trial.hold("copy.ping_results.0", "middle")
+    run_id = trial.cutover()
+    trial.held(rule)
+    inherited = psycopg.connect(trial.site.metadata())
+    trial.afterwards(inherited.close)
+    trial.fault()
+    inject.kill(trial.site.leader("scheduler").pid)
+    inherited.execute("SELECT 1 FROM dag_run WHERE run_id = %s FOR UPDATE", [run_id])
+    trial.site.stack.start_again("scheduler")
+    trial.site.ensure_airflow()
+    trial.release(rule)
+    trial.wait(run_id, 240)
 
 
 # ---- 3: the target ---------------------------------------------------------------------------------------------------
