@@ -14,6 +14,7 @@ THEN ?=
 PORT ?=
 EXAMPLES ?= 5000
 ARGS ?=
+WORKERS ?= 2
 ONLY ?=
 SCHEDULES ?= 1000
 SEED ?=
@@ -38,9 +39,9 @@ up: setup ## Start the example application and a local Airflow, and leave them r
 down: setup ## End what 'make up' started
 	@$(PY) -m examples.ward_ops.demo down
 
-test: setup ## Run the tests; ARGS="tests/unit -k fence" runs some
+test: setup ## Run the tests, WORKERS=2 files at a time; ARGS="tests/unit -k fence" runs some
 	@mkdir -p var
-	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -o tmp_path_retention_policy=failed $(ARGS)
+	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -n "$(WORKERS)" --dist loadfile -o tmp_path_retention_policy=failed $(ARGS)
 
 test-chain: setup ## Try EXAMPLES=N whole cutovers drawn at random; some 15,000 in an hour
 	@mkdir -p var

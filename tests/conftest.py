@@ -14,7 +14,7 @@ from include.cutover.embedded import Cluster, free_port
 from include.cutover.plan import ROOT
 
 # Airflow reads these when it is first imported; without them it would write into the home directory.
-os.environ["AIRFLOW_HOME"] = str(ROOT / "var" / "airflow-of-the-tests")
+os.environ["AIRFLOW_HOME"] = str(ROOT / "var" / "airflow-of-the-tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "false"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / "var" / "hypothesis")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import secrets
 import shutil
 import signal
@@ -22,6 +23,7 @@ from pathlib import Path
 from include.cutover.errors import CannotCheck, StepFailed
 
 OWNER = "postgres"
+_PORTS = range(20000, 32768)
 
 
 def binaries() -> Path:
@@ -41,7 +43,14 @@ def binaries() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody listened on a moment ago."""
+    """A TCP port on 127.0.0.1 that nobody used a moment ago.
+
+    It is one below those that Linux gives to outgoing connections, so that none of these takes it before it is used.
+    """
+    for port in random.sample(_PORTS, 100):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
