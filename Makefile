@@ -41,7 +41,8 @@ down: setup ## End what 'make up' started
 
 test: setup ## Run the tests, WORKERS=2 files at a time; ARGS="tests/unit -k fence" runs some
 	@mkdir -p var
-	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -n "$(WORKERS)" --dist loadfile -o tmp_path_retention_policy=failed $(ARGS)
+	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -n "$(WORKERS)" --dist loadfile --no-loadscope-reorder \
+		-o tmp_path_retention_policy=failed $(ARGS)
 
 test-chain: setup ## Try EXAMPLES=N whole cutovers drawn at random; some 15,000 in an hour
 	@mkdir -p var
