@@ -22,7 +22,7 @@ from include.cutover.plan import ROOT
 from tests.faults.judge import Before, State, Verdict, judge
 from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, sha256, until
 
-SECONDS = 150.0
+SECONDS = 420.0
 
 
 @dataclass

@@ -123,7 +123,7 @@ def _(trial: Trial) -> None:
     filler = inject.fill(logs)
     trial.fault()
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)
     filler.unlink()
     if not trial.evidence(run_id).sealed:
         trial.wait(trial.rollback())

@@ -72,7 +72,7 @@ def _(trial: Trial) -> None:
     trial.afterwards(lambda: trial.site.kill(second))
     time.sleep(8)
     trial.fault()
-    trial.wait(trial.cutover(), 240)
+    trial.wait(trial.cutover())
 
 
 # ---- 10: cleared -----------------------------------------------------------------------------------------------------
@@ -146,7 +146,7 @@ def _(trial: Trial) -> None:
     trial.clear(run_id)
     time.sleep(3)
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)
 
 
 @cell(10, "clear-backup-in-flight", "take_backup and all after it is cleared", "verify", LIVE, RESTORED)
@@ -158,7 +158,7 @@ def _(trial: Trial) -> None:
     trial.clear(run_id, ["take_backup"])
     time.sleep(3)
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)
 
 
 @cell(10, "clear-services-in-flight", "stop_services alone is cleared", "after go-live, before the run ends", LIVE, RESTORED)
@@ -170,7 +170,7 @@ def _(trial: Trial) -> None:
     trial.clear(run_id, ["quiesce.stop_services"], downstream=False)
     time.sleep(6)
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)
     if trial.verdict().problems:
         trial.wait(trial.rollback(run_id))
 

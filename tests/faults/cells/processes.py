@@ -85,14 +85,14 @@ def kill_everything(at: str) -> None:
     def _(trial: Trial) -> list[Result]:
         gates = ["go_no_go", "approve"] if at in ("end", "after") else []
         results = killed_once(trial, [*BEFORE_COPY, *gates, *copies(), *AFTER_COPY], at)
-        trial.wait(trial.cutover(), 300)
+        trial.wait(trial.cutover())
         return results()
 
     @cell(14, f"kill-rollback-{at}", "kill -9 of the task's process, manual rollback of a live run", AT[at], RESTORED)
     def _(trial: Trial) -> list[Result]:
         trial.wait(trial.cutover())
         results = killed_once(trial, ["open_rollback", *ROLLBACK_STEPS, "close_rollback"], at)
-        trial.wait(trial.rollback(), 300)
+        trial.wait(trial.rollback())
         return results()
 
 
@@ -120,7 +120,7 @@ def kill_automatic_way_back(at: str) -> None:
         with trial.target() as connection:
             connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)")
         trial.release(rule)
-        trial.wait(run_id, 300)
+        trial.wait(run_id)
         return results()
 
     @cell(1, f"kill-release-{at}", "kill -9 of the task's process, release", AT[at], RELEASED)
@@ -132,7 +132,7 @@ def kill_automatic_way_back(at: str) -> None:
         holder = inject.Holder(trial.site.ward_ops.database, "open")
         trial.afterwards(holder.stop)
         trial.release(rule)
-        trial.wait(run_id, 300)
+        trial.wait(run_id)
         return results()
 
 
@@ -183,7 +183,7 @@ def kill_part(part: str, during: str) -> None:
         PARTS[part](trial, facts)
         trial.site.ensure_airflow()
         trial.release(rule)
-        trial.wait(run_id, 240)
+        trial.wait(run_id)
 
 
 for _part in PARTS:
@@ -204,7 +204,7 @@ def _(trial: Trial) -> None:
     trial.site.stack.start_again("scheduler")
     trial.site.ensure_airflow()
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)
 
 
 # ---- 3: the target ---------------------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def _(trial: Trial) -> None:
     trial.site.target.stop(signal.SIGQUIT)
     trial.fault()
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)
 
 
 @cell(3, "backend-kill-copy", "kill -9 of one backend", "copy", LIVE, RESTORED)
@@ -311,7 +311,7 @@ def break_connection(how: str, where: str) -> None:
         trial.release(rule)
         time.sleep(3)
         trial.site.to_target.mend()
-        trial.wait(run_id, 240)
+        trial.wait(run_id)
 
 
 for _how in ("cut", "slow", "silent"):
@@ -403,4 +403,4 @@ def _(trial: Trial) -> None:
     trial.site.target.stop(signal.SIGQUIT)
     trial.fault()
     trial.release(rule)
-    trial.wait(run_id, 240)
+    trial.wait(run_id)

@@ -178,7 +178,7 @@ def _(trial: Trial) -> None:
     trial.site.front.fail("red")
     trial.fault()
     trial.release(rule)
-    trial.require(trial.wait(back, 240) == "failed", "the rollback is green though the application is not well")
+    trial.require(trial.wait(back) == "failed", "the rollback is green though the application is not well")
     trial.site.front.mend()
     trial.clear(back, ["rollback.check_health"])
     trial.wait(back)
@@ -235,7 +235,7 @@ def in_flight(row: int, name: str, fault: str, *expects: State) -> Callable[[Cha
             change(trial)
             trial.fault()
             trial.release(rule)
-            trial.wait(run_id, 240)
+            trial.wait(run_id)
             if not trial.evidence(run_id).sealed:
                 trial.wait(trial.rollback())
 
