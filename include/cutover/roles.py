@@ -30,7 +30,7 @@ DAGS: Mapping[str, tuple[str, ...]] = {
     "outbox": (LEAD,),
     "notices": (LEAD, COMMUNICATOR),
 }
-"""What a DAG's id begins with, before ``_<plan>``, and the roles that may start it. Nobody here sees a DAG that is missing."""
+"""What a DAG's id begins with, before ``_<plan>``, and the roles that may start it. No role sees any other DAG."""
 
 # What the pages of Airflow ask for when somebody looks at a DAG, its runs, tasks, logs and questions; nothing more.
 _LOOKING = frozenset({

@@ -65,14 +65,15 @@ class Gate(HITLOperator):
             answer = NO_GO if unknown else GO
             self._record(step, answer, by=None, automatic=True)
             return {"answer": answer, "automatic": True}
-        self.assigned_users = respondents(step)
         self.response_timeout = patience(events, step.plan)
-        links = links_of_run(step.plan.name, step.run_id)
-        self.body = briefing(events, step.plan, gate=self.gate, links=links)
+        self.body = briefing(events, step.plan, gate=self.gate, links=links_of_run(step.plan.name, step.run_id))
         minutes = round(self.response_timeout.total_seconds() / 60, 2)
-        step.evidence.append(
-            "gate.asked", gate=self.gate, minutes=minutes, of=[user["name"] for user in self.assigned_users]
-        )
+        step.evidence.append("gate.asked", gate=self.gate, minutes=minutes)
+        return self.wait_for_answer(context)
+
+    def wait_for_answer(self, context: Any) -> Any:
+        """Ask the lead and the deputies, and wait without a worker; ``execute_complete`` goes on."""
+        self.assigned_users = respondents(step_of(self.plan_name, self.gate, context))
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -250,11 +251,12 @@ def _links(question: Question) -> list[str]:
 
 def _no_answer(question: Question) -> list[str]:
     minutes = patience(question.events, question.plan, question.now).total_seconds() / 60
-    then = {
-        "go_no_go": "nothing is stopped and the run is called off",
-        "approve": "the run goes back to SQLite by itself",
-    }
-    return [f"No answer within {minutes:.3g} minutes means no-go: {then[question.gate]}."]
+    then = (
+        "the run goes back to SQLite by itself"
+        if question.gate == "approve"
+        else "nothing is stopped, the run is called off"
+    )
+    return [f"No answer within {minutes:.3g} minutes means no-go: {then}."]
 
 
 SECTIONS: Sequence[Callable[[Question], list[str]]] = (
