@@ -71,8 +71,7 @@ class Site:
 
     def rights(self) -> set[tuple[str, ...]]:
         """Every role with every right and member, as FAB's tables hold them, and the identity map."""
-        database = self.stack._environment_of_all["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"]
-        with psycopg.connect(database.replace("+psycopg2", "")) as connection:
+        with psycopg.connect(self.stack.metadata_url.replace("+psycopg2", "")) as connection:
             may = connection.execute(
                 "SELECT r.name, a.name, v.name FROM ab_permission_view_role pr JOIN ab_role r ON r.id = pr.role_id"
                 " JOIN ab_permission_view p ON p.id = pr.permission_view_id JOIN ab_permission a ON a.id = p.permission_id"
