@@ -22,6 +22,7 @@ from include.cutover.embedded import Cluster, free_port
 from include.cutover.evidence import write_atomically
 from include.cutover.plan import ROOT
 from include.cutover.processes import Roster
+from include.cutover.roles import Accounts
 from include.cutover.stack import Stack
 
 DATABASE = "ward_flux"
@@ -65,7 +66,19 @@ class LocalSite:
     @cached_property
     def stack(self) -> Stack:
         """The local Airflow."""
-        return Stack(self.folder / "stack", self._connections, self.environment, self._port, frozen_code=self._frozen_code)
+        return Stack(
+            self.folder / "stack",
+            self._connections,
+            self.environment,
+            self._port,
+            accounts=self._accounts,
+            frozen_code=self._frozen_code,
+        )
+
+    @property
+    def _accounts(self) -> Accounts | None:
+        """Log-ins to Airflow; None for those of its plans."""
+        return None
 
     @property
     def evidence(self) -> Path:

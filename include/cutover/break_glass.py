@@ -26,6 +26,7 @@ from include.cutover import after_go_live, claims, fence, lease, source_lease, s
 from include.cutover.decision import has_touched
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence
+from include.cutover.identities import Identities
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.ssh import Ssh
@@ -90,6 +91,10 @@ class EndsOfEvidence:
     def channels(self, plan: Plan) -> Sequence[Channel]:
         """None: the channels are Airflow's connections."""
         return []
+
+    def identities(self) -> Identities:
+        """Nobody's: no gate is asked without Airflow."""
+        return Identities({}, "no Airflow", "")
 
     def remote(self, plan: Plan, connection: str) -> Ssh:
         """The host of an SSH connection of the environment."""

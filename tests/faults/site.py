@@ -20,6 +20,7 @@ import signal
 import sqlite3
 import time
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,9 @@ from psycopg import sql
 from examples.ward_ops.local_site import DAGS, DATABASE, PIPELINE_ROLE, ROLE, LocalSite
 from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
-from include.cutover.plan import ROOT
+from include.cutover.plan import ROOT, load_plan
 from include.cutover.processes import Leader, members
+from include.cutover.roles import Accounts
 from tests.faults.inject import Front
 from tests.proxy import Proxy
 
@@ -106,6 +108,11 @@ class FaultSite(LocalSite):
             "CUTOVER_FAULT_POINTS": str(self.points),
             "PYTHONPATH": f"{ROOT / 'tests' / 'faults' / 'hooks'}{os.pathsep}{ROOT}",
         }
+
+    @property
+    def _accounts(self) -> Accounts:
+        people = Accounts.of([load_plan("ward_ops")])
+        return replace(people, users={**people.users, "administrator": ("Admin",)})
 
     @property
     def _connections(self) -> Mapping[str, str]:

@@ -16,6 +16,7 @@ from include.cutover.break_glass import EndsOfEvidence
 from include.cutover.commands import Runner
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence import Evidence
+from include.cutover.identities import Identities
 from include.cutover.plan import Plan, load_plan
 from include.cutover.steps import back, opening
 from include.cutover.steps.step import Caller, Step
@@ -121,6 +122,9 @@ class Ends:
         self.asked += 1
         assert connection == ID
         return ssh.Ssh(ssh.login(connection, **self._host.fields()))
+
+    def identities(self) -> Identities:
+        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"nobody should ask for the {name}")

@@ -16,6 +16,7 @@ from include.cutover import break_glass, fence, source_lease
 from include.cutover.commands import Runner
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence
+from include.cutover.identities import Identities
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.steps import back, closing, opening
@@ -47,6 +48,9 @@ class Ends:
 
     def remote(self, plan: Plan, connection: str) -> Runner:
         raise AssertionError("everything is on this host")
+
+    def identities(self) -> Identities:
+        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
 
 @pytest.fixture

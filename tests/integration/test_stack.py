@@ -16,6 +16,7 @@ import pytest
 from include.cutover.api_client import Client, Gate, TaskState
 from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
 from include.cutover.processes import members
+from include.cutover.roles import Accounts
 from include.cutover.stack import Stack
 
 DAGS = """
@@ -32,7 +33,7 @@ with DAG("gate", schedule=None, params={"word": Param("none", type="string", max
             print("the connection", name, "leads to", Connection.get(name).host)
 
     ask = HITLOperator(
-        task_id="ask", subject="Go on?", options=["Go", "No-go"], assigned_users=[{"id": "lead", "name": "lead"}]
+        task_id="ask", subject="Go on?", options=["Go", "No-go"], assigned_users=[{"id": "1", "name": "lead"}]
     )
 
     @task(trigger_rule="all_done")
@@ -55,6 +56,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         {"WORD_OF_ENVIRONMENT": "known"},
         dags_folder=folder / "dags",
         plugins_folder=folder / "plugins",
+        accounts=Accounts(users={"lead": ("Op",), "observer": ("Viewer",), "communicator": ("Viewer",)}),
         parallelism=2,
     )
     with stack.roster.guarded():

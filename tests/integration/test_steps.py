@@ -17,6 +17,7 @@ from include.cutover.commands import Runner
 from include.cutover.embedded import free_port
 from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence, evidence_root
+from include.cutover.identities import Identities
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.steps import back, closing, live, opening, proving
@@ -52,6 +53,9 @@ class Ends:
 
     def remote(self, plan: Plan, connection: str) -> Runner:
         raise AssertionError("everything is on this host")
+
+    def identities(self) -> Identities:
+        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
 
 @pytest.fixture

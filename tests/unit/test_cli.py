@@ -13,9 +13,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from include.cutover.cli import main, postgres_connection, users_of
+from include.cutover.cli import main, postgres_connection
 from include.cutover.errors import Refused
-from include.cutover.plan import ROOT, load_plan
+from include.cutover.plan import ROOT
 from include.cutover.processes import Roster
 
 PASSWORD = "s3cret-word"
@@ -171,10 +171,6 @@ def test_the_parts_of_a_target_url_reach_the_connection() -> None:
     }
     with pytest.raises(Refused):
         postgres_connection("postgresql://me@h/a/b")
-
-
-def test_those_who_decide_may_act_and_the_others_look() -> None:
-    assert users_of(load_plan("ward_ops")) == {"lead": "op", "observer": "viewer", "communicator": "viewer"}
 
 
 def test_status_and_down_where_nothing_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

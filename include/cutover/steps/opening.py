@@ -24,6 +24,7 @@ from include.cutover import (
     files,
     fingerprints,
     finishing,
+    identities,
     lease,
     ledger,
     migrations,
@@ -357,8 +358,12 @@ def _clone(step: Step) -> Iterator[Path]:
 
 
 def check_places(step: Step) -> Report:
-    """Look at the services, the application's health and the places for backups. Leaves no file behind."""
-    checks = [*preflight.check_places(step.source, plan=step.plan), *_configuration(step)]
+    """Look at people, services, the application's health and the places for backups. Leaves no file behind."""
+    checks = [
+        identities.check(step.plan, step.ends.identities()),
+        *preflight.check_places(step.source, plan=step.plan),
+        *_configuration(step),
+    ]
     if step.plan.services and step.plan.smoke_tests is not None:
         checks += preflight.check_services(step.plan.services, step.plan.smoke_tests, step.remote)
     warnings = []

@@ -23,6 +23,7 @@ from include.cutover.checks import Check
 from include.cutover.commands import Remote, Runner
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, PlanInvalid, Refused
 from include.cutover.evidence import Event, Evidence
+from include.cutover.identities import Identities
 from include.cutover.masking import mask
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan, load_plan
@@ -85,6 +86,10 @@ class Ends(Protocol):
 
     def remote(self, plan: Plan, connection: str) -> Runner:
         """The host of an SSH connection, where commands are run. It is connected when it is first needed."""
+        ...
+
+    def identities(self) -> Identities:
+        """The auth manager's ids of people; they are no secret."""
         ...
 
 

@@ -9,10 +9,12 @@ from psycopg.conninfo import make_conninfo
 
 from include.cutover import ssh
 from include.cutover.errors import CannotCheck
+from include.cutover.identities import Identities
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.ssh import Ssh
 from include.cutover.tasks import channels
+from include.cutover.tasks.identity_map import identities
 
 
 def source_path(plan: Plan) -> Path:
@@ -135,3 +137,7 @@ class AirflowEnds:
     def remote(self, plan: Plan, connection: str) -> Ssh:
         """The host of an SSH connection."""
         return remote(plan, connection)
+
+    def identities(self) -> Identities:
+        """The auth manager's ids of people."""
+        return identities()

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-from typing import Any
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import preflight
+from include.cutover import clock, preflight
 from include.cutover.checks import Check
 from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
 from include.cutover.plan import Plan
+from include.cutover.report import duration
 from include.cutover.steps.step import Step, Terms, may_run
+from include.cutover.tasks.links import links_of_run
 from include.cutover.tasks.operators import step_of
+
+if TYPE_CHECKING:
+    from airflow.sdk.execution_time.hitl import HITLUser
 
 
 class Gate(HITLOperator):
@@ -35,8 +44,7 @@ class Gate(HITLOperator):
             options=[GO, NO_GO],
             defaults=NO_GO,
             body="",
-            response_timeout=timedelta(minutes=plan.gates.response_minutes),
-            assigned_users=[{"id": person.user, "name": person.user} for person in plan.people.deciders],
+            response_timeout=timedelta(minutes=plan.gates.response_minutes),  # who may answer is looked up when it asks
             # A no-go is final and is not tried again. What is tried again is an answer that Airflow lost: one that comes
             # while the scheduler has not yet heard that the task waits makes it take the task for failed.
             retries=2,
@@ -57,8 +65,15 @@ class Gate(HITLOperator):
             answer = NO_GO if unknown else GO
             self._record(step, answer, by=None, automatic=True)
             return {"answer": answer, "automatic": True}
-        self.body = briefing(events, step.plan)
-        step.evidence.append("gate.asked", gate=self.gate, minutes=step.plan.gates.response_minutes)
+        self.response_timeout = patience(events, step.plan)
+        self.body = briefing(events, step.plan, gate=self.gate, links=links_of_run(step.plan.name, step.run_id))
+        minutes = round(self.response_timeout.total_seconds() / 60, 2)
+        step.evidence.append("gate.asked", gate=self.gate, minutes=minutes)
+        return self.wait_for_answer(context)
+
+    def wait_for_answer(self, context: Any) -> Any:
+        """Ask the lead and the deputies, and wait without a worker; ``execute_complete`` goes on."""
+        self.assigned_users = respondents(step_of(self.plan_name, self.gate, context))
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -80,6 +95,31 @@ class Gate(HITLOperator):
             raise AirflowFailException(f"{self.gate}: no-go" + ("" if automatic or by else ", nobody answered in time"))
 
 
+def respondents(step: Step) -> list[HITLUser]:
+    """Lead and deputies, by the ids that the auth manager has for them now.
+
+    Raises:
+        AirflowFailException: When none of them has an account: Airflow would let anybody answer a question to nobody.
+    """
+    known = step.ends.identities()
+    found = [
+        {"id": known.ids[person.user], "name": person.user}
+        for person in step.plan.people.deciders
+        if person.user in known.ids
+    ]
+    if not found:
+        raise AirflowFailException(f"nobody could answer: no decider of the plan is in {known.where}. {known.do}")
+    return found
+
+
+def patience(events: list[Event], plan: Plan, now: datetime | None = None) -> timedelta:
+    """How long the gate waits: as the plan says, and not past the deadline, after which no go is worth anything."""
+    wanted, times = timedelta(minutes=plan.gates.response_minutes), clock.read(events)
+    if times is None:
+        return wanted
+    return max(timedelta(seconds=1), min(wanted, times.deadline - (now or datetime.now(UTC))))
+
+
 def open_questions(events: list[Event], plan: Plan) -> tuple[Check, ...]:
     """Checks that could not be made and that the plan does not accept in advance: only a person may accept them."""
     newest = {event["step"]: event for event in events if event["event"] == "step.end"}
@@ -87,10 +127,85 @@ def open_questions(events: list[Event], plan: Plan) -> tuple[Check, ...]:
     return preflight.sufficiency(checks, plan.preflight.accept_unknown).open
 
 
-def briefing(events: list[Event], plan: Plan) -> str:
-    """What a person needs to decide, as Markdown: how much time is left, what each step found, what nobody could check."""
-    opened = next(event for event in events if event["event"] == "run.opened")
-    newest = {event["step"]: event for event in events if event["event"] == "step.end"}
+@dataclass(frozen=True)
+class Question:
+    """What the sections of a briefing are written from."""
+
+    gate: str
+    events: list[Event]
+    plan: Plan
+    links: Sequence[tuple[str, str]]
+    now: datetime
+
+    @cached_property
+    def opened(self) -> Event:
+        """How the run was opened."""
+        return next(event for event in self.events if event["event"] == "run.opened")
+
+    @cached_property
+    def newest(self) -> dict[str, Event]:
+        """Step to its newest end."""
+        return {event["step"]: event for event in self.events if event["event"] == "step.end"}
+
+    @cached_property
+    def times(self) -> clock.Clock | None:
+        """The clock of the run."""
+        return clock.read(self.events)
+
+    def left(self, until: datetime) -> str:
+        """An instant of today, and how far away it is."""
+        seconds = (until - self.now).total_seconds()
+        away = f"in {duration(seconds)}" if seconds > 0 else f"over for {duration(-seconds)}"
+        return f"{until:%Y-%m-%d %H:%M} UTC ({away})"
+
+
+def briefing(
+    events: list[Event],
+    plan: Plan,
+    *,
+    gate: str = "go_no_go",
+    links: Sequence[tuple[str, str]] = (),
+    now: datetime | None = None,
+) -> str:
+    """What a person needs to decide, as Markdown: one section after the other, those that have something to say.
+
+    Args:
+        links: Text and address of each.
+    """
+    question = Question(gate, events, plan, links, now or datetime.now(UTC))
+    return "\n\n".join(filter(None, ("\n".join(section(question)) for section in SECTIONS)))
+
+
+def _who_and_why(question: Question) -> list[str]:
+    opened = question.opened
+    return [f"**{question.plan.application}**, opened by {opened['actor']}: {_cell(opened['reason'])}"]
+
+
+def _time_left(question: Question) -> list[str]:
+    window_end = datetime.fromisoformat(question.opened["window_end"])
+    told = [f"The window of {question.plan.window.minutes} minutes ends at {question.left(window_end)}."]
+    if question.times is not None:
+        told.append(f"A run that is not live by {question.left(question.times.deadline)} goes back by itself.")
+    return told
+
+
+def _expected_downtime(question: Question) -> list[str]:
+    times, stopped = question.times, next((event for event in question.events if event["event"] == "services.stopped"), None)
+    rehearsed = times.remaining if times is not None and times.measured_by is not None else {}
+    told = []
+    if stopped is not None:
+        told.append(f"Down for {duration((question.now - datetime.fromisoformat(stopped['time'])).total_seconds())} now.")
+    seconds = rehearsed.get("stop_services" if stopped is None else "switch_configuration")
+    what = "Expected downtime" if stopped is None else "Expected until it runs on PostgreSQL"
+    if seconds is not None and times is not None:
+        told.append(f"{what}: {duration(seconds)}, as rehearsed by {times.measured_by}.")
+    else:
+        told.append(f"{what}: not known, no rehearsal has measured it.")
+    return told
+
+
+def _steps(question: Question) -> list[str]:
+    newest = question.newest
     copies = [event for name, event in newest.items() if name.startswith("copy.")]
     rows = [
         (name, event["outcome"], str(event.get("summary", "")))
@@ -100,26 +215,63 @@ def briefing(events: list[Event], plan: Plan) -> str:
     if copies:
         outcome = "passed" if all(event["outcome"] == "passed" for event in copies) else "failed"
         moved = sum(int((event.get("figures") or {}).get("rows", 0)) for event in copies)
-        rows.append(("copy", outcome, f"{moved:,} rows in {len(plan.tables)} tables"))
-    lines = [
-        f"**{plan.application}**, opened by {opened['actor']}: {opened['reason']}",
-        "",
-        f"The window of {plan.window.minutes} minutes ends at {opened['window_end'][:16].replace('T', ' ')} UTC.",
-        "",
-        "| step | outcome | what was found |",
-        "|---|---|---|",
-    ]
-    lines += [f"| {name} | {outcome} | {_cell(summary)} |" for name, outcome, summary in rows]
-    warnings = list(dict.fromkeys(warning for event in newest.values() for warning in event.get("warnings") or []))
-    if warnings:
-        lines += ["", "**Warnings; a go takes them as they are:**", ""]
-        lines += [f"- {_cell(warning)}" for warning in warnings]
-    unknown = open_questions(events, plan)
-    if unknown:
-        lines += ["", "**Could not be checked; a go accepts it:**", ""]
-        lines += [f"- {check.title}: {check.found} {check.do}" for check in unknown]
-    lines += ["", f"No answer within {plan.gates.response_minutes:g} minutes means no-go."]
-    return "\n".join(lines)
+        rows.append(("copy", outcome, f"{moved:,} rows in {len(question.plan.tables)} tables"))
+    lines = ["| step | outcome | what was found |", "|---|---|---|"]
+    return lines + [f"| {name} | {outcome} | {_cell(summary)} |" for name, outcome, summary in rows]
+
+
+def _checks(question: Question) -> list[str]:
+    found = Counter(check["outcome"] for event in question.newest.values() for check in event.get("checks") or [])
+    return [f"Checks: {found['passed']:,} passed, {found['failed']} failed, {found['unknown']} could not be made."]
+
+
+def _findings(question: Question) -> list[str]:
+    figures = question.newest.get("assess_source", {}).get("figures") or {}
+    if "rows" not in figures:
+        return []
+    told = f"{figures['rows']:,} rows of the source were looked at: {figures.get('blocks', 0)} findings block"
+    return [f"{told}, the plan decides {figures.get('decided', 0)}, {figures.get('notes', 0)} are notes."]
+
+
+def _warnings(question: Question) -> list[str]:
+    warnings = dict.fromkeys(warning for event in question.newest.values() for warning in event.get("warnings") or [])
+    lines = ["**Warnings; a go takes them as they are:**", ""]
+    return lines + [f"- {_cell(warning)}" for warning in warnings] if warnings else []
+
+
+def _unknown(question: Question) -> list[str]:
+    unknown = open_questions(question.events, question.plan)
+    lines = ["**Could not be checked; a go accepts it:**", ""]
+    return lines + [f"- {check.title}: {check.found} {check.do}" for check in unknown] if unknown else []
+
+
+def _links(question: Question) -> list[str]:
+    return [" · ".join(f"[{text}]({address})" for text, address in question.links)] if question.links else []
+
+
+def _no_answer(question: Question) -> list[str]:
+    minutes = patience(question.events, question.plan, question.now).total_seconds() / 60
+    then = (
+        "the run goes back to SQLite by itself"
+        if question.gate == "approve"
+        else "nothing is stopped, the run is called off"
+    )
+    return [f"No answer within {minutes:.3g} minutes means no-go: {then}."]
+
+
+SECTIONS: Sequence[Callable[[Question], list[str]]] = (
+    _who_and_why,
+    _time_left,
+    _expected_downtime,
+    _steps,
+    _checks,
+    _findings,
+    _warnings,
+    _unknown,
+    _links,
+    _no_answer,
+)
+"""The sections of a briefing in their order. One that returns nothing is left out."""
 
 
 def _cell(text: str) -> str:

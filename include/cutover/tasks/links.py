@@ -52,6 +52,17 @@ class DataDocsLink(BaseOperatorLink):
         return f"{base_path()}/cutover/{plan}/{folder.name}/data_docs/{stage}/index.html"
 
 
+def links_of_run(plan: str, run_id: str) -> list[tuple[str, str]]:
+    """The report of a run and the Data Docs that it has so far: text and address of each."""
+    from include.cutover.evidence import Evidence
+
+    folder = Evidence.of(plan, run_id).folder
+    address = f"{base_path()}/cutover/{plan}/{folder.name}"
+    stages = sorted(page.parent.name for page in folder.glob("data_docs/*/index.html"))
+    docs = [(f"Data Docs: {stage}", f"{address}/data_docs/{stage}/index.html") for stage in stages]
+    return [("Report of this run", f"{address}/"), *docs]
+
+
 def plan_of(dag_id: str) -> str:
     """The plan that a DAG's name speaks of, ``<verb>_<plan>``; empty where the name has no such form.
 
