@@ -240,7 +240,7 @@ def next_keys(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *,
     """
     with session(conninfo, schema) as connection:
         found = []
-        with connection.transaction(force_rollback=True):
+        with connection.transaction(force_rollback=draw):
             uses = catalog.sequences(connection, schema)
             for name, columns in _by_sequence(uses).items():
                 drawn = _draw(connection, schema, name) if draw else None
