@@ -12,10 +12,11 @@ has to start it; where triggering failed, trigger it with the run id of the cuto
 | `start_rollback` | triggers `rollback_<plan>` when somebody entitled said so, with that person's name |
 | `close_aftercare` | the closing notice and the post-cutover report |
 
-While it waits it holds no worker; Airflow shows that as `up_for_reschedule`. **No answer means that the application stays
-live**; the lead is told, and the next red look asks again. To go back at any time, trigger `rollback_<plan>`.
+While it waits it holds no worker; Airflow shows that as `up_for_reschedule`. **No answer means that the application
+stays live**; the lead is told, and the next red look asks again. To go back at any time, trigger `rollback_<plan>`.
 
-A run is green only when every look was green and everything could be looked at. The tab *Cutover report* leads to the report.
+A run is green only when every look was green and everything could be looked at. The tab *Cutover report* leads to what was
+found.
 """
 
 from __future__ import annotations

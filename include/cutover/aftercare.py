@@ -1,8 +1,8 @@
 """The aftercare of a cutover: its own evidence, when the next look is due, what was asked, and how it ended.
 
 The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. What is due
-is read from there, never from Airflow: a scheduler that was started again, or a worker that was killed, goes on where the last
-recorded look was. Pure functions over evidence.
+is read from there, never from Airflow: a scheduler that was started again, or a worker that was killed, goes on where the
+last recorded look was. Pure functions over evidence.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def next_look(events: Sequence[Event], settings: Aftercare) -> datetime | None:
 
 
 def judge(checks: Sequence[Check], accepted: Collection[str]) -> str:
-    """``red`` when a check failed, ``unclear`` when one could not be made and the plan does not accept that, else ``green``."""
+    """``red`` when a check failed, ``unclear`` when one could not be made and is not accepted as that, else ``green``."""
     if any(check.outcome == "failed" for check in checks):
         return "red"
     return "unclear" if any(check.outcome == "unknown" and check.name not in accepted for check in checks) else "green"

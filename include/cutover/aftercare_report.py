@@ -128,7 +128,7 @@ def _backup(events: Sequence[Event]) -> str:
                                    for check in found[-1]["checks"]]  # fmt: skip
     told = _table(("Check", "Outcome", "Found", "What to do"), rows)
     if dump.get("file"):
-        told += f"<p><code>{_text(dump['file'])}</code>, {dump['bytes']:,} bytes, SHA-256 <code>{_text(dump['sha256'])}</code></p>"
+        told += f"<p><code>{_text(dump['file'])}</code>, {dump['bytes']:,} bytes, SHA-256 <code>{dump['sha256']}</code></p>"
     return told
 
 

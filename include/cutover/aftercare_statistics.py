@@ -203,8 +203,8 @@ def _connections(connection: Connection, limits: Aftercare, role: str | None) ->
     assert row is not None
     of_server, of_database, of_role, server, database, own = row
     uses = [("the server", of_server, server)]
-    uses += [(f"the {name}", used, limit) for name, used, limit in (
-        ("database", of_database, database), ("application's role", of_role, own)) if limit is not None and limit >= 0]  # fmt: skip
+    others = (("the database", of_database, database), ("the application's role", of_role, own))
+    uses += [use for use in others if use[2] is not None and use[2] >= 0]  # -1 is no limit
     worst = max(uses, key=lambda use: use[1] / max(1, use[2]))
     share = 100 * worst[1] / max(1, worst[2])
     return _check(

@@ -384,8 +384,8 @@ def briefing(watch: Watch, question: aftercare.Question) -> str:
     lines += [f"- {_cell(check.do)}" for check in bad if check.do]
     lines += [
         "",
-        f"**No answer within {watch.plan.gates.response_minutes:g} minutes means that it stays live**; the next red look asks "
-        f"again. A rollback can be triggered at any time: `rollback_{watch.plan.name}`.",
+        f"**No answer within {watch.plan.gates.response_minutes:g} minutes means that it stays live**; the next red look "
+        f"asks again. A rollback can be triggered at any time: `rollback_{watch.plan.name}`.",
     ]
     return "\n".join(lines)
 
