@@ -125,7 +125,7 @@ def sentence(checks: Sequence[Check]) -> str:
 
 @dataclass(frozen=True)
 class Question:
-    """A red finding that nobody was asked about yet.
+    """A red finding that nobody has given an answer about.
 
     Attributes:
         seq: The event that gives rise to it.
@@ -137,10 +137,13 @@ class Question:
 
 
 def open_question(events: Sequence[Event]) -> Question | None:
-    """The newest red finding after the last question; None where there is none."""
-    asked = max((event["seq"] for event in events if event["event"] in (ASKED, ANSWERED)), default=-1)
+    """The newest red finding since the last answer; None where there is none.
+
+    A question whose answer got lost on its way is still open.
+    """
+    answered = max((event["seq"] for event in events if event["event"] == ANSWERED), default=-1)
     for event in reversed(events):
-        if event["seq"] > asked and event["event"] in (LOOK, BACKUP) and event.get("outcome") == "red":
+        if event["seq"] > answered and event["event"] in (LOOK, BACKUP) and event.get("outcome") == "red":
             return Question(event["seq"], tuple(Check(**check) for check in event["checks"]))
     return None
 

@@ -224,7 +224,7 @@ def _transactions(connection: Connection, limits: Aftercare) -> list[Check]:
                extract(epoch FROM clock_timestamp() - xact_start)::float8,
                extract(epoch FROM clock_timestamp() - state_change)::float8
         FROM pg_stat_activity
-        WHERE datname = current_database() AND pid <> pg_backend_pid()
+        WHERE datname = current_database() AND pid <> pg_backend_pid() AND usesysid IS NOT NULL
           AND (backend_type = 'client backend' OR backend_type IS NULL)
           AND coalesce(application_name, '') NOT LIKE %s
         """,

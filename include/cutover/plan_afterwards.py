@@ -77,7 +77,7 @@ class Aftercare(Settings):
 
     Attributes:
         enabled: False: nothing looks after a cutover by itself.
-        minutes: For how long, from the services' start on the target.
+        minutes: For how long, from its beginning, which follows the services' start on the target by seconds.
         interval_seconds: From one look to the next.
         questions: How often at most a red look asks whether to roll back.
         accept_unknown: Names of checks that may stay "could not check".

@@ -178,9 +178,7 @@ def test_a_backup_is_removed_with_everything_beside_it_when_another_one_is_valid
     deeds = house.after("remove", 31)
     assert [(deed.run, deed.done) for deed in deeds] == [("one", True), ("two", False)]
     assert deeds[1].why == "it is the only valid backup" and not deeds[1].failed
-    left = {
-        path for place in ("backups", "second") for path in (house.folder / place).rglob("*") if path.suffix != ".lock"
-    }
+    left = {path for place in ("backups", "second") for path in (house.folder / place).rglob("*") if path.suffix != ".lock"}
     assert not any(Path(str(file)).name.startswith(named(house, first)[0].name) for file in left)
     assert (house.folder / "backups" / "extras-one").exists() is False
     assert all(path.exists() for path in named(house, second, ".gz"))
@@ -224,8 +222,9 @@ def test_a_proven_dump_of_postgresql_is_another_backup_as_long_as_it_is_as_it_wa
 def test_what_is_not_over_stays(house: House, outcome: str | None, closed: bool, why: str) -> None:
     house.run("one", outcome, closed=closed)
     house.run("two")
-    for what in ("archive", "remove"):
-        deeds = [deed for deed in house.after(what, 31) if deed.run == "one"]  # type: ignore[arg-type]
+    kinds: tuple[Kind, ...] = ("archive", "remove")
+    for what in kinds:
+        deeds = [deed for deed in house.after(what, 31) if deed.run == "one"]
         assert deeds and not any(deed.done or deed.failed for deed in deeds)
         assert all(why in deed.why for deed in deeds)
 
@@ -260,9 +259,10 @@ def test_a_dry_run_tells_the_same_and_changes_nothing(house: House) -> None:
     house.run("one", "rolled_back", closed=True)
     house.run("two")
     before = house.files()
-    foretold = [house.after(what, 31, dry_run=True) for what in ("archive", "remove", "drop")]  # type: ignore[arg-type]
+    kinds: tuple[Kind, ...] = ("archive", "remove", "drop")
+    foretold = [house.after(what, 31, dry_run=True) for what in kinds]
     assert house.files() == before and not retention.evidence_of(NAME).folder.exists()
-    assert [house.after(what, 31) for what in ("archive", "remove", "drop")] == foretold  # type: ignore[arg-type]
+    assert [house.after(what, 31) for what in kinds] == foretold
 
 
 def test_a_run_whose_backup_is_gone_is_not_rolled_back_and_nothing_is_stopped(house: House) -> None:

@@ -159,7 +159,7 @@ def begin(watch: Watch) -> Report:
         actor=live.get("actor"),  # who took it live; who triggered this DAG may be anybody
         notices=bool(live.get("notices", True)),
         started=started.isoformat(),
-        until=max(started + timedelta(minutes=settings.minutes), aftercare.now()).isoformat(),
+        until=(aftercare.now() + timedelta(minutes=settings.minutes)).isoformat(),
         statistics=statistics,
         logs=kept.get("logs") or {},
         rates=rates,
@@ -363,7 +363,7 @@ def wait_for_question(watch: Watch) -> aftercare.Question | None:
     given_up = aftercare.end_of(opened) + timedelta(seconds=watch.settings.interval_seconds) + _GRACE
     if (ended and backed_up) or aftercare.now() > given_up:
         return None
-    raise NotYet(aftercare.now() + timedelta(seconds=min(15.0, max(2.0, watch.settings.interval_seconds / 2))))
+    raise NotYet(aftercare.now() + timedelta(seconds=min(60.0, max(2.0, watch.settings.interval_seconds / 2))))
 
 
 def briefing(watch: Watch, question: aftercare.Question) -> str:
@@ -485,7 +485,7 @@ def close(watch: Watch) -> Report:
     ended = str(closed["outcome"])
     if ended != "rolled_back":  # that has a notice of its own
         tell(watch, "closing", "closing", f"{_capital(_ended(watch, closed))}.")
-    watch.evidence.save("post_cutover.html", aftercare_report.render(watch.evidence, watch.cutover, watch.plan))
+    watch.evidence.save(aftercare_report.FILE, aftercare_report.render(watch.evidence, watch.cutover, watch.plan))
     if ended not in ("quiet", "rolled_back"):
         raise StepFailed(
             closed["summary"], where=watch.run_id, do="Read the post-cutover report; then go after what is red."

@@ -28,7 +28,7 @@ class ReportLink(BaseOperatorLink):
         from include.cutover.evidence import Evidence
 
         plan = plan_of(ti_key.dag_id)
-        if not plan or not Evidence.of(plan, ti_key.run_id).exists:
+        if not plan or not (Evidence.of(plan, ti_key.run_id).exists or _is_aftercare(plan, ti_key)):
             return ""
         return f"{base_path()}/cutover/-/dag_run/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
 
@@ -50,6 +50,13 @@ class DataDocsLink(BaseOperatorLink):
         if not (folder / "data_docs" / stage / "index.html").is_file():
             return ""
         return f"{base_path()}/cutover/{plan}/{folder.name}/data_docs/{stage}/index.html"
+
+
+def _is_aftercare(plan: str, ti_key: TaskInstanceKey) -> bool:
+    """Whether it is a run of the aftercare's DAG that looks after a cutover."""
+    from include.cutover import aftercare
+
+    return ti_key.dag_id == f"aftercare_{plan}" and aftercare.subject_of(plan, ti_key.run_id) is not None
 
 
 def plan_of(dag_id: str) -> str:
