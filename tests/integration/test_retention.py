@@ -278,43 +278,57 @@ def test_a_run_whose_backup_is_gone_is_not_rolled_back_and_nothing_is_stopped(ho
 # --- killed -------------------------------------------------------------------------------------------------------------
 
 
-def test_killed_anywhere_no_backup_is_lost_and_the_next_call_finishes(house: House) -> None:
-    first, second = house.run("one", "rolled_back", closed=True), house.run("two")
-    content = {run.folder.name: manifest_of(run).sha256 for run in (first, second)}
-    whole = house.folder / "whole"
-    places = [house.folder / "backups", house.folder / "second", retention.evidence_of(NAME).folder]
-    for place in places[:2]:
-        shutil.copytree(place, whole / place.name)
+class Killed:
+    """The places of the backups, put back before each try, and what must come out of a run's backup."""
 
-    def begin() -> None:
-        for place in places:
-            shutil.rmtree(place, ignore_errors=True)
-        for place in places[:2]:
-            shutil.copytree(whole / place.name, place)
+    def __init__(self, house: House, *runs: Evidence) -> None:
+        self.house = house
+        self.content = {run.folder: manifest_of(run).sha256 for run in runs}
+        self.places = [house.folder / "backups", house.folder / "second"]
+        for place in self.places:
+            shutil.copytree(place, house.folder / "whole" / place.name)
+
+    def begin(self) -> None:
+        shutil.rmtree(retention.evidence_of(NAME).folder, ignore_errors=True)
+        for place in self.places:
+            shutil.rmtree(place)
+            shutil.copytree(self.house.folder / "whole" / place.name, place)
+
+    def require(self, run: Evidence, where: str) -> None:
+        """The run can be rolled back."""
+        database = self.house.folder / "restored.db"
+        database.unlink(missing_ok=True)
+        restore.restore(database, manifest_of(run), self.house.folder / "kept-restored")
+        assert files.digest(database) == self.content[run.folder], where
+
+
+def test_killed_anywhere_in_archiving_the_backup_is_there_and_the_next_call_finishes(house: House) -> None:
+    run = house.run("one")
+    killed = Killed(house, run)
 
     def archive() -> None:
-        house.after("archive", 31)
+        house.after("archive", 3)
 
-    def check(where: str, run: Evidence) -> None:
-        manifest = manifest_of(run)
-        database = house.folder / "restored.db"
-        database.unlink(missing_ok=True)
-        restore.restore(database, manifest, house.folder / "kept-restored")
-        assert files.digest(database) == content[run.folder.name], where
-
-    for where in kill_at_every_step(begin, archive, after=False):
-        check(where, second)
+    for where in kill_at_every_step(killed.begin, archive, after=False):
+        killed.require(run, where)
         archive()
-        assert not [*places[0].rglob("*.bak"), *places[0].rglob(".*.partial")], where
-        check(where, second)
+        killed.require(run, where)
+        for place in killed.places:
+            assert not [*place.rglob("*.bak"), *place.rglob(".*.partial")], where
+            assert len([*place.rglob("*.gz")]) == 2, where  # the backup, and the extras' own
+
+
+def test_killed_anywhere_in_removing_the_next_call_finishes_and_the_other_backup_is_there(house: House) -> None:
+    first, second = house.run("one", "rolled_back", closed=True), house.run("two")
+    killed = Killed(house, first, second)
 
     def remove() -> None:
         house.after("remove", 31)
 
-    for where in kill_at_every_step(begin, remove, after=False):
+    for where in kill_at_every_step(killed.begin, remove, after=False):
         remove()
-        assert not list(places[0].glob(f"{named(house, first)[0].name}*")), where
-        check(where, second)
+        assert not [*killed.places[0].glob(f"{named(house, first)[0].name}*"), *killed.places[1].glob("extras-one")], where
+        killed.require(second, where)
         event = retention.removed(NAME, "one")
         assert event is not None and event["event"] == retention.REMOVED, where
 

@@ -486,7 +486,7 @@ def close(watch: Watch) -> Report:
     if ended != "rolled_back":  # that has a notice of its own
         tell(watch, "closing", "closing", f"{_capital(_ended(watch, closed))}.")
     watch.evidence.save(aftercare_report.FILE, aftercare_report.render(watch.evidence, watch.cutover, watch.plan))
-    if ended not in ("quiet", "rolled_back"):
+    if ended != "quiet":
         raise StepFailed(
             closed["summary"], where=watch.run_id, do="Read the post-cutover report; then go after what is red."
         )

@@ -55,7 +55,10 @@ def fill(values: dict[str, str], **known: str) -> dict[str, str]:
 
 
 def start_services(step: Step) -> Report:
-    """Start every service on PostgreSQL and wait until the application says so; the downtime ends."""
+    """Start every service on PostgreSQL and wait until the application says so; the downtime ends.
+
+    Where logs and statistics stand before is recorded for the aftercare.
+    """
     aftercare_baseline.keep(step.evidence, step.plan, lambda: step.target, step.remote)
     results = services.start(step.plan.services, step.remote)
     checks: list[Check] = []
