@@ -363,6 +363,10 @@ class _Work:
                 left[str(folder)] = "it is no folder of ours"
             return
         known = _extras_of(folder, run)
+        if not any(folder.iterdir()):  # all that was left when an earlier call was killed
+            folder.rmdir()
+            sync_folder(folder.parent)
+            return
         if known is None:
             left[str(folder)] = "its manifest is not this run's, or cannot be read"
             return
