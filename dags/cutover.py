@@ -10,7 +10,7 @@ One DAG for each plan, read from left to right like the runbook.
 | `quiesce`, `take_backup` | stops the services, fences the file, takes the backup | **released**: services start again |
 | `copy`, `finish_target`, `verify` | copies each table, builds keys, proves equal content | **rolled back** |
 | `decide`, `go_live`, `decide_live` | asks again, switches the configuration, starts and tries | **rolled back** |
-| `announce_completion`, `close_run` | tells people, seals the evidence | live all the same |
+| `announce_completion`, `close_run` | tells people, triggers `aftercare_<plan>`, seals the evidence | live all the same |
 
 A run is green only when the application is **live on PostgreSQL**. The tab *Cutover report* on the run says in words how it
 ended, with every check; the log of a red task says where, what was expected, what was found and what to do next.
@@ -32,6 +32,7 @@ from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
 from include.cutover.steps import closing, live, moving, opening, proving
 from include.cutover.steps.step import Report, Step, Terms
+from include.cutover.tasks.aftercare import StartAftercare
 from include.cutover.tasks.gates import Gate
 from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_group, time_for_data, way_back
 from include.cutover.tasks.operators import BranchOperator, StepOperator
@@ -197,6 +198,9 @@ def cutover_dag(plan: Plan) -> DAG:
         for beside in (restore_test, *extras):
             chain(take_backup, beside, decide)
         chain(decide, go_live, decide_live, announce_completion, close_run)
+        if plan.aftercare.enabled:  # before close_run, which alone decides how the run ends
+            start_aftercare = StartAftercare(task_id="start_aftercare", plan=plan.name, trigger_rule="all_done")
+            chain(announce_completion, start_aftercare, close_run)
         chain([decide, decide_live], rollback, close_run)
         chain(decide, [abandon, release], close_run)
     return dag

@@ -34,6 +34,7 @@ from rich.markup import escape
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.generate import PINGS
 from examples.ward_ops.local_site import LocalSite
+from include.cutover import aftercare, aftercare_report
 from include.cutover.api_client import Client
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed
@@ -45,9 +46,11 @@ LIVE, NOT_LIVE, UNUSABLE, ROLLED_BACK = 0, 1, 2, 3
 PLAN = "ward_ops"
 CUTOVER = f"cutover_{PLAN}"
 ROLLBACK = f"rollback_{PLAN}"
+AFTERCARE = f"aftercare_{PLAN}"
 DEMO = ROOT / "var" / "demo"
 UP = ROOT / "var" / "up"
 PLANTED = 3
+AFTERCARE_SECONDS = 12.0  # an hour in production; see the plan
 
 console = Console(highlight=False)
 
@@ -58,7 +61,7 @@ def run(given: argparse.Namespace) -> int:
     with _alone(DEMO.with_suffix(".lock")):
         LocalSite(DEMO).stop()  # of a demo that was killed together with its guard
         shutil.rmtree(DEMO, ignore_errors=True)
-        site = LocalSite(DEMO, port=given.port, frozen_code=True)
+        site = LocalSite(DEMO, port=given.port, frozen_code=True, aftercare_seconds=AFTERCARE_SECONDS)
         with site.roster.guarded([sys.executable, "-m", "examples.ward_ops.demo", "down", "--folder", str(DEMO)]):
             console.print(f"Ward OPS with {given.pings:,} pings, PostgreSQL and Airflow are starting …")
             site.start(pings=given.pings, credentials=5 if given.fail else 1, orphans=given.orphans)
@@ -98,6 +101,7 @@ class Demo:
         self._require_database("postgresql")
         console.print("[bold green]Ward OPS is live on PostgreSQL.[/]")
         if self._given.then != "rollback":
+            self._look_after(run_id)
             return LIVE
         console.print("\n[bold]Rollback, triggered by the lead[/]")
         again = self._lead.trigger(ROLLBACK, {"reason": "make demo THEN=rollback"})
@@ -110,6 +114,23 @@ class Demo:
         self._require_database("sqlite")
         console.print("[bold yellow]Ward OPS was rolled back, as asked; it is healthy on SQLite.[/]")
         return ROLLED_BACK
+
+    def _look_after(self, run_id: str) -> None:
+        """Follow the aftercare, which the cutover triggered, and tell each look."""
+        console.print(f"\n[bold]Aftercare[/], {AFTERCARE_SECONDS:g} s instead of the plan's hour")
+        watched = aftercare.evidence_of(PLAN, run_id)
+
+        def tell(event: Event) -> None:
+            if event["event"] in (aftercare.LOOK, aftercare.BACKUP):
+                what = "first backup" if event["event"] == aftercare.BACKUP else f"look {event['number']}"
+                told = event["summary"] or f"{len(event['checks'])} checks passed"
+                colour = "green" if event["outcome"] == "green" else "red"
+                console.print(f"  {what:14}[{colour}]{event['outcome']}[/]  {escape(told)}", soft_wrap=True)
+
+        follow(self._lead, AFTERCARE, f"aftercare__{run_id}", watched, tell)
+        closed = watched.last(aftercare.CLOSED) if watched.exists else None
+        console.print(f"  {escape(str(closed['summary'] if closed else 'it did not come to its end'))}")
+        console.print(f"  report        {watched.folder / aftercare_report.FILE}", soft_wrap=True)
 
     def _follow(self, dag_id: str, run_id: str, evidence: Evidence) -> None:
         narrator = Narrator(console, self._plan, phases(self._lead, dag_id, run_id))

@@ -18,7 +18,7 @@ from psycopg import sql
 from examples import receivers
 from examples.ward_ops import supervised
 from examples.ward_ops.supervised import WardOps
-from include.cutover.embedded import Cluster, free_port
+from include.cutover.embedded import Cluster, binaries, free_port
 from include.cutover.evidence import write_atomically
 from include.cutover.plan import ROOT
 from include.cutover.processes import Roster
@@ -28,7 +28,7 @@ from include.cutover.stack import Stack
 DATABASE = "ward_flux"
 ROLE = "ward_ops"
 PIPELINE_ROLE = "cutover"
-DAGS = ("cutover_ward_ops", "rollback_ward_ops")
+DAGS = ("cutover_ward_ops", "rollback_ward_ops", "aftercare_ward_ops", "retention_ward_ops")
 
 
 class LocalSite:
@@ -40,13 +40,17 @@ class LocalSite:
         folder: Everything lies below it.
         port: Of Airflow's interface; None takes a free one.
         frozen_code: See ``Stack``.
+        aftercare_seconds: How long a cutover is looked after; None takes the plan's hour.
     """
 
-    def __init__(self, folder: Path, *, port: int | None = None, frozen_code: bool = False) -> None:
+    def __init__(
+        self, folder: Path, *, port: int | None = None, frozen_code: bool = False, aftercare_seconds: float | None = None
+    ) -> None:
         self.folder = folder.resolve()
         self.roster = Roster(self.folder / "site.json")
         self._port = port
         self._frozen_code = frozen_code
+        self._aftercare_seconds = aftercare_seconds
 
     @cached_property
     def ward_ops(self) -> WardOps:
@@ -159,11 +163,21 @@ class LocalSite:
     @property
     def environment(self) -> Mapping[str, str]:
         """What the plan and the evidence read from the environment; holds the password of supervisord's interface."""
+        short = (
+            {}
+            if self._aftercare_seconds is None
+            else {
+                "WARD_OPS_AFTERCARE_MINUTES": str(self._aftercare_seconds / 60),
+                "WARD_OPS_AFTERCARE_INTERVAL": str(max(1.0, self._aftercare_seconds / 3)),
+            }
+        )
         return {
             **self.ward_ops.environment(),
+            **short,
             "WARD_OPS_BACKUPS": str(self.folder / "backups"),
             "WARD_OPS_SECOND_COPY": str(self.folder / "second_copy"),
             "WARD_OPS_ALLOW_AUTO_APPROVAL": "true",
+            "WARD_OPS_PG_DUMP": str(binaries() / "pg_dump"),
             "CUTOVER_EVIDENCE": str(self.evidence),
         }
 
@@ -185,7 +199,7 @@ class LocalSite:
                 (
                     ("pg_roles", "rolname", PIPELINE_ROLE),
                     [
-                        "CREATE ROLE {pipeline} LOGIN CREATEROLE PASSWORD {pipeline_password}",
+                        "CREATE ROLE {pipeline} LOGIN CREATEROLE CREATEDB PASSWORD {pipeline_password}",
                         "GRANT {application} TO {pipeline} WITH ADMIN OPTION",
                         "GRANT pg_read_all_settings TO {pipeline}",  # where the data lies, to see whether there is room
                     ],

@@ -46,6 +46,21 @@ def health(smoke: SmokeTests, expect: Side) -> Check:
         return _health(client, smoke, expect, _ASK_SECONDS)
 
 
+def timed_health(smoke: SmokeTests) -> tuple[Check, float]:
+    """Whether the application says now that it is well and on the target, and how many seconds its answer took."""
+    with _client(smoke) as client:
+        begun = time.monotonic()
+        return _health(client, smoke, "target", _ASK_SECONDS), time.monotonic() - begun
+
+
+def writes(smoke: SmokeTests, conninfo: str, schema: str) -> Check | None:
+    """The write test alone: the application's background job writes a row, read back from the target; None without one."""
+    if smoke.write is None:
+        return None
+    with _client(smoke) as client:
+        return _write(client, smoke, smoke.write, conninfo, schema)
+
+
 def wait_healthy(smoke: SmokeTests, expect: Side) -> Check:
     """Ask for the application's health until it is well and on that side's database, for at most ``smoke.seconds``.
 

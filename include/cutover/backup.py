@@ -59,6 +59,8 @@ class Manifest:
         mode: The source's mode; before the fence, where there was one.
         uid: The source's owner.
         gid: The source's group.
+        archive: The backup compressed by retention, which then takes the file away; None while it was not.
+        second_archive: The same of its copy.
     """
 
     file: Path
@@ -78,16 +80,23 @@ class Manifest:
     mode: int
     uid: int
     gid: int
+    archive: Path | None = None
+    second_archive: Path | None = None
 
     @property
     def path(self) -> Path:
         """Where the manifest lies."""
-        return _manifest_of(self.file)
+        return manifest_of(self.file)
 
     @property
     def copies(self) -> tuple[Path, ...]:
         """The files of the backup, the first place first."""
         return (self.file,) if self.second_file is None else (self.file, self.second_file)
+
+    @property
+    def archives(self) -> tuple[Path, ...]:
+        """Compressed copies, see ``backup_archive``; where there are some, the files may be gone."""
+        return tuple(path for path in (self.archive, self.second_archive) if path is not None)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -103,6 +112,7 @@ class Manifest:
     def to_json(self) -> str:
         """The manifest's file: the fields, a version, and a hash over both that shows damage."""
         fields = {"version": _VERSION, **asdict(self)}
+        fields = {name: value for name, value in fields.items() if value is not None or not name.endswith("archive")}
         fields = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
         return json.dumps({**fields, "manifest_sha256": _digest_of(fields)}, indent=2, ensure_ascii=False) + "\n"
 
@@ -119,7 +129,7 @@ class Manifest:
             version = data["version"]
             if version == _VERSION and found == _digest_of(data):
                 del data["version"]
-                for name in ("file", "second_file", "source"):
+                for name in {"file", "second_file", "source", "archive", "second_archive"} & data.keys():
                     data[name] = None if data[name] is None else Path(data[name])
                 return cls(**data)
         except (ValueError, KeyError, TypeError, AttributeError):
@@ -143,7 +153,7 @@ def facts(manifest: Manifest) -> dict[str, Any]:
     """What the evidence records of a backup; ``load(manifest, second_manifest)`` reads it again."""
     return {
         "manifest": str(manifest.path),
-        "second_manifest": None if manifest.second_file is None else str(_manifest_of(manifest.second_file)),
+        "second_manifest": None if manifest.second_file is None else str(manifest_of(manifest.second_file)),
         "file": str(manifest.file),
         "second_file": None if manifest.second_file is None else str(manifest.second_file),
         "bytes": manifest.bytes,
@@ -456,7 +466,7 @@ def _finish(partials: list[Path]) -> None:
             # The manifest beside the first copy makes the backup count: it gets its name last.
             for path, partial in reversed(list(zip(manifest.copies, partials, strict=False))):
                 if (partial / _INTENT).exists():
-                    (partial / _INTENT).rename(_manifest_of(path))
+                    (partial / _INTENT).rename(manifest_of(path))
                     sync_folder(path.parent)
     for partial in partials:
         if partial.exists():
@@ -495,13 +505,13 @@ def _mend(manifest: Manifest) -> bool:
                 files.copy_verified(whole[0], anew)
                 anew.rename(path)
             else:
-                there = _manifest_of(path)
+                there = manifest_of(path)
                 if there.exists():
                     there.rename(_unused(there.with_name(f"{there.name}.damaged")))
             sync_folder(path.parent)
     if whole and len(whole) < len(manifest.copies):
         for path in manifest.copies:
-            write_atomically(_manifest_of(path), manifest.to_json().encode(), 0o600)
+            write_atomically(manifest_of(path), manifest.to_json().encode(), 0o600)
     return bool(whole)
 
 
@@ -518,7 +528,7 @@ def _free_names(places: list[Path], database: str, run_id: str) -> list[Path]:
     names = chain([stem, f"{stem}-{slug(run_id)}"], (f"{stem}-{slug(run_id)}-{number}" for number in count(2)))
     for name in names:
         copies = [place.resolve() / f"{name}.bak" for place in places]
-        if not any(os.path.lexists(path) or _manifest_of(path).exists() for path in copies):
+        if not any(os.path.lexists(path) or manifest_of(path).exists() for path in copies):
             return copies
     raise AssertionError("count() has no end")
 
@@ -527,7 +537,8 @@ def _unused(path: Path) -> Path:
     return next(item for item in chain([path], (path.with_name(f"{path.name}-{n}") for n in count(2))) if not item.exists())
 
 
-def _manifest_of(backup: Path) -> Path:
+def manifest_of(backup: Path) -> Path:
+    """Where the manifest of a backup's file lies."""
     return backup.with_name(f"{backup.name}{_MANIFEST}")
 
 

@@ -24,6 +24,7 @@ from include.cutover import (
     catalog,
     configuration,
     recovery_commands,
+    retention_command,
     roles_command,
     snapshots,
     verify_command,
@@ -46,6 +47,7 @@ app.add_typer(recovery_commands.fence_app, name="fence")
 app.add_typer(recovery_commands.evidence_app, name="evidence")
 app.add_typer(roles_command.app, name="roles")
 app.command()(recovery_commands.rollback)
+app.command(name="retention")(retention_command.command)
 console = Console(highlight=False)
 
 

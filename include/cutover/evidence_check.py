@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from pathlib import Path
 
-from include.cutover import files
+from include.cutover import backup_archive, files, retention
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CutoverError
 from include.cutover.evidence import EVENTS, Event, Evidence, torn_tail
@@ -45,8 +46,8 @@ def check(folder: Path) -> list[Check]:
     recorded = {event["name"]: event for event in events if event["event"] == "file"}
     for name, event in recorded.items():
         checks.append(_file(folder / name, event["sha256"], f"file_{name}", f"{name} is as it was recorded"))
-    checks += _backups(events)
-    return checks
+    gone = retention.removed(folder.parent.name, folder.name)
+    return [*checks, *([_removed(gone)] if gone is not None else _backups(events))]
 
 
 def head(folder: Path) -> str:
@@ -61,14 +62,25 @@ def _backups(events: list[Event]) -> list[Check]:
     for event in taken[-1:]:
         for key, title in (("file", "The backup"), ("second_file", "The second copy of the backup")):
             if event.get(key):
-                checks.append(_file(Path(event[key]), event["sha256"], key, f"{title} is as it was taken"))
+                path, archive = Path(event[key]), backup_archive.archive_of(Path(event[key]))
+                archived = not path.exists() and archive.exists()
+                checks.append(
+                    _file(archive, event["sha256"], key, f"{title}, archived, is as it was taken", backup_archive.digest)
+                    if archived
+                    else _file(path, event["sha256"], key, f"{title} is as it was taken")
+                )
     return checks
 
 
-def _file(path: Path, sha256: str, name: str, title: str) -> Check:
+def _removed(event: Event) -> Check:
+    found = f"removed by retention at {event['time'][:16].replace('T', ' ')} UTC"
+    return _check("backup", "The backup is where it should be", "passed", "kept as long as the plan says", found)
+
+
+def _file(path: Path, sha256: str, name: str, title: str, digest: Callable[[Path], str] = files.digest) -> Check:
     expected = f"SHA-256 {sha256}"
     try:
-        found = files.digest(path)
+        found = digest(path)
     except CutoverError as error:
         missing = not path.exists()
         return _check(

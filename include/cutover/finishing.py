@@ -240,7 +240,7 @@ def next_keys(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *,
     """
     with session(conninfo, schema) as connection:
         found = []
-        with connection.transaction(force_rollback=True):
+        with connection.transaction(force_rollback=draw):
             uses = catalog.sequences(connection, schema)
             for name, columns in _by_sequence(uses).items():
                 drawn = _draw(connection, schema, name) if draw else None
@@ -394,7 +394,7 @@ def drop_empty_schema_objects(conninfo: str, schema: str, run_id: str, guard: Gu
         }
         tables = [table for table in catalog.tables(connection, schema) if _as_object(connection, schema, table) in made]
         _refuse_rows(connection, schema, tables)
-        _drop(connection, schema, made)
+        drop_objects(connection, schema, made)
         connection.execute(sql.SQL("DROP TABLE {}").format(record_table))
         return tables
 
@@ -425,8 +425,12 @@ def _refuse_rows(connection: psycopg.Connection, schema: str, tables: list[str])
         )
 
 
-def _drop(connection: psycopg.Connection, schema: str, made: set[str]) -> None:
-    """Drop these objects, never with CASCADE: in rounds, because one may have to go before another can."""
+def drop_objects(connection: psycopg.Connection, schema: str, made: set[str]) -> None:
+    """Drop these objects, never with CASCADE: in rounds, because one may have to go before another can.
+
+    Raises:
+        Refused: When something else depends on one of them.
+    """
     while left := objects(connection, schema) & made:
         tables = sorted(item.removeprefix("table ") for item in left if item.startswith("table "))
         # Tables go together: foreign keys may run in circles. The texts come from PostgreSQL's catalog, quoted.

@@ -7,6 +7,8 @@ kernel lock and replaced atomically.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -77,6 +79,13 @@ def take_over(plan: str, subject: str, holder: str) -> Lease:
         if current is not None and current.holder == holder and current.subject == subject:
             return current
         return _write(plan, Lease(subject, holder, (current.epoch if current else 0) + 1, now()))
+
+
+@contextmanager
+def unchanged(plan: str) -> Iterator[Lease | None]:
+    """The lease, which nobody else can take while the block runs. It must be brief: everybody waits for it."""
+    with locked(_path(plan).with_name(".lease.lock"), brief=True):
+        yield read(plan)
 
 
 def holds(plan: str, subject: str, holder: str) -> bool:

@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from include.cutover.errors import PlanInvalid
+from include.cutover.plan_afterwards import EVIDENCE_ASIDE, Aftercare, Retention
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -433,6 +434,11 @@ class Notices(Model):
         "The migration of <application> to PostgreSQL: <reason> The window ends at <end>; a run that is not live before "
         "<deadline> goes back to SQLite by itself. Contact <lead>."
     )
+    aftercare: Template = (
+        "<application> on PostgreSQL needs a look: <reason> To go back to SQLite, answer the question in Airflow or roll "
+        "<run> back. Contact <lead>."
+    )
+    closing: Template = "The aftercare of <application> on PostgreSQL is over. <reason>"
 
 
 class RedisSnapshot(Model):
@@ -567,6 +573,8 @@ class Plan(Model):
     window: Window = Window()
     gates: Gates = Gates()
     preflight: Preflight = Preflight()
+    aftercare: Aftercare = Aftercare()
+    retention: Retention = Retention()
     people: People
     channels: Channels
     notices: Notices
@@ -591,6 +599,10 @@ class Plan(Model):
                 used |= {self.smoke_tests.write.table, self.smoke_tests.write.for_table}
             for table in sorted(used - set(self.tables)):
                 problems.append(f"smoke_tests: the table {table} is not among the plan's tables")
+        for table in sorted({item.table for item in self.aftercare.growing} - set(self.tables)):
+            problems.append(f"aftercare: the table {table} is not among the plan's tables")
+        if self.name in EVIDENCE_ASIDE:
+            problems.append(f"name: {self.name} is taken; evidence of another kind lies in a folder of that name")
         if self.services and self.smoke_tests is None:
             problems.append("smoke_tests: needed where services are given, or nobody knows that they work")
         if self.services and self.configuration is None:

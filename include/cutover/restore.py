@@ -15,7 +15,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from include.cutover import fence, files, source
+from include.cutover import backup_archive, fence, files, source
 from include.cutover.backup import Manifest
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused, StepFailed
@@ -122,9 +122,10 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
         ready.unlink(missing_ok=True)
     files.require_space({ready.parent: manifest.bytes + _MARGIN})
     damage = []
-    for path in manifest.copies:
+    archived = [path for path in manifest.archives if path.exists()]
+    for path in [*(path for path in manifest.copies if path.exists() or not archived), *archived]:
         try:
-            digest = files.copy(path, ready)
+            digest = backup_archive.extract(path, ready) if path in archived else files.copy(path, ready)
         except CannotCheck as error:
             damage.append(str(error))
             log.error("%s", error)

@@ -22,7 +22,8 @@ import pytest
 
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.demo import plant_orphans
-from examples.ward_ops.local_site import DATABASE, ROLE, LocalSite
+from examples.ward_ops.local_site import DATABASE, PIPELINE_ROLE, ROLE, LocalSite
+from include.cutover import aftercare
 from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
 from include.cutover.evidence import Evidence
@@ -62,7 +63,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         shutil.copytree(ours, folder / name)
         shutil.copytree(SECOND / name, folder / name, dirs_exist_ok=True)
     before = dict(os.environ)
-    site = Site(folder)
+    site = Site(folder, aftercare_seconds=9)
     try:
         site.start(pings=PINGS, credentials=5)
         yield site
@@ -215,6 +216,31 @@ def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> Non
     assert read_mail(site.received)[-1].subject == "Ward OPS: migration complete"
 
 
+def test_the_aftercare_follows_by_itself_and_ends_with_a_restored_backup_and_a_report(site: Site, lead: Client) -> None:
+    cutover = next(run for run in reversed(runs_of_the_plan()) if outcome(run) == "live")
+    opened = cutover.last("run.opened")
+    assert opened is not None
+    run_id = f"aftercare__{opened['run_id']}"
+    state = wait(lead, "aftercare_ward_ops", run_id)
+    watched = aftercare.evidence_of("ward_ops", opened["run_id"])
+    events = watched.events()
+    bad = [check for event in aftercare.looks(events) for check in event["checks"] if check["outcome"] != "passed"]
+    assert (bad, state) == ([], "success")
+    assert len(aftercare.looks(events)) >= 2
+    assert events[0]["actor"] == "lead", "who took it live, though a task triggered this"
+    backup, closed = watched.last(aftercare.BACKUP), watched.last(aftercare.CLOSED)
+    assert backup is not None and backup["dump"]["proven"] and Path(backup["dump"]["file"]).is_file()
+    assert closed is not None and closed["outcome"] == "quiet"
+    assert read_mail(site.received)[-1].subject == "Ward OPS: the aftercare is over"
+    pages = httpx.Client(base_url=site.stack.url, timeout=30, trust_env=False)
+    assert pages.get(f"/cutover/ward_ops/{cutover.folder.name}/aftercare").status_code == 401
+    with pages, site.stack.client("observer") as observer:
+        login = {"username": observer.user, "password": site.stack.logins[observer.user]}
+        headers = {"Authorization": f"Bearer {pages.post('/auth/token', json=login).json()['access_token']}"}
+        page = pages.get(f"/cutover/-/dag_run/aftercare_ward_ops/{run_id}", headers=headers, follow_redirects=True)
+        assert page.status_code == 200 and "every look was green" in page.text
+
+
 def test_no_secret_is_in_the_evidence_or_the_logs(site: Site) -> None:
     with closing(sqlite3.connect(f"file:{site.ward_ops.database}?immutable=1", uri=True)) as source:
         secrets = [value for row in source.execute("SELECT community_encrypted, auth_key_encrypted FROM snmp_credentials")
@@ -314,14 +340,32 @@ def test_a_second_application_needs_no_python(site: Site, lead: Client) -> None:
         ]
         assert connection.execute('SELECT * FROM lending."Odd Table"').fetchall() == [("\x1d", True)]
         assert connection.execute("INSERT INTO lending.books (author_id) VALUES (1) RETURNING id").fetchone() == (5000,)
-    second = lead.trigger("rollback_library", {"reason": "and back"})
-    assert wait(lead, "rollback_library", second) == "success"
+    second = roll_back_by_the_aftercare(site, lead, run_id)
     assert dump(file) == before
     opened, evidence = Evidence.of("library", second).step("open_rollback"), Evidence.of("library", run_id)
     assert opened is not None and opened["summary"].endswith("written after go-live: books: 1 inserted")
     assert "- `books`: 1 inserted" in (evidence.folder / "incident.md").read_text(encoding="utf-8")
     (line,) = (evidence.folder / "kept" / "rows_after_go_live" / "books.jsonl").read_bytes().splitlines()
     assert json.loads(line)["key"] == {"id": 5000}
+
+
+def roll_back_by_the_aftercare(site: Site, lead: Client, run_id: str) -> str:
+    """Make a look red, answer the question that it raises, and return the run of the rollback that follows."""
+    own = f"aftercare__{run_id}"
+    password = json.loads((site.folder / "settings.json").read_text())["pipeline_password"]
+    with psycopg.connect(site.target.conninfo(DATABASE), user=PIPELINE_ROLE, password=password) as waiting:
+        waiting.execute("SELECT 1")  # and nothing more: a transaction that waits for its client
+        gate = wait_for_gate(lead, "aftercare_library", own, "ask_1")
+    with site.stack.client("observer") as observer, pytest.raises(CutoverError):
+        observer.answer("aftercare_library", own, gate, "Roll back")
+    lead.answer("aftercare_library", own, gate, "Roll back")
+    assert wait(lead, "aftercare_library", own) == "failed", "a look was red"
+    asked = aftercare.evidence_of("library", run_id).last(aftercare.REQUESTED)
+    assert asked is not None and asked["by"] == "lead"
+    assert wait(lead, "rollback_library", asked["rollback_run_id"]) == "success"
+    reopened = Evidence.of("library", run_id).last("reopened")
+    assert reopened is not None and reopened["by"] == "lead" and "transaction" in reopened["reason"]
+    return str(asked["rollback_run_id"])
 
 
 def dump(file: Path) -> list[str]:

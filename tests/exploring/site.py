@@ -79,6 +79,7 @@ def plan_file() -> str:
         "rolled_back": {"DATABASE_URL": "sqlite:///{source_path}", "FALLBACK": "true"},
     }
     plan["backup"] = {"directory": "${SHOP}/backups", "second_copy": "${SHOP}/second"}
+    plan["aftercare"] = {"enabled": False}  # what comes after a walk is no part of it
     plan["preflight"] = {"accept_unknown": ["target_free_disk"], "free_connections": 3}
     return str(yaml.safe_dump(plan, allow_unicode=True, sort_keys=False))
 

@@ -6,10 +6,13 @@ twice without harm.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import psycopg
 
 from include.cutover import (
     after_go_live,
+    aftercare,
     application,
     claims,
     configuration,
@@ -18,6 +21,7 @@ from include.cutover import (
     lease,
     report,
     restore,
+    retention,
     services,
     writing,
 )
@@ -225,15 +229,16 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     """
     plan = step.plan
     own = Evidence.of(plan.name, step.own_run_id)
-    if not anybody and step.actor not in {person.user for person in plan.people.deciders}:
+    asked = _asked(step)
+    if not anybody and asked.by not in {person.user for person in plan.people.deciders}:
         raise Refused(
             "only the lead or a deputy may roll back",
             where=f"plan {plan.name}",
             expected=", ".join(person.user for person in plan.people.deciders),
-            found=step.actor or "nobody known",
+            found=asked.by or "nobody known",
             do="Log in as one of them and trigger the DAG again.",
         )
-    subject = _subject(plan.name, str(step.params.get("run_id") or "").strip())
+    subject = _subject(plan.name, asked.run_id)
     run_id = _run_id(subject)
     events = subject.events()
     sealed = subject.sealed
@@ -256,18 +261,39 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     begun_before = own.last("rollback.opened") is not None if own.exists else False
     # A later try has no right to take the lease back from whoever took it since.
     taken = (lease.check if begun_before else lease.take_over)(plan.name, run_id, step.holder)
+    retention.refuse_removed(plan.name, subject.folder.name)  # with the lease, behind which nothing is removed any more
     claims.wait_for_others(plan.name, lambda: lease.holds(plan.name, run_id, step.holder))
     if not begun_before:
-        own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=step.actor, reason=step.params["reason"])
+        own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=asked.by, reason=asked.reason)
     if sealed is not None:
-        subject.append("reopened", by=step.actor, reason=step.params["reason"], holder=step.holder)
+        subject.append("reopened", by=asked.by, reason=asked.reason, holder=step.holder)
     elif subject.last("rollback.asked", holder=step.holder) is None:
-        subject.append("rollback.asked", by=step.actor, reason=step.params["reason"], holder=step.holder)
+        subject.append("rollback.asked", by=asked.by, reason=asked.reason, holder=step.holder)
     schema = (frozen_plan(subject) or plan).target_schema
     written = after_go_live.record_count(subject, schema, lambda: step.target)
-    told = [f"rolling back {run_id}: {step.params['reason']}", written.summary]
+    told = [f"rolling back {run_id}: {asked.reason}", written.summary]
     figures = {"subject": run_id, "epoch": taken.epoch, "rows_written_after_go_live": written.figures}
     return Report("; ".join(filter(None, told)), figures)
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """Who asked for a rollback, of which run (empty for the one that is live or in flight), and why."""
+
+    by: str | None
+    run_id: str
+    reason: str
+
+
+def _asked(step: Step) -> _Asked:
+    """What the trigger form says; for a run that the aftercare triggered, what its evidence says.
+
+    Airflow names as its actor who took the application live, and not who answered the aftercare's question.
+    """
+    found = aftercare.request(step.plan.name, step.own_run_id)
+    if found is not None:
+        return _Asked(found["by"], str(found["subject"]), str(found["reason"]))
+    return _Asked(step.actor, str(step.params.get("run_id") or "").strip(), str(step.params["reason"]))
 
 
 def _left_half_done(sealed: dict[str, object]) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from include.cutover import after_go_live, application, configuration, fence, services, target_fence
+from include.cutover import after_go_live, aftercare_baseline, application, configuration, fence, services, target_fence
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.steps.step import Body, Report, Step, Terms
@@ -55,7 +55,11 @@ def fill(values: dict[str, str], **known: str) -> dict[str, str]:
 
 
 def start_services(step: Step) -> Report:
-    """Start every service on PostgreSQL and wait until the application says so; the downtime ends."""
+    """Start every service on PostgreSQL and wait until the application says so; the downtime ends.
+
+    Where logs and statistics stand before is recorded for the aftercare.
+    """
+    aftercare_baseline.keep(step.evidence, step.plan, lambda: step.target, step.remote)
     results = services.start(step.plan.services, step.remote)
     checks: list[Check] = []
     if step.plan.smoke_tests is not None:

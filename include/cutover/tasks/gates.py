@@ -80,13 +80,16 @@ class Gate(HITLOperator):
         """Record the answer that Airflow brings."""
         step = step_of(self.plan_name, self.gate, context)
         may_run(step, Terms(course=("go_live",) if self.gate == "approve" else ("forward",)))
-        result = super().execute_complete(context, event)
-        responder = result["responded_by_user"]
-        by = None if responder is None else str(responder["name"])
-        chosen = result["chosen_options"]
-        answer = GO if chosen == [GO] and by in step.entitled else NO_GO
+        chosen, by = self.read_answer(context, event)
+        answer = GO if chosen == GO and by in step.entitled else NO_GO
         self._record(step, answer, by=by, automatic=False)
         return {"answer": answer, "by": by}
+
+    def read_answer(self, context: Any, event: dict[str, Any]) -> tuple[str, str | None]:
+        """What was chosen, and the user who did; None where nobody did in time."""
+        result = super().execute_complete(context, event)
+        responder, chosen = result["responded_by_user"], result["chosen_options"]
+        return chosen[0] if len(chosen) == 1 else "", None if responder is None else str(responder["name"])
 
     def _record(self, step: Step, answer: str, *, by: str | None, automatic: bool) -> None:
         step.evidence.append("gate", gate=self.gate, answer=answer, by=by, automatic=automatic)

@@ -28,7 +28,7 @@ class ReportLink(BaseOperatorLink):
         from include.cutover.evidence import Evidence
 
         plan = plan_of(ti_key.dag_id)
-        if not plan or not Evidence.of(plan, ti_key.run_id).exists:
+        if not plan or not (Evidence.of(plan, ti_key.run_id).exists or _is_aftercare(plan, ti_key)):
             return ""
         return f"{base_path()}/cutover/-/dag_run/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
 
@@ -61,6 +61,13 @@ def links_of_run(plan: str, run_id: str) -> list[tuple[str, str]]:
     stages = sorted(page.parent.name for page in folder.glob("data_docs/*/index.html"))
     docs = [(f"Data Docs: {stage}", f"{address}/data_docs/{stage}/index.html") for stage in stages]
     return [("Report of this run", f"{address}/"), *docs]
+
+
+def _is_aftercare(plan: str, ti_key: TaskInstanceKey) -> bool:
+    """Whether it is a run of the aftercare's DAG that looks after a cutover."""
+    from include.cutover import aftercare
+
+    return ti_key.dag_id == f"aftercare_{plan}" and aftercare.subject_of(plan, ti_key.run_id) is not None
 
 
 def plan_of(dag_id: str) -> str:

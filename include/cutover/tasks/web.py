@@ -1,4 +1,4 @@
-"""Cutover's pages on Airflow's API server: the runs of a plan, a run's report, its incident document and its Data Docs.
+"""Cutover's pages on Airflow's API server: the runs of a plan, a run's report, its aftercare, incident document, Data Docs.
 
 Rendered from the evidence at each request, so they work while a run is on its way, and need neither source nor target.
 Whoever asks must be logged in to Airflow, and sees what belongs to a plan if they may see the DAG ``cutover_<plan>``. Only
@@ -25,10 +25,11 @@ from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from include.cutover import data_docs, pages, report
+from include.cutover import aftercare, aftercare_report, data_docs, pages, report
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.evidence import Evidence, evidence_root, slug
 from include.cutover.plan import Plan, load_plan, plans_folder
+from include.cutover.plan_afterwards import EVIDENCE_ASIDE
 from include.cutover.steps.step import frozen_plan, subject_of
 from include.cutover.tasks.links import plan_of
 
@@ -189,7 +190,7 @@ def _plans() -> list[str]:
     names = {path.stem for path in plans_folder().glob("*.yaml")}
     if evidence_root().is_dir():
         names |= {folder.name for folder in evidence_root().iterdir() if folder.is_dir()}
-    return sorted(name for name in names if _PLAN.fullmatch(name))
+    return sorted(name for name in names - EVIDENCE_ASIDE if _PLAN.fullmatch(name))
 
 
 @app.get("/")
@@ -224,6 +225,9 @@ def of_dag_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> 
     if not name:
         raise _not_found("This DAG is no part of a cutover, so its runs have no report.")
     plan = readable_plan(name, request, user)
+    watched = aftercare.subject_of(plan, run_id) if dag_id == f"aftercare_{plan}" else None
+    if watched is not None:
+        return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(watched))}/aftercare", status.HTTP_303_SEE_OTHER)
     subject = _subject(plan, run_id) or run_id
     if not Evidence.of(plan, subject).exists:
         raise _not_found("This run left no evidence, or has not yet; the log of its first task tells why.")
@@ -254,6 +258,8 @@ def run_page(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -
     # Whether it is open is asked first: a run that is sealed in between is drawn again once more, not once too little.
     is_open = _is_open(evidence)
     html = report.run_report(evidence, _plan_of_run(plan, evidence))
+    if aftercare.evidence_of(plan, evidence.folder.name).exists:
+        html = html.replace("<h1", '<p><a href="aftercare">After go-live: what was found since</a></p><h1', 1)
     return _document(
         _LINK_TO_FILE.sub(_only_what_is_served, html), request, again_after=REFRESH_SECONDS if is_open else None
     )
@@ -286,6 +292,21 @@ def _plan_of_run(plan: str, evidence: Evidence) -> Plan:
         return frozen_plan(evidence) or load_plan(plan)
     except ValidationError:
         return load_plan(plan)
+
+
+@app.get("/{plan}/{run}/aftercare")
+def after_go_live(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
+    """The post-cutover report as of this moment."""
+    watched = aftercare.evidence_of(plan, evidence.folder.name)
+    if watched.folder.is_symlink() or not watched.exists:
+        raise _not_found("Nobody looked after this run, or has not yet.")
+    is_over = aftercare.is_over(watched)
+    html = aftercare_report.render(watched, evidence, _plan_of_run(plan, evidence))
+    return _document(
+        html.replace("<main>", '<main><p><a href="./">Report of the cutover</a></p>', 1),
+        request,
+        again_after=None if is_over else REFRESH_SECONDS,
+    )
 
 
 @app.get("/{plan}/{run}/incident")

@@ -1,0 +1,120 @@
+"""The aftercare's steps as Airflow tasks, none of which holds a worker while it waits, and the ways between the DAGs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from airflow.sdk import BaseOperator
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException, DagRunTriggerException
+
+from include.cutover import aftercare
+from include.cutover.plan import Plan
+from include.cutover.steps import aftercare as steps
+from include.cutover.steps.aftercare import NotYet, Watch
+from include.cutover.steps.step import Body, Report
+from include.cutover.tasks.connections import AirflowEnds
+from include.cutover.tasks.gates import Gate
+from include.cutover.tasks.operators import StepOperator, caller_of, step_of
+
+
+def watch_of(plan: str, name: str, context: Any) -> Watch:
+    """The step as Airflow calls it."""
+    return Watch(plan, name, caller_of(context), AirflowEnds())
+
+
+class AftercareOperator(StepOperator):
+    """Runs one step of the aftercare; when that is not due, its worker is free until then."""
+
+    def run_step(self, name: str, body: Body, context: Any) -> Report:
+        """See ``StepOperator``."""
+        try:
+            return steps.run(watch_of(self.plan, name, context), body, self.arguments)
+        except NotYet as later:
+            raise AirflowRescheduleException(later.until) from None
+
+
+class RollbackQuestion(Gate):
+    """Waits for a red look, without a worker, then asks the lead and the deputies whether to roll back.
+
+    No answer means that the application stays live: what it wrote since go-live is not thrown away because nobody was there.
+    Skipped when the aftercare ends without a red look.
+    """
+
+    def __init__(self, *, plan: Plan, **kwargs: Any) -> None:
+        super().__init__(plan=plan, gate=aftercare.QUESTION, question=f"Roll {plan.application} back to SQLite?", **kwargs)
+        self.options = [aftercare.ROLL_BACK, aftercare.STAY]
+        self.defaults = [aftercare.STAY]
+
+    def execute(self, context: Any) -> Any:
+        """Come again later, skip, or ask."""
+        watch = watch_of(self.plan_name, self.task_id, context)
+        try:
+            question = steps.wait_for_question(watch)
+        except NotYet as later:
+            raise AirflowRescheduleException(later.until) from None
+        if question is None:
+            raise AirflowSkipException("there is nothing to ask")
+        self.body = steps.ask(watch, question)
+        return self.wait_for_answer(context)
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
+        """Record the answer that Airflow brings."""
+        chosen, by = self.read_answer(context, event)
+        answer = steps.answered(watch_of(self.plan_name, self.task_id, context), chosen, by)
+        return {"answer": answer, "by": by}
+
+
+class StartAftercare(BaseOperator):
+    """Triggers the aftercare of a run that went live; skipped for any other.
+
+    Stands before ``close_run``, which alone decides the colour of the run: failing here changes nothing of how it ended. It
+    can be cleared, and the aftercare can be triggered by hand.
+    """
+
+    def __init__(self, *, plan: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+
+    def execute(self, context: Any) -> None:
+        """Trigger, once for each cutover."""
+        step = step_of(self.plan, "start_aftercare", context)
+        if not step.plan.aftercare.enabled or not aftercare.is_live(step.evidence):
+            raise AirflowSkipException("there is nothing to look after")
+        raise _trigger(f"aftercare_{self.plan}", f"aftercare__{step.run_id}"[:240], {"run_id": step.run_id})
+
+
+class StartRollback(BaseOperator):
+    """Triggers the rollback that an entitled person asked for; skipped when nobody did.
+
+    Who asked stands in the aftercare's evidence; Airflow would name who took the run live.
+    """
+
+    def __init__(self, *, plan: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.plan = plan
+
+    def execute(self, context: Any) -> None:
+        """Trigger, once for each answer."""
+        watch = watch_of(self.plan, "start_rollback", context)
+        run_id = steps.request_rollback(watch)
+        if run_id is None:
+            raise AirflowSkipException("nobody asked for a rollback")
+        raise _trigger(f"rollback_{self.plan}", run_id, {"run_id": watch.run_id, "reason": "asked for by the aftercare"})
+
+
+def _trigger(dag_id: str, run_id: str, form: dict[str, str]) -> DagRunTriggerException:
+    """What makes Airflow trigger that run and not wait for it. Its own operator loads Airflow's models: half a second more
+    for each task of a DAG file that names it."""
+    return DagRunTriggerException(
+        trigger_dag_id=dag_id,
+        dag_run_id=run_id,
+        conf=form,
+        logical_date=None,
+        reset_dag_run=False,
+        skip_when_already_exists=True,
+        wait_for_completion=False,
+        allowed_states=[],
+        failed_states=[],
+        poke_interval=60,
+        deferrable=False,
+    )
