@@ -19,7 +19,15 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command, catalog, configuration, recovery_commands, snapshots, verify_command
+from include.cutover import (
+    access_command,
+    assess_command,
+    catalog,
+    configuration,
+    recovery_commands,
+    snapshots,
+    verify_command,
+)
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
@@ -36,6 +44,7 @@ app.add_typer(stack_app, name="stack")
 app.add_typer(recovery_commands.fence_app, name="fence")
 app.add_typer(recovery_commands.evidence_app, name="evidence")
 app.command()(recovery_commands.rollback)
+app.add_typer(access_command.app, name="access")
 console = Console(highlight=False)
 
 
