@@ -18,9 +18,10 @@ from psycopg import sql
 from examples import receivers
 from examples.ward_ops import supervised
 from examples.ward_ops.supervised import WardOps
+from include.cutover import access
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.evidence import write_atomically
-from include.cutover.plan import ROOT
+from include.cutover.plan import ROOT, load_plan
 from include.cutover.processes import Roster
 from include.cutover.stack import Stack
 
@@ -158,32 +159,16 @@ class LocalSite:
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
+        # What a site's administrator does once. The application's role has no log-in: the cutover gives it one.
+        passwords = {ROLE: self._settings["application_password"], PIPELINE_ROLE: self._settings["pipeline_password"]}
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
-            names = {
-                "database": sql.Identifier(DATABASE),
-                "application": sql.Identifier(ROLE),
-                "pipeline": sql.Identifier(PIPELINE_ROLE),
-                "application_password": sql.Literal(self._settings["application_password"]),
-                "pipeline_password": sql.Literal(self._settings["pipeline_password"]),
-            }
-            # What a site's administrator runs once. The application's role has no log-in: the cutover gives it one.
-            for there, statements in (
-                (("pg_roles", "rolname", ROLE), ["CREATE ROLE {application} PASSWORD {application_password}"]),
-                (
-                    ("pg_roles", "rolname", PIPELINE_ROLE),
-                    [
-                        "CREATE ROLE {pipeline} LOGIN CREATEROLE PASSWORD {pipeline_password}",
-                        "GRANT {application} TO {pipeline} WITH ADMIN OPTION",
-                        "GRANT pg_read_all_settings TO {pipeline}",  # where the data lies, to see whether there is room
-                    ],
-                ),
-                (("pg_database", "datname", DATABASE), ["CREATE DATABASE {database} OWNER {pipeline}"]),
-            ):
-                catalog, column, name = there
-                query = sql.SQL("SELECT FROM {} WHERE {} = %s").format(sql.Identifier(catalog), sql.Identifier(column))
-                if connection.execute(query, [name]).fetchone() is None:
-                    for statement in statements:
-                        connection.execute(sql.SQL(statement).format(**names))
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        access.run(self.target.conninfo(DATABASE), load_plan("ward_ops"), roles=True)
+        with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
+            for role, password in passwords.items():
+                statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
+                connection.execute(statement)
 
     def _start_receivers(self) -> None:
         if not any(leader.name == "receivers" for leader in self.roster.running):

@@ -95,7 +95,7 @@ def role_statements(connection: psycopg.Connection, plan: Plan) -> list[str]:
     for role in _restricted(access):
         make.no_membership(role, [name for name in wanted if name != role])
     make.database(access)
-    make.schema(plan.target_schema, access.owner or access.pipeline)
+    make.schema(plan.target_schema, [name for name in (access.owner, access.pipeline) if name is not None])
     return make.done
 
 
@@ -233,17 +233,18 @@ class _Statements:
         text = sql.SQL(rest).format(**parts).as_string(self._connection)
         self.done.append(f"{verb} {', '.join(rights)} {text};")
 
-    def schema(self, schema: str, owner: str) -> None:
+    def schema(self, schema: str, owners: Sequence[str]) -> None:
+        """Of the first of them, or another one: after a rollback it is the pipeline's until its tables are handed over."""
         found = self._names(
             "SELECT pg_get_userbyid(nspowner), has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace"
             " WHERE nspname = %(schema)s",
             schema=schema,
         )
         if not found:
-            self._add("CREATE SCHEMA {schema} AUTHORIZATION {owner}", schema=schema, owner=owner)
+            self._add("CREATE SCHEMA {schema} AUTHORIZATION {owner}", schema=schema, owner=owners[0])
             return
-        if found[0][0] != owner:
-            self._add("ALTER SCHEMA {schema} OWNER TO {owner}", schema=schema, owner=owner)
+        if found[0][0] not in owners:
+            self._add("ALTER SCHEMA {schema} OWNER TO {owner}", schema=schema, owner=owners[0])
         if found[0][1]:
             self._add("REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC", schema=schema)
 

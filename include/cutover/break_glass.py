@@ -22,7 +22,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import psycopg
 from psycopg.conninfo import make_conninfo
 
-from include.cutover import after_go_live, claims, fence, lease, source_lease, ssh
+from include.cutover import after_go_live, claims, fence, lease, source_lease, ssh, tls
 from include.cutover.decision import has_touched
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence
@@ -76,7 +76,9 @@ class EndsOfEvidence:
                 where=f"connection {plan.connections.target}",
                 expected=f"--target, or {_variable(plan.connections.target)} in the environment",
             )
-        return make_conninfo(given, application_name=application_name[:63], connect_timeout=10)
+        where = f"connection {plan.connections.target}" if self.target is None else "--target"
+        conninfo = tls.demanded(given, plan.tls, where)
+        return make_conninfo(conninfo, application_name=application_name[:63], connect_timeout=10)
 
     def application_role(self, plan: Plan) -> str | None:
         """The role that the run recorded when it took the target."""

@@ -19,6 +19,7 @@ from include.cutover.checks import Check
 from include.cutover.embedded import Cluster
 from include.cutover.errors import CannotCheck, PlanInvalid, StepFailed
 from include.cutover.plan import Plan, load_plan, parse_plan
+from include.cutover.plan_access import Access
 from include.cutover.steps import moving
 from include.cutover.steps.step import Step
 from tests.assessing import sql_folder
@@ -42,7 +43,7 @@ class Site:
     sql: Path
 
     @property
-    def access(self) -> access.Access:
+    def access(self) -> Access:
         return access.required(self.plan)
 
     @property
