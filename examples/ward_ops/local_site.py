@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -88,11 +88,14 @@ class LocalSite:
         if not self.ward_ops.running:
             self.ward_ops.prepare(pings=pings, credentials=credentials, orphans=orphans)
         stack = self.stack  # makes what the parts below share, before they start side by side
+        self.start_without_airflow(lambda: None if stack.running else stack.start(DAGS))
+
+    def start_without_airflow(self, beside: Callable[[], object] = lambda: None) -> None:
+        """Start the application, its target and the receivers of notices; ``beside`` is called meanwhile."""
         self._start_target()  # where Ward OPS was moved already, it needs it
         with ThreadPoolExecutor() as pool:
             parts = [pool.submit(part) for part in (self.ward_ops.start, self._start_receivers)]
-            if not stack.running:
-                stack.start(DAGS)
+            beside()
         for part in parts:
             part.result()
 
@@ -143,6 +146,16 @@ class LocalSite:
             "ward_ops_slack": f"slackwebhook://:{token}@{webhook}",
             "ward_ops_mail": f"smtp://127.0.0.1:{self._settings['smtp_port']}/?disable_ssl=true&disable_tls=true",
         }  # fmt: skip
+
+    @property
+    def airflow_connections(self) -> dict[str, str]:
+        """The same as variables of an environment."""
+        return {f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()}
+
+    @property
+    def secrets(self) -> list[str]:
+        """Every password of the site."""
+        return [self.target.password, *(value for name, value in self._settings.items() if name.endswith("password"))]
 
     @property
     def environment(self) -> Mapping[str, str]:

@@ -15,7 +15,7 @@ from include.cutover.plan import Plan, load_plan
 
 app = typer.Typer(help="The roles in the target: owner, pipeline, application, reporting.", no_args_is_help=True)
 
-_MARKS = {"passed": "good   ", "failed": "bad    ", "unknown": "unknown"}
+_MARKS = {"passed": "good", "failed": "bad", "unknown": "could not check"}
 STATUS = {"passed": 0, "failed": 1, "unknown": 2}
 
 PlanName = Annotated[str, typer.Option("--plan", help="Name of the plan.")]
@@ -68,7 +68,7 @@ def check(plan: PlanName, target: Target, as_json: Annotated[bool, typer.Option(
 def tell(checks: list[Check]) -> None:
     """One line for each check: good, bad with what to do, or could not check."""
     for item in checks:
-        bad = item.outcome != "passed"
-        parts = [f"{_MARKS[item.outcome]} {item.title}", f"{item.found}" if item.found else "", item.do if bad else ""]
-        sys.stdout.write(" ".join(": ".join(part for part in parts[:2] if part).split()))
-        sys.stdout.write(f". {' '.join(parts[2].split())}\n" if parts[2] else "\n")
+        place = f" ({item.where})" if item.where and item.outcome != "passed" else ""
+        said = f"{_MARKS[item.outcome]} {item.title}{place}" + (f": {item.found}" if item.found else "")
+        do = f". {item.do}" if item.do and item.outcome != "passed" else ""
+        sys.stdout.write(" ".join(f"{said.rstrip('.')}{do}".split()) + "\n")
