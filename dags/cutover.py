@@ -146,6 +146,8 @@ def cutover_dag(plan: Plan) -> DAG:
                     step("set_sequences", moving.set_sequences),
                     step("analyze_tables", moving.analyze_tables, **moves_data),
                 ],
+                # An owner is changed under a lock of the whole table: after everything else that works on them.
+                *([step("grant_access", moving.grant_access)] if plan.access is not None else []),
             )
 
         with TaskGroup("verify", tooltip="The proof") as verify:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -18,9 +18,10 @@ from psycopg import sql
 from examples import receivers
 from examples.ward_ops import supervised
 from examples.ward_ops.supervised import WardOps
+from include.cutover import access
 from include.cutover.embedded import Cluster, binaries, free_port
 from include.cutover.evidence import write_atomically
-from include.cutover.plan import ROOT
+from include.cutover.plan import ROOT, load_plan
 from include.cutover.processes import Roster
 from include.cutover.roles import Accounts
 from include.cutover.stack import Stack
@@ -104,11 +105,14 @@ class LocalSite:
         if not self.ward_ops.running:
             self.ward_ops.prepare(pings=pings, credentials=credentials, orphans=orphans)
         stack = self.stack  # makes what the parts below share, before they start side by side
+        self.start_without_airflow(lambda: None if stack.running else stack.start(DAGS))
+
+    def start_without_airflow(self, beside: Callable[[], object] = lambda: None) -> None:
+        """Start the application, its target and the receivers of notices; ``beside`` is called meanwhile."""
         self._start_target()  # where Ward OPS was moved already, it needs it
         with ThreadPoolExecutor() as pool:
             parts = [pool.submit(part) for part in (self.ward_ops.start, self._start_receivers)]
-            if not stack.running:
-                stack.start(DAGS)
+            beside()
         for part in parts:
             part.result()
 
@@ -161,6 +165,16 @@ class LocalSite:
         }  # fmt: skip
 
     @property
+    def airflow_connections(self) -> dict[str, str]:
+        """The same as variables of an environment."""
+        return {f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()}
+
+    @property
+    def secrets(self) -> list[str]:
+        """Every password of the site."""
+        return [self.target.password, *(value for name, value in self._settings.items() if name.endswith("password"))]
+
+    @property
     def environment(self) -> Mapping[str, str]:
         """What the plan and the evidence read from the environment; holds the password of supervisord's interface."""
         short = (
@@ -185,32 +199,16 @@ class LocalSite:
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
+        # What a site's administrator does once. The application's role has no log-in: the cutover gives it one.
+        passwords = {ROLE: self._settings["application_password"], PIPELINE_ROLE: self._settings["pipeline_password"]}
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
-            names = {
-                "database": sql.Identifier(DATABASE),
-                "application": sql.Identifier(ROLE),
-                "pipeline": sql.Identifier(PIPELINE_ROLE),
-                "application_password": sql.Literal(self._settings["application_password"]),
-                "pipeline_password": sql.Literal(self._settings["pipeline_password"]),
-            }
-            # What a site's administrator runs once. The application's role has no log-in: the cutover gives it one.
-            for there, statements in (
-                (("pg_roles", "rolname", ROLE), ["CREATE ROLE {application} PASSWORD {application_password}"]),
-                (
-                    ("pg_roles", "rolname", PIPELINE_ROLE),
-                    [
-                        "CREATE ROLE {pipeline} LOGIN CREATEROLE CREATEDB PASSWORD {pipeline_password}",
-                        "GRANT {application} TO {pipeline} WITH ADMIN OPTION",
-                        "GRANT pg_read_all_settings TO {pipeline}",  # where the data lies, to see whether there is room
-                    ],
-                ),
-                (("pg_database", "datname", DATABASE), ["CREATE DATABASE {database} OWNER {pipeline}"]),
-            ):
-                catalog, column, name = there
-                query = sql.SQL("SELECT FROM {} WHERE {} = %s").format(sql.Identifier(catalog), sql.Identifier(column))
-                if connection.execute(query, [name]).fetchone() is None:
-                    for statement in statements:
-                        connection.execute(sql.SQL(statement).format(**names))
+            if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
+                connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
+        access.run(self.target.conninfo(DATABASE), load_plan("ward_ops"), roles=True)
+        with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
+            for role, password in passwords.items():
+                statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))
+                connection.execute(statement)
 
     def _start_receivers(self) -> None:
         if not any(leader.name == "receivers" for leader in self.roster.running):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from include.cutover import catalog, files, source
+from include.cutover import catalog, files, source, tls
 from include.cutover.assessment import Assessment, Finding, Progress, read_target
 from include.cutover.assessment_decided import assess_decided
 from include.cutover.assessment_page import render_html
@@ -70,7 +70,7 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
         clone = scratch / "clone.db"
         try:
             source.sound_clone(file, clone)
-            with _target(target, scratch) as conninfo:
+            with _target(target, scratch, plan) as conninfo:
                 made = read_target(conninfo, plan.sql_folder)
             tell = _Teller(err)
             try:
@@ -84,10 +84,10 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
 
 
 @contextlib.contextmanager
-def _target(url: str | None, scratch: Path) -> Iterator[str]:
+def _target(url: str | None, scratch: Path, plan: Plan) -> Iterator[str]:
     """The connection string of the given server, or of one that lives as long as the block."""
     if url is not None:
-        yield catalog.libpq_url(url)
+        yield tls.demanded(catalog.libpq_url(url), plan.tls, "--target")
         return
     cluster = Cluster(scratch / "postgres", free_port())
     try:

@@ -8,7 +8,6 @@ recorded, and sent by whoever runs this.
 from __future__ import annotations
 
 import contextlib
-import json
 import logging
 import os
 import time
@@ -17,12 +16,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, unquote, urlsplit
 
-import psycopg
 from psycopg.conninfo import make_conninfo
 
-from include.cutover import after_go_live, claims, fence, lease, source_lease, ssh
+from include.cutover import after_go_live, claims, environment, fence, lease, source_lease, tls
 from include.cutover.decision import has_touched
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import Event, Evidence
@@ -70,14 +67,16 @@ class EndsOfEvidence:
 
     def target_conninfo(self, plan: Plan, application_name: str) -> str:
         """The target as it was given, or from the environment."""
-        given = self.target or _from_environment(plan.connections.target)
+        given = self.target or environment.conninfo(plan.connections.target)
         if given is None:
             raise CannotCheck(
                 "nothing says how to log in to the target",
                 where=f"connection {plan.connections.target}",
-                expected=f"--target, or {_variable(plan.connections.target)} in the environment",
+                expected=f"--target, or {environment.variable(plan.connections.target)} in the environment",
             )
-        return make_conninfo(given, application_name=application_name[:63], connect_timeout=10)
+        where = f"connection {plan.connections.target}" if self.target is None else "--target"
+        conninfo = tls.demanded(given, plan.tls, where)
+        return make_conninfo(conninfo, application_name=application_name[:63], connect_timeout=10)
 
     def application_role(self, plan: Plan) -> str | None:
         """The role that the run recorded when it took the target."""
@@ -98,63 +97,7 @@ class EndsOfEvidence:
 
     def remote(self, plan: Plan, connection: str) -> Ssh:
         """The host of an SSH connection of the environment."""
-        found = _fields_from_environment(connection)
-        if found is None:
-            raise CannotCheck(
-                "nothing says how to log in to a host of the plan",
-                where=f"connection {connection}",
-                expected=f"{_variable(connection)} in the environment",
-            )
-        return Ssh(ssh.login(connection, may_be_unverified=connection in plan.connections.ssh_unverified, **found))
-
-
-def _variable(connection: str) -> str:
-    return f"AIRFLOW_CONN_{connection.upper()}"
-
-
-def _from_environment(connection: str) -> str | None:
-    """An Airflow connection in the environment, in JSON or as a URL, as a connection string; None where there is none."""
-    text = os.environ.get(_variable(connection), "").strip()
-    if not text:
-        return None
-    try:
-        if not text.startswith("{"):
-            return make_conninfo(text)
-        found = _from_json(text)
-        fields = {"host": "host", "port": "port", "login": "user", "password": "password", "schema": "dbname"}
-        return make_conninfo("", **{name: found[key] for key, name in fields.items() if found.get(key)}, **found["extra"])
-    except (ValueError, TypeError, psycopg.ProgrammingError):  # the error's own text may hold the password
-        raise _unreadable(connection, "postgresql://…") from None
-
-
-def _fields_from_environment(connection: str) -> dict[str, Any] | None:
-    """An Airflow connection of a host in the environment, in JSON or as a URL; None where there is none."""
-    text = os.environ.get(_variable(connection), "").strip()
-    if not text:
-        return None
-    try:
-        if text.startswith("{"):
-            found = _from_json(text)
-            return {"user": found.get("login"), **{name: found.get(name) for name in ("host", "port", "password", "extra")}}
-        parts = urlsplit(text)
-        extra = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if "__extra__" in extra:  # how Airflow writes what is more than text
-            extra = json.loads(extra["__extra__"])
-        given = {"host": parts.hostname, "user": parts.username, "password": parts.password}
-        decoded = {name: None if value is None else unquote(value) for name, value in given.items()}
-        return {**decoded, "port": parts.port, "extra": extra}
-    except (ValueError, TypeError):
-        raise _unreadable(connection, "ssh://…") from None
-
-
-def _from_json(text: str) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(text)
-    extra = found.get("extra") or {}
-    return {**found, "extra": json.loads(extra) if isinstance(extra, str) else extra}
-
-
-def _unreadable(connection: str, url: str) -> CannotCheck:
-    return CannotCheck("the connection cannot be read", where=_variable(connection), expected=f"JSON, or {url}")
+        return environment.host(connection, unverified=plan.connections.ssh_unverified)
 
 
 def rollback(

@@ -19,6 +19,7 @@ import psycopg
 from psycopg import errors
 from psycopg.rows import tuple_row
 
+from include.cutover import tls
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.masking import mask
 
@@ -291,6 +292,8 @@ def session(
     except psycopg.OperationalError as error:
         found = connection_problem(error, str(given.get("password") or ""))
         answered = "FATAL:" in found  # the server's word; libpq itself has no such
+        if (insecure := tls.problem(found)) is not None:
+            raise Unreachable(insecure[0], where=where, found=found, do=insecure[1]) from None
         raise Unreachable(
             "the target does not let this user in" if answered else "the target does not answer",
             where=where,

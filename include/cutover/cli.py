@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
@@ -20,9 +20,11 @@ from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
 from include.cutover import (
+    access_command,
     assess_command,
     catalog,
     configuration,
+    doctor_command,
     recovery_commands,
     retention_command,
     roles_command,
@@ -33,6 +35,7 @@ from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
 from include.cutover.masking import mask
+from include.cutover.notices import Channel
 from include.cutover.plan import ROOT, DotenvConfiguration, Plan, load_plan, plans_folder
 from include.cutover.roles import Accounts
 from include.cutover.stack import Stack
@@ -48,6 +51,7 @@ app.add_typer(recovery_commands.evidence_app, name="evidence")
 app.add_typer(roles_command.app, name="roles")
 app.command()(recovery_commands.rollback)
 app.command(name="retention")(retention_command.command)
+app.add_typer(access_command.app, name="access")
 console = Console(highlight=False)
 
 
@@ -189,6 +193,28 @@ def verify(
             as_json=as_json,
         )
     )
+
+
+@app.command()
+def doctor(
+    plan: PlanName,
+    target: Annotated[
+        str | None, typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; AIRFLOW_CONN_… when left out.")
+    ] = None,
+    source: Annotated[Path | None, typer.Option(help="The application's SQLite file; AIRFLOW_CONN_… when left out.")] = None,
+    send: Annotated[bool, typer.Option("--send", help="Send a test message to every channel.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False,
+) -> None:
+    """Look at everything that can be looked at a week ahead. Status 0 all good, 1 something bad, 2 could not check."""
+    raise typer.Exit(
+        doctor_command.run(plan, target=target, source=source, send=send, as_json=as_json, channels=_airflow_channels)
+    )
+
+
+def _airflow_channels(plan: Plan) -> Sequence[Channel]:
+    from include.cutover.tasks.channels import channels  # the hooks that send a cutover's notices; Airflow is not cheap
+
+    return channels(plan)
 
 
 @stack_app.command(name="up")

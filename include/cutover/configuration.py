@@ -50,6 +50,17 @@ def secrets(settings: Settings, kept: Path) -> set[str]:
     return {value for value in found if len(value) >= _SECRET_LENGTH}
 
 
+def read(settings: Settings, *, remote: Remote) -> dict[str, str]:
+    """All keys and values that it holds now, secrets among them.
+
+    Raises:
+        CannotCheck: When it cannot be read.
+    """
+    if isinstance(settings, DotenvConfiguration):
+        return dotenv_file.read(settings.file)
+    return _store(settings, remote).read()
+
+
 def kept_as(settings: Settings, run: str, private: Path) -> Path:
     """Where the configuration from before the switch is kept.
 

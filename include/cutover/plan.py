@@ -13,7 +13,7 @@ import codecs
 import os
 import re
 import string
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +30,7 @@ from pydantic import (
 )
 
 from include.cutover.errors import PlanInvalid
+from include.cutover.plan_access import Access, DatabaseBackups, Secrets, Tls, passwords
 from include.cutover.plan_afterwards import EVIDENCE_ASIDE, Aftercare, Retention
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -555,6 +556,12 @@ class Plan(Model):
             alter others. See docs/decisions/0004-the-targets-fence.md.
         ignored_tables: Tables of the source that are left behind, each with the reason.
         source_objects: What became of the source's views, triggers and the like, by name.
+        access: The roles in the target.
+        secrets: Where passwords are found that are not in the connections.
+        tls: What every session with the target must have, the pipeline's and the application's. ``require``: encrypted.
+            ``verify-full``: and with the server that the connection names.
+        database_backups: What ``doctor`` demands of PostgreSQL's own backups.
+        schema_version: Revision of Alembic that the plan's SQL was written for; ``doctor`` compares it with the source's.
     """
 
     name: Identifier
@@ -562,6 +569,11 @@ class Plan(Model):
     connections: Connections
     target_schema: str = "public"
     target_fence: Literal["login", "privileges"] = "login"
+    access: Access | None = None
+    secrets: Secrets = Secrets()
+    tls: Tls | None = None
+    database_backups: DatabaseBackups | None = None
+    schema_version: str | None = None
     tables: dict[str, Table] = Field(min_length=1)
     ignored_tables: dict[str, Reason] = {}
     source_objects: dict[str, Reason] = {}
@@ -664,10 +676,11 @@ def _expand(value: Any, path: str, environment: Mapping[str, str], faults: list[
     return _VARIABLE.sub(replace, value)
 
 
-def _describe(error: dict[str, Any]) -> str:
+def _describe(error: dict[str, Any], hidden: Collection[str] = ()) -> str:
     path = ".".join(str(part) for part in error["loc"]) or "the file"
     found = error.get("input")
-    shown = "" if isinstance(found, dict | list | tuple | BaseModel) else f", found {found!r}"
+    hide = isinstance(found, dict | list | tuple | BaseModel) or str(found) in hidden
+    shown = "" if hide else f", found {found!r}"
     message = error["msg"].removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
         return f"{path}: unknown key{shown}; remove it or correct its spelling"
@@ -690,10 +703,12 @@ def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = No
         raise PlanInvalid("a plan is a mapping of keys", [f"the file: found {type(data).__name__}"], where=where)
     faults: list[str] = []
     data = _expand(data, "", os.environ if environment is None else environment, faults)
+    secret, hidden = passwords(data)
+    faults += secret
     try:
         plan = Plan.model_validate(data)
     except ValidationError as error:
-        faults += [_describe(dict(item)) for item in error.errors()]
+        faults += [_describe(dict(item), hidden) for item in error.errors()]
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}"
         raise PlanInvalid(f"the plan has {count}", faults, where=where)
@@ -701,7 +716,7 @@ def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = No
 
 
 def load_plan(name: str) -> Plan:
-    """The plan of that name. With ``CUTOVER_NO_SERVICES=1`` the data alone is moved: no services, no configuration.
+    """The plan of that name. With ``CUTOVER_NO_SERVICES=1`` the data alone is moved: no services, configuration and roles.
 
     Raises:
         PlanInvalid: When there is no such plan or it has faults.
@@ -727,5 +742,5 @@ def load_plan(name: str) -> Plan:
             "the name differs from the file's", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)
         )
     if os.environ.get("CUTOVER_NO_SERVICES") == "1":
-        return plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None})
+        return plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None, "access": None})
     return plan

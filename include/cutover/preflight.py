@@ -24,7 +24,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from include.cutover import application, catalog, fence, files, room, services, source, target_fence
+from include.cutover import application, catalog, fence, files, room, services, source, target_fence, tls
 from include.cutover.checks import Check, Outcome
 from include.cutover.commands import Remote, no_remote
 from include.cutover.errors import CannotCheck, CutoverError
@@ -99,8 +99,10 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
     try:
         connection = catalog.connect(conninfo, seconds=5)
     except psycopg.Error as error:
-        do = "Check that the server runs and that the connection in Airflow is right."
-        return [Check("target_reachable", title, "failed", found=_reason(error, conninfo), do=do, where=where)]
+        reason = _reason(error, conninfo)
+        insecure = tls.problem(reason)
+        do = insecure[1] if insecure else "Check that the server runs and that the connection in Airflow is right."
+        return [Check("target_reachable", title, "failed", found=reason, do=do, where=where)]
     target = _Target(connection, conninfo, plan, source_bytes, application_role)
     with connection:
         looks: list[tuple[str, str, Callable[[], _Found]]] = [

@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from include.cutover.errors import CannotCheck, CutoverError, StepFailed
 from include.cutover.masking import mask
 from include.cutover.plan import ComposeControl, Service, SupervisorControl, SystemdControl
 
-__all__ = ["ServiceResult", "State", "may_control", "start", "states", "status", "stop"]
+__all__ = ["ServiceResult", "State", "environment", "may_control", "start", "states", "status", "stop"]
 
 log = logging.getLogger(__name__)
 
@@ -121,6 +121,15 @@ def may_control(service: Service, remote: Remote = no_remote) -> str:
         Unreachable, CannotCheck: As ``stop``.
     """
     return _controller(service, remote)[0].may_control()
+
+
+def environment(service: Service, remote: Remote = no_remote) -> Mapping[str, str] | None:
+    """The environment of its running process, which holds secrets; None where it cannot be seen.
+
+    Raises:
+        Unreachable, CannotCheck: As ``stop``.
+    """
+    return _controller(service, remote)[0].environment()
 
 
 def kept_logs(

@@ -28,6 +28,7 @@ from include.cutover import (
     source,
     structure,
     target,
+    tls,
     verification,
 )
 from include.cutover.checks import Check, Outcome
@@ -120,7 +121,8 @@ def run(
     out, err = out or sys.stdout, err or sys.stderr
     try:
         plan = load_plan(plan_name)
-        found = verify(plan, file, catalog.libpq_url(target_url), tables=tables, counts_only=counts_only)
+        conninfo = tls.demanded(catalog.libpq_url(target_url), plan.tls, "--target")
+        found = verify(plan, file, conninfo, tables=tables, counts_only=counts_only)
     except CutoverError as error:
         err.write(f"cutover: {mask(str(error))}\n")
         return NOT_COMPARED

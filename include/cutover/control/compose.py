@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from include.cutover.commands import Ran, Runner
-from include.cutover.control.controller import LOG_LINES, ByCommands, State
+from include.cutover.control.controller import LOG_LINES, LOOK_SECONDS, ByCommands, State
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.plan import ComposeControl
 
@@ -117,6 +117,25 @@ class Compose(ByCommands):
     def hopeless(self, state: State) -> bool:
         """A container ended, whether or not a restart policy starts it again."""
         return state.failing or not _ENDED.isdisjoint(state.name.split(", "))
+
+    def environment(self) -> Mapping[str, str] | None:
+        """What its containers were made with, of the first of them that the engine shows."""
+        ran = self._ask("ps", *self._all, "--format", "json")
+        try:
+            found = [item.id for item in containers(ran.output) if item.service == self._control.service]
+        except (ValueError, TypeError, KeyError, AttributeError):
+            return None
+        if not found:
+            return None
+        *head, last = self._control.engine
+        engine = head if last == "compose" else [*head, last.removesuffix("-compose")]
+        shown = self._runner.run(
+            [*engine, "inspect", "--format", "{{json .Config.Env}}", found[0]], LOOK_SECONDS, secret=True
+        )
+        try:
+            return dict(str(part).partition("=")[::2] for part in json.loads(shown.output)) if shown.code == 0 else None
+        except (ValueError, TypeError):
+            return None
 
     def output(self) -> str:
         """Its containers' logs."""

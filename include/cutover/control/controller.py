@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -92,6 +92,14 @@ class Controller(Protocol):
         """Why its orders would be refused; empty where nothing says so. Changes nothing."""
         ...
 
+    def environment(self) -> Mapping[str, str] | None:
+        """The environment of its running process; it holds secrets. None where it cannot be seen.
+
+        Raises:
+            CutoverError: As ``state``.
+        """
+        ...
+
     def output(self) -> str:
         """The last lines that it wrote, where its controller keeps them; not masked.
 
@@ -99,6 +107,16 @@ class Controller(Protocol):
             CutoverError: When they cannot be had.
         """
         ...
+
+
+def environment_of(runner: Runner, pid: int) -> Mapping[str, str] | None:
+    """The environment that a process was started with; None where it is not there, or is closed to this user."""
+    if pid <= 0:
+        return None
+    ran = runner.run(["cat", f"/proc/{pid}/environ"], LOOK_SECONDS, secret=True)
+    if ran.code != 0:
+        return None
+    return dict(part.partition("=")[::2] for part in ran.output.split("\0") if "=" in part)
 
 
 class ByCommands:
@@ -152,3 +170,7 @@ class ByCommands:
     def may_control(self) -> str:
         """Nothing says that it may not."""
         return ""
+
+    def environment(self) -> Mapping[str, str] | None:
+        """A command does not say which process it started."""
+        return None

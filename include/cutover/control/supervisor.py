@@ -7,12 +7,13 @@ import http.client
 import os
 import time
 import xmlrpc.client
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from xml.parsers.expat import ExpatError
 
 from include.cutover.commands import Runner
-from include.cutover.control.controller import LOG_BYTES, Disobeyed, State
+from include.cutover.control.controller import LOG_BYTES, Disobeyed, State, environment_of
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
 from include.cutover.plan import SupervisorControl
@@ -75,7 +76,7 @@ class Supervisor:
         address = parts.netloc.rpartition("@")[2]
         self.url = urlunsplit(parts._replace(netloc=address))
         self.where = f"program {control.program} of supervisord at {self.url} {runner.where}".strip()
-        self._program = control.program
+        self._program, self._runner = control.program, runner
         headers = []
         if control.password_env is not None:
             password = os.environ.get(control.password_env)
@@ -176,6 +177,10 @@ class Supervisor:
     def may_control(self) -> str:
         """Whoever may ask supervisord may order it."""
         return ""
+
+    def environment(self) -> Mapping[str, str] | None:
+        """Of the process that supervisord started, where it runs."""
+        return environment_of(self._runner, int(self._ask("getProcessInfo", self._program)["pid"]))
 
     def _order(self, method: str, harmless: int) -> None:
         try:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from include.cutover.commands import Runner
-from include.cutover.control.controller import LOG_LINES, ByCommands, State
+from include.cutover.control.controller import LOG_LINES, ByCommands, State, environment_of
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.plan import SystemdControl
 
@@ -83,6 +85,12 @@ class Systemd(ByCommands):
             if ran.code != 0:
                 return f"sudo does not let {verb} through without a password"
         return ""
+
+    def environment(self) -> Mapping[str, str] | None:
+        """Of the unit's main process."""
+        ran = self._look(["systemctl", *self._user, "show", "--property=MainPID", "--value", "--", self._unit])
+        pid = ran.output.strip()
+        return environment_of(self._runner, int(pid)) if ran.code == 0 and pid.isdecimal() else None
 
     def output(self) -> str:
         """From the journal."""

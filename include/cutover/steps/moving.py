@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from include.cutover import (
+    access,
     backup,
     content,
     copying,
@@ -213,6 +214,14 @@ def analyze_tables(step: Step) -> Report:
     """Statistics for the planner, so that the application is not slow in its first minutes."""
     finishing.analyze(step.target, step.plan.target_schema, step.guard)
     return Report("statistics gathered")
+
+
+def grant_access(step: Step) -> Report:
+    """The tables become their owner's, and reporting may read them, but for the secret columns. Safe to run again."""
+    roles = access.required(step.plan)
+    done = access.run(step.target, step.plan, roles=False, guard=step.guard)
+    about = ", ".join(name for name in (roles.owner, roles.reporting) if name is not None)
+    return Report(f"rights of {about or roles.application}: {len(done)} statements", {"statements": len(done)})
 
 
 def _apply(step: Step, kind: str) -> Report:

@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from include.cutover import (
+    access,
     after_go_live,
     assessment,
     assessment_decided,
@@ -201,6 +202,8 @@ def check_target(step: Step) -> Report:
         source_bytes=step.source.stat().st_size if step.source.exists() else 0,
         application_role=step.ends.application_role(step.plan),
     )
+    if step.plan.access is not None and checks[0].outcome == "passed":
+        checks += access.checks(step.target, step.plan)
     return Report(_count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
 
 

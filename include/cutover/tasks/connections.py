@@ -7,7 +7,7 @@ from urllib.parse import unquote
 
 from psycopg.conninfo import make_conninfo
 
-from include.cutover import ssh
+from include.cutover import credentials, ssh, tls
 from include.cutover.errors import CannotCheck
 from include.cutover.identities import Identities
 from include.cutover.notices import Channel
@@ -37,8 +37,9 @@ def source_path(plan: Plan) -> Path:
 
 
 def target_conninfo(plan: Plan, application_name: str) -> str:
-    """libpq connection string of ``connections.target``; it holds the password."""
-    return _conninfo(plan.connections.target, application_name)
+    """libpq connection string of ``connections.target``; it holds the password. With TLS where the plan demands it."""
+    conninfo = _conninfo(plan.connections.target, application_name)
+    return tls.demanded(conninfo, plan.tls, f"connection {plan.connections.target}")
 
 
 def application_role(plan: Plan) -> str | None:
@@ -52,11 +53,36 @@ def application_role(plan: Plan) -> str | None:
 
 
 def application_url(plan: Plan) -> str:
-    """The URL that goes into the application's configuration; it holds the password."""
+    """The URL that goes into the application's configuration; it holds the password.
+
+    The password is the one that the plan's ``secrets.application`` leads to; without it, the connection's. What the
+    connection says of TLS goes along, and what the plan demands.
+    """
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
     hook = PostgresHook(postgres_conn_id=plan.connections.application)
-    return str(hook.sqlalchemy_url.set(drivername="postgresql+psycopg").render_as_string(hide_password=False))
+    url = hook.sqlalchemy_url.set(drivername="postgresql+psycopg")
+    extra = hook.connection.extra_dejson
+    options = {name: str(extra[name]) for name in tls.OPTIONS if name in extra} | dict(url.query)
+    if plan.tls is not None:
+        where = f"connection {plan.connections.application}"
+        tls.require({**options, "host": str(options.get("host") or url.host or "")}, plan.tls, where)
+        options.setdefault("sslmode", plan.tls)
+    if plan.secrets.application is not None:
+        url = url.set(password=credentials.read(plan.secrets.application, password, "secrets.application"))
+    return str(url.set(query=options).render_as_string(hide_password=False))
+
+
+def password(connection_id: str) -> str | None:
+    """The password of a connection, from whichever of Airflow's secrets backends; None where it is not defined."""
+    from airflow.sdk import BaseHook
+    from airflow.sdk.exceptions import AirflowNotFoundException
+
+    try:
+        found = BaseHook.get_connection(connection_id).password
+    except AirflowNotFoundException:
+        return None
+    return None if found is None else str(found)
 
 
 def remote(plan: Plan, connection_id: str) -> Ssh:
