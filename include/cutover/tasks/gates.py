@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import preflight
+from include.cutover import clock, preflight
 from include.cutover.checks import Check
 from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
 from include.cutover.plan import Plan
+from include.cutover.steps import telling
 from include.cutover.steps.step import Step, Terms, may_run
 from include.cutover.tasks.operators import step_of
+
+_BEHIND = {"go_no_go": "stop_services", "approve": "switch_configuration"}
 
 
 class Gate(HITLOperator):
@@ -53,12 +56,17 @@ class Gate(HITLOperator):
         events = step.evidence.events()
         opened = next(event for event in events if event["event"] == "run.opened")
         unknown = open_questions(events, step.plan)
+        late = self._late(events)
         if opened.get("approve") == "auto":
-            answer = NO_GO if unknown else GO
-            self._record(step, answer, by=None, automatic=True)
+            answer = NO_GO if unknown or late else GO
+            self._record(step, answer, by=None, automatic=True, late=late)
             return {"answer": answer, "automatic": True}
+        if late:
+            self._record(step, NO_GO, by=None, automatic=False, late=late)
         self.body = briefing(events, step.plan)
-        step.evidence.append("gate.asked", gate=self.gate, minutes=step.plan.gates.response_minutes)
+        self.response_timeout = self._time_to_answer(step)
+        step.evidence.append("gate.asked", gate=self.gate, minutes=round(self.response_timeout.total_seconds() / 60, 2))
+        telling.deliver(step.evidence, step.plan, step.ends.channels)
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
@@ -69,13 +77,30 @@ class Gate(HITLOperator):
         responder = result["responded_by_user"]
         by = None if responder is None else str(responder["name"])
         chosen = result["chosen_options"]
-        answer = GO if chosen == [GO] and by in step.entitled else NO_GO
-        self._record(step, answer, by=by, automatic=False)
+        go = chosen == [GO] and by in step.entitled
+        late = self._late(step.evidence.events()) if go else ""
+        answer = GO if go and not late else NO_GO
+        self._record(step, answer, by=by, automatic=False, late=late)
         return {"answer": answer, "by": by}
 
-    def _record(self, step: Step, answer: str, *, by: str | None, automatic: bool) -> None:
-        step.evidence.append("gate", gate=self.gate, answer=answer, by=by, automatic=automatic)
+    def _late(self, events: list[Event]) -> str:
+        """Why a go would come too late for what stands behind the gate."""
+        found = clock.read(events)
+        return "" if found is None else found.late(_BEHIND[self.gate])
+
+    def _time_to_answer(self, step: Step) -> timedelta:
+        """As the plan says, and not beyond the deadline: a later answer would not count."""
+        given = timedelta(minutes=step.plan.gates.response_minutes)
+        found = clock.read(step.evidence.events())
+        return given if found is None else max(timedelta(seconds=1), min(given, found.deadline - datetime.now(UTC)))
+
+    def _record(self, step: Step, answer: str, *, by: str | None, automatic: bool, late: str = "") -> None:
+        if late:
+            step.evidence.append("late", step=self.gate, reason=late)
+        step.evidence.append("gate", gate=self.gate, answer=answer, by=by, automatic=automatic, late=late)
         step.log.info("%s: %s by %s", self.gate, answer, "the plan's permission" if automatic else by or "nobody in time")
+        if late:
+            raise AirflowFailException(f"{self.gate}: no-go, there is no time left: {late}")
         if answer != GO:
             raise AirflowFailException(f"{self.gate}: no-go" + ("" if automatic or by else ", nobody answered in time"))
 
@@ -105,6 +130,7 @@ def briefing(events: list[Event], plan: Plan) -> str:
         f"**{plan.application}**, opened by {opened['actor']}: {opened['reason']}",
         "",
         f"The window of {plan.window.minutes} minutes ends at {opened['window_end'][:16].replace('T', ' ')} UTC.",
+        *_time_left(events),
         "",
         "| step | outcome | what was found |",
         "|---|---|---|",
@@ -120,6 +146,20 @@ def briefing(events: list[Event], plan: Plan) -> str:
         lines += [f"- {check.title}: {check.found} {check.do}" for check in unknown]
     lines += ["", f"No answer within {plan.gates.response_minutes:g} minutes means no-go."]
     return "\n".join(lines)
+
+
+def _time_left(events: list[Event]) -> list[str]:
+    """Until when a go counts, and how long that is."""
+    found = clock.read(events)
+    if found is None:
+        return []
+    minutes = max(0.0, (found.deadline - datetime.now(UTC)).total_seconds() / 60)
+    return [
+        "",
+        f"**A run that is not live before {found.deadline:%Y-%m-%d %H:%M:%S} UTC goes back by itself: {minutes:.0f} minutes "
+        f"are left.** Going back takes {found.rollback_seconds / 60:.1f} minutes, as "
+        f"{f'the rehearsal {found.measured_by} measured' if found.measured_by else 'the plan says'}, and a margin.",
+    ]
 
 
 def _cell(text: str) -> str:
