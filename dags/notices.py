@@ -26,7 +26,13 @@ from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.releasing import edit_notice
 
 FORM = {
-    "action": Param("preview", type="string", enum=["preview", "release", "withhold"], title="What to do"),
+    "action": Param(
+        "preview",
+        type="string",
+        enum=["preview", "release", "withhold"],
+        title="What to do",
+        description="preview only shows; release and withhold concern the notice named below.",
+    ),
     "notice": Param(
         None,
         type=["null", "string"],

@@ -19,7 +19,15 @@ from rich.console import Console
 from rich.markup import escape
 from typer.exceptions import Abort, TyperException
 
-from include.cutover import assess_command, catalog, configuration, recovery_commands, snapshots, verify_command
+from include.cutover import (
+    assess_command,
+    catalog,
+    configuration,
+    notices_command,
+    recovery_commands,
+    snapshots,
+    verify_command,
+)
 from include.cutover.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.evidence import Evidence
@@ -139,6 +147,15 @@ def show_plan(plan: PlanName) -> None:
     console.print(f"[bold]{escape(found.name)}[/]: no faults")
     for name, value in lines.items():
         console.print(f"  {name:16}{escape(value)}", soft_wrap=True)
+
+
+@app.command(name="notices")
+def show_notices(
+    plan: PlanName,
+    window_start: Annotated[str, typer.Option(help="Start of the window, ISO 8601; now when left out.")] = "",
+) -> None:
+    """Show all notices of a run before it starts: when, to whom, what they say. Status 2 when they cannot be written."""
+    raise typer.Exit(notices_command.run(plan, window_start=window_start))
 
 
 @app.command()

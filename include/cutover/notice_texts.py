@@ -49,20 +49,22 @@ def message(
         reason: For ``<reason>``; left as it is, to be filled when the notice is sent, where it is empty.
         moment: For ``<time>``; the start of the window when left out.
     """
-    now = datetime.now(UTC)
+    kind = notice.partition(".")[0]
+    freeze = clock.freeze
+    if kind == "start":  # a run that begins now has nothing frozen before
+        freeze = max(freeze, min(clock.start, datetime.now(UTC)))
     lead = plan.people.lead
     values = {
         "time": _when(moment or clock.start),
         "end": _when(clock.end),
         "minutes": str(plan.window.minutes),
-        "freeze": _when(max(clock.freeze, min(clock.start, now))),
+        "freeze": _when(freeze),
         "deadline": _when(clock.deadline),
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": plan.application,
         "reason": reason or "<reason>",
         "run": run_id,
     }
-    kind = notice.partition(".")[0]
     text = render(getattr(plan.notices, kind), values)
     if kind == "start" and plan.window.freeze_minutes:
         text += "\n\n" + render(plan.notices.freeze, values)

@@ -438,7 +438,7 @@ class Notices(Model):
         "<end>. Please change nothing but what the migration itself changes. Contact <lead>."
     )
     delay: Template = (
-        "The migration of <application> to PostgreSQL is late: <reason> The window still ends at <end>. Contact <lead>."
+        "The migration of <application> to PostgreSQL is not through yet: <reason> The window ends at <end>. Contact <lead>."
     )
     deadline: Template = (
         "The migration of <application> to PostgreSQL: <reason> The window ends at <end>; a run that is not live before "

@@ -210,7 +210,7 @@ def test_a_long_copy_ends_when_the_rest_does_not_fit_any_more(ends: Ends, monkey
         ),
     )
     monkeypatch.setattr(copying, "copy_table", copy_table)
-    with pytest.raises(OutOfTime, match="the rest takes 20.0 minutes, as rehearsed by rehearsal"):
+    with pytest.raises(OutOfTime, match=r"the rest takes 20\.0 minutes, as rehearsed by rehearsal"):
         run(step_of(ends, "copy.users"), moving.copy, NOW, {"table": "users"})
     assert seen == [0, 1]
     assert evidence.last("late", step="copy.users") is not None

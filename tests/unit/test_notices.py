@@ -284,7 +284,7 @@ def test_a_withheld_notice_goes_nowhere_until_it_is_released_after_all(evidence:
     assert not notices.is_pending(evidence.events(), ["slack", "mail"], datetime.now(UTC))
     notices.release(evidence, "start", by="communicator")
     assert notices.drain([slack, mail], evidence, patient=False) == [Delivery("start", "slack", "sent")]
-    with pytest.raises(Refused, match="no such notice.*one of: start"):
+    with pytest.raises(Refused, match=r"no such notice.*one of: start"):
         notices.withhold(evidence, "strat", by="lead")
 
 

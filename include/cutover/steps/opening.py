@@ -27,7 +27,6 @@ from include.cutover import (
     ledger,
     migrations,
     notice_texts,
-    notices,
     preflight,
     schedule,
     schema_drift,
@@ -45,6 +44,9 @@ from include.cutover.plan import load_plan
 from include.cutover.steps import telling
 from include.cutover.steps.live import fill
 from include.cutover.steps.step import FROZEN_PLAN, Report, Step
+
+ANNOUNCE_SECONDS = 5.0
+"""What a step that tells people gives their channels; the outbox goes on after that."""
 
 
 def open_run(step: Step) -> Report:
@@ -186,7 +188,7 @@ def announce(step: Step, *, notice: str, reason: str = "") -> Report:
     """
     moment = datetime.now(UTC) if notice == "rollback" else None
     telling.post(step.evidence, step.plan, notice, run_id=step.run_id, reason=reason, moment=moment)
-    telling.deliver(step.evidence, step.plan, step.ends.channels, seconds=notices.SECONDS)
+    telling.deliver(step.evidence, step.plan, step.ends.channels, seconds=ANNOUNCE_SECONDS)
     sent, missing, words = telling.told(step.evidence, notice, step.plan)
     return Report(
         f"{step.plan.application}: {notice_texts.SUBJECTS[notice]}: {words}", {"sent": len(sent), "failed": len(missing)}
