@@ -224,13 +224,17 @@ def _record(evidence: Evidence, message: Message, *, held_until: datetime | None
         marker.touch()
 
 
-def edit(evidence: Evidence, notice: str, text: str, *, by: str) -> None:
+def edit(evidence: Evidence, notice: str, text: str, *, by: str, channels: Sequence[str]) -> None:
     """Give a notice another text, as long as nobody has got it.
+
+    Args:
+        channels: Names of all channels: nothing is sent to any of them meanwhile.
 
     Raises:
         Refused: When there is no such notice, or a channel has it already.
+        Unreachable: When somebody is sending, for too long.
     """
-    with _claims(evidence, seconds=SECONDS):
+    with _claims(evidence, channels, seconds=SECONDS):
         known = _known(evidence, notice)
         if known.sent:
             raise Refused(
@@ -251,13 +255,9 @@ def release(evidence: Evidence, notice: str, *, by: str) -> None:
     _marker(evidence).touch()
 
 
-def withhold(evidence: Evidence, notice: str, *, by: str) -> None:
-    """Do not send a notice to any channel that has not got it.
-
-    Raises:
-        Refused: When there is no such notice.
-    """
-    with _claims(evidence, seconds=SECONDS):
+def withhold(evidence: Evidence, notice: str, *, by: str, channels: Sequence[str]) -> None:
+    """Do not send a notice to any channel that has not got it. Arguments and errors as for ``edit``."""
+    with _claims(evidence, channels, seconds=SECONDS):
         _known(evidence, notice)
         evidence.append("notice.withheld", notice=notice, by=by)
 
@@ -457,15 +457,14 @@ def _claim(evidence: Evidence, channel: str, *, seconds: float = 0.0) -> Iterato
 
 
 @contextmanager
-def _claims(evidence: Evidence, *, seconds: float) -> Iterator[None]:
+def _claims(evidence: Evidence, channels: Sequence[str], *, seconds: float) -> Iterator[None]:
     """Nobody sends anything of this run while the block runs.
 
     Raises:
         Unreachable: When somebody still does after ``seconds``.
     """
     with ExitStack() as stack:
-        for lock in sorted(_folder(evidence).glob(f"{evidence.folder.name}.*.lock")):
-            channel = lock.name.removeprefix(f"{evidence.folder.name}.").removesuffix(".lock")
+        for channel in channels:
             if not stack.enter_context(_claim(evidence, channel, seconds=seconds)):
                 raise Unreachable("a notice is being sent just now", where=channel, do="Try again in a minute.")
         yield

@@ -169,10 +169,10 @@ def scheduled_by(plan: str, schedule: str, run_id: str, actor: str | None) -> st
 def hand_over(plan: str, schedule: str, evidence: Evidence) -> None:
     """Pass the start notice on to the run that has opened, with who has got it, so that it is not sent again. Runs twice."""
     announced = of(plan, schedule)
-    told = [event for event in announced.events() if event.get("notice") == "start"]
-    if evidence.last("notice", notice="start") is None:
+    if announced.last("notice.passed_on") is None:  # from here on the schedule sends nothing of it
         announced.append("notice.passed_on", notice="start", to=evidence.folder.name)
-        for event in told:
-            if event["event"] in ("notice", "notice.delivery"):
-                fields = {name: value for name, value in event.items() if name not in ("event", "seq", "time", "previous")}
-                evidence.append(event["event"], **fields, passed_on_from=schedule)
+    told = [event for event in announced.events() if event["event"] in ("notice", "notice.delivery")]
+    there = sum(event.get("passed_on_from") == schedule for event in evidence.events())
+    for event in [event for event in told if event["notice"] == "start"][there:]:
+        fields = {name: value for name, value in event.items() if name not in ("event", "seq", "time", "previous")}
+        evidence.append(event["event"], **fields, passed_on_from=schedule)

@@ -106,7 +106,7 @@ def test_an_edit_waits_for_who_is_sending_and_is_then_refused(
 
         def send(self, subject: str, text: str) -> None:
             with suppress(Exception):
-                notices.edit(evidence, "start", "the second text", by="communicator")
+                notices.edit(evidence, "start", "the second text", by="communicator", channels=["slack", "mail"])
                 results.append("edited")
             (channel,) = [item for item in channels.channels(plan) if item.name == "slack"]
             channel.send(subject, text)

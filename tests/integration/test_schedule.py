@@ -17,7 +17,7 @@ from include.cutover.evidence import Evidence, runs
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.steps import opening, scheduling, telling
-from include.cutover.steps.scheduling import Call, Later
+from include.cutover.steps.scheduling import Call, Later, NotNeeded
 from include.cutover.steps.step import Caller, Step, Terms, run
 from include.cutover.tasks import outbox, releasing
 from tests.unit.test_notices import Box
@@ -151,8 +151,12 @@ def test_what_cannot_be_is_refused_at_once(ends: Ends, minutes: float | None, fo
 def test_it_is_called_off_with_a_word(ends: Ends) -> None:
     scheduled = call(ends)
     scheduling.open_schedule(scheduled)
-    done = scheduling.open_schedule(call(ends, "s2", minutes=None, action="call off", reason="the vendor is ill"))
-    assert done == "called off: s1"
+    other = call(ends, "s2", minutes=None, action="call off", reason="the vendor is ill")
+    assert scheduling.open_schedule(other) == "called off: s1"
+    for body in (scheduling.wait_for_freeze, scheduling.begin, scheduling.see_it_open):
+        with pytest.raises(NotNeeded):
+            body(other)
+    scheduling.close_schedule(other)
     assert ends.told == ["migration to PostgreSQL begins", "migration did not take place"]
     assert "did not take place: the vendor is ill. Ward OPS runs" in ends.slack.got[1][1]
     for body in (scheduling.wait_for_freeze, scheduling.begin):

@@ -254,7 +254,7 @@ def test_a_held_notice_goes_when_it_is_released(evidence: Evidence) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("completion", "s", "as the plan says"), hold=timedelta(minutes=5))
     assert notices.drain([slack], evidence) == []
-    notices.edit(evidence, "completion", "as Tamar says", by="communicator")
+    notices.edit(evidence, "completion", "as Tamar says", by="communicator", channels=["slack", "mail"])
     assert notices.drain([slack], evidence) == [], "a text is not a release"
     notices.post(evidence, Message("completion", "s", "as the plan says"), hold=timedelta(minutes=5))  # a step's second try
     notices.release(evidence, "completion", by="communicator")
@@ -263,7 +263,7 @@ def test_a_held_notice_goes_when_it_is_released(evidence: Evidence) -> None:
     who = [(event["event"], event["by"]) for event in evidence.events() if event.get("by")]
     assert who == [("notice", "communicator"), ("notice.released", "communicator")]
     with pytest.raises(Refused, match="cannot be changed any more"):
-        notices.edit(evidence, "completion", "too late", by="communicator")
+        notices.edit(evidence, "completion", "too late", by="communicator", channels=["slack", "mail"])
 
 
 def test_a_held_notice_goes_by_itself_when_nobody_looks(evidence: Evidence) -> None:
@@ -279,13 +279,13 @@ def test_a_withheld_notice_goes_nowhere_until_it_is_released_after_all(evidence:
     slack, mail = Box("slack", error=OSError("down")), Box("mail")
     send("start", "text", "s", [slack, mail], evidence)
     slack.error = None
-    notices.withhold(evidence, "start", by="lead")
+    notices.withhold(evidence, "start", by="lead", channels=["slack", "mail"])
     assert notices.drain([slack, mail], evidence, patient=False) == []
     assert not notices.is_pending(evidence.events(), ["slack", "mail"], datetime.now(UTC))
     notices.release(evidence, "start", by="communicator")
     assert notices.drain([slack, mail], evidence, patient=False) == [Delivery("start", "slack", "sent")]
     with pytest.raises(Refused, match=r"no such notice.*one of: start"):
-        notices.withhold(evidence, "strat", by="lead")
+        notices.withhold(evidence, "strat", by="lead", channels=["slack", "mail"])
 
 
 def test_nothing_to_send_without_evidence(evidence: Evidence) -> None:

@@ -26,6 +26,10 @@ class Later(Exception):  # no error
         self.moment = moment
 
 
+class NotNeeded(Exception):
+    """There is nothing to do here."""
+
+
 @dataclass(frozen=True)
 class Call:
     """One call of a step that belongs to no run of a cutover."""
@@ -123,6 +127,7 @@ def see_it_open(call: Call) -> str:
         Later: While nobody knows yet.
         StepFailed: When it refused, or did not open in time.
     """
+    _require_scheduled(call)
     opened = call.opened
     run = Evidence.of(call.plan, opened["cutover"])
     if schedule.has_opened(call.plan, opened):
@@ -176,6 +181,8 @@ def _why(plan: str, opened: Event) -> str:
 
 
 def _require_scheduled(call: Call) -> None:
+    if call.caller.params["action"] == "call off":
+        raise NotNeeded("this run called off what another one had scheduled")
     opened = call.opened
     word = call.evidence.last(schedule.CALLED_OFF)
     if word is not None:

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 from include.cutover import clock as clocks
 from include.cutover import notice_texts, notices
 from include.cutover.clock import Clock
-from include.cutover.errors import CutoverError
 from include.cutover.evidence import Evidence
+from include.cutover.masking import mask
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 
@@ -77,8 +77,8 @@ def deliver(
             patient=patient,
             reason=lambda notice, events: notice_texts.reason(plan, notice, events),
         )
-    except (CutoverError, OSError) as error:
-        log.warning("notices could not be sent now: %s", error)
+    except Exception as error:  # noqa: BLE001  # what a step has done does not depend on who hears of it
+        log.warning("notices could not be sent now: %s", mask(str(error)))
         return []
 
 

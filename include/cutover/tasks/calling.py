@@ -7,9 +7,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowRescheduleException, DagRunTriggerException
+from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException, DagRunTriggerException
 
-from include.cutover.steps.scheduling import Call, Later
+from include.cutover.steps.scheduling import Call, Later, NotNeeded
 from include.cutover.tasks.connections import AirflowEnds
 from include.cutover.tasks.operators import LOOK_AGAIN, caller_of, for_airflow
 
@@ -17,7 +17,8 @@ from include.cutover.tasks.operators import LOOK_AGAIN, caller_of, for_airflow
 class CallOperator(BaseOperator):
     """Calls a function with a ``Call``.
 
-    A function that raises ``Later`` is called again then, or before, to look whether it still should wait.
+    A function that raises ``Later`` is called again then, or before, to look whether it still should wait; where it raises
+    ``NotNeeded`` the task is skipped.
 
     Args:
         plan: The plan's name.
@@ -39,6 +40,8 @@ class CallOperator(BaseOperator):
                 result = self.body(Call(self.plan, caller_of(context), AirflowEnds()))
             except Later as later:
                 raise AirflowRescheduleException(min(later.moment, datetime.now(UTC) + LOOK_AGAIN)) from None
+            except NotNeeded as nothing:
+                raise AirflowSkipException(str(nothing)) from None
         self.log.info("%s", result)
         return result
 

@@ -36,9 +36,9 @@ def edit_notice(call: Call) -> str:
     if action == "preview":
         return overview(evidence, plan)
     if text:
-        notices.edit(evidence, notice, text, by=actor)
+        notices.edit(evidence, notice, text, by=actor, channels=telling.names(plan))
     if action == "withhold":
-        notices.withhold(evidence, notice, by=actor)
+        notices.withhold(evidence, notice, by=actor, channels=telling.names(plan))
     else:
         notices.release(evidence, notice, by=actor)
         telling.deliver(evidence, plan, call.ends.channels, seconds=SECONDS)
