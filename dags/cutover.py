@@ -7,10 +7,15 @@ One DAG for each plan, read from left to right like the runbook.
 | `open_run`, `announce_start` | takes the lease, freezes the plan, tells people | nothing was touched |
 | `preflight`, `prepare_target` | looks at both ends, makes the empty tables | **abandoned**: never stopped |
 | `go_no_go` | asks the lead; no answer means no-go | **abandoned** |
+| `wait_for_window` | waits for the start of the window; refuses when the source's schema changed meanwhile | **abandoned** |
 | `quiesce`, `take_backup` | stops the services, fences the file, takes the backup | **released**: services start again |
 | `copy`, `finish_target`, `verify` | copies each table, builds keys, proves equal content | **rolled back** |
 | `decide`, `go_live`, `decide_live` | asks again, switches the configuration, starts and tries | **rolled back** |
 | `announce_completion`, `close_run` | tells people, triggers `aftercare_<plan>`, seals the evidence | live all the same |
+
+**The clock:** a run that is not live before its deadline, the end of the window less the time to go back with a margin,
+goes back by itself, also in the middle of a long copy; a go that comes later does not count. People are told at half
+time, at three quarters and at the deadline.
 
 A run is green only when the application is **live on PostgreSQL**. The tab *Cutover report* on the run says in words how it
 ended, with every check; the log of a red task says where, what was expected, what was found and what to do next.
@@ -33,9 +38,10 @@ from include.cutover.plan import Plan, plans_folder
 from include.cutover.steps import closing, live, moving, opening, proving
 from include.cutover.steps.step import Report, Step, Terms
 from include.cutover.tasks.aftercare import StartAftercare
+from include.cutover.tasks.alerts import alerts
 from include.cutover.tasks.gates import Gate
 from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_group, time_for_data, way_back
-from include.cutover.tasks.operators import BranchOperator, StepOperator
+from include.cutover.tasks.operators import BranchOperator, StepOperator, WindowOperator
 from include.cutover.tasks.plans import plan_for_dag, task_name
 
 FORM = {
@@ -59,13 +65,20 @@ FORM = {
         type=["null", "string"],
         format="date-time",
         title="Start of the window",
-        description="What the announcement says; empty means now.",
+        description="Nothing is stopped before; empty means now. The change freeze begins some minutes before it.",
     ),
     "notify": Param(
         True,
         type="boolean",
         title="Send notices",
         description="Off: notices are written into the evidence only.",
+    ),
+    "scheduled": Param(
+        None,
+        type=["null", "string"],
+        maxLength=250,
+        title="Scheduled by",
+        description="Leave empty: schedule_<plan> fills it in when it starts the run that it announced.",
     ),
 }
 
@@ -74,7 +87,7 @@ def cutover_dag(plan: Plan) -> DAG:
     """The cutover of one plan."""
 
     moves_data = time_for_data(plan)
-    copying = {"retries": 2, **moves_data}
+    copying = {"retries": 2, "terms": Terms(in_time=True), **moves_data}
 
     def step(name: str, body: Any, **settings: Any) -> StepOperator:
         return StepOperator(task_id=name, plan=plan.name, body=body, **settings)
@@ -86,6 +99,7 @@ def cutover_dag(plan: Plan) -> DAG:
         schedule=None,
         max_active_runs=1,
         is_paused_upon_creation=False,
+        deadline=alerts(plan),
         params=FORM,
         tags=["cutover", plan.name],
         default_args={
@@ -108,9 +122,17 @@ def cutover_dag(plan: Plan) -> DAG:
 
         go_no_go = Gate(task_id="go_no_go", plan=plan, gate="go_no_go", question=f"Stop {plan.application} and migrate it?")
 
+        wait_for_window = WindowOperator(
+            task_id="wait_for_window", plan=plan.name, body=opening.wait_for_window, terms=Terms(gate="go_no_go")
+        )
+
         with TaskGroup("quiesce", tooltip="The downtime begins") as quiesce:
             chain(
-                step("stop_services", moving.stop_services, terms=Terms(gate="go_no_go", after=proving.BEFORE_STOPPING)),
+                step(
+                    "stop_services",
+                    moving.stop_services,
+                    terms=Terms(gate="go_no_go", after=proving.BEFORE_STOPPING, in_time=True),
+                ),
                 step("fence_source", moving.fence_source, terms=Terms(after=("stop_services",))),
             )
 
@@ -195,7 +217,7 @@ def cutover_dag(plan: Plan) -> DAG:
         rollback = rollback_group(plan)
         close_run = step("close_run", closing.close, terms=Terms(closes=True), trigger_rule="all_done")
 
-        chain(open_run, announce_start, look, prepare_target, go_no_go, quiesce, take_backup)
+        chain(open_run, announce_start, look, prepare_target, go_no_go, wait_for_window, quiesce, take_backup)
         chain(take_backup, copy, finish_target, verify, decide)
         for beside in (restore_test, *extras):
             chain(take_backup, beside, decide)

@@ -2,7 +2,7 @@
 
 It needs the evidence folder and the plan frozen in it, and the rights to the application's files. The target is put aside
 where it can be reached; where not, that stays pending, as it does in a rollback by Airflow. Nobody is told: notices are
-recorded, and sent by whoever runs this.
+recorded, and sent by whoever runs this, or by the outbox once Airflow is back.
 """
 
 from __future__ import annotations

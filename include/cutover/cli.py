@@ -25,6 +25,7 @@ from include.cutover import (
     catalog,
     configuration,
     doctor_command,
+    notices_command,
     recovery_commands,
     retention_command,
     roles_command,
@@ -155,6 +156,15 @@ def show_plan(plan: PlanName) -> None:
     console.print(f"[bold]{escape(found.name)}[/]: no faults")
     for name, value in lines.items():
         console.print(f"  {name:16}{escape(value)}", soft_wrap=True)
+
+
+@app.command(name="notices")
+def show_notices(
+    plan: PlanName,
+    window_start: Annotated[str, typer.Option(help="Start of the window, ISO 8601; now when left out.")] = "",
+) -> None:
+    """Show all notices of a run before it starts: when, to whom, what they say. Status 2 when they cannot be written."""
+    raise typer.Exit(notices_command.run(plan, window_start=window_start))
 
 
 @app.command()

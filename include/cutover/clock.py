@@ -16,9 +16,13 @@ from typing import Any
 
 from include.cutover.errors import Refused
 from include.cutover.evidence import Event
-from include.cutover.plan import Window
+from include.cutover.plan import Plan, Window
 
 EVENT = "clock"
+
+
+class OutOfTime(Refused):
+    """Going on would leave no time to go back. The run goes back by itself."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,10 @@ class Clock:
         )
         return cls(freeze, start, end, deadline, event["rollback_seconds"], event["measured_by"], event["remaining"])
 
+    def after(self, part: float) -> datetime:
+        """The instant when that part of the window is over, 0 to 1."""
+        return self.start + part * (self.end - self.start)
+
     def as_fields(self) -> dict[str, Any]:
         """For the evidence."""
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()}
@@ -97,15 +105,18 @@ class Clock:
             )
         return ""
 
-    def require_in_time(self, step: str, now: datetime | None = None) -> None:
+    def require_in_time(self, step: str, now: datetime | None = None, *, rest_from: str | None = None) -> None:
         """Go on only while there is time.
 
+        Args:
+            rest_from: The step that the rest begins with; ``step`` itself, which has not begun yet, when left out.
+
         Raises:
-            Refused: When there is not.
+            OutOfTime: When there is not.
         """
-        reason = self.late(step, now)
+        reason = self.late(rest_from or step, now)
         if reason:
-            raise Refused(
+            raise OutOfTime(
                 "there is no time left to go live and still to be able to go back within the window",
                 where=step,
                 expected=f"to be live before {_clock_time(self.deadline)}: the window ends at {_clock_time(self.end)}, and "
@@ -113,6 +124,11 @@ class Clock:
                 found=reason,
                 do="The run goes back by itself. Plan a longer window, or find out what took so long.",
             )
+
+
+def measured(plan: Plan) -> Measured | None:
+    """What the latest rehearsal of this plan took; None where none is known, and the plan's figures hold."""
+    return None
 
 
 def read(events: list[Event]) -> Clock | None:

@@ -102,6 +102,14 @@ def has_touched(events: Sequence[Event]) -> bool:
     return any(has_begun(events, step) for step in ("stop_services", "fence_source", "take_backup"))
 
 
+def late(events: Sequence[Event]) -> str:
+    """Why a step or a gate's answer came too late, empty where none did, or it passed after all."""
+    for event in reversed(events):
+        if event["event"] == "late" and not has_passed(events, event["step"]):
+            return str(event["reason"])
+    return ""
+
+
 _NO_END = "began and never ended"
 _NEVER = ("has not run", "was not answered")
 
@@ -139,6 +147,7 @@ def decide(
     gates: Sequence[str],
     entitled: Collection[str],
     changed: Collection[str] = (),
+    late: str = "",
     later: Mapping[str, Collection[str]] | None = None,
 ) -> Decision:
     """The way on from a branch of a cutover.
@@ -149,17 +158,20 @@ def decide(
         gates: Gates that must have been answered with a go.
         entitled: User names whose answer counts.
         changed: What belongs to the run and is not as it was when the run opened.
+        late: Why there is no time left to go live; empty while there is.
         later: Step to those which must have come to their end before it began, such as a proof to what it proves.
 
     Returns:
         ``go_on`` only when nothing is missing. Otherwise: ``abandon`` while nothing of the application was ever touched,
         ``release`` while there is no verified backup (the source is the truth and is not overwritten), else ``rollback``.
     """
-    why = []
+    why = [f"there is no time left to go live: {late}"] if late else []
     for gate in gates:
         if not gate_is_open(events, gate, entitled):
             answer = gate_answer(events, gate)
             found = _NEVER[1] if answer is None else f"was answered {answer.get('answer')} by {answer.get('by') or 'nobody'}"
+            if answer is not None and answer.get("late"):
+                found = f"was answered too late by {answer.get('by')}"
             why.append(f"the gate {gate} {found}")
     why += [f"{step} {last_word(events, step)}" for step in required if not has_passed(events, step)]
     why += [f"the {name} changed since the run opened" for name in changed]

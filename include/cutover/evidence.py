@@ -316,7 +316,11 @@ def sealing(events: Sequence[Event]) -> Event | None:
 
 def runs(plan: str) -> list[Evidence]:
     """All runs of a plan that left evidence, oldest first by their first event."""
-    folder = evidence_root() / plan
+    return runs_below(evidence_root() / plan)
+
+
+def runs_below(folder: Path) -> list[Evidence]:
+    """The evidence that lies in a folder, oldest first by its first event."""
     found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
     return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
 

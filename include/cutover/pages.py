@@ -92,7 +92,7 @@ def runs_of(plan: str) -> list[RunSummary]:
 
 def _waits(story: Story) -> bool:
     """Whether the last thing that happened is a question."""
-    telling = [event for event in story.events if event["event"] not in ("notice.delivery", "file")]
+    telling = [event for event in story.events if event["event"] != "file" and not event["event"].startswith("notice")]
     return bool(telling) and telling[-1]["event"] == "gate.asked"
 
 

@@ -42,12 +42,16 @@ _PLACEHOLDER = re.compile(r"<([^<>\n]+)>")
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
-def _known_placeholders(text: str) -> str:
-    unknown = sorted(set(_PLACEHOLDER.findall(text)) - Placeholders)
+def _known_placeholders(text: str, known: frozenset[str] = Placeholders) -> str:
+    unknown = sorted(set(_PLACEHOLDER.findall(text)) - known)
     if unknown:
-        allowed = ", ".join(f"<{name}>" for name in sorted(Placeholders))
+        allowed = ", ".join(f"<{name}>" for name in sorted(known))
         raise ValueError(f"unknown placeholder {', '.join(f'<{name}>' for name in unknown)}; allowed are {allowed}")
     return text
+
+
+def _without_reason(text: str) -> str:
+    return _known_placeholders(text, Placeholders - {"reason"})
 
 
 def _absolute(path: Path) -> Path:
@@ -81,6 +85,7 @@ def _known_encoding(name: str) -> str:
 
 
 Template = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
+PlainTemplate = Annotated[str, Field(min_length=1), AfterValidator(_without_reason)]  # for what has no reason to tell
 AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
 Reason = Annotated[str, Field(min_length=3)]
 UrlPath = Annotated[str, AfterValidator(_path_template)]
@@ -408,28 +413,34 @@ class People(Model):
 
 
 class Channels(Model):
-    """Where notices go; the connections are named under ``connections``."""
+    """Where notices go; the connections are named under ``connections``.
+
+    Attributes:
+        release: ``communicator``: a notice is held until the communicator has released it, or ``release_minutes`` are over.
+    """
 
     slack_channel: str = "#ops"
     mail_from: str = Field(pattern=r"^[^@\s]+@[^@\s]+$")
     mail_to: tuple[str, ...] = Field(min_length=1)
+    release: Literal["automatic", "communicator"] = "automatic"
+    release_minutes: float = Field(default=5, gt=0, le=60)
 
 
 class Notices(Model):
     """Texts sent to people; what stands in ``<…>`` is filled in (see ``Placeholders``)."""
 
-    start: Template
-    completion: Template
+    start: PlainTemplate
+    completion: PlainTemplate
     rollback: Template
     cancelled: Template = (
         "The migration of <application> to PostgreSQL did not take place: <reason> <application> runs on SQLite as before."
     )
-    freeze: Template = (
+    freeze: PlainTemplate = (
         "Change freeze for <application> from <freeze> until the migration to PostgreSQL is over: its window is <time> to "
         "<end>. Please change nothing but what the migration itself changes. Contact <lead>."
     )
     delay: Template = (
-        "The migration of <application> to PostgreSQL is late: <reason> The window still ends at <end>. Contact <lead>."
+        "The migration of <application> to PostgreSQL is not through yet: <reason> The window ends at <end>. Contact <lead>."
     )
     deadline: Template = (
         "The migration of <application> to PostgreSQL: <reason> The window ends at <end>; a run that is not live before "

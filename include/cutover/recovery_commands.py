@@ -62,7 +62,8 @@ def rollback(
         tell=tell,
     )
     console.print(f"[bold]{escape(report.summary)}[/]")
-    told = [item for item in Evidence(evidence).events() if item["event"] == "notice" and item["notice"] != "start"]
+    notices = [item for item in Evidence(evidence).events() if item["event"] == "notice"]
+    told = [item for item in notices if item["notice"] in ("rollback", "cancelled")]
     if told:
         console.print("Nobody was told; send this:", escape(told[-1]["text"]), soft_wrap=True)
 

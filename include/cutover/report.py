@@ -439,16 +439,27 @@ class Story:
 
     @cached_property
     def notices(self) -> list[dict[str, Any]]:
-        """Each notice with what became of it in each channel, the newest delivery of each."""
+        """Each notice with what became of it in each channel and after how many ``tries``, and ``said``: what people did.
+
+        What belonged to an open run and was not needed any more is left out.
+        """
         found: dict[str, dict[str, Any]] = {}
         for event in self.events:
             name = str(event.get("notice"))
             if event["event"] == "notice":
-                found.setdefault(name, {"deliveries": {}}).update(event)
+                found.setdefault(name, {"deliveries": {}, "said": []}).update(event)
+                if event.get("by"):
+                    found[name]["said"].append(f"text by {event['by']}")
             elif event["event"] == "notice.delivery":
-                entry = found.setdefault(name, {"notice": name, "deliveries": {}, **_only_time(event)})
-                entry["deliveries"][str(event.get("channel"))] = event
-        return list(found.values())
+                entry = found.setdefault(name, {"notice": name, "deliveries": {}, "said": [], **_only_time(event)})
+                channel = str(event.get("channel"))
+                before = entry["deliveries"].get(channel, {})
+                if before.get("outcome") != "sent":
+                    entry["deliveries"][channel] = {**event, "tries": before.get("tries", 0) + 1}
+            elif event["event"] in ("notice.released", "notice.withheld") and name in found:
+                found[name]["said"].append(f"{event['event'].removeprefix('notice.')} by {event.get('by')}")
+        over = bool(self.sealed or self.newest("live"))
+        return [item for item in found.values() if item["deliveries"] or not (over and item.get("while_open"))]
 
     @cached_property
     def files(self) -> list[dict[str, Any]]:

@@ -304,12 +304,64 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _clone_into(live: Path, header: bytes, whole: Path, scratch: Path, deadline: float) -> None:
+@contextlib.contextmanager
+def live_schema(live: Path, scratch: Path, *, busy_seconds: float = 10.0) -> Iterator[apsw.Connection]:
+    """The live database, for one look at its schema: as harmless as ``clone``, and a matter of milliseconds.
+
+    Args:
+        scratch: Folder for a clone, which is read where the live file cannot be opened without changing something.
+        busy_seconds: How long to wait for a moment without a lock.
+
+    Raises:
+        Unreachable: When the database stayed locked for longer than that.
+        CannotCheck: When it cannot be read.
+    """
+    _require_sqlite()
+    live = Path(os.path.realpath(live))
+    connection = _open_live(live, busy_seconds)
+    if connection is None:
+        scratch.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".schema-", dir=scratch) as folder:
+            clone(live, Path(folder) / "clone.db", busy_seconds=busy_seconds)
+            with snapshot(Path(folder) / "clone.db") as connection:
+                yield connection
+        return
+    try:
+        with _explained(live):
+            yield connection
+    finally:
+        connection.close()
+
+
+def _open_live(live: Path, busy_seconds: float) -> apsw.Connection | None:
+    """The live file, opened for reading; None where that would change something. See ``_clone_into``."""
+    if _is_unopened(live, _header(live)):
+        return None
+    connection = None
+    with _explained(live):
+        try:
+            connection = apsw.Connection(_uri(live, "mode=ro"), flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+            connection.set_busy_timeout(int(busy_seconds * 1000))
+            connection.execute("BEGIN; SELECT count(*) FROM sqlite_schema").get  # noqa: B018  the lock: now, not later
+        except BaseException as error:
+            if connection is not None:
+                connection.close()
+            if isinstance(error, apsw.CantOpenError | apsw.ReadOnlyError):
+                return None
+            raise
+    return connection
+
+
+def _is_unopened(live: Path, header: bytes) -> bool:
+    """Whether nobody has a database in WAL mode open. Opening it as one should would make -wal and -shm beside it, owned by
+    this user, and the application could not write them."""
     wal, shm = (live.with_name(live.name + suffix).exists() for suffix in ("-wal", "-shm"))
     wal_mode = wal or header[18] == 2 or header[19] == 2  # SQLite reads a log that lies there, whatever the header says
-    if wal_mode and not (wal and shm):
-        # Nobody has it open. Opening it as one should would make -wal and -shm beside it, owned by this user, and the
-        # application could not write them.
+    return wal_mode and not (wal and shm)
+
+
+def _clone_into(live: Path, header: bytes, whole: Path, scratch: Path, deadline: float) -> None:
+    if _is_unopened(live, header):
         _clone_unopened(live, whole, scratch, deadline)
         return
     try:

@@ -1,6 +1,7 @@
 """What is in the source: tables, columns, keys, counts, references, read from a clone or a backup.
 
-Everything here reads a snapshot that ``open_snapshot`` gave; the live file itself is read by ``clone`` alone.
+Everything here reads a snapshot that ``open_snapshot`` gave; the live file itself is read by ``clone``, and its schema
+by ``live_schema``, alone.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from include.cutover.snapshots import (
     clone,
     explain,
     integrity,
+    live_schema,
     open_snapshot,
     require_database,
     snapshot,
@@ -36,6 +38,7 @@ __all__ = [
     "explain",
     "integrity",
     "key_text",
+    "live_schema",
     "named_by",
     "open_snapshot",
     "orphans",

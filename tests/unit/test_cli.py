@@ -185,3 +185,34 @@ def test_the_module_runs_and_debug_shows_where(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert re.match("cutover: [^ ]*/plans: there is no plan none_such; expected one of: ward_ops", done.stderr)
     assert "Traceback" in done.stderr
+
+
+def test_all_notices_of_a_run_are_shown_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["notices", "--plan", "ward_ops", "--window-start", "2026-03-01T22:00+04:00"]) == 0
+    told = capsys.readouterr().out
+    assert "window 2026-03-01 18:00 UTC to 2026-03-01 19:00 UTC, freeze from 2026-03-01 17:45 UTC" in told
+    for heading in (
+        "start · when the run opens, or is scheduled · to slack (#ops), mail (ops@ward-ops.example)\n",
+        "freeze · 2026-03-01 17:45 UTC, while the run is open · to slack (#ops), mail (ops@ward-ops.example)\n",
+        "delay.half · 2026-03-01 18:30 UTC",
+        "delay.three_quarters · 2026-03-01 18:45 UTC",
+        "deadline · 2026-03-01 18:52 UTC, while the run is open · to slack (#ops), mail (ops@ward-ops.example), "
+        "lead (lead@ward-ops.example)\n",
+        "completion · when it is live",
+        "rollback · when it went back",
+        "cancelled · when it does not take place",
+    ):
+        assert f"\n{heading}" in told, heading
+    assert "Heads up: Ward OPS database migration to PostgreSQL begins at 2026-03-01 18:00 UTC. Expect up to 60 min" in told
+    assert "<" not in told, "nothing is left to be filled in"
+
+
+def test_notices_that_cannot_be_written_are_faults(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert "this is no time" in refused(capsys, "notices", "--plan", "ward_ops", "--window-start", "tonight")
+    plan = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
+    (tmp_path / "ward_ops.yaml").write_text(plan.replace("begins at <time>", "begins at <tmie>"), encoding="utf-8")
+    monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))
+    assert main(["notices", "--plan", "ward_ops"]) == 2
+    assert "notices.start: unknown placeholder <tmie>" in capsys.readouterr().err

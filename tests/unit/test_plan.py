@@ -9,9 +9,10 @@ from typing import Any
 import pydantic
 import pytest
 import yaml
+from pydantic import ValidationError
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import ROOT, Plan, load_plan, parse_plan
+from include.cutover.plan import ROOT, Notices, Plan, load_plan, parse_plan
 
 WARD_OPS = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
 
@@ -59,6 +60,25 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     assert "people: missing" in text
     assert "notices.start: unknown placeholder <tme>; allowed are <application>, <deadline>" in text
     assert len(faults) == 6
+
+
+NOTICES = ("start", "completion", "rollback", "cancelled", "freeze", "delay", "deadline")
+
+
+@pytest.mark.parametrize("notice", NOTICES)
+def test_a_placeholder_that_nobody_fills_is_a_fault_in_every_notice(notice: str) -> None:
+    assert set(NOTICES) == set(Notices.model_fields)
+    texts = {name: f"{name} <lead>" for name in NOTICES}
+    with pytest.raises(ValidationError, match=r"unknown placeholder <tme>; allowed are <application>, <deadline>, <end>"):
+        Notices.model_validate(texts | {notice: "at <tme> by <lead>"})
+    told = texts | {
+        notice: "because <reason> at <time>, <end>, <freeze>, <deadline>, <minutes>, <lead>, <application>, <run>"
+    }
+    if notice in ("rollback", "cancelled", "delay", "deadline"):
+        Notices.model_validate(told)
+    else:
+        with pytest.raises(ValidationError, match="unknown placeholder <reason>"):
+            Notices.model_validate(told)
 
 
 def test_a_smoke_test_of_an_unknown_table_is_a_fault() -> None:

@@ -508,3 +508,20 @@ def test_a_target_that_was_down_is_told_as_pending(run: Run, plan: Plan) -> None
 )  # fmt: skip
 def test_durations_in_words(seconds: float | None, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+def test_the_report_says_how_often_a_notice_was_tried_and_who_touched_it(run: Run, plan: Plan) -> None:
+    run.prepare()
+    run.append("notice.delivery", 30, notice="start", channel="mail", outcome="failed", error="ConnectionRefusedError")
+    run.append("notice", notice="deadline", subject="Ward OPS: late", text="late", due=START.isoformat(), while_open=True)
+    run.append("notice", notice="completion", subject="Ward OPS: done", text="as Tamar says", by="communicator")
+    run.append("notice.withheld", notice="completion", by="lead")
+    text = Page(report.run_report(run.evidence, plan)).text
+    assert "mail: failed after 2 tries" in text and "slack: sent" in text
+    assert "text by communicator" in text and "withheld by lead" in text
+    assert "Due at 2026-03-01 20:00:00 UTC" in text
+    run.append("notice.delivery", 60, notice="start", channel="mail", outcome="sent", error="")
+    run.append("sealed", outcome="rolled_back")
+    text = Page(report.run_report(run.evidence, plan)).text
+    assert "mail: sent after 3 tries" in text
+    assert "Ward OPS: late" not in text, "the run was over before its deadline"

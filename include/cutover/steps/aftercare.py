@@ -30,6 +30,7 @@ from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
 from include.cutover.evidence import locked
 from include.cutover.masking import mask
 from include.cutover.plan_afterwards import Aftercare
+from include.cutover.steps import telling
 from include.cutover.steps.live import kept_configuration
 from include.cutover.steps.step import Caller, Ends, Report, Step
 
@@ -498,8 +499,8 @@ def _ended(watch: Watch, closed: Mapping[str, Any]) -> str:
     return f"{closed['summary']}, of {len(made)} looks in {watch.settings.minutes:g} minutes"
 
 
-def tell(watch: Watch, notice: str, template: str, reason: str) -> list[notices.Delivery]:
-    """Send one notice to every channel, once. The one place where the aftercare speaks to people.
+def tell(watch: Watch, notice: str, template: str, reason: str) -> None:
+    """Post one notice to every channel, once, and send what can be sent now. Here alone the aftercare speaks to people.
 
     Args:
         notice: The key of "once".
@@ -521,8 +522,9 @@ def tell(watch: Watch, notice: str, template: str, reason: str) -> list[notices.
         "closing": f"{watch.plan.application}: the aftercare is over",
     }[template]
     text = notices.render(getattr(watch.plan.notices, template), values)
-    channels = watch.ends.channels(watch.plan) if opened.get("notices", True) else []
-    return notices.send(notice, text, subject, channels, watch.evidence)
+    message = notices.Message(notice, subject, text, lead=template == "aftercare")
+    notices.post(watch.evidence, message, hold=telling.hold(watch.plan) if template == "closing" else None)
+    telling.deliver(watch.evidence, watch.plan, watch.ends.channels)
 
 
 def _capital(text: str) -> str:

@@ -6,6 +6,7 @@ from include.cutover import lease, ledger, notices, report, source_lease
 from include.cutover.decision import course, has_begun, has_touched, passed_in_turn
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
 from include.cutover.evidence import Event
+from include.cutover.steps import telling
 from include.cutover.steps.step import Report, Step
 
 ROLLED_BACK = tuple(
@@ -59,8 +60,7 @@ def close(step: Step) -> Report:
         step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
     else:
         outcome = sealed["outcome"]
-    if (step.evidence.last("run.opened") or {}).get("notices"):
-        notices.resend(step.ends.channels(step.plan), step.evidence)
+    telling.deliver(step.evidence, step.plan, step.ends.channels, seconds=notices.SECONDS, patient=False)
     step.evidence.save("report.html", report.run_report(step.evidence, step.plan))
     summary = report.summary(step.evidence, step.plan)
     if outcome != "live":

@@ -21,6 +21,7 @@ from include.cutover import (
     services,
     target,
 )
+from include.cutover import clock as clocks
 from include.cutover.errors import StepFailed
 from include.cutover.steps.step import Report, Step
 
@@ -142,11 +143,18 @@ def snapshot_extras(step: Step) -> Report:
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:
-    """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk."""
+    """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk.
+
+    When the time is up it ends where it is: the run goes back.
+    """
     settings = step.plan.tables[table]
+
+    clock = clocks.read(step.evidence.events())
 
     def tell(progress: copying.Progress) -> None:
         step.log.info("%s", progress)
+        if clock is not None:
+            clock.require_in_time(step.name, rest_from="build_keys_and_indexes")  # what has begun is measured no more
 
     result = copying.copy_table(
         step.decided.file,

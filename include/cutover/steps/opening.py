@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import psycopg
 
@@ -29,20 +28,27 @@ from include.cutover import (
     lease,
     ledger,
     migrations,
-    notices,
+    notice_texts,
     preflight,
+    schedule,
     schema_drift,
     source,
     source_lease,
     target,
     target_fence,
 )
+from include.cutover import clock as clocks
 from include.cutover.checks import Check
-from include.cutover.errors import CutoverError, Refused
-from include.cutover.evidence import Evidence, runs
+from include.cutover.clock import Clock
+from include.cutover.errors import CannotCheck, CutoverError, Refused
+from include.cutover.evidence import Event, Evidence, runs
 from include.cutover.plan import load_plan
+from include.cutover.steps import telling
 from include.cutover.steps.live import fill
 from include.cutover.steps.step import FROZEN_PLAN, Report, Step
+
+ANNOUNCE_SECONDS = 5.0
+"""What a step that tells people gives their channels; the outbox goes on after that."""
 
 
 def open_run(step: Step) -> Report:
@@ -56,15 +62,18 @@ def open_run(step: Step) -> Report:
     opened = step.evidence.last("run.opened") if step.evidence.exists else None
     if opened is not None:
         lease.check(step.plan.name, step.run_id, step.holder)
+        _begin_clock(step, opened)
         _hold_source(step)
         return Report("the run is open")
     plan = load_plan(step.plan.name)
-    if step.actor not in {person.user for person in plan.people.deciders}:
+    scheduled = str(step.params.get("scheduled") or "")
+    actor = schedule.scheduled_by(plan.name, scheduled, step.run_id, step.actor) if scheduled else step.actor
+    if actor not in {person.user for person in plan.people.deciders}:
         raise Refused(
             "only the lead or a deputy may start a cutover",
             where=f"plan {plan.name}",
             expected=", ".join(person.user for person in plan.people.deciders),
-            found=step.actor or "nobody known",
+            found=actor or "nobody known",
             do="Log in as one of them and trigger the DAG again.",
         )
     approve = step.params["approve"]
@@ -78,8 +87,9 @@ def open_run(step: Step) -> Report:
         )
     _refuse_after(plan.name)
     _refuse_queued(plan.name, step.caller.triggered_at)
-    lease.acquire(plan.name, step.run_id, step.holder)
     start = window_start(step.params.get("window_start"))
+    _refuse_over(plan.name, Clock.of(plan.window, start, clocks.measured(plan)))
+    lease.acquire(plan.name, step.run_id, step.holder)
     # Before the run counts as open: from then on its plan is the frozen one, whatever becomes of the file.
     step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
     step.evidence.append(
@@ -89,16 +99,41 @@ def open_run(step: Step) -> Report:
         application=plan.application,
         source=str(step.source),
         dag_id=step.caller.dag_id,
-        actor=step.actor,
+        actor=actor,
         reason=step.params["reason"],
+        scheduled=scheduled or None,
         approve=approve,
         window_start=start.isoformat(),
         window_end=(start + timedelta(minutes=plan.window.minutes)).isoformat(),
         notices=bool(step.params["notify"]),
         fingerprints=fingerprints.of_run(plan),
     )
+    _begin_clock(step, opened=step.evidence.last("run.opened") or {})
     _hold_source(step)
-    return Report(f"opened by {step.actor}: {step.params['reason']}")
+    return Report(f"opened by {actor}: {step.params['reason']}")
+
+
+def _begin_clock(step: Step, opened: Event) -> None:
+    """Record the run's clock, and what it will send; what an earlier try recorded stays."""
+    if clocks.read(step.evidence.events()) is None:
+        start = datetime.fromisoformat(opened["window_start"])
+        clock = Clock.of(step.plan.window, start, clocks.measured(step.plan))
+        step.evidence.append(clocks.EVENT, **clock.as_fields())
+    if opened.get("scheduled"):
+        schedule.hand_over(step.plan.name, opened["scheduled"], step.evidence)
+    telling.post_ahead(step.evidence, step.plan, run_id=step.run_id, announced=bool(opened.get("scheduled")))
+
+
+def _refuse_over(plan: str, clock: Clock) -> None:
+    """No window that is as good as over: such a run could only go back."""
+    if late := clock.late("open_run"):
+        raise Refused(
+            "the window is over before the run begins",
+            where=f"plan {plan}: window_start",
+            expected=f"a run that can be live before {clock.deadline:%Y-%m-%d %H:%M:%S} UTC",
+            found=late,
+            do="Name a later start, or none for now; or plan a longer window.",
+        )
 
 
 def _hold_source(step: Step) -> None:
@@ -110,7 +145,7 @@ def window_start(value: str | None) -> datetime:
     if not value:
         return datetime.now(UTC)
     start = datetime.fromisoformat(value)
-    return start if start.tzinfo else start.replace(tzinfo=UTC)
+    return (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _refuse_after(plan: str) -> None:
@@ -148,46 +183,51 @@ def _refuse_queued(plan: str, triggered_at: datetime | None) -> None:
 
 
 def announce(step: Step, *, notice: str, reason: str = "") -> Report:
-    """Send one notice to every channel. Never fails: what could not be delivered is in the evidence and the report.
+    """Post one notice and send it to every channel. Never fails: what could not be delivered stays in the outbox, and is in
+    the report.
 
     Safe to run again: a channel that got the notice does not get it twice.
     """
-    opened = step.evidence.last("run.opened") or {}
-    values = notice_values(step, opened, reason)
-    text = notices.render(getattr(step.plan.notices, notice), values)
-    subject = {
-        "start": f"{step.plan.application}: migration to PostgreSQL begins",
-        "completion": f"{step.plan.application}: migration complete",
-        "rollback": f"{step.plan.application}: migration rolled back",
-        "cancelled": f"{step.plan.application}: migration did not take place",
-    }[notice]
-    wanted = step.ends.channels(step.plan) if opened.get("notices", True) else []
-    deliveries = notices.send(notice, text, subject, wanted, step.evidence)
-    sent = [delivery.channel for delivery in deliveries if delivery.outcome == "sent"]
-    failed = [delivery.channel for delivery in deliveries if delivery.outcome != "sent"]
-    if failed:
-        step.log.warning("not delivered to %s; the cutover goes on", ", ".join(failed))
-    told = f"sent to {', '.join(sent)}" if sent else "sent to nobody"
+    moment = datetime.now(UTC) if notice == "rollback" else None
+    telling.post(step.evidence, step.plan, notice, run_id=step.run_id, reason=reason, moment=moment)
+    telling.deliver(step.evidence, step.plan, step.ends.channels, seconds=ANNOUNCE_SECONDS)
+    sent, missing, words = telling.told(step.evidence, notice, step.plan)
     return Report(
-        f"{subject}: {told}" + (f", not to {', '.join(failed)}" if failed else ""),
-        {"sent": len(sent), "failed": len(failed)},
+        f"{step.plan.application}: {notice_texts.SUBJECTS[notice]}: {words}", {"sent": len(sent), "failed": len(missing)}
     )
 
 
-def notice_values(step: Step, opened: dict[str, Any], reason: str) -> dict[str, str]:
-    """What the placeholders of the notices become."""
-    lead = step.plan.people.lead
-    start = datetime.fromisoformat(opened["window_start"]) if opened.get("window_start") else datetime.now(UTC)
-    moment = datetime.now(UTC) if step.name.startswith("announce_rollback") else start
-    return {
-        "time": f"{moment:%Y-%m-%d %H:%M} UTC",
-        "end": f"{start + timedelta(minutes=step.plan.window.minutes):%Y-%m-%d %H:%M} UTC",
-        "minutes": str(step.plan.window.minutes),
-        "lead": f"{lead.name} ({lead.contact or lead.email})",
-        "application": step.plan.application,
-        "reason": reason,
-        "run": step.run_id,
-    }
+def wait_for_window(step: Step) -> Report:
+    """Nothing is stopped before the window begins, nor when the source's schema is another than preflight looked at.
+
+    From the freeze on only the run changes the application; plan, SQL and code are looked at before each step. Safe to run
+    again.
+
+    Raises:
+        Refused: When it is too early, or the schema changed.
+    """
+    clock = telling.clock_of(step.evidence, step.plan)
+    if datetime.now(UTC) < clock.start:
+        raise Refused(
+            "the window has not begun", where=step.run_id, expected=f"{clock.start:%Y-%m-%d %H:%M:%S} UTC or later"
+        )
+    recorded = step.evidence.last(schema_drift.EVENT)
+    if recorded is None:
+        raise CannotCheck(
+            "nobody knows the schema that preflight looked at", where=step.run_id, do="Run check_source first."
+        )
+    with source.live_schema(step.source, step.plan.backup.directory) as connection:
+        objects = source.schema_objects(connection)
+        fingerprint = source.schema_fingerprint(connection)
+    if fingerprint != recorded["fingerprint"]:
+        raise Refused(
+            "the source's schema has changed since preflight looked at it",
+            where=str(step.source),
+            expected="nothing but the run's own changes from the freeze on",
+            found=str(schema_drift.between(recorded["objects"], objects)),
+            do="Nothing was stopped. Find out who released it, then start a new run.",
+        )
+    return Report(f"the window has begun; it ends at {clock.end:%H:%M} UTC, the deadline is {clock.deadline:%H:%M} UTC")
 
 
 def check_target(step: Step) -> Report:

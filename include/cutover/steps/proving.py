@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from include.cutover import clock as clocks
 from include.cutover import decision, decisions, digests, finishing, structure, table_suites, target, verification
 from include.cutover.evidence import Event
+from include.cutover.steps import telling
 from include.cutover.steps.step import Report, Step
 
 
@@ -72,6 +74,7 @@ BEFORE_STOPPING = (
     "check_places",
     "apply_ddl",
     "apply_migrations",
+    "wait_for_window",
 )
 BEFORE = (*BEFORE_STOPPING, "stop_services", "fence_source", "take_backup")
 FINISHING = (
@@ -123,19 +126,29 @@ def decide(step: Step, *, at: str) -> Report:
         chosen = _again(events, course)
     else:
         gates = ("go_no_go",) if at == "decide" else ("go_no_go", "approve")
+        late = _late(events, at)
         chosen = decision.decide(
             events,
             required=required_steps(step, at),
             gates=gates,
             entitled=step.entitled,
             changed=step.changed if at == "decide" else (),
+            late=late,
             later=_later(step, at),
         )
         step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
         if chosen.outcome == "go_on" and at == "decide_live":
             step.evidence.append("live")
+        elif late and chosen.outcome != "go_on":
+            telling.post(step.evidence, step.plan, "deadline", run_id=step.run_id, reason=f"{late}; it goes back.")
     figures = {"outcome": chosen.outcome, "why": list(chosen.why)}
     return Report(f"{chosen.outcome}: {chosen.why[0]}", figures, warnings=_extras_missing(step))
+
+
+def _late(events: list[Event], at: str) -> str:
+    """Why there is no time left to go live. What is live already stays so: only what came too late before that counts."""
+    found = clocks.read(events)
+    return decision.late(events) or (found.late(at) if found is not None and at == "decide" else "")
 
 
 def _extras_missing(step: Step) -> list[str]:

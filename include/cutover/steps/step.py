@@ -18,8 +18,9 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from include.cutover import backup, claims, decision, decisions, fingerprints, lease, ledger, room
+from include.cutover import backup, claims, clock, decision, decisions, fingerprints, lease, ledger, room
 from include.cutover.checks import Check
+from include.cutover.clock import OutOfTime
 from include.cutover.commands import Remote, Runner
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, PlanInvalid, Refused
 from include.cutover.evidence import Event, Evidence
@@ -27,6 +28,7 @@ from include.cutover.identities import Identities
 from include.cutover.masking import mask
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan, load_plan
+from include.cutover.steps import telling
 
 log = logging.getLogger("cutover")
 
@@ -277,6 +279,7 @@ class Terms:
         after: Steps that must have passed by their record; Airflow's word that they did is not enough.
         in_turn: The same, and each of them after the one before it.
         touched: The run must have changed something of the application: else there is nothing to go back from.
+        in_time: It refuses past the deadline, and when the rest does not fit any more: a step before a point of no return.
     """
 
     gate: str | None = None
@@ -287,13 +290,14 @@ class Terms:
     after: Sequence[str] = ()
     in_turn: Sequence[str] = ()
     touched: bool = False
+    in_time: bool = False
 
 
 Body = Callable[..., Report]
 
 
 def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, Any] | None = None) -> Report:
-    """Check that the step may run, run it, record its end.
+    """Check that the step may run, run it, record its end; then send the notices that wait, for two seconds at most.
 
     Returns:
         What the body reported; its outcome may be ``failed``.
@@ -301,6 +305,18 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
     Raises:
         CutoverError: When it may not run, or did not come to its end.
     """
+    try:
+        report = _carry_out(step, body, terms, arguments)
+    except LeaseLost:
+        raise
+    except Exception:
+        telling.deliver(step.evidence, step.plan, step.ends.channels)
+        raise
+    telling.deliver(step.evidence, step.plan, step.ends.channels)
+    return report
+
+
+def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any] | None) -> Report:
     started = time.monotonic()
 
     def end(outcome: str, **told: Any) -> None:
@@ -329,6 +345,8 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
         except BaseException as error:
             text = str(error) if isinstance(error, CutoverError) else f"{type(error).__name__}: {error}"
             try:
+                if isinstance(error, OutOfTime):
+                    step.evidence.append("late", step=step.name, reason=error.found)
                 end("refused" if isinstance(error, Refused) else "error", summary=mask(text))
             except CutoverError as unrecorded:  # a begin without an end is no pass; what went wrong first matters more
                 step.log.error("the end of the step could not be recorded: %s", unrecorded)
@@ -387,6 +405,8 @@ def may_run(step: Step, terms: Terms) -> None:
         )
     events = step.evidence.events()
     _stands(step, terms, events)
+    if terms.in_time:
+        require_in_time(step, events)
     gate = terms.gate
     if gate is not None and not decision.gate_is_open(events, gate, step.entitled):
         answer = decision.gate_answer(events, gate)
@@ -397,6 +417,17 @@ def may_run(step: Step, terms: Terms) -> None:
             found="no recorded answer" if answer is None else f"{answer.get('answer')} by {answer.get('by')}",
             do="Marking the gate's task as success is no answer; trigger a new run and answer its gate.",
         )
+
+
+def require_in_time(step: Step, events: Sequence[Event] | None = None, *, rest_from: str | None = None) -> None:
+    """Go on only while there is time; see ``Clock.require_in_time``. A run without a clock has all the time.
+
+    Raises:
+        OutOfTime: When there is not.
+    """
+    found = clock.read(list(events) if events is not None else step.evidence.events())
+    if found is not None:
+        found.require_in_time(step.name, rest_from=rest_from)
 
 
 def _stands(step: Step, terms: Terms, events: list[Event]) -> None:

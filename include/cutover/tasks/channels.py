@@ -37,7 +37,7 @@ from functools import cache
 from typing import Any
 
 from include.cutover.errors import CannotCheck, StepFailed
-from include.cutover.notices import Channel
+from include.cutover.notices import LEAD, Channel
 from include.cutover.plan import Plan
 
 SECONDS = 10
@@ -48,7 +48,8 @@ _quiet.setLevel(logging.WARNING)
 
 
 def channels(plan: Plan) -> list[Channel]:
-    """The channels that the plan names: ``slack`` and ``mail``, each where its connection is named.
+    """The channels that the plan names: ``slack`` and ``mail``, each where its connection is named, and ``lead``, which is
+    mail to the lead alone.
 
     Connections are looked up here. One that is missing or unusable gives a channel whose ``send`` says so, because a
     notice must not stop a cutover.
@@ -57,8 +58,10 @@ def channels(plan: Plan) -> list[Channel]:
     if plan.connections.slack is not None:
         found.append(_channel("slack", plan.connections.slack, _Slack))
     if plan.connections.mail is not None:
-        sender, receivers = plan.channels.mail_from, list(plan.channels.mail_to)
-        found.append(_channel("mail", plan.connections.mail, lambda name: _Mail(name, sender, receivers)))
+        sender, receivers, lead = plan.channels.mail_from, list(plan.channels.mail_to), plan.people.lead.email
+        found.append(_channel("mail", plan.connections.mail, lambda name: _Mail("mail", name, sender, receivers)))
+        if lead not in receivers:
+            found.append(_channel(LEAD, plan.connections.mail, lambda name: _Mail(LEAD, name, sender, [lead])))
     return found
 
 
@@ -81,7 +84,7 @@ class _Unusable:
             f"the connection of the channel {self.name} is missing or unusable",
             where=f"connection {self._connection}",
             found=self._found,
-            do="Define it in Airflow; the notice is sent when the step runs again.",
+            do="Define it in Airflow; the notice is sent then.",
         )
 
 
@@ -108,9 +111,8 @@ class _Slack:
 class _Mail:
     """Mail over SMTP, one try per call."""
 
-    name = "mail"
-
-    def __init__(self, connection: str, sender: str, receivers: list[str]) -> None:
+    def __init__(self, name: str, connection: str, sender: str, receivers: list[str]) -> None:
+        self.name = name
         self._connection, self._sender, self._receivers = connection, sender, receivers
         # Looked up here, in the task's thread: the sending thread asks Airflow for nothing.
         self._given = _one_try().get_connection(connection)

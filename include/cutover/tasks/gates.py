@@ -18,12 +18,14 @@ from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
 from include.cutover.plan import Plan
 from include.cutover.report import duration
+from include.cutover.steps import telling
 from include.cutover.steps.step import Step, Terms, may_run
 from include.cutover.tasks.links import links_of_run
 from include.cutover.tasks.operators import step_of
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.hitl import HITLUser
+_BEHIND = {"go_no_go": "stop_services", "approve": "switch_configuration"}
 
 
 class Gate(HITLOperator):
@@ -61,14 +63,18 @@ class Gate(HITLOperator):
         events = step.evidence.events()
         opened = next(event for event in events if event["event"] == "run.opened")
         unknown = open_questions(events, step.plan)
+        late = self._late(events)
         if opened.get("approve") == "auto":
-            answer = NO_GO if unknown else GO
-            self._record(step, answer, by=None, automatic=True)
+            answer = NO_GO if unknown or late else GO
+            self._record(step, answer, by=None, automatic=True, late=late)
             return {"answer": answer, "automatic": True}
+        if late:
+            self._record(step, NO_GO, by=None, automatic=False, late=late)
         self.response_timeout = patience(events, step.plan)
         self.body = briefing(events, step.plan, gate=self.gate, links=links_of_run(step.plan.name, step.run_id))
         minutes = round(self.response_timeout.total_seconds() / 60, 2)
         step.evidence.append("gate.asked", gate=self.gate, minutes=minutes)
+        telling.deliver(step.evidence, step.plan, step.ends.channels)
         return self.wait_for_answer(context)
 
     def wait_for_answer(self, context: Any) -> Any:
@@ -81,8 +87,10 @@ class Gate(HITLOperator):
         step = step_of(self.plan_name, self.gate, context)
         may_run(step, Terms(course=("go_live",) if self.gate == "approve" else ("forward",)))
         chosen, by = self.read_answer(context, event)
-        answer = GO if chosen == GO and by in step.entitled else NO_GO
-        self._record(step, answer, by=by, automatic=False)
+        go = chosen == GO and by in step.entitled
+        late = self._late(step.evidence.events()) if go else ""
+        answer = GO if go and not late else NO_GO
+        self._record(step, answer, by=by, automatic=False, late=late)
         return {"answer": answer, "by": by}
 
     def read_answer(self, context: Any, event: dict[str, Any]) -> tuple[str, str | None]:
@@ -91,9 +99,18 @@ class Gate(HITLOperator):
         responder, chosen = result["responded_by_user"], result["chosen_options"]
         return chosen[0] if len(chosen) == 1 else "", None if responder is None else str(responder["name"])
 
-    def _record(self, step: Step, answer: str, *, by: str | None, automatic: bool) -> None:
-        step.evidence.append("gate", gate=self.gate, answer=answer, by=by, automatic=automatic)
+    def _late(self, events: list[Event]) -> str:
+        """Why a go would come too late for what stands behind the gate."""
+        found = clock.read(events)
+        return "" if found is None else found.late(_BEHIND[self.gate])
+
+    def _record(self, step: Step, answer: str, *, by: str | None, automatic: bool, late: str = "") -> None:
+        if late:
+            step.evidence.append("late", step=self.gate, reason=late)
+        step.evidence.append("gate", gate=self.gate, answer=answer, by=by, automatic=automatic, late=late)
         step.log.info("%s: %s by %s", self.gate, answer, "the plan's permission" if automatic else by or "nobody in time")
+        if late:
+            raise AirflowFailException(f"{self.gate}: no-go, there is no time left: {late}")
         if answer != GO:
             raise AirflowFailException(f"{self.gate}: no-go" + ("" if automatic or by else ", nobody answered in time"))
 
@@ -189,6 +206,11 @@ def _time_left(question: Question) -> list[str]:
     told = [f"The window of {question.plan.window.minutes} minutes ends at {question.left(window_end)}."]
     if question.times is not None:
         told.append(f"A run that is not live by {question.left(question.times.deadline)} goes back by itself.")
+        measured = question.times.measured_by
+        told.append(
+            f"Going back takes {duration(question.times.rollback_seconds)}, as "
+            f"{f'the rehearsal {measured} measured' if measured else 'the plan says'}, and a margin."
+        )
     return told
 
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.branch import BranchMixIn
 from airflow.sdk import BaseOperator
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from include.cutover.errors import CutoverError
 from include.cutover.masking import mask
 from include.cutover.steps import step as steps
+from include.cutover.steps import telling
 from include.cutover.steps.step import Body, Caller, Report, Step, Terms
 from include.cutover.tasks import time_limits
 from include.cutover.tasks.connections import AirflowEnds
+
+LOOK_AGAIN = timedelta(minutes=5)
+"""How soon a task that waits without a worker looks whether it still should."""
 
 # A fault of the program comes again, however often it is tried.
 _FAULTS = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, AssertionError, ImportError, ValueError)
 
 
+def step_of(plan: str, name: str, context: Any) -> Step:
+    """The step as Airflow calls it."""
+    return Step(plan, name, caller_of(context), AirflowEnds())
+
+
 def caller_of(context: Any) -> Caller:
-    """Who runs a step, as Airflow knows it."""
+    """Who calls, as Airflow knows."""
     dag_run, instance = context["dag_run"], context["ti"]
     return Caller(
         dag_id=dag_run.dag_id,
@@ -34,9 +45,24 @@ def caller_of(context: Any) -> Caller:
     )
 
 
-def step_of(plan: str, name: str, context: Any) -> Step:
-    """The step as Airflow calls it."""
-    return Step(plan, name, caller_of(context), AirflowEnds())
+@contextmanager
+def for_airflow(log: Any) -> Iterator[None]:
+    """Turn an error into what Airflow tries again, or does not.
+
+    Raises:
+        AirflowFailException: When another try cannot help.
+        RuntimeError: When it may.
+    """
+    try:
+        yield
+    except CutoverError as error:
+        text = mask(str(error))
+        if not error.retry_helps:
+            raise AirflowFailException(text) from None
+        log.warning("another try may help: %s", text)
+        raise RuntimeError(text) from None
+    except _FAULTS as error:
+        raise AirflowFailException(f"another try cannot help: {type(error).__name__}: {mask(str(error))}") from error
 
 
 class StepOperator(BaseOperator):
@@ -84,16 +110,8 @@ class StepOperator(BaseOperator):
         body = time_limits.in_time(self.body, self.execution_timeout)
         self._at_work = True
         try:
-            with time_limits.hard_limit(self.execution_timeout):
+            with for_airflow(self.log), time_limits.hard_limit(self.execution_timeout):
                 report = self.run_step(name, body, context)
-        except CutoverError as error:
-            text = mask(str(error))
-            if not error.retry_helps:
-                raise AirflowFailException(text) from None
-            self.log.warning("another try may help: %s", text)
-            raise RuntimeError(text) from None
-        except _FAULTS as error:
-            raise AirflowFailException(f"another try cannot help: {type(error).__name__}: {mask(str(error))}") from error
         finally:
             self._at_work = False
         if report.outcome == "failed":
@@ -102,12 +120,33 @@ class StepOperator(BaseOperator):
 
     def run_step(self, name: str, body: Body, context: Any) -> Report:
         """Run ``body`` as that step."""
-        return steps.run(step_of(self.plan, name, context), body, self.terms, self.arguments)
+        step = step_of(self.plan, name, context)
+        self.before(step)
+        return steps.run(step, body, self.terms, self.arguments)
+
+    def before(self, step: Step) -> None:
+        """What is done before the step begins; nothing here."""
 
     def on_kill(self) -> None:
         """Airflow calls this on SIGTERM, in the middle of the step: end it now. Its sessions in the target end with it."""
         if self._at_work:
             raise SystemExit("Airflow told this task to end")
+
+
+class WindowOperator(StepOperator):
+    """Waits for the run's window without a worker: the task ends, and Airflow starts it again when it is time.
+
+    It looks now and then whether the run still goes forward. When the window has begun it passes at once.
+    """
+
+    def before(self, step: Step) -> None:
+        """Come back later while the window has not begun."""
+        now, start = datetime.now(UTC), telling.clock_of(step.evidence, step.plan).start
+        if now < start:
+            steps.may_run(step, self.terms)
+            telling.deliver(step.evidence, step.plan, step.ends.channels)
+            self.log.info("the window begins at %s", f"{start:%Y-%m-%d %H:%M:%S} UTC")
+            raise AirflowRescheduleException(min(start, now + LOOK_AGAIN))
 
 
 class BranchOperator(StepOperator, BranchMixIn):
