@@ -549,6 +549,8 @@ class Plan(Model):
             alter others. See docs/decisions/0004-the-targets-fence.md.
         ignored_tables: Tables of the source that are left behind, each with the reason.
         source_objects: What became of the source's views, triggers and the like, by name.
+        require_rehearsal: No cutover without a green rehearsal of the same schema, plan, SQL and code.
+        rehearsal_days: How old that rehearsal may be.
     """
 
     name: Identifier
@@ -567,6 +569,8 @@ class Plan(Model):
     window: Window = Window()
     gates: Gates = Gates()
     preflight: Preflight = Preflight()
+    require_rehearsal: bool = False
+    rehearsal_days: float = Field(default=7, gt=0, le=365)
     people: People
     channels: Channels
     notices: Notices

@@ -58,7 +58,7 @@ class Result:
 class Schedule:
     """Plays one seed on a site of its own."""
 
-    def __init__(self, seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, Any]) -> None:
+    def __init__(self, seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, ...]) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.cluster = cluster
@@ -325,6 +325,6 @@ class Schedule:
             self.result.faults += Judge(self.site, before).verdict(ended)
 
 
-def play(seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, Any]) -> Result:
+def play(seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, ...]) -> Result:
     """Play a schedule."""
     return Schedule(seed, folder, cluster, dags).play()

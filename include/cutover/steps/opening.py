@@ -29,6 +29,7 @@ from include.cutover import (
     migrations,
     notices,
     preflight,
+    rehearsal,
     schema_drift,
     source,
     source_lease,
@@ -38,7 +39,7 @@ from include.cutover import (
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import Evidence, runs
-from include.cutover.plan import load_plan
+from include.cutover.plan import Plan, load_plan
 from include.cutover.steps.live import fill
 from include.cutover.steps.step import FROZEN_PLAN, Report, Step
 
@@ -57,14 +58,7 @@ def open_run(step: Step) -> Report:
         _hold_source(step)
         return Report("the run is open")
     plan = load_plan(step.plan.name)
-    if step.actor not in {person.user for person in plan.people.deciders}:
-        raise Refused(
-            "only the lead or a deputy may start a cutover",
-            where=f"plan {plan.name}",
-            expected=", ".join(person.user for person in plan.people.deciders),
-            found=step.actor or "nobody known",
-            do="Log in as one of them and trigger the DAG again.",
-        )
+    require_decider(plan, step.actor, "start a cutover")
     approve = step.params["approve"]
     if approve == "auto" and not plan.gates.allow_auto_approval:
         raise Refused(
@@ -97,6 +91,22 @@ def open_run(step: Step) -> Report:
     )
     _hold_source(step)
     return Report(f"opened by {step.actor}: {step.params['reason']}")
+
+
+def require_decider(plan: Plan, actor: str | None, what: str) -> None:
+    """Only the word of the lead or a deputy counts.
+
+    Raises:
+        Refused: When it is somebody else's.
+    """
+    if actor not in {person.user for person in plan.people.deciders}:
+        raise Refused(
+            f"only the lead or a deputy may {what}",
+            where=f"plan {plan.name}",
+            expected=", ".join(person.user for person in plan.people.deciders),
+            found=actor or "nobody known",
+            do="Log in as one of them and trigger the DAG again.",
+        )
 
 
 def _hold_source(step: Step) -> None:
@@ -200,19 +210,24 @@ def check_target(step: Step) -> Report:
         source_bytes=step.source.stat().st_size if step.source.exists() else 0,
         application_role=step.ends.application_role(step.plan),
     )
-    return Report(_count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
+    return Report(count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
 
 
 def finish_pending(step: Step) -> list[str]:
     """Put aside the schemas that earlier rollbacks had to leave, because the target was down then."""
-    done = []
-    for run in runs(step.plan.name):
-        if run.folder == step.evidence.folder:
-            continue
-        pending, kept = run.last("target.pending"), run.last("target.kept")
-        if pending is not None and (kept is None or kept["seq"] < pending["seq"]):
-            done.append(put_aside(step, run, str(pending["run_id"])).name)
-    return done
+    return [
+        put_aside(step, run, run_id).name for run, run_id in pending(step.plan.name) if run.folder != step.evidence.folder
+    ]
+
+
+def pending(plan: str) -> list[tuple[Evidence, str]]:
+    """Runs whose schema is still to be put aside, with their run ids."""
+    found = []
+    for run in runs(plan):
+        left, kept = run.last("target.pending"), run.last("target.kept")
+        if left is not None and (kept is None or kept["seq"] < left["seq"]):
+            found.append((run, str(left["run_id"])))
+    return found
 
 
 def put_aside(step: Step, evidence: Evidence, run_id: str) -> target.KeptSchema:
@@ -256,7 +271,19 @@ def check_source(step: Step) -> Report:
         checks = preflight.check_source(step.source, clone, plan=step.plan, planned=planned)
         sound = all(check.outcome == "passed" for check in checks if check.name == "source_integrity")
         warnings = _schema_drift(step, clone) if sound else []
-    return Report(_count(checks), {}, checks, warnings=warnings)
+        size = clone.stat().st_size
+    if not step.rehearses:
+        checks += _rehearsed(step)
+    return Report(count(checks), {"bytes": size}, checks, warnings=warnings)
+
+
+def _rehearsed(step: Step) -> list[Check]:
+    """Record what the rehearsals before this run found; whether there is the one that the plan requires."""
+    mine = rehearsal.fingerprint(step.evidence.events(), rehearsal.of_plan(step.plan))
+    told = rehearsal.facts(step.plan, mine)
+    step.evidence.append(rehearsal.EVENT, **told)
+    required = rehearsal.check(step.plan, told)
+    return [] if required is None else [required]
 
 
 def _schema_drift(step: Step, clone: Path) -> list[str]:
@@ -320,7 +347,14 @@ def assess_source(step: Step) -> Report:
     notes = sum(finding.severity == "note" for finding in found.findings)
     return Report(
         f"{found.rows:,} rows looked at: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
-        {"rows": found.rows, "seconds": found.seconds, "blocks": len(found.blocks), "decided": decided, "notes": notes},
+        {
+            "rows": found.rows,
+            "tables": dict(found.tables),
+            "seconds": found.seconds,
+            "blocks": len(found.blocks),
+            "decided": decided,
+            "notes": notes,
+        },
         stage.checks,
     )
 
@@ -367,7 +401,7 @@ def check_places(step: Step) -> Report:
             checks.append(extra.preview)
         elif extra.problems:
             warnings.append(f"{extra.title} will not be kept: {'; '.join(extra.problems)}")
-    return Report(_count(checks), {}, checks, warnings=warnings)
+    return Report(count(checks), {}, checks, warnings=warnings)
 
 
 def _configuration(step: Step) -> list[Check]:
@@ -380,7 +414,8 @@ def _configuration(step: Step) -> list[Check]:
     return [configuration.check(settings, live, rolled_back, remote=step.remote)]
 
 
-def _count(checks: list[Check]) -> str:
+def count(checks: list[Check]) -> str:
+    """How many of the checks passed, and which did not."""
     bad = [check for check in checks if check.outcome == "failed"]
     unknown = [check for check in checks if check.outcome == "unknown"]
     text = f"{len(checks) - len(bad) - len(unknown)} of {len(checks)} checks passed"

@@ -22,8 +22,13 @@ _FAULTS = (TypeError, AttributeError, NameError, LookupError, ArithmeticError, A
 
 def step_of(plan: str, name: str, context: Any) -> Step:
     """The step as Airflow calls it."""
+    return Step(plan, name, caller_of(context), AirflowEnds())
+
+
+def caller_of(context: Any) -> Caller:
+    """Who runs a step, as Airflow knows."""
     dag_run, instance = context["dag_run"], context["ti"]
-    caller = Caller(
+    return Caller(
         dag_id=dag_run.dag_id,
         run_id=dag_run.run_id,
         actor=dag_run.triggering_user_name,
@@ -32,7 +37,6 @@ def step_of(plan: str, name: str, context: Any) -> Step:
         log_url=getattr(instance, "log_url", "") or "",
         triggered_at=dag_run.run_after,
     )
-    return Step(plan, name, caller, AirflowEnds())
 
 
 class StepOperator(BaseOperator):
@@ -81,7 +85,7 @@ class StepOperator(BaseOperator):
         self._at_work = True
         try:
             with time_limits.hard_limit(self.execution_timeout):
-                report = steps.run(step_of(self.plan, name, context), body, self.terms, self.arguments)
+                report = steps.run(self.as_step(name, context), body, self.terms, self.arguments)
         except CutoverError as error:
             text = mask(str(error))
             if not error.retry_helps:
@@ -95,6 +99,10 @@ class StepOperator(BaseOperator):
         if report.outcome == "failed":
             raise AirflowFailException(report.failure)
         return {"summary": report.summary, "figures": report.figures}
+
+    def as_step(self, name: str, context: Any) -> Step:
+        """The step that is run."""
+        return step_of(self.plan, name, context)
 
     def on_kill(self) -> None:
         """Airflow calls this on SIGTERM, in the middle of the step: end it now. Its sessions in the target end with it."""
