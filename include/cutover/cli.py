@@ -35,6 +35,7 @@ stack_app = typer.Typer(help="A local Airflow that stays up.", no_args_is_help=T
 app.add_typer(stack_app, name="stack")
 app.add_typer(recovery_commands.fence_app, name="fence")
 app.add_typer(recovery_commands.evidence_app, name="evidence")
+app.add_typer(recovery_commands.incident_app, name="incident")
 app.command()(recovery_commands.rollback)
 console = Console(highlight=False)
 

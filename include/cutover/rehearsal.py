@@ -125,13 +125,7 @@ def of(evidence: Evidence) -> Rehearsal | None:
     if not sealed or not opened:
         return None
     ends = {event["step"]: event for event in events if event["event"] == "step.end"}
-    proven = _moment(events, LAST_PROVEN, "step.end")
-    begins = {
-        step: (proven - begin).total_seconds()
-        for step in ends
-        if proven is not None and (begin := _moment(events, step, "step.begin")) is not None and begin <= proven
-    }
-    back_from, back_to = _moment(events, FIRST_BACK, "step.begin"), _moment(events, LAST_BACK, "step.end")
+    measured = spans(events)
     taken = (ends.get("take_backup") or {}).get("figures") or {}
     database = _last(events, DATABASE)
     return Rehearsal(
@@ -144,12 +138,34 @@ def of(evidence: Evidence) -> Rehearsal | None:
         source_bytes=int(((ends.get("clone_source") or {}).get("figures") or {}).get("bytes") or 0),
         findings=findings(events),
         seconds={step: float(event.get("seconds") or 0) for step, event in ends.items()},
-        down=begins.get(FIRST_DOWN),
-        back=(back_to - back_from).total_seconds() if back_from and back_to else None,
-        begins=begins,
+        down=measured.down,
+        back=measured.back,
+        begins=measured.begins,
         first_failure=str(sealed.get("why") or ""),
         kept=str(database["name"]) if database and database["state"] != "dropped" else "",
     )
+
+
+@dataclass(frozen=True)
+class Spans:
+    """What a rehearsal measured, see ``Rehearsal``."""
+
+    down: float | None
+    back: float | None
+    begins: Mapping[str, float]
+
+
+def spans(events: Sequence[Event]) -> Spans:
+    """By the clock between the records, so that what lies between two steps counts as well."""
+    proven = _moment(events, LAST_PROVEN, "step.end")
+    begins = {
+        step: (proven - begin).total_seconds()
+        for step in dict.fromkeys(event["step"] for event in events if event["event"] == "step.end")
+        if proven is not None and (begin := _moment(events, step, "step.begin")) is not None and begin <= proven
+    }
+    back_from, back_to = _moment(events, FIRST_BACK, "step.begin"), _moment(events, LAST_BACK, "step.end")
+    back = (back_to - back_from).total_seconds() if back_from is not None and back_to is not None else None
+    return Spans(begins.get(FIRST_DOWN), back, begins)
 
 
 def findings(events: Sequence[Event]) -> dict[str, str]:

@@ -5,16 +5,14 @@ The walker of ``tests/exploring`` plays Airflow's part. The application runs and
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from include.cutover import disposable, lease, rehearsal, source_lease
+from include.cutover import lease, rehearsal, source_lease
 from include.cutover.embedded import Cluster
 from include.cutover.evidence import Evidence, evidence_root, rehearsals, runs
 from include.cutover.plan import load_plan

@@ -24,6 +24,7 @@ from include.cutover import (
     files,
     fingerprints,
     finishing,
+    incident,
     lease,
     ledger,
     migrations,
@@ -50,7 +51,7 @@ def open_run(step: Step) -> Report:
     Raises:
         Refused: When somebody else started it than the lead or a deputy, when automatic approval is not allowed, when
             another run is open or works on the same source, when this one was triggered while another was open, when the
-            application already lives on the target, or when an earlier way back did not complete.
+            application already lives on the target, or when the incident of an earlier run is open.
     """
     opened = step.evidence.last("run.opened") if step.evidence.exists else None
     if opened is not None:
@@ -122,7 +123,7 @@ def window_start(value: str | None) -> datetime:
 
 
 def _refuse_after(plan: str) -> None:
-    """No cutover of an application that is live already, or whose last way back did not complete."""
+    """No cutover of an application that is live already, or with an open incident."""
     for run in reversed(runs(plan)):
         sealed = run.sealed
         if sealed is not None and sealed.get("outcome") == "live":
@@ -132,13 +133,7 @@ def _refuse_after(plan: str) -> None:
                 found=f"the run {run.folder.name} ended live at {sealed['time']}",
                 do="Roll that run back first if it has to be done again.",
             )
-        if sealed is not None and sealed.get("outcome") == "failed":
-            raise Refused(
-                "an earlier run did not come to its end",
-                where=f"plan {plan}",
-                found=f"the run {run.folder.name} was closed at {sealed['time']} before its way back was complete",
-                do=f"Bring it to its end first: trigger rollback_{plan} again, or use the break-glass rollback.",
-            )
+    incident.require_none_open(plan)
 
 
 def _refuse_queued(plan: str, triggered_at: datetime | None) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import preflight
+from include.cutover import preflight, rehearsal_briefing
 from include.cutover.checks import Check
 from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
@@ -110,6 +110,10 @@ def briefing(events: list[Event], plan: Plan) -> str:
         "|---|---|---|",
     ]
     lines += [f"| {name} | {outcome} | {_cell(summary)} |" for name, outcome, summary in rows]
+    rehearsed = rehearsal_briefing.facts(events)
+    if rehearsed:
+        lines += ["", "**Rehearsal:**", ""]
+        lines += [f"- {label}: {_cell(text)}" for label, text in rehearsed]
     warnings = list(dict.fromkeys(warning for event in newest.values() for warning in event.get("warnings") or []))
     if warnings:
         lines += ["", "**Warnings; a go takes them as they are:**", ""]

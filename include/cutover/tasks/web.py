@@ -27,7 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from include.cutover import data_docs, pages, report
 from include.cutover.errors import CannotCheck, CutoverError
-from include.cutover.evidence import Evidence, evidence_root, slug
+from include.cutover.evidence import REHEARSALS, Evidence, evidence_root, slug
 from include.cutover.plan import Plan, load_plan, plans_folder
 from include.cutover.steps.step import frozen_plan, subject_of
 from include.cutover.tasks.links import plan_of
@@ -170,7 +170,7 @@ ReadablePlan = Annotated[str, Depends(readable_plan)]
 
 def readable_evidence(plan: ReadablePlan, run: str) -> Evidence:
     """The evidence of a run of a plan that the user may see."""
-    evidence = Evidence.of(plan, run)
+    evidence = pages.evidence_of(plan, run)
     if evidence.folder.is_symlink() or not evidence.exists:
         raise _not_found("No run of this name left evidence.")
     return evidence
@@ -189,7 +189,7 @@ def _plans() -> list[str]:
     names = {path.stem for path in plans_folder().glob("*.yaml")}
     if evidence_root().is_dir():
         names |= {folder.name for folder in evidence_root().iterdir() if folder.is_dir()}
-    return sorted(name for name in names if _PLAN.fullmatch(name))
+    return sorted(name for name in names - {REHEARSALS} if _PLAN.fullmatch(name))
 
 
 @app.get("/")
@@ -224,10 +224,10 @@ def of_dag_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> 
     if not name:
         raise _not_found("This DAG is no part of a cutover, so its runs have no report.")
     plan = readable_plan(name, request, user)
-    subject = _subject(plan, run_id) or run_id
-    if not Evidence.of(plan, subject).exists:
+    key = pages.key_of_dag_run(dag_id, plan, _subject(plan, run_id) or run_id)
+    if not pages.evidence_of(plan, key).exists:
         raise _not_found("This run left no evidence, or has not yet; the log of its first task tells why.")
-    return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(subject))}/", status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(f"{_base(request)}/{plan}/{quote(key)}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}")
@@ -242,13 +242,13 @@ def runs_of_plan(plan: ReadablePlan, request: Request) -> Response:
 @app.get("/{plan}/{run}")
 def run_without_slash(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
     """To the report's address: the links in it are relative."""
-    return RedirectResponse(f"{_base(request)}/{plan}/{quote(evidence.folder.name)}/", status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}/{run}/")
 def run_page(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
     """The report as of this moment; of a rollback run, that of its cutover."""
-    subject = _subject(plan, evidence.folder.name)
+    subject = _subject(plan, pages.key_of(evidence))
     if subject is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(subject))}/", status.HTTP_303_SEE_OTHER)
     # Whether it is open is asked first: a run that is sealed in between is drawn again once more, not once too little.
@@ -306,7 +306,7 @@ def docs(plan: ReadablePlan, evidence: ReadableEvidence, name: str, request: Req
         raise _not_found()
     media_type = data_docs.MEDIA_TYPES[PurePosixPath(name).suffix]
     if media_type.startswith("text/html"):
-        address = escape(f"{_base(request)}/{plan}/{quote(evidence.folder.name)}/")
+        address = escape(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/")
         page = content.decode(errors="replace")
         return _document(page.replace("<nav>", f'<nav><a href="{address}">Report of the run</a>', 1), request)
     return Response(content, media_type=media_type)
