@@ -27,7 +27,7 @@ from include.cutover.stack import Stack
 DATABASE = "ward_flux"
 ROLE = "ward_ops"
 PIPELINE_ROLE = "cutover"
-DAGS = ("cutover_ward_ops", "rollback_ward_ops")
+DAGS = ("cutover_ward_ops", "rollback_ward_ops", "rehearsal_ward_ops", "incident_ward_ops")
 
 
 class LocalSite:
@@ -172,7 +172,7 @@ class LocalSite:
                 (
                     ("pg_roles", "rolname", PIPELINE_ROLE),
                     [
-                        "CREATE ROLE {pipeline} LOGIN CREATEROLE PASSWORD {pipeline_password}",
+                        "CREATE ROLE {pipeline} LOGIN CREATEROLE CREATEDB PASSWORD {pipeline_password}",
                         "GRANT {application} TO {pipeline} WITH ADMIN OPTION",
                         "GRANT pg_read_all_settings TO {pipeline}",  # where the data lies, to see whether there is room
                     ],
