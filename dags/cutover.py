@@ -41,8 +41,9 @@ from include.cutover.tasks.aftercare import StartAftercare
 from include.cutover.tasks.alerts import alerts
 from include.cutover.tasks.gates import Gate
 from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_group, time_for_data, way_back
+from include.cutover.tasks.going_forward import move_and_prove, preflight_group, prepare_group
 from include.cutover.tasks.operators import BranchOperator, StepOperator, WindowOperator
-from include.cutover.tasks.plans import plan_for_dag, task_name
+from include.cutover.tasks.plans import plan_for_dag
 
 FORM = {
     "approve": Param(
@@ -87,7 +88,6 @@ def cutover_dag(plan: Plan) -> DAG:
     """The cutover of one plan."""
 
     moves_data = time_for_data(plan)
-    copying = {"retries": 2, "terms": Terms(in_time=True), **moves_data}
 
     def step(name: str, body: Any, **settings: Any) -> StepOperator:
         return StepOperator(task_id=name, plan=plan.name, body=body, **settings)
@@ -111,14 +111,8 @@ def cutover_dag(plan: Plan) -> DAG:
         open_run = step("open_run", opening.open_run, terms=Terms(opens=True))
         announce_start = step("announce_start", opening.announce, arguments={"notice": "start"})
 
-        with TaskGroup("preflight", tooltip="Look at everything; change nothing") as look:
-            step("check_target", opening.check_target)
-            step("check_source", opening.check_source, **moves_data)
-            step("assess_source", opening.assess_source, **moves_data)
-            step("check_places", opening.check_places)
-
-        with TaskGroup("prepare_target", tooltip="Make the empty tables") as prepare_target:
-            chain(step("apply_ddl", opening.apply_ddl), step("apply_migrations", opening.apply_migrations))
+        look = preflight_group(plan)
+        prepare_target = prepare_group(plan)
 
         go_no_go = Gate(task_id="go_no_go", plan=plan, gate="go_no_go", question=f"Stop {plan.application} and migrate it?")
 
@@ -138,45 +132,7 @@ def cutover_dag(plan: Plan) -> DAG:
 
         take_backup = step("take_backup", moving.take_backup, terms=Terms(after=("fence_source",)), **moves_data)
 
-        with TaskGroup("copy", tooltip="One task for each table") as copy:
-            for table, settings in plan.tables.items():
-                # A table that is worth several streams takes longest: it goes first.
-                if settings.streams == 1:
-                    step(task_name(table), moving.copy, step=f"copy.{table}", arguments={"table": table}, **copying)
-                else:
-                    StepOperator.partial(
-                        task_id=task_name(table),
-                        plan=plan.name,
-                        body=moving.copy,
-                        step=f"copy.{table}",
-                        priority_weight=100,
-                        **copying,
-                    ).expand(arguments=[{"table": table, "stream": stream} for stream in range(settings.streams)])
-
-        restore_test = step("restore_test", moving.restore_test, **moves_data)
-
-        extras = [step("snapshot_extras", moving.snapshot_extras, **moves_data)] if plan.extras.wanted else []
-
-        with TaskGroup("finish_target", tooltip="What is faster and safer after the load") as finish_target:
-            reference = step("load_reference_data", moving.load_reference_data)
-            chain(
-                step("build_keys_and_indexes", moving.build_keys_and_indexes, **moves_data),
-                reference,
-                [
-                    step("store_quarantine", moving.store_quarantine),
-                    step("declare_foreign_keys", moving.declare_foreign_keys),
-                    step("set_sequences", moving.set_sequences),
-                    step("analyze_tables", moving.analyze_tables, **moves_data),
-                ],
-                # An owner is changed under a lock of the whole table: after everything else that works on them.
-                *([step("grant_access", moving.grant_access)] if plan.access is not None else []),
-            )
-
-        with TaskGroup("verify", tooltip="The proof") as verify:
-            check_tables = step("check_tables", proving.check_tables, **moves_data)
-            validate = step("validate_foreign_keys", proving.validate_foreign_keys, **moves_data)
-            chain(check_tables, validate)
-            step("smoke_test_database", proving.smoke_test_database)
+        proven = move_and_prove(plan, take_backup)
 
         decide = BranchOperator(
             task_id="decide",
@@ -218,9 +174,7 @@ def cutover_dag(plan: Plan) -> DAG:
         close_run = step("close_run", closing.close, terms=Terms(closes=True), trigger_rule="all_done")
 
         chain(open_run, announce_start, look, prepare_target, go_no_go, wait_for_window, quiesce, take_backup)
-        chain(take_backup, copy, finish_target, verify, decide)
-        for beside in (restore_test, *extras):
-            chain(take_backup, beside, decide)
+        chain(proven, decide)
         chain(decide, go_live, decide_live, announce_completion, close_run)
         if plan.aftercare.enabled:  # before close_run, which alone decides how the run ends
             start_aftercare = StartAftercare(task_id="start_aftercare", plan=plan.name, trigger_rule="all_done")

@@ -29,7 +29,14 @@ from include.cutover.stack import Stack
 DATABASE = "ward_flux"
 ROLE = "ward_ops"
 PIPELINE_ROLE = "cutover"
-DAGS = ("cutover_ward_ops", "rollback_ward_ops", "aftercare_ward_ops", "retention_ward_ops")
+DAGS = (
+    "cutover_ward_ops",
+    "rollback_ward_ops",
+    "rehearsal_ward_ops",
+    "incident_ward_ops",
+    "aftercare_ward_ops",
+    "retention_ward_ops",
+)
 
 
 class LocalSite:

@@ -217,7 +217,12 @@ def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
     folder = folder.resolve()
     evidence = Evidence(folder)
     opened = evidence.last("run.opened")
-    if opened is None or folder.parent.name != opened["plan"] or plan not in (None, opened["plan"]):
+    if (
+        opened is None
+        or folder.parent.name != opened["plan"]
+        or plan not in (None, opened["plan"])
+        or opened.get("rehearsal")  # it worked on a clone
+    ):
         raise CannotCheck(
             "this folder is not the evidence of a run" + (f" of the plan {plan}" if plan else ""),
             where=str(folder),

@@ -16,7 +16,7 @@ from typing import Any
 
 from include.cutover.errors import Refused
 from include.cutover.evidence import Event
-from include.cutover.plan import Plan, Window
+from include.cutover.plan import Window
 
 EVENT = "clock"
 
@@ -124,11 +124,6 @@ class Clock:
                 found=reason,
                 do="The run goes back by itself. Plan a longer window, or find out what took so long.",
             )
-
-
-def measured(plan: Plan) -> Measured | None:
-    """What the latest rehearsal of this plan took; None where none is known, and the plan's figures hold."""
-    return None
 
 
 def read(events: list[Event]) -> Clock | None:

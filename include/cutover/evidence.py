@@ -28,6 +28,9 @@ from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
 from include.cutover.plan import ROOT
 
 EVENTS = "events.jsonl"
+REHEARSALS = "rehearsals"
+"""Folder of the evidence root with the rehearsals of each plan; who looks through a plan's runs finds cutovers only."""
+
 GENESIS = "0" * 64
 LOCK_SECONDS = 60.0
 HUNG_SECONDS = 30.0
@@ -323,6 +326,11 @@ def runs_below(folder: Path) -> list[Evidence]:
     """The evidence that lies in a folder, oldest first by its first event."""
     found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
     return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
+
+
+def rehearsals(plan: str) -> list[Evidence]:
+    """All rehearsals of a plan that left evidence, oldest first by their first event."""
+    return runs_below(evidence_root() / REHEARSALS / plan)
 
 
 def torn_tail(folder: Path) -> int:

@@ -7,8 +7,7 @@ from datetime import UTC, datetime
 from rich.console import Console
 from rich.markup import escape
 
-from include.cutover import clock as clocks
-from include.cutover import notice_texts
+from include.cutover import notice_texts, rehearsal
 from include.cutover.clock import Clock
 from include.cutover.errors import Refused
 from include.cutover.plan import Plan, load_plan
@@ -38,7 +37,7 @@ def run(plan_name: str, *, window_start: str = "") -> int:
         Refused: When the start is no time, or a text cannot be written.
     """
     plan = load_plan(plan_name)
-    clock = Clock.of(plan.window, _moment(window_start), clocks.measured(plan))
+    clock = Clock.of(plan.window, _moment(window_start), rehearsal.measured(plan))
     console.print(f"[bold]{escape(plan.application)}[/]: window {_when(clock.start)} to {_when(clock.end)}, freeze from "
                   f"{_when(clock.freeze)}, deadline {_when(clock.deadline)}", soft_wrap=True)  # fmt: skip
     if plan.channels.release == "communicator":

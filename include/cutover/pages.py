@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from include.cutover.evidence import EVENTS, Evidence, evidence_root
+from include.cutover.evidence import EVENTS, REHEARSALS, Evidence, evidence_root, slug
 from include.cutover.report import Story, duration
 
 STYLE = (Path(__file__).parent / "pages.css").read_text(encoding="utf-8")
@@ -23,7 +23,7 @@ class RunSummary:
     """One line in the list of runs.
 
     Attributes:
-        key: The run's folder name; it is its name in addresses.
+        key: Its name in addresses, see ``key_of``.
         run_id: As Airflow knows it.
         kind: ``cutover``, ``rehearsal``, ``rollback``: the verb of its DAG's name.
         subject: The run id of the cutover that a rollback works on.
@@ -49,7 +49,7 @@ class RunSummary:
 
 def summarise(evidence: Evidence) -> RunSummary:
     """The line of a run. Damaged evidence is a line too: it must not hide the other runs."""
-    key = evidence.folder.name
+    key = key_of(evidence)
     story = Story(evidence)
     begin = story.start if story.events else None
     if story.damage:
@@ -83,11 +83,35 @@ def summarise(evidence: Evidence) -> RunSummary:
 
 
 def runs_of(plan: str) -> list[RunSummary]:
-    """All runs of a plan that left evidence, newest first."""
-    folder = evidence_root() / plan
-    found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
+    """All runs and rehearsals of a plan that left evidence, newest first."""
+    found = [*_all_below(evidence_root() / plan), *_all_below(evidence_root() / REHEARSALS / plan)]
     never = datetime.max.replace(tzinfo=UTC)
     return sorted((summarise(item) for item in found), key=lambda run: (run.opened or never, run.key), reverse=True)
+
+
+def _all_below(folder: Path) -> list[Evidence]:
+    """Whatever state it is in: damaged evidence is shown as well."""
+    return [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
+
+
+_REHEARSAL = "rehearsal~"  # no folder of a run has such a name, see evidence.slug
+
+
+def key_of(evidence: Evidence) -> str:
+    """Name of a run in addresses: its folder's; a rehearsal's with a word before it."""
+    return f"{_REHEARSAL if evidence.folder.parent.parent.name == REHEARSALS else ''}{evidence.folder.name}"
+
+
+def evidence_of(plan: str, key: str) -> Evidence:
+    """The evidence that a name in an address stands for, whether there is such or not."""
+    if key.startswith(_REHEARSAL):
+        return Evidence.of(f"{REHEARSALS}/{plan}", key.removeprefix(_REHEARSAL))
+    return Evidence.of(plan, key)
+
+
+def key_of_dag_run(dag_id: str, plan: str, run_id: str) -> str:
+    """The name in addresses of what a DAG's run left."""
+    return f"{_REHEARSAL if dag_id == f'rehearsal_{plan}' else ''}{slug(run_id)}"
 
 
 def _waits(story: Story) -> bool:

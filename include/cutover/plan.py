@@ -573,6 +573,8 @@ class Plan(Model):
             ``verify-full``: and with the server that the connection names.
         database_backups: What ``doctor`` demands of PostgreSQL's own backups.
         schema_version: Revision of Alembic that the plan's SQL was written for; ``doctor`` compares it with the source's.
+        require_rehearsal: No cutover without a green rehearsal of the same schema, plan, SQL and code.
+        rehearsal_days: How old that rehearsal may be.
     """
 
     name: Identifier
@@ -598,6 +600,8 @@ class Plan(Model):
     preflight: Preflight = Preflight()
     aftercare: Aftercare = Aftercare()
     retention: Retention = Retention()
+    require_rehearsal: bool = False
+    rehearsal_days: float = Field(default=7, gt=0, le=365)
     people: People
     channels: Channels
     notices: Notices

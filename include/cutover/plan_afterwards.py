@@ -7,7 +7,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-EVIDENCE_ASIDE = frozenset({"aftercare", "retention", "rehearsals"})
+EVIDENCE_ASIDE = frozenset({"aftercare", "retention", "rehearsals", "schedules"})
 """Folders of the evidence root that are no plan's: no plan may have such a name."""
 
 LOG_PATTERNS = (

@@ -1,4 +1,4 @@
-"""What is typed when something is wrong: the fence, the evidence, and the rollback without Airflow."""
+"""What is typed when something is wrong: the fence, the evidence, the incident, and the rollback without Airflow."""
 
 from __future__ import annotations
 
@@ -14,15 +14,19 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from include.cutover import break_glass, catalog, evidence_check, fence
+from include.cutover import break_glass, catalog, evidence_check, fence, incident
 from include.cutover.checks import Check, worst
 from include.cutover.errors import Refused
 from include.cutover.evidence import Evidence
+from include.cutover.steps import incidents
 from include.cutover.steps.step import Report
 
 console = Console(highlight=False)
 fence_app = typer.Typer(help="The fence around an application's SQLite file.", no_args_is_help=True)
 evidence_app = typer.Typer(help="The evidence of a run.", no_args_is_help=True)
+incident_app = typer.Typer(
+    help="What a run left that did not end live; no new one opens before it is closed.", no_args_is_help=True
+)
 
 INTACT, NO_FENCE, BROKEN = 0, 1, 3
 
@@ -130,6 +134,59 @@ def close(
     """Close a run whose application was brought back to SQLite by hand. Changes nothing but evidence and leases."""
     run_id = break_glass.close_by_hand(folder, reason=_sentence(reason), by=by or login(), source=source)
     console.print(f"{escape(run_id)} is closed as rolled back by hand")
+
+
+PlanName = Annotated[str, typer.Option("--plan", help="Name of the plan.")]
+OfRun = Annotated[
+    str, typer.Option("--run", help="Run id of the cutover; the open incident, else the newest, when left out.")
+]
+
+
+@incident_app.command()
+def show(plan: PlanName, run: OfRun = "", as_json: AsJson = False) -> None:
+    """Say how it stands with an incident and what was kept for the inquiry. Status 0 closed or none, 1 open."""
+    if not run and not incident.incidents(plan):
+        console.print(f"no cutover of {escape(plan)} has left an incident")
+        return
+    found = incident.find(plan, run)
+    kept = incident.kept(found.evidence)
+    if as_json:
+        _print_json(
+            {"run_id": found.run_id, "outcome": found.outcome, "at": found.at, "why": found.why, "closed": found.closed,
+             "kept": [{"what": item.what, "where": item.where} for item in kept]}
+        )  # fmt: skip
+    else:
+        console.print(f"{escape(found.run_id)} ended as {found.outcome} at {found.at}: {escape(found.why)}", soft_wrap=True)
+        _tell_closing(found)
+        for item in kept:
+            console.print(f"  {escape(item.what)}: {escape(item.where)}", soft_wrap=True)
+    raise typer.Exit(0 if found.closed is not None else 1)
+
+
+@incident_app.command(name="close")
+def close_incident(
+    plan: PlanName,
+    by: Annotated[str, typer.Option(help="User name of the lead or a deputy.")],
+    cause: Annotated[str, typer.Option(help="What went wrong, and why the checks before did not find it.")],
+    fix: Annotated[str, typer.Option(help="What was corrected, where and by whom.")],
+    reference: Annotated[str, typer.Option(help="Where the rest can be read: a ticket, a post-mortem.")],
+    run: OfRun = "",
+) -> None:
+    """Close the incident of a run, so that a new cutover may open. Changes nothing but the evidence of that run."""
+    found = incidents.close(plan, run, by=by, cause=cause, fix=fix, reference=reference)
+    console.print(f"the incident of {escape(found.run_id)} is closed")
+    _tell_closing(found)
+
+
+def _tell_closing(found: incident.Incident) -> None:
+    closed = found.closed
+    if closed is None:
+        todo = "is open" if found.complete else "is open, and the way back is not complete"
+        console.print(f"  the incident {todo}")
+        return
+    console.print(f"  closed by {escape(closed['by'])} at {closed['time']}", soft_wrap=True)
+    for name in ("cause", "fix", "reference"):
+        console.print(f"  {name}: {escape(closed[name])}", soft_wrap=True)
 
 
 def _sentence(reason: str) -> str:

@@ -19,8 +19,10 @@ from urllib.parse import quote
 
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
+from include.cutover import incident, rehearsal_briefing
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence import EVENTS, Event, Evidence, sealing
+from include.cutover.incident import Incident
 from include.cutover.masking import mask
 from include.cutover.plan import Plan
 
@@ -49,6 +51,13 @@ _STATES = {
         "abandoned", "Abandoned", "Called off before anything was stopped: the application was not touched.", "calm"
     ),
     "failed": State("failed", "Failed", "The run did not reach a safe end: somebody must look now.", "bad"),
+    "rehearsed": State("rehearsed", "Rehearsed", "Everything passed on a clone, the way back included.", "good"),
+    "rehearsal_failed": State(
+        "rehearsal_failed",
+        "Rehearsal not green",
+        "The application was not touched: this would have stopped a cutover.",
+        "bad",
+    ),
     "lost": State("lost", "Taken over", "Another run took over; this one does nothing more.", "warn"),
     "running": State("running", "Running", "The run is not closed.", "busy"),
 }
@@ -74,20 +83,30 @@ _NEXT = {
         "Look at the first failure and at the state of the services now.",
         "Run the rollback DAG; it needs this evidence and the plan only.",
     ),
+    "rehearsed": ("Plan the window. A change of schema, plan, SQL or code wants another rehearsal.",),
+    "rehearsal_failed": (
+        "Look at the first failure. Database and files are kept until the next rehearsal.",
+        "Correct the cause, then rehearse again.",
+    ),
     "lost": ("Follow the run that holds the lease.",),
     "running": ("Wait for the end. When nothing moves any more, run the rollback DAG.",),
 }
 
 _PHASES = (
-    ("Prepare", r"open_run|announce_start|check_(target|source|services|places)|apply_ddl|apply_migrations|go_no_go"),
+    (
+        "Prepare",
+        r"open_(run|rehearsal)|create_database|clone_source|announce_start|check_(target|source|services|places)|assess_source"
+        r"|apply_ddl|apply_migrations|go_no_go",
+    ),
     ("Stop and back up", r"stop_services|fence_source|take_backup|plan_copy"),
     ("Copy", r"copy\..*|restore_test|snapshot_extras"),
     ("Finish the target", r"build_keys_and_indexes|load_reference_data|declare_foreign_keys|set_sequences|analyze_tables"),
-    ("Verify", r"check_\w+|validate_foreign_keys|smoke_test_database|decide"),
+    ("Verify", r"check_\w+|validate_foreign_keys|smoke_test_database|decide|mark_target"),
     ("Go live", r"approve|switch_configuration|start_services|smoke_test_application|decide_live|announce_completion"),
     ("Release", r"release\..*"),
     ("Roll back", r"rollback\..*|open_rollback"),
-    ("Close", r"abandon|close_run|close_rollback"),
+    ("Way back", r"way_back\..*"),
+    ("Close", r"abandon|close_(run|rollback|rehearsal)"),
 )
 
 _LABELS = {
@@ -157,7 +176,7 @@ class StepView:
     @property
     def title(self) -> str:
         """Plain words: ``rollback.restore_source`` is ``restore source``."""
-        name = re.sub(r"^(rollback|release)\.", "", self.name)
+        name = re.sub(r"^(rollback|release|way_back)\.", "", self.name)
         copied = re.fullmatch(r"copy\.(.+?)(?:\.(\d+))?", name)
         if copied:
             return f"copy {copied[1]}" + (f", stream {int(copied[2]) + 1}" if copied[2] else "")
@@ -346,7 +365,7 @@ class Story:
         A step without an end counts too, except the one that writes this. Steps that were refused, which another failure
         caused, come last.
         """
-        writing = {"close_run", "close_rollback", "rollback.write_incident"}
+        writing = {"close_run", "close_rollback", "close_rehearsal", "rollback.write_incident"}
         bad = [
             step
             for step in self.steps.values()
@@ -436,6 +455,23 @@ class Story:
         """The export of these rows: ``folder``, ``files`` and ``problem``; empty where there is none."""
         found = self.newest("rows.written")
         return found if found.get("files") or found.get("problem") else {}
+
+    @cached_property
+    def rehearsal(self) -> list[tuple[str, str]]:
+        """Of a cutover: the rehearsal before it, and what is different since. Of a rehearsal: what it made and measured."""
+        return rehearsal_briefing.of_rehearsal(self.events) or rehearsal_briefing.facts(self.events)
+
+    @cached_property
+    def incident(self) -> Incident | None:
+        """What the run left, open or closed."""
+        return None if self.damage else incident.of(Evidence(self.folder))
+
+    @cached_property
+    def kept(self) -> list[tuple[str, str]]:
+        """What was kept for the inquiry of the incident, and where."""
+        return (
+            [] if self.incident is None else [(item.what, mask(item.where)) for item in incident.kept(Evidence(self.folder))]
+        )
 
     @cached_property
     def notices(self) -> list[dict[str, Any]]:

@@ -26,18 +26,19 @@ _SMALL = 1 << 20
 _INODES = 100
 
 
-def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool = False) -> None:
+def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool = False, series: str = "") -> None:
     """Refuse a step that the disks have no room for.
 
     Args:
         step: Its name in the evidence.
         source: Gives the application's SQLite file; called only for steps that need its size.
         must_run: It is a step of the way back: nothing is refused, and on a full disk the reserve is given up for it.
+        series: Folder of the runs below the evidence root; the plan's name when left out.
 
     Raises:
         Refused: Names the place, the bytes needed and the bytes free. Nothing was begun.
     """
-    evidence = evidence_root() / plan.name
+    evidence = evidence_root() / (series or plan.name)
     reserve = evidence / ".reserve"
     if must_run:
         if reserve.exists() and _free(evidence) < EVIDENCE_BYTES:

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from include.cutover import clock as clocks
+from include.cutover import rehearsal
 from include.cutover.clock import Clock
 from include.cutover.errors import Refused
 from include.cutover.evidence import Event, Evidence, evidence_root, runs_below, slug
@@ -75,7 +76,7 @@ def open_schedule(
         window_start=start.isoformat(),
         cutover=f"scheduled__{start:%Y-%m-%dT%H:%M}__{secrets.token_hex(16)}",
     )
-    evidence.append(clocks.EVENT, **Clock.of(plan.window, start, clocks.measured(plan)).as_fields())
+    evidence.append(clocks.EVENT, **Clock.of(plan.window, start, rehearsal.measured(plan)).as_fields())
     return evidence
 
 

@@ -1,7 +1,7 @@
 """What changed in the source's schema since it was last proven: tables, columns, indexes, triggers and views, by name.
 
-Each run records the schema that it found. A run that proved equal content says most about what a cutover would do; where
-there is none, the newest run that recorded a schema is what there is to compare with.
+Each run records the schema that it found, and so does each rehearsal. One that proved equal content says most about what a
+cutover would do; where there is none, the newest that recorded a schema is what there is to compare with.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from include.cutover.decision import ever_passed
-from include.cutover.evidence import Event, Evidence, runs
+from include.cutover.evidence import Event, Evidence, rehearsals, runs
 
 EVENT = "source.schema"
 PROOF = "check_tables"
@@ -70,7 +70,7 @@ def _became(name: str, before: str, now: str) -> str:
 
 
 def baseline(plan: str, but: Evidence) -> tuple[str, Event] | None:
-    """The run to compare with, and what it recorded: the newest that proved equal content, else the newest at all.
+    """The run or rehearsal to compare with, and what it recorded: the newest that proved equal content, else the newest.
 
     Args:
         but: The run that asks.
@@ -79,8 +79,9 @@ def baseline(plan: str, but: Evidence) -> tuple[str, Event] | None:
         CannotCheck: When the evidence of a run is damaged.
     """
     newest = None
-    for run in reversed(runs(plan)):
-        if run.folder == but.folder or (recorded := run.last(EVENT)) is None:
+    found = [(run, recorded) for run in (*runs(plan), *rehearsals(plan)) if (recorded := run.last(EVENT)) is not None]
+    for run, recorded in sorted(found, key=lambda item: item[1]["time"], reverse=True):
+        if run.folder == but.folder:
             continue
         if ever_passed(run.events(), PROOF):
             return run.folder.name, recorded

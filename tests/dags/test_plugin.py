@@ -53,6 +53,8 @@ PAGES = (
     f"ward_ops/{RUN}/data_docs/tables/validations/tables/run/now/one.html",
     f"ward_ops/{RUN}/data_docs/tables/static/logo.png",
     "ward_ops/rollback__1/",
+    "ward_ops/rehearsal~try/",
+    "-/dag_run/rehearsal_ward_ops/try",
     f"-/dag_run/cutover_ward_ops/{quote(RUN_ID)}",
     "-/dag_run/rollback_ward_ops/rollback__1",
     "-/icon.svg",
@@ -92,6 +94,12 @@ NOT_SERVED = (
     "redoc",
     "openapi.json",
     "ward_ops/no_such_run/",
+    "ward_ops/rehearsal~no_such_run/",
+    "ward_ops/rehearsal~try/scratch/clone/ward_ops.db",
+    "ward_ops/try/",
+    "rehearsals",
+    "rehearsals/ward_ops/",
+    "-/dag_run/rehearsal_ward_ops/no_such_run",
     "ward_ops/no_such_run/incident",
     "no_such_plan/",
     f"no_such_plan/{RUN}/",
@@ -181,6 +189,9 @@ def _write_evidence(root: Path) -> None:
     Evidence(root / "ward_ops" / "rollback__1").append(
         "rollback.opened", subject=RUN_ID, by="lead", reason="the application is slow"
     )
+    tried = Evidence(root / "rehearsals" / "ward_ops" / "try")
+    tried.append("run.opened", run_id="try", plan="ward_ops", dag_id="rehearsal_ward_ops", rehearsal=True, live="/app.db")
+    tried.append("sealed", outcome="rehearsal_failed", why="a check", kept=["database rehearsal_ward_ops_0"])
     damaged = Evidence(root / "ward_ops" / "damaged")
     damaged.append("run.opened", run_id="damaged", plan="ward_ops", dag_id="cutover_ward_ops")
     events = damaged.folder / "events.jsonl"
@@ -304,6 +315,21 @@ def test_the_tab_of_a_run_leads_to_the_report_of_its_cutover(site: Site, path: s
     answer = site.get(path, "observer")
     assert answer.status_code == 303
     assert answer.headers["location"] == f"/cutover/ward_ops/{RUN}/"
+
+
+def test_a_rehearsal_is_listed_and_has_a_report(site: Site) -> None:
+    listed = site.get("ward_ops/", "observer").text
+    assert 'href="/cutover/ward_ops/rehearsal~try/"' in listed and '<small class="kind">rehearsal</small>' in listed
+    page = site.get("ward_ops/rehearsal~try/", "observer").text
+    assert "Rehearsal not green" in page and "database rehearsal_ward_ops_0" in page
+    answer = site.get("-/dag_run/rehearsal_ward_ops/try", "observer")
+    assert (answer.status_code, answer.headers["location"]) == (303, "/cutover/ward_ops/rehearsal~try/")
+    assert "<h2>rehearsals</h2>" not in site.get("", "lead").text
+
+
+def test_what_a_run_left_for_the_inquiry_is_in_its_report(site: Site) -> None:
+    page = site.get(f"ward_ops/{RUN}/", "observer").text
+    assert "Kept for the inquiry" in page and "kept/monitoring.db" in page and "incident_ward_ops" in page
 
 
 def test_the_incident_document_is_readable_and_nothing_in_it_runs(site: Site) -> None:

@@ -24,11 +24,12 @@ import pytest
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.demo import plant_orphans
 from examples.ward_ops.local_site import DATABASE, PIPELINE_ROLE, ROLE, LocalSite
-from include.cutover import aftercare, schedule
+from include.cutover import aftercare, rehearsal, schedule
 from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
 from include.cutover.evidence import Evidence
 from include.cutover.plan import ROOT
+from tests.incidents import close_incidents
 
 PINGS = 20_000
 SECOND = ROOT / "tests" / "second_plan"
@@ -157,6 +158,24 @@ def test_orphans_that_appear_after_preflight_roll_the_run_back_by_itself(site: S
     assert len(read_slack(site.received)) == 2
 
 
+def test_no_new_run_opens_before_the_lead_has_closed_the_incident(site: Site, lead: Client) -> None:
+    (first,) = runs_of_the_plan()
+    state, refused = cut_over(lead, "again at once")
+    assert state == "failed" and refused.last("run.opened") is None
+    said = (refused.step("open_run") or {})["summary"]
+    assert "incident of an earlier run is not closed" in said and "kept/ward_ops.db" in said
+    form = {"cause": "a script deleted devices", "fix": "the script is gone", "reference": "OPS-17"}
+    with site.stack.client("observer") as observer, pytest.raises(CutoverError):
+        observer.trigger("incident_ward_ops", form)
+    with pytest.raises(CutoverError, match="cause"):
+        lead.trigger("incident_ward_ops", {**form, "cause": ""})
+    assert first.last("incident.closed") is None
+    assert wait(lead, "incident_ward_ops", lead.trigger("incident_ward_ops", form)) == "success"
+    closed = first.last("incident.closed")
+    assert closed is not None and closed["by"] == "lead" and form.items() <= closed.items()
+    assert outcome(first) == "rolled_back"
+
+
 def test_orphans_in_the_source_stop_the_run_before_anything_is_stopped(site: Site, lead: Client) -> None:
     pids = site.service_pids()
     state, evidence = cut_over(lead)
@@ -180,10 +199,26 @@ def test_no_go_changes_nothing(site: Site, lead: Client) -> None:
         assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
 
 
+def test_a_rehearsal_moves_a_copy_and_leaves_everything_alone(site: Site, lead: Client) -> None:
+    pids, told, runs = site.service_pids(), len(read_mail(site.received)), runs_of_the_plan()
+    run_id = lead.trigger("rehearsal_ward_ops", {"reason": "the day before"})
+    state = wait(lead, "rehearsal_ward_ops", run_id)
+    found = rehearsal.latest("ward_ops")
+    assert found is not None and found.run_id == run_id
+    assert (state, found.result) == ("success", "green"), found.first_failure
+    assert site.service_pids() == pids and site.health()["database"] == "sqlite"
+    assert len(read_mail(site.received)) == told and runs_of_the_plan() == runs
+    assert found.rows["ping_results"] >= PINGS and found.down and found.back
+    with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
+        assert connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone() == (0,)
+        assert connection.execute("SELECT count(*) FROM pg_database WHERE datname LIKE 'rehearsal%'").fetchone() == (0,)
+    assert not (found.folder / "scratch").exists()
+
+
 def test_nobody_else_may_start_or_roll_back(site: Site) -> None:
     for user in ("observer", "communicator"):
         with site.stack.client(user) as client:
-            for dag_id in ("cutover_ward_ops", "rollback_ward_ops"):
+            for dag_id in ("cutover_ward_ops", "rollback_ward_ops", "rehearsal_ward_ops"):
                 with pytest.raises(CutoverError):
                     client.trigger(dag_id, {"approve": "auto", "reason": "not mine"})
 
@@ -196,6 +231,8 @@ def test_there_is_nothing_to_roll_back_yet(lead: Client) -> None:
 def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> None:
     state, evidence = cut_over(lead)
     assert state == "success" and outcome(evidence) == "live"
+    rehearsed = evidence.last("rehearsal")
+    assert rehearsed is not None and rehearsed["result"] == "green" and rehearsed["differs"] == []
     assert site.health()["database"] == "postgresql"
     assert may_log_in(site)
     marked, let_in = evidence.last("go_live.marker"), evidence.last("target.fence", raised=False)
@@ -293,6 +330,7 @@ def test_the_lead_rolls_a_live_run_back_with_postgresql_down(site: Site, lead: C
 def test_the_next_run_puts_the_pending_schema_aside_and_rollback_of_a_run_in_flight_takes_over(
     site: Site, lead: Client
 ) -> None:
+    close_incidents("ward_ops")
     run_id = lead.trigger("cutover_ward_ops", {"approve": "ask", "reason": "in flight"})
     lead.answer("cutover_ward_ops", run_id, wait_for_gate(lead, "cutover_ward_ops", run_id, "go_no_go"), "Go")
     wait_for_gate(lead, "cutover_ward_ops", run_id, "approve", 180)

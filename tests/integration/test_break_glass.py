@@ -27,6 +27,7 @@ from tests.exploring.judging import Before, Judge
 from tests.exploring.points import Fault
 from tests.exploring.site import PLAN, Site
 from tests.exploring.walking import Run
+from tests.incidents import close_incidents
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -178,6 +179,7 @@ def test_without_postgresql_the_target_stays_pending_and_the_next_run_puts_it_as
     assert kept["figures"]["rows_written_after_go_live"] == "unknown"
     assert Judge(site, before).verdict(outcome(evidence)) == []
     os.environ.update(site.environment)
+    assert close_incidents(PLAN) == ["one"]
     again = site.trigger("two")
     site.world.walk()
     assert again.state == "success"

@@ -21,6 +21,7 @@ from include.cutover.notices import Channel
 from include.cutover.plan import Plan
 from include.cutover.steps import back, closing, opening
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
+from tests.incidents import close_incidents
 
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False}
 
@@ -118,8 +119,8 @@ def test_a_run_that_is_called_off_lets_the_source_go(source: Path) -> None:
     [
         ("live", "already lives on the target"),
         ("failed", r"did not come to its end.*trigger rollback_ward_ops again"),
-        ("rolled_back", ""),
-        ("released", ""),
+        ("rolled_back", "incident of an earlier run is not closed"),
+        ("released", "incident of an earlier run is not closed"),
         ("abandoned", ""),
     ],
 )
@@ -177,6 +178,7 @@ def test_a_run_that_was_brought_back_by_hand_is_closed_once_and_acts_no_more(sou
         run(step, opening.announce, Terms(), {"notice": "start"})
     with pytest.raises(Refused, match="closed already"):
         break_glass.close_by_hand(evidence.folder, reason="again", by="root")
+    assert close_incidents("ward_ops") == ["one"]
     open_run(source, "two")
 
 
@@ -246,6 +248,7 @@ def test_a_run_that_waited_in_the_queue_does_not_start_unasked(source: Path, out
     evidence.append("sealed", outcome=outcome)
     with pytest.raises(Refused, match=rf"triggered before another one had ended.*one ended as {outcome} later"):
         run(waiting, opening.open_run, Terms(opens=True))
+    close_incidents("ward_ops")
     again = step_of(source, "three")
     again.caller = replace(again.caller, triggered_at=datetime.now(UTC))
     assert run(again, opening.open_run, Terms(opens=True)).outcome == "passed"

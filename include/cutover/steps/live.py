@@ -15,11 +15,11 @@ def kept_configuration(step: Step, settings: configuration.Settings) -> Path:
     return configuration.kept_as(settings, step.evidence.folder.name, step.plan.backup.directory)
 
 
-def switch_configuration(step: Step) -> Report:
-    """Prove the source unchanged since the backup, let the application into the target, point its configuration there.
+def mark_target(step: Step) -> Report:
+    """Prove the source unchanged since the backup, and keep where the target stands. Safe to run again.
 
-    What is written from here on can be told from what was copied: where the target stands is kept first. The old
-    configuration is kept once, so that a second try does not keep the new one. A file is replaced in one step.
+    Raises:
+        Refused: When the source is not as this run fenced it.
     """
     state = fence.status(step.source)
     if not state.raised or not state.intact or state.run_id != step.run_id:
@@ -32,6 +32,16 @@ def switch_configuration(step: Step) -> Report:
         )
     marker = after_go_live.mark(step.target, step.plan.target_schema, step.run_id, step.guard, step.expected_rows)
     step.evidence.append(after_go_live.MARKED, **marker.as_dict())
+    return Report(f"the source is as it was fenced; the target holds {sum(marker.rows.values()):,} rows")
+
+
+def switch_configuration(step: Step) -> Report:
+    """Prove the source unchanged since the backup, let the application into the target, point its configuration there.
+
+    What is written from here on can be told from what was copied: where the target stands is kept first. The old
+    configuration is kept once, so that a second try does not keep the new one. A file is replaced in one step.
+    """
+    mark_target(step)
     settings = step.plan.configuration
     if settings is None:
         return Report("the plan switches no configuration")

@@ -25,11 +25,13 @@ from include.cutover import (
     fingerprints,
     finishing,
     identities,
+    incident,
     lease,
     ledger,
     migrations,
     notice_texts,
     preflight,
+    rehearsal,
     schedule,
     schema_drift,
     source,
@@ -42,7 +44,7 @@ from include.cutover.checks import Check
 from include.cutover.clock import Clock
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence import Event, Evidence, runs
-from include.cutover.plan import load_plan
+from include.cutover.plan import Plan, load_plan
 from include.cutover.steps import telling
 from include.cutover.steps.live import fill
 from include.cutover.steps.step import FROZEN_PLAN, Report, Step
@@ -57,7 +59,7 @@ def open_run(step: Step) -> Report:
     Raises:
         Refused: When somebody else started it than the lead or a deputy, when automatic approval is not allowed, when
             another run is open or works on the same source, when this one was triggered while another was open, when the
-            application already lives on the target, or when an earlier way back did not complete.
+            application already lives on the target, or when the incident of an earlier run is open.
     """
     opened = step.evidence.last("run.opened") if step.evidence.exists else None
     if opened is not None:
@@ -68,14 +70,7 @@ def open_run(step: Step) -> Report:
     plan = load_plan(step.plan.name)
     scheduled = str(step.params.get("scheduled") or "")
     actor = schedule.scheduled_by(plan.name, scheduled, step.run_id, step.actor) if scheduled else step.actor
-    if actor not in {person.user for person in plan.people.deciders}:
-        raise Refused(
-            "only the lead or a deputy may start a cutover",
-            where=f"plan {plan.name}",
-            expected=", ".join(person.user for person in plan.people.deciders),
-            found=actor or "nobody known",
-            do="Log in as one of them and trigger the DAG again.",
-        )
+    require_decider(plan, actor, "start a cutover")
     approve = step.params["approve"]
     if approve == "auto" and not plan.gates.allow_auto_approval:
         raise Refused(
@@ -88,7 +83,7 @@ def open_run(step: Step) -> Report:
     _refuse_after(plan.name)
     _refuse_queued(plan.name, step.caller.triggered_at)
     start = window_start(step.params.get("window_start"))
-    _refuse_over(plan.name, Clock.of(plan.window, start, clocks.measured(plan)))
+    _refuse_over(plan.name, Clock.of(plan.window, start, rehearsal.measured(plan)))
     lease.acquire(plan.name, step.run_id, step.holder)
     # Before the run counts as open: from then on its plan is the frozen one, whatever becomes of the file.
     step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
@@ -117,7 +112,7 @@ def _begin_clock(step: Step, opened: Event) -> None:
     """Record the run's clock, and what it will send; what an earlier try recorded stays."""
     if clocks.read(step.evidence.events()) is None:
         start = datetime.fromisoformat(opened["window_start"])
-        clock = Clock.of(step.plan.window, start, clocks.measured(step.plan))
+        clock = Clock.of(step.plan.window, start, rehearsal.measured(step.plan))
         step.evidence.append(clocks.EVENT, **clock.as_fields())
     if opened.get("scheduled"):
         schedule.hand_over(step.plan.name, opened["scheduled"], step.evidence)
@@ -136,6 +131,22 @@ def _refuse_over(plan: str, clock: Clock) -> None:
         )
 
 
+def require_decider(plan: Plan, actor: str | None, what: str) -> None:
+    """Only the word of the lead or a deputy counts.
+
+    Raises:
+        Refused: When it is somebody else's.
+    """
+    if actor not in {person.user for person in plan.people.deciders}:
+        raise Refused(
+            f"only the lead or a deputy may {what}",
+            where=f"plan {plan.name}",
+            expected=", ".join(person.user for person in plan.people.deciders),
+            found=actor or "nobody known",
+            do="Log in as one of them and trigger the DAG again.",
+        )
+
+
 def _hold_source(step: Step) -> None:
     source_lease.acquire(step.source, plan=step.plan.name, run_id=step.run_id, evidence=step.evidence)
 
@@ -149,7 +160,7 @@ def window_start(value: str | None) -> datetime:
 
 
 def _refuse_after(plan: str) -> None:
-    """No cutover of an application that is live already, or whose last way back did not complete."""
+    """No cutover of an application that is live already, or with an open incident."""
     for run in reversed(runs(plan)):
         sealed = run.sealed
         if sealed is not None and sealed.get("outcome") == "live":
@@ -159,13 +170,7 @@ def _refuse_after(plan: str) -> None:
                 found=f"the run {run.folder.name} ended live at {sealed['time']}",
                 do="Roll that run back first if it has to be done again.",
             )
-        if sealed is not None and sealed.get("outcome") == "failed":
-            raise Refused(
-                "an earlier run did not come to its end",
-                where=f"plan {plan}",
-                found=f"the run {run.folder.name} was closed at {sealed['time']} before its way back was complete",
-                do=f"Bring it to its end first: trigger rollback_{plan} again, or use the break-glass rollback.",
-            )
+    incident.require_none_open(plan)
 
 
 def _refuse_queued(plan: str, triggered_at: datetime | None) -> None:
@@ -244,19 +249,24 @@ def check_target(step: Step) -> Report:
     )
     if step.plan.access is not None and checks[0].outcome == "passed":
         checks += access.checks(step.target, step.plan)
-    return Report(_count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
+    return Report(count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
 
 
 def finish_pending(step: Step) -> list[str]:
     """Put aside the schemas that earlier rollbacks had to leave, because the target was down then."""
-    done = []
-    for run in runs(step.plan.name):
-        if run.folder == step.evidence.folder:
-            continue
-        pending, kept = run.last("target.pending"), run.last("target.kept")
-        if pending is not None and (kept is None or kept["seq"] < pending["seq"]):
-            done.append(put_aside(step, run, str(pending["run_id"])).name)
-    return done
+    return [
+        put_aside(step, run, run_id).name for run, run_id in pending(step.plan.name) if run.folder != step.evidence.folder
+    ]
+
+
+def pending(plan: str) -> list[tuple[Evidence, str]]:
+    """Runs whose schema is still to be put aside, with their run ids."""
+    found = []
+    for run in runs(plan):
+        left, kept = run.last("target.pending"), run.last("target.kept")
+        if left is not None and (kept is None or kept["seq"] < left["seq"]):
+            found.append((run, str(left["run_id"])))
+    return found
 
 
 def put_aside(step: Step, evidence: Evidence, run_id: str) -> target.KeptSchema:
@@ -300,7 +310,19 @@ def check_source(step: Step) -> Report:
         checks = preflight.check_source(step.source, clone, plan=step.plan, planned=planned)
         sound = all(check.outcome == "passed" for check in checks if check.name == "source_integrity")
         warnings = _schema_drift(step, clone) if sound else []
-    return Report(_count(checks), {}, checks, warnings=warnings)
+        size = clone.stat().st_size
+    if not step.rehearses:
+        checks += _rehearsed(step)
+    return Report(count(checks), {"bytes": size}, checks, warnings=warnings)
+
+
+def _rehearsed(step: Step) -> list[Check]:
+    """Record what the rehearsals before this run found; whether there is the one that the plan requires."""
+    mine = rehearsal.fingerprint(step.evidence.events(), rehearsal.of_plan(step.plan))
+    told = rehearsal.facts(step.plan, mine)
+    step.evidence.append(rehearsal.EVENT, **told)
+    required = rehearsal.check(step.plan, told)
+    return [] if required is None else [required]
 
 
 def _schema_drift(step: Step, clone: Path) -> list[str]:
@@ -364,7 +386,14 @@ def assess_source(step: Step) -> Report:
     notes = sum(finding.severity == "note" for finding in found.findings)
     return Report(
         f"{found.rows:,} rows looked at: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
-        {"rows": found.rows, "seconds": found.seconds, "blocks": len(found.blocks), "decided": decided, "notes": notes},
+        {
+            "rows": found.rows,
+            "tables": dict(found.tables),
+            "seconds": found.seconds,
+            "blocks": len(found.blocks),
+            "decided": decided,
+            "notes": notes,
+        },
         stage.checks,
     )
 
@@ -415,7 +444,7 @@ def check_places(step: Step) -> Report:
             checks.append(extra.preview)
         elif extra.problems:
             warnings.append(f"{extra.title} will not be kept: {'; '.join(extra.problems)}")
-    return Report(_count(checks), {}, checks, warnings=warnings)
+    return Report(count(checks), {}, checks, warnings=warnings)
 
 
 def _configuration(step: Step) -> list[Check]:
@@ -428,7 +457,8 @@ def _configuration(step: Step) -> list[Check]:
     return [configuration.check(settings, live, rolled_back, remote=step.remote)]
 
 
-def _count(checks: list[Check]) -> str:
+def count(checks: list[Check]) -> str:
+    """How many of the checks passed, and which did not."""
     bad = [check for check in checks if check.outcome == "failed"]
     unknown = [check for check in checks if check.outcome == "unknown"]
     text = f"{len(checks) - len(bad) - len(unknown)} of {len(checks)} checks passed"

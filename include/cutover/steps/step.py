@@ -128,16 +128,22 @@ class Step:
 
     Attributes:
         plan: The plan as it was frozen when the run opened; the one that was given, or the file's, where none is.
+        series: Folder of the runs below the evidence root: the plan's name, or another one for runs that are no cutovers.
         run_id: The cutover that is worked on; for a rollback that is another run than the caller's own.
         evidence: The evidence of ``run_id``.
     """
 
-    def __init__(self, plan_name: str, name: str, caller: Caller, ends: Ends, plan: Plan | None = None) -> None:
+    rehearses = False
+
+    def __init__(
+        self, plan_name: str, name: str, caller: Caller, ends: Ends, plan: Plan | None = None, series: str = ""
+    ) -> None:
         self.name = name
         self.caller = caller
         self.ends = ends
-        self.run_id = subject_of(plan_name, caller.run_id) or caller.run_id
-        self.evidence = Evidence.of(plan_name, self.run_id)
+        self.series = series or plan_name
+        self.run_id = subject_of(self.series, caller.run_id) or caller.run_id
+        self.evidence = Evidence.of(self.series, self.run_id)
         self.plan = plan or frozen_plan(self.evidence) or load_plan(plan_name)
         self.log = log
 
@@ -218,7 +224,10 @@ class Step:
 
     def holds_lease(self) -> bool:
         """Whether the caller may act for the run now."""
-        return lease.holds(self.plan.name, self.run_id, self.holder)
+        return lease.holds(self.series, self.run_id, self.holder)
+
+    def give_way(self) -> None:
+        """Refuse to go on where something else comes first; nothing comes before a cutover."""
 
     @property
     def changed(self) -> list[str]:
@@ -328,7 +337,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
     with _claim(step, terms):
         try:
             must_run = terms.way_back or terms.closes or step.name == "open_rollback"
-            room.require(step.name, step.plan, lambda: step.source, must_run=must_run)
+            room.require(step.name, step.plan, lambda: step.source, must_run=must_run, series=step.series)
             if not terms.opens and not terms.closes:
                 may_run(step, terms)
             step.evidence.append(
@@ -369,7 +378,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
 
 
 def _claim(step: Step, terms: Terms) -> AbstractContextManager[None]:
-    plan, run_id = step.plan.name, step.run_id
+    plan, run_id = step.series, step.run_id
     if terms.opens:
         return claims.opening(plan, run_id, step.name)
     alone = (terms.way_back or terms.closes) and step.holds_lease()
@@ -391,7 +400,8 @@ def may_run(step: Step, terms: Terms) -> None:
             found=f"closed as {sealed.get('outcome')} at {sealed['time']}",
             do="Trigger a new run.",
         )
-    lease.check(step.plan.name, step.run_id, step.holder)
+    lease.check(step.series, step.run_id, step.holder)
+    step.give_way()
     if unfinished:  # somebody has mended what stood in the way, and cleared the red step
         step.evidence.append("continued", by=step.holder)
     changed = [] if terms.way_back else step.changed

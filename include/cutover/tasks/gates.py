@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import clock, preflight
+from include.cutover import clock, preflight, rehearsal_briefing
 from include.cutover.checks import Check
 from include.cutover.decision import GO, NO_GO
 from include.cutover.evidence import Event
@@ -258,6 +258,11 @@ def _findings(question: Question) -> list[str]:
     return [f"{told}, the plan decides {figures.get('decided', 0)}, {figures.get('notes', 0)} are notes."]
 
 
+def _rehearsal(question: Question) -> list[str]:
+    facts = rehearsal_briefing.facts(question.events)
+    return ["**Rehearsal:**", "", *(f"- {label}: {_cell(text)}" for label, text in facts)] if facts else []
+
+
 def _warnings(question: Question) -> list[str]:
     warnings = dict.fromkeys(warning for event in question.newest.values() for warning in event.get("warnings") or [])
     lines = ["**Warnings; a go takes them as they are:**", ""]
@@ -291,6 +296,7 @@ SECTIONS: Sequence[Callable[[Question], list[str]]] = (
     _steps,
     _checks,
     _findings,
+    _rehearsal,
     _warnings,
     _unknown,
     _links,

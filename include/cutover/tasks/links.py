@@ -25,10 +25,13 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Address of the report; empty where the run left no evidence."""
-        from include.cutover.evidence import Evidence
+        from include.cutover.pages import evidence_of, key_of_dag_run
 
         plan = plan_of(ti_key.dag_id)
-        if not plan or not (Evidence.of(plan, ti_key.run_id).exists or _is_aftercare(plan, ti_key)):
+        if not plan:
+            return ""
+        key = key_of_dag_run(ti_key.dag_id, plan, ti_key.run_id)
+        if not (evidence_of(plan, key).exists or _is_aftercare(plan, ti_key)):
             return ""
         return f"{base_path()}/cutover/-/dag_run/{quote(ti_key.dag_id, safe='')}/{quote(ti_key.run_id, safe='')}"
 
@@ -40,16 +43,17 @@ class DataDocsLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Address of the Data Docs; empty as long as there are none."""
-        from include.cutover.evidence import Evidence
+        from include.cutover.pages import evidence_of, key_of_dag_run
 
         plan = plan_of(ti_key.dag_id)
         if not plan:
             return ""
-        folder = Evidence.of(plan, ti_key.run_id).folder
+        key = key_of_dag_run(ti_key.dag_id, plan, ti_key.run_id)
+        folder = evidence_of(plan, key).folder
         stage = ti_key.task_id.rsplit(".", 1)[-1].removeprefix("check_")
         if not (folder / "data_docs" / stage / "index.html").is_file():
             return ""
-        return f"{base_path()}/cutover/{plan}/{folder.name}/data_docs/{stage}/index.html"
+        return f"{base_path()}/cutover/{plan}/{key}/data_docs/{stage}/index.html"
 
 
 def links_of_run(plan: str, run_id: str) -> list[tuple[str, str]]:

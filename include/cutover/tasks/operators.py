@@ -120,9 +120,13 @@ class StepOperator(BaseOperator):
 
     def run_step(self, name: str, body: Body, context: Any) -> Report:
         """Run ``body`` as that step."""
-        step = step_of(self.plan, name, context)
+        step = self.as_step(name, context)
         self.before(step)
         return steps.run(step, body, self.terms, self.arguments)
+
+    def as_step(self, name: str, context: Any) -> Step:
+        """The step that is run."""
+        return step_of(self.plan, name, context)
 
     def before(self, step: Step) -> None:
         """What is done before the step begins; nothing here."""

@@ -171,7 +171,7 @@ ReadablePlan = Annotated[str, Depends(readable_plan)]
 
 def readable_evidence(plan: ReadablePlan, run: str) -> Evidence:
     """The evidence of a run of a plan that the user may see."""
-    evidence = Evidence.of(plan, run)
+    evidence = pages.evidence_of(plan, run)
     if evidence.folder.is_symlink() or not evidence.exists:
         raise _not_found("No run of this name left evidence.")
     return evidence
@@ -228,10 +228,10 @@ def of_dag_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> 
     watched = aftercare.subject_of(plan, run_id) if dag_id == f"aftercare_{plan}" else None
     if watched is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(watched))}/aftercare", status.HTTP_303_SEE_OTHER)
-    subject = _subject(plan, run_id) or run_id
-    if not Evidence.of(plan, subject).exists:
+    key = pages.key_of_dag_run(dag_id, plan, _subject(plan, run_id) or run_id)
+    if not pages.evidence_of(plan, key).exists:
         raise _not_found("This run left no evidence, or has not yet; the log of its first task tells why.")
-    return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(subject))}/", status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(f"{_base(request)}/{plan}/{quote(key)}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}")
@@ -246,13 +246,13 @@ def runs_of_plan(plan: ReadablePlan, request: Request) -> Response:
 @app.get("/{plan}/{run}")
 def run_without_slash(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
     """To the report's address: the links in it are relative."""
-    return RedirectResponse(f"{_base(request)}/{plan}/{quote(evidence.folder.name)}/", status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}/{run}/")
 def run_page(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
     """The report as of this moment; of a rollback run, that of its cutover."""
-    subject = _subject(plan, evidence.folder.name)
+    subject = _subject(plan, pages.key_of(evidence))
     if subject is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(subject))}/", status.HTTP_303_SEE_OTHER)
     # Whether it is open is asked first: a run that is sealed in between is drawn again once more, not once too little.
@@ -327,7 +327,7 @@ def docs(plan: ReadablePlan, evidence: ReadableEvidence, name: str, request: Req
         raise _not_found()
     media_type = data_docs.MEDIA_TYPES[PurePosixPath(name).suffix]
     if media_type.startswith("text/html"):
-        address = escape(f"{_base(request)}/{plan}/{quote(evidence.folder.name)}/")
+        address = escape(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/")
         page = content.decode(errors="replace")
         return _document(page.replace("<nav>", f'<nav><a href="{address}">Report of the run</a>', 1), request)
     return Response(content, media_type=media_type)
