@@ -281,12 +281,21 @@ def _cut(connection: psycopg.Connection, schema: str, shape: Shape, rows: int) -
 
 
 def _rules(connection: psycopg.Connection, schema: str, table: str) -> frozenset[str]:
-    """Constraints and indexes of a table, as PostgreSQL writes them."""
+    """Constraints and indexes of a table, as PostgreSQL writes them.
+
+    Of one with an expression only the name: what PostgreSQL reads back from its own text, it may write in another way.
+    """
     name = sql.Identifier(schema, table).as_string(connection)
     rows = connection.execute(
-        "SELECT conname || ' ' || pg_get_constraintdef(oid) || convalidated::text FROM pg_constraint"
-        " WHERE conrelid = %(table)s::regclass UNION ALL"
-        " SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indrelid = %(table)s::regclass",
+        """
+        SELECT concat_ws(' ', conname, contype, convalidated,
+                         CASE WHEN contype NOT IN ('c', 'x') THEN pg_get_constraintdef(oid) END)
+        FROM pg_constraint WHERE conrelid = %(table)s::regclass
+        UNION ALL
+        SELECT concat_ws(' ', relname, indisunique, indisvalid,
+                         CASE WHEN indexprs IS NULL AND indpred IS NULL THEN pg_get_indexdef(indexrelid) END)
+        FROM pg_index JOIN pg_class ON pg_class.oid = indexrelid WHERE indrelid = %(table)s::regclass
+        """,
         {"table": name},
     )
     return frozenset(text for (text,) in rows)

@@ -64,10 +64,9 @@ _STATES = {
 
 _NEXT = {
     "live": (
-        "Watch the application's logs for SQL or connection errors for one hour.",
-        "See that the scheduled tasks of the application run again.",
-        "See that the first backup of PostgreSQL is made.",
-        "Keep the backup of SQLite for as long as you want to be able to look things up.",
+        "Follow the aftercare: it looks at logs, jobs and PostgreSQL, takes a first backup, and asks when something is red.",
+        "Without one: watch the logs for an hour, see that scheduled tasks run again, and that PostgreSQL is backed up.",
+        "The backup of SQLite is kept for as long as the plan's retention says.",
     ),
     "rolled_back": (
         "Look at the first failure, and at the document incident.md.",

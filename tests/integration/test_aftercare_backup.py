@@ -25,7 +25,8 @@ TARGET = """
     CREATE INDEX ON pings (device, id DESC);
     CREATE TABLE log (line text);
     INSERT INTO log VALUES ('a'), ('a'), (NULL);
-    CREATE TABLE nothing (id int PRIMARY KEY);
+    CREATE TABLE nothing (id int PRIMARY KEY, role varchar(9) CHECK (role IN ('A', 'B')), CHECK (role <> 'C' OR id > 1));
+    CREATE INDEX ON nothing (lower(role)) WHERE role IN ('A', 'B');
     CREATE SCHEMA public_rolled_back_0123456789;
     CREATE TABLE public_rolled_back_0123456789.old (a int);
 """
