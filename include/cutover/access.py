@@ -251,8 +251,12 @@ class _Statements:
     def hand_over(self, schema: str, pipeline: str, owner: str) -> None:
         """What the pipeline made becomes the owner's. The pipeline is a member of it, and can do all it could before."""
         values = {"schema": schema, "pipeline": pipeline}
+        # In a database that the pipeline made itself, public is its own as the database's owner.
         if self._names(
-            "SELECT FROM pg_namespace WHERE nspname = %(schema)s AND pg_get_userbyid(nspowner) = %(pipeline)s", **values
+            "SELECT FROM pg_namespace WHERE nspname = %(schema)s AND pg_get_userbyid(nspowner) <> %(owner)s"
+            " AND pg_has_role(%(pipeline)s, nspowner, 'USAGE')",
+            owner=owner,
+            **values,
         ):
             self._add("ALTER SCHEMA {schema} OWNER TO {owner}", schema=schema, owner=owner)
         query = f"""
@@ -454,8 +458,8 @@ def _reporting(connection: psycopg.Connection, plan: Plan, role: str, apply: str
         SELECT 'CREATE on the schema ' || n.nspname FROM pg_namespace n
         WHERE {_OTHER_SCHEMAS} AND EXISTS (SELECT FROM acting a WHERE has_schema_privilege(a.oid, n.oid, 'CREATE'))
         UNION ALL
-        SELECT right_ || ' on the database' FROM unnest(ARRAY['CREATE', 'TEMPORARY']) AS right_
-        WHERE EXISTS (SELECT FROM acting a WHERE has_database_privilege(a.oid, current_database(), right_))
+        SELECT 'CREATE on the database' WHERE EXISTS (
+            SELECT FROM acting a WHERE has_database_privilege(a.oid, current_database(), 'CREATE'))
         ORDER BY 1
         """,  # noqa: S608  # constants
         role=role,

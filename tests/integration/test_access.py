@@ -212,6 +212,20 @@ def test_the_pipeline_does_its_work_and_is_no_administrator(live: Site) -> None:
     live.run(f"CREATE DATABASE {name}", f"DROP DATABASE {name}", role=role)
 
 
+def test_in_a_database_of_its_own_the_pipeline_does_the_same(live: Site) -> None:
+    name = f"rehearsal_{secrets.token_hex(4)}"
+    live.run(f"CREATE DATABASE {name} TEMPLATE template0", role=live.access.pipeline)
+    try:
+        there = Site(make_conninfo(live.superuser, dbname=name), live.plan, live.sql)
+        there.run(PRE_DATA, POST_DATA, role=live.access.pipeline)
+        assert access.run(there.conninfo(live.access.pipeline), live.plan, roles=False)
+        assert access.run(there.conninfo(live.access.pipeline), live.plan, roles=False) == []
+        assert there.rows("SELECT name FROM devices", live.reporting) == []
+        there.denied(live.reporting, "SELECT community FROM devices")
+    finally:
+        live.run(f"DROP DATABASE {name}", role=live.access.pipeline)
+
+
 def test_the_owner_owns_it_and_does_not_log_in(live: Site) -> None:
     with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
         psycopg.connect(live.conninfo(live.owner))
