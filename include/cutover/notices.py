@@ -120,7 +120,7 @@ class Notice:
         failed = self.failures.get(channel, ())
         if not failed:
             return self.ready
-        pause = min(_LONGEST_PAUSE, _PAUSE * 2 ** min(10, len(failed) - 1))
+        pause = min(_LONGEST_PAUSE, _PAUSE * (1 << min(10, len(failed) - 1)))
         return max(self.ready, _time(failed[-1]) + pause)
 
     def over(self, now: datetime, *, closed: bool) -> bool:
@@ -471,7 +471,7 @@ def _claims(evidence: Evidence, channels: Sequence[str], *, seconds: float) -> I
 
 
 def _time(event: Event) -> datetime:
-    return datetime.fromisoformat(event["time"])
+    return datetime.fromisoformat(str(event["time"]))
 
 
 def _instant(text: str | None) -> datetime | None:

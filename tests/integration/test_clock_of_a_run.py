@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
@@ -292,7 +293,7 @@ def test_a_go_in_time_counts_and_nobody_is_asked_beyond_the_deadline(
 ) -> None:
     gate = gates.Gate(task_id="go_no_go", plan=load_plan(PLAN), gate="go_no_go", question="Now?")
     evidence = opened(airflow_ends, -45)  # 7.5 minutes are left, and the plan gives 15 for an answer
-    monkeypatch.setattr(gates.HITLOperator, "execute", lambda self, context: None)
+    monkeypatch.setattr(HITLOperator, "execute", lambda self, context: None)
     gate.execute(context_of(airflow_ends))
     assert timedelta(minutes=7) < gate.response_timeout < timedelta(minutes=7.5)
     assert "goes back by itself: 7 minutes are left" in gate.body
