@@ -471,7 +471,7 @@ def _claims(evidence: Evidence, channels: Sequence[str], *, seconds: float) -> I
 
 
 def _time(event: Event) -> datetime:
-    return datetime.fromisoformat(event["time"])
+    return datetime.fromisoformat(str(event["time"]))
 
 
 def _instant(text: str | None) -> datetime | None:

@@ -62,7 +62,7 @@ def test_every_fault_is_reported_at_once_with_its_path() -> None:
     assert len(faults) == 6
 
 
-NOTICES = ("start", "completion", "rollback", "cancelled", "freeze", "delay", "deadline")
+NOTICES = ("start", "completion", "rollback", "cancelled", "freeze", "delay", "deadline", "aftercare", "closing")
 
 
 @pytest.mark.parametrize("notice", NOTICES)
@@ -74,7 +74,7 @@ def test_a_placeholder_that_nobody_fills_is_a_fault_in_every_notice(notice: str)
     told = texts | {
         notice: "because <reason> at <time>, <end>, <freeze>, <deadline>, <minutes>, <lead>, <application>, <run>"
     }
-    if notice in ("rollback", "cancelled", "delay", "deadline"):
+    if notice in ("rollback", "cancelled", "delay", "deadline", "aftercare", "closing"):
         Notices.model_validate(told)
     else:
         with pytest.raises(ValidationError, match="unknown placeholder <reason>"):

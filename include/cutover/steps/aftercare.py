@@ -507,8 +507,10 @@ def tell(watch: Watch, notice: str, template: str, reason: str) -> None:
         template: Its text in the plan's notices.
     """
     opened = watch.evidence.last(aftercare.OPENED) or {}
-    lead = watch.plan.people.lead
+    lead, clock = watch.plan.people.lead, telling.clock_of(watch.cutover, watch.plan)
     values = {
+        "freeze": f"{clock.freeze:%Y-%m-%d %H:%M} UTC",
+        "deadline": f"{clock.deadline:%Y-%m-%d %H:%M} UTC",
         "time": f"{aftercare.now():%Y-%m-%d %H:%M} UTC",
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": watch.plan.application,
