@@ -122,14 +122,14 @@ class Shop(Ends):
             {
                 "name": PLAN,
                 "application": "Shop",
-                "connections": {"source": "s", "target": "t", "application": "a"},
+                "connections": {"source": "s", "target": "t", "application": "a", "mail": "m"},
                 "tables": {"devices": {}, "pings": {}},
                 "services": [{"name": "api", "control": off, "log": str(self.log)}],
                 "smoke_tests": self.http.smoke().model_dump(),
                 "configuration": {"file": str(self.folder / ".env"), "live": {"A": "1"}, "rolled_back": {"A": "2"}},
                 "backup": {"directory": str(self.folder / "backups")},
                 "people": {name: {**person, "user": name} for name in ("lead", "observer", "communicator")},
-                "channels": {"mail_from": "a@example.org", "mail_to": ["b@example.org"]},
+                "channels": {"mail_from": "c@example.org", "mail_to": ["a@example.org"]},
                 "notices": {"start": "s", "completion": "c", "rollback": "r"},
                 "aftercare": {
                     "minutes": 1 / 60,

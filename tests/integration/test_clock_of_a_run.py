@@ -16,7 +16,7 @@ from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from include.cutover import clock as clocks
-from include.cutover import copying, lease, notices, schedule
+from include.cutover import copying, lease, notices, rehearsal, schedule
 from include.cutover.checks import Check
 from include.cutover.clock import Measured, OutOfTime
 from include.cutover.commands import Runner
@@ -146,7 +146,7 @@ def test_a_run_records_its_clock_and_what_the_clock_will_say(ends: Ends) -> None
 
 
 def test_a_rehearsal_s_figures_make_the_clock(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(clocks, "measured", lambda plan: Measured("rehearsal", 60.0, {"stop_services": 50 * 60.0}))
+    monkeypatch.setattr(rehearsal, "measured", lambda plan: Measured("rehearsal", 60.0, {"stop_services": 50 * 60.0}))
     clock = clocks.read(opened(ends).events())
     assert clock is not None and clock.measured_by == "rehearsal"
     assert clock.end - clock.deadline == timedelta(seconds=90)
@@ -190,7 +190,7 @@ def test_the_steps_before_the_points_of_no_return_are_marked() -> None:
 
 def test_a_long_copy_ends_when_the_rest_does_not_fit_any_more(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
     rest = {"copy.users": 3000.0, "build_keys_and_indexes": 1200.0}
-    monkeypatch.setattr(clocks, "measured", lambda plan: Measured("rehearsal", 60.0, rest))
+    monkeypatch.setattr(rehearsal, "measured", lambda plan: Measured("rehearsal", 60.0, rest))
     evidence = opened(ends)
     monkeypatch.setattr(Step, "decided", SimpleNamespace(file=ends.source))
     monkeypatch.setattr(Step, "epoch", 1)
@@ -300,7 +300,7 @@ def test_a_go_in_time_counts_and_nobody_is_asked_beyond_the_deadline(
     monkeypatch.setattr(HITLOperator, "execute", lambda self, context: None)
     gate.execute(context_of(airflow_ends))
     assert timedelta(minutes=7) < gate.response_timeout < timedelta(minutes=7.5)
-    assert "goes back by itself: 7 minutes are left" in gate.body
+    assert "A run that is not live by" in gate.body and "(in 7 min" in gate.body
     assert gate.execute_complete(context_of(airflow_ends), answer())["answer"] == "Go"
     late(evidence)
     with pytest.raises(AirflowFailException, match="no time left"):
