@@ -99,7 +99,10 @@ _PHASES = (
     ),
     ("Stop and back up", r"stop_services|fence_source|take_backup|plan_copy"),
     ("Copy", r"copy\..*|restore_test|snapshot_extras"),
-    ("Finish the target", r"build_keys_and_indexes|load_reference_data|declare_foreign_keys|set_sequences|analyze_tables"),
+    (
+        "Finish the target",
+        r"build_keys_and_indexes|load_reference_data|declare_foreign_keys|set_sequences|analyze_tables|grant_access",
+    ),
     ("Verify", r"check_\w+|validate_foreign_keys|smoke_test_database|decide|mark_target"),
     ("Go live", r"approve|switch_configuration|start_services|smoke_test_application|decide_live|announce_completion"),
     ("Release", r"release\..*"),

@@ -96,6 +96,8 @@ def test_there_is_one_copy_task_for_each_table(cutover: Any) -> None:
         ("finish_target.build_keys_and_indexes", COPIES),
         ("finish_target.declare_foreign_keys", ["finish_target.load_reference_data"]),
         ("verify.check_tables", [*COPIES, "finish_target.set_sequences", "finish_target.analyze_tables"]),
+        ("finish_target.grant_access", ["finish_target.declare_foreign_keys", "finish_target.analyze_tables"]),
+        ("decide", ["finish_target.grant_access"]),
         ("verify.validate_foreign_keys", ["verify.check_tables"]),
         ("decide", ["verify.validate_foreign_keys", "verify.smoke_test_database", "restore_test", "snapshot_extras"]),
         ("snapshot_extras", ["take_backup"]),
@@ -329,6 +331,7 @@ def test_every_required_step_is_a_task(cutover: Any) -> None:
         for name in proving.required_steps(FakeStep(), at):  # type: ignore[arg-type]
             table = name.split(".")[1] if name.startswith("copy.") else name
             assert table in names, name
+    assert "grant_access" in proving.required_steps(FakeStep(), "decide")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("plan_file", sorted((ROOT / "include" / "plans").glob("*.yaml")), ids=lambda path: path.stem)

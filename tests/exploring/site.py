@@ -164,6 +164,7 @@ class Site:
             "SHOP": str(self.folder),
             "SHOP_URL": self.shop.url,
             "SHOP_SUPERVISOR": self.shop.supervisor_url,
+            "AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_USERS": "lead:op,observer:viewer,communicator:viewer",
             "AIRFLOW_CONN_LIBRARY_SOURCE": json.dumps({"conn_type": "sqlite", "host": str(self.shop.database)}),
             "AIRFLOW_CONN_LIBRARY_TARGET": json.dumps({**login, "login": "postgres", "password": self.cluster.password}),
             "AIRFLOW_CONN_LIBRARY_APPLICATION": json.dumps({**login, "login": self.role, "password": "of-the-shop"}),

@@ -91,6 +91,7 @@ PROOFS = (
     "smoke_test_database",
 )
 EXTRAS = "snapshot_extras"
+ACCESS = "grant_access"
 GOING_LIVE = ("switch_configuration", "start_services", "smoke_test_application")
 
 
@@ -99,6 +100,8 @@ def required_steps(step: Step, at: str) -> list[str]:
     required = [*BEFORE, *_copies(step), "restore_test", *FINISHING, *PROOFS]
     if step.plan.extras.required:
         required.append(EXTRAS)
+    if step.plan.access is not None:
+        required.append(ACCESS)
     return required if at == "decide" else [*required, *GOING_LIVE]
 
 

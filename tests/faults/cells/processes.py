@@ -28,7 +28,7 @@ BEFORE_COPY = (
 )  # fmt: skip
 AFTER_COPY = (
     "restore_test", "build_keys_and_indexes", "load_reference_data", "store_quarantine", "declare_foreign_keys",
-    "set_sequences", "analyze_tables", "check_tables",
+    "set_sequences", "analyze_tables", "grant_access", "check_tables",
     "validate_foreign_keys", "smoke_test_database", "decide", "switch_configuration", "start_services",
     "smoke_test_application", "decide_live", "announce_completion", "close_run",
 )  # fmt: skip
