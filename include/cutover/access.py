@@ -354,14 +354,32 @@ class _Statements:
 # --- whether it is so ---------------------------------------------------------------------------------------------------
 
 
-def checks(conninfo: str, plan: Plan) -> list[Check]:
+def checks(conninfo: str, plan: Plan, *, as_pipeline: bool = False) -> list[Check]:
     """Roles and rights as they are, against the plan. Reads the catalog only; no role's password is needed.
+
+    Args:
+        as_pipeline: ``conninfo`` is the pipeline's own, which is looked at too.
 
     Raises:
         Unreachable: When the server does not answer.
     """
     with catalog.session(conninfo, plan.target_schema) as connection:
-        return [*role_checks(connection, plan), *object_checks(connection, plan)]
+        own = [pipeline_check(connection, plan)] if as_pipeline else []
+        return [*own, *role_checks(connection, plan), *object_checks(connection, plan)]
+
+
+def pipeline_check(connection: psycopg.Connection, plan: Plan) -> Check:
+    """Whether this is a session of the pipeline's role: what another one makes is not handed to the owner."""
+    expected = required(plan).pipeline
+    (me,) = connection.execute("SELECT current_user::text").fetchone() or ("",)
+    return Check(
+        "access_pipeline",
+        "The pipeline logs in as its own role",
+        "passed" if me == expected else "failed",
+        f"role {expected}",
+        f"role {me}",
+        "" if me == expected else f"Log in as {expected}, or correct access.pipeline in the plan.",
+    )
 
 
 def role_checks(connection: psycopg.Connection, plan: Plan) -> list[Check]:

@@ -182,12 +182,8 @@ def access_checks(site: Site) -> list[Check]:
             do = "Name the roles in the plan (access), and make them: python -m include.cutover access apply."
             found = f"{me} is a superuser" if superuser else f"{me} is none"
             return [_check("access_pipeline", "The pipeline's role is no superuser", not superuser, "none", found, do)]
-        expected = plan.access.pipeline
-        do = f"Log in as {expected}, or correct access.pipeline in the plan."
-        logged_in = _check(
-            "access_pipeline", "The pipeline logs in as its own role", me == expected, f"role {expected}", f"role {me}", do
-        )
-        return [logged_in, *access.role_checks(connection, plan), *access.object_checks(connection, plan)]
+        own = access.pipeline_check(connection, plan)
+        return [own, *access.role_checks(connection, plan), *access.object_checks(connection, plan)]
 
 
 def time_zone_check(site: Site) -> Check:

@@ -332,6 +332,12 @@ def test_rights_from_elsewhere_are_found(site: Site) -> None:
     assert site.bad == {}
 
 
+def test_another_log_in_than_the_pipeline_s_is_found(site: Site) -> None:
+    assert access.checks(site.conninfo(site.access.pipeline), site.plan, as_pipeline=True)[0].outcome == "passed"
+    found = access.checks(site.superuser, site.plan, as_pipeline=True)[0]
+    assert (found.outcome, found.found) == ("failed", "role postgres")
+
+
 def test_before_the_tables_are_there_nothing_is_opened_in_advance(site: Site) -> None:
     assert site.bad == {}
     assert access.run(site.conninfo(site.access.pipeline), site.plan, roles=False) == []

@@ -191,7 +191,7 @@ FAKE = dedent(f"""\
     with (folder / "calls").open("a") as calls:
         calls.write(json.dumps([os.getcwd(), *sys.argv[1:]]) + "\\n")
     answers = json.loads((folder / "answers").read_text())
-    verb = next(word for word in sys.argv[2:] if word in answers)
+    verb = next(word for word in sys.argv[1:] if word in answers)
     answer = answers[verb]
     if verb == "ps" and len(answer) > 1:
         answers["ps"] = answer[1:]
@@ -290,6 +290,16 @@ def test_what_docker_shows_is_understood(
     docker.plays(shown)
     state = services.states([api(docker)])["api"]
     assert (state.name, state.running, state.at_rest, state.failing) == (name, running, at_rest, failing)
+
+
+def test_the_environment_that_a_container_was_made_with(docker: Docker) -> None:
+    docker.plays(WORKER + "\n" + UP, inspect=[json.dumps(["DATABASE_URL=sqlite:///a=b.db", "EMPTY="])])
+    assert services.environment(api(docker)) == {"DATABASE_URL": "sqlite:///a=b.db", "EMPTY": ""}
+    assert docker.calls()[-1][1:] == ["inspect", "--format", "{{json .Config.Env}}", "d2763e024a10"]
+    docker.plays(WORKER, inspect=["[]"])
+    assert services.environment(api(docker)) is None, "there is no container of it"
+    docker.plays(UP, inspect=[1])
+    assert services.environment(api(docker)) is None
 
 
 def test_all_three_forms_of_the_list_are_read() -> None:

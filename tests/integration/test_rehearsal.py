@@ -110,7 +110,9 @@ class Untouched:
 def test_a_green_rehearsal_leaves_figures_and_nothing_else(site: Site) -> None:
     untouched = Untouched(site)
     evidence = rehearse(site)
-    assert outcome(evidence) == rehearsal.GREEN, [(e.get("step"), e.get("summary")) for e in evidence.events() if e.get("outcome") not in (None, "passed")]
+    assert outcome(evidence) == rehearsal.GREEN, [
+        (e.get("step"), e.get("summary")) for e in evidence.events() if e.get("outcome") not in (None, "passed")
+    ]
     untouched.check()
     assert left_behind(site) == []
     assert evidence.folder.parent == evidence_root() / "rehearsals" / PLAN

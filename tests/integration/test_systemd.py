@@ -6,6 +6,7 @@ The outputs are systemd's (``systemctl show`` of versions 247 to 257); systemd i
 from __future__ import annotations
 
 import json
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -221,6 +222,16 @@ def test_a_stop_that_somebody_undoes_is_ordered_again(systemd: Systemd) -> None:
     with pytest.raises(StepFailed, match="found running"):
         services.stop([unit(stop_seconds=1)])
     assert systemd.calls().count(STOP) > 1
+
+
+def test_the_environment_of_its_main_process(systemd: Systemd) -> None:
+    systemd.plays(str(os.getpid()))
+    started = Path("/proc/self/environ").read_bytes().decode()
+    assert services.environment(unit()) == dict(part.partition("=")[::2] for part in started.split("\0") if "=" in part)
+    assert systemd.calls() == ["systemctl show --property=MainPID --value -- ward-api.service"]
+    for pid in ("0", "not a number", "4194305"):
+        systemd.plays(pid)
+        assert services.environment(unit()) is None, "there is no such process"
 
 
 def test_an_unknown_unit_is_no_stopped_unit(systemd: Systemd) -> None:

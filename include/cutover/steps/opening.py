@@ -248,7 +248,7 @@ def check_target(step: Step) -> Report:
         application_role=step.ends.application_role(step.plan),
     )
     if step.plan.access is not None and checks[0].outcome == "passed":
-        checks += access.checks(step.target, step.plan)
+        checks += access.checks(step.target, step.plan, as_pipeline=True)
     return Report(count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
 
 
