@@ -229,7 +229,11 @@ def test_every_step_that_a_green_rehearsal_needs_is_a_task_of_it_in_that_order(r
         plan = load_plan("ward_ops")
 
     required = rehearsing.required_steps(FakeStep())  # type: ignore[arg-type]
-    names = {getattr(task, "step", None) or task.task_id.rsplit(".", 1)[-1] for task in rehearsal.tasks}
+    own = {
+        task.task_id: getattr(task, "partial_kwargs", {}).get("step") or getattr(task, "step", None)
+        for task in rehearsal.tasks
+    }
+    names = {step or task_id.rsplit(".", 1)[-1] for task_id, step in own.items()}
     for name in required:
         assert ".".join(name.split(".")[:2]) in names or name in names, name
     missing = set(required) - {"copy." + name for name in FakeStep.plan.tables} - upstream(rehearsal, "close_rehearsal")

@@ -225,7 +225,8 @@ def test_it_gives_way_to_a_cutover_and_is_no_run_of_the_plan(site: Site) -> None
     assert outcome(site.of("cutover")) == "live"
     gone = Evidence.of(rehearsal.series(PLAN), "first")
     sealed = gone.sealed
-    assert sealed is not None and (sealed["outcome"], "gives way" in sealed["why"]) == (rehearsal.RED, True)
+    assert sealed is not None and sealed["outcome"] == rehearsal.RED
+    assert "gives way" in sealed["why"]
     refused = Evidence.of(rehearsal.series(PLAN), "second")
     assert second.state == "failed" and refused.last("run.opened") is None
     with pytest.raises(CannotCheck, match="not the evidence of a run"):

@@ -336,7 +336,7 @@ WAY_BACK = (
 )
 """The way back as far as it is rehearsed, in its order; recorded as ``way_back.…``."""
 
-BEGINNING = ("open_rehearsal", "create_database", "clone_source")
+BEGINNING = ("open_rehearsal", "create_database", "clone_source", "announce_start")
 LOOKS = ("check_target", "check_source", "assess_source", "check_places")
 
 
