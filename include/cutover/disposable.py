@@ -33,59 +33,62 @@ def conninfo(target: str, database: str) -> str:
     return make_conninfo(target, dbname=database)
 
 
-def make(target: str, database: str) -> bool:
+def make(target: str, database: str) -> tuple[bool, list[str]]:
     """Make a database with the encoding, the locale and the extensions of the target's. One that is there already stays.
+
+    An extension that only an administrator may make is left out: whether anything needs it, the SQL will tell.
 
     Args:
         target: Connection string of the target; nothing is changed in it.
 
     Returns:
-        Whether it was made now.
+        Whether it was made now, and the extensions that it lacks, each with the reason.
 
     Raises:
         Refused: When the role may not make databases.
         StepFailed: When the server does not make it.
     """
     with _session(target) as connection:
-        if _exists(connection, database):
-            return False
-        (may,) = connection.execute(
-            "SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user"
-        ).fetchone() or (False,)
-        if not may:
-            (role,) = connection.execute("SELECT current_user").fetchone() or ("",)
-            raise Refused(
-                "the pipeline's role may not make databases, and a rehearsal needs one of its own",
-                where=f"PostgreSQL at {connection.info.host}:{connection.info.port}",
-                expected=f"CREATEDB for the role {role}",
-                do=f'Let an administrator run: ALTER ROLE "{role}" CREATEDB;',
-            )
-        try:
-            connection.execute(
-                sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(sql.Identifier(database), _settings(connection))
-            )
-        except psycopg.Error as error:
-            raise StepFailed(
-                "the disposable database was not made",
-                where=f"database {database}",
-                found=catalog.primary_message(error),
-                do="Look at the server's log; then trigger a new rehearsal.",
-            ) from None
+        known = _exists(connection, database)
+        if not known:
+            _make(connection, database)
         extensions = connection.execute(
             "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY extname"
         ).fetchall()
+    # Also in one that is there: whoever made it may have been killed here.
+    lacks = []
     with _session(conninfo(target, database)) as connection:
         for (extension,) in extensions:
             try:
                 connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(sql.Identifier(extension)))
-            except psycopg.Error as error:
-                raise StepFailed(
-                    "the target has an extension that the rehearsal's database cannot have",
-                    where=f"extension {extension}",
-                    found=catalog.primary_message(error),
-                    do=f"Let an administrator run in template1: CREATE EXTENSION {extension}; or make it a trusted one.",
-                ) from None
-    return True
+            except psycopg.errors.InsufficientPrivilege as error:
+                lacks.append(f"{extension} ({catalog.primary_message(error)})")
+    return not known, lacks
+
+
+def _make(connection: psycopg.Connection, database: str) -> None:
+    (may,) = connection.execute("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() or (
+        False,
+    )
+    if not may:
+        (role,) = connection.execute("SELECT current_user").fetchone() or ("",)
+        raise Refused(
+            "the pipeline's role may not make databases, and a rehearsal needs one of its own",
+            where=f"PostgreSQL at {connection.info.host}:{connection.info.port}",
+            expected=f"CREATEDB for the role {role}",
+            do=f'Let an administrator run: ALTER ROLE "{role}" CREATEDB;',
+        )
+    try:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(sql.Identifier(database), _settings(connection))
+        )
+    except psycopg.Error as error:
+        raise StepFailed(
+            "the disposable database was not made",
+            where=f"database {database}",
+            found=catalog.primary_message(error),
+            do="Look at the server's log; then trigger a new rehearsal.",
+        ) from None
 
 
 def _settings(connection: psycopg.Connection) -> sql.Composable:
@@ -124,7 +127,7 @@ def drop(target: str, database: str) -> bool:
     if not database.startswith(f"{_PREFIX}_"):
         raise Refused("this is no disposable database", where=f"database {database}")
     with _session(target) as connection:
-        there = _exists(connection, database)
+        known = _exists(connection, database)
         try:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
         except psycopg.Error as error:
@@ -134,7 +137,7 @@ def drop(target: str, database: str) -> bool:
                 found=catalog.primary_message(error),
                 do=f'Drop it by hand: DROP DATABASE "{database}" WITH (FORCE);',
             ) from None
-        return there
+        return known
 
 
 def there(target: str, plan: str) -> list[str]:

@@ -329,8 +329,20 @@ def runs_below(folder: Path) -> list[Evidence]:
 
 
 def rehearsals(plan: str) -> list[Evidence]:
-    """All rehearsals of a plan that left evidence, oldest first by their first event."""
-    return runs_below(evidence_root() / REHEARSALS / plan)
+    """All rehearsals of a plan, oldest first by their first event. Damaged evidence is left out: it stops no cutover."""
+    folder = evidence_root() / REHEARSALS / plan
+    found: list[tuple[str, Evidence]] = []
+    for item in folder.iterdir() if folder.is_dir() else ():
+        if not (item / EVENTS).is_file():
+            continue
+        try:
+            events = Evidence(item).events()
+        except CannotCheck as error:
+            log.warning("a rehearsal is left out: %s", error)
+            continue
+        if events:
+            found.append((events[0]["time"], Evidence(item)))
+    return [evidence for _, evidence in sorted(found, key=lambda pair: pair[0])]
 
 
 def torn_tail(folder: Path) -> int:

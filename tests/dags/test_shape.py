@@ -206,11 +206,15 @@ def test_what_comes_after_is_ended_when_it_hangs_too(aftercare: Any, retention: 
             assert task.execution_timeout is not None, f"{dag.dag_id}: {task.task_id}"
 
 
+def attribute(task: Any, name: str) -> Any:
+    """Of an operator, or of one that is mapped."""
+    return task.partial_kwargs.get(name) if getattr(task, "is_mapped", False) else getattr(task, name, None)
+
+
 def test_a_rehearsal_does_what_a_cutover_does_and_reaches_no_application(cutover: Any, rehearsal: Any) -> None:
     def bodies(dag: Any) -> dict[str, str]:
-        steps = {task.task_id: task.body for task in dag.tasks if callable(getattr(task, "body", None))}
-        steps |= {task.task_id: task.partial_kwargs["body"] for task in dag.tasks if getattr(task, "is_mapped", False)}
-        return {name: f"{body.__module__}.{body.__qualname__}" for name, body in steps.items()}
+        found = {task.task_id: attribute(task, "body") for task in dag.tasks}
+        return {name: f"{body.__module__}.{body.__qualname__}" for name, body in found.items() if callable(body)}
 
     ours, theirs = bodies(rehearsal), bodies(cutover)
     for group in ("copy.", "finish_target.", "verify.", "prepare_target.", "restore_test", "snapshot_extras"):
@@ -221,25 +225,18 @@ def test_a_rehearsal_does_what_a_cutover_does_and_reaches_no_application(cutover
     forbidden = ("services", "switch_configuration", "smoke_test_application", "let_in", "open_run", "revert_configuration")
     assert [name for name, body in ours.items() if any(word in body for word in forbidden)] == []
     for task in rehearsal.tasks:
-        assert "Rehearsal" in (task.operator_class.__name__ if getattr(task, "is_mapped", False) else type(task).__name__)
+        kind = task.operator_class if getattr(task, "is_mapped", False) else type(task)
+        assert kind.__name__ == "RehearsalOperator", task.task_id
 
 
-def test_every_step_that_a_green_rehearsal_needs_is_a_task_of_it_in_that_order(rehearsal: Any) -> None:
+def test_every_step_that_a_green_rehearsal_needs_is_a_task_of_it(rehearsal: Any) -> None:
     class FakeStep:
         plan = load_plan("ward_ops")
 
-    required = rehearsing.required_steps(FakeStep())  # type: ignore[arg-type]
-    own = {
-        task.task_id: getattr(task, "partial_kwargs", {}).get("step") or getattr(task, "step", None)
-        for task in rehearsal.tasks
-    }
-    names = {step or task_id.rsplit(".", 1)[-1] for task_id, step in own.items()}
-    for name in required:
-        assert ".".join(name.split(".")[:2]) in names or name in names, name
-    missing = set(required) - {"copy." + name for name in FakeStep.plan.tables} - upstream(rehearsal, "close_rehearsal")
-    assert all("." in name or name in {task.rpartition(".")[2] for task in rehearsal.task_ids} for name in missing)
+    names = {attribute(task, "step") or task.task_id.rsplit(".", 1)[-1] for task in rehearsal.tasks}
+    for name in rehearsing.required_steps(FakeStep()):  # type: ignore[arg-type]
+        assert name in names or name.rpartition(".")[0] in names, name
     assert rehearsal.get_task("close_rehearsal").trigger_rule == "all_done"
-    assert "way_back.restore_source" in upstream(rehearsal, "close_rehearsal")
     assert {"verify.validate_foreign_keys", "restore_test"} <= upstream(rehearsal, "way_back.keep_target")
 
 

@@ -5,13 +5,11 @@ The walker of ``tests/exploring`` plays Airflow's part. The application runs and
 
 from __future__ import annotations
 
-import functools
 import signal
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import psycopg
 import pytest
@@ -43,14 +41,6 @@ def site(arena: Arena, request: pytest.FixtureRequest, monkeypatch: pytest.Monke
         once = FINGERPRINTS(load_plan(PLAN))  # hashing takes its time, and neither SQL nor code change meanwhile
         monkeypatch.setattr(fingerprints, "of_run", lambda plan: {**once, "plan": fingerprints.of_plan(plan)})
         yield found
-
-
-def _is_ready(run: Any, task: str) -> bool:
-    return any(item.task.task_id == task for item in run.ready())
-
-
-def _has_result(attempt: Any) -> bool:
-    return bool(attempt.result)
 
 
 def rehearse(site: Site, run_id: str = "try", **form: object) -> Evidence:
@@ -198,9 +188,13 @@ def test_killed_anywhere_it_touches_nothing_and_the_next_one_clears_up(site: Sit
         run = site.trigger_rehearsal(f"killed{number}")
         for instance in run.of(task):
             instance.last_try = 1  # nobody tries it again
-        site.world.walk(until=functools.partial(_is_ready, run, task))
-        attempt = site.world.start(run, run.of(task)[0], Fault(point, signal.SIGKILL))
-        site.world.walk(until=functools.partial(_has_result, attempt))
+        while all(item.task.task_id != task for item in run.ready()):
+            site.world.carry_out(run, run.ready()[0])
+        victim = next(item for item in run.ready() if item.task.task_id == task)
+        attempt = site.world.start(run, victim, Fault(point, signal.SIGKILL))
+        while not attempt.result:
+            site.world.look()
+            site.world.wait()
         assert "-9" in attempt.result["error"], f"{task} was not killed: {attempt.result}"
         site.world.abort(run)
         untouched.check()
@@ -246,16 +240,16 @@ def test_a_required_rehearsal_is_green_young_and_of_the_same(site: Site) -> None
     events = rehearse(site, "one").events()
     mine = rehearsal.fingerprint(events, rehearsal.of_plan(plan))
 
-    def found(now: datetime | None = None, changed: str = "") -> str:
-        facts = rehearsal.facts(plan, {**mine, changed: "another"} if changed else mine)
-        check = rehearsal.check(plan, facts, now)
+    def found(later: float = 0, **changed: str) -> str:
+        now = datetime.now(UTC) + timedelta(days=later)
+        check = rehearsal.check(plan, rehearsal.facts(plan, {**mine, **changed}), now)
         assert check is not None
         return f"{check.outcome}: {check.found}"
 
     assert found().startswith("passed: one at 20")
-    assert found(datetime.now(UTC) + timedelta(days=8)).startswith("failed: one at 20")
+    assert found(later=8).startswith("failed: one at 20")
     for name in ("schema", "plan", "SQL", "code"):
-        assert found(changed=name).endswith(f"was green, and since then changed: {name}")
+        assert found(0, **{name: "another"}).endswith(f"was green, and since then changed: {name}")
     other = plan.model_copy(update={"ignored_tables": {"x": "left behind"}})
     assert rehearsal.of_plan(other) != rehearsal.of_plan(plan)
     people = plan.model_copy(update={"application": "Another", "require_rehearsal": False})

@@ -82,6 +82,7 @@ def open_run(step: Step) -> Report:
         )
     _refuse_after(plan.name)
     _refuse_queued(plan.name, step.caller.triggered_at)
+    incident.require_none_open(plan.name)
     start = window_start(step.params.get("window_start"))
     _refuse_over(plan.name, Clock.of(plan.window, start, rehearsal.measured(plan)))
     lease.acquire(plan.name, step.run_id, step.holder)
@@ -160,7 +161,7 @@ def window_start(value: str | None) -> datetime:
 
 
 def _refuse_after(plan: str) -> None:
-    """No cutover of an application that is live already, or with an open incident."""
+    """No cutover of an application that is live already."""
     for run in reversed(runs(plan)):
         sealed = run.sealed
         if sealed is not None and sealed.get("outcome") == "live":
@@ -170,7 +171,6 @@ def _refuse_after(plan: str) -> None:
                 found=f"the run {run.folder.name} ended live at {sealed['time']}",
                 do="Roll that run back first if it has to be done again.",
             )
-    incident.require_none_open(plan)
 
 
 def _refuse_queued(plan: str, triggered_at: datetime | None) -> None:

@@ -185,8 +185,10 @@ def create_database(step: Step) -> Report:
     name = disposable.name(own.plan.name, str(own.evidence.folder.resolve()))
     # Recorded before it is made: whatever becomes of this attempt, the next rehearsal knows what to drop.
     own.evidence.append(rehearsal.DATABASE, name=name, state="making")
-    made = disposable.make(server, name)
+    made, lacks = disposable.make(server, name)
     own.evidence.append(rehearsal.DATABASE, name=name, state="made")
+    if lacks:
+        warnings.append(f"the target has extensions that the disposable database lacks: {'; '.join(lacks)}")
     unknown = sorted(set(disposable.there(server, own.plan.name)) - {name} - _recorded(own.plan.name))
     if unknown:
         warnings.append(f"databases of rehearsals that this host knows nothing of: {', '.join(unknown)}")
@@ -400,7 +402,7 @@ def close_rehearsal(step: Step) -> Report:
         outcome = rehearsal.GREEN if judged.outcome == "go_on" else rehearsal.RED
         if outcome == rehearsal.GREEN:
             _clear_away(own)
-        why = "" if outcome == rehearsal.GREEN else judged.why[0]
+        why = "" if outcome == rehearsal.GREEN else report.summary(own.evidence, own.plan)["first_failure"] or judged.why[0]
         sealed = own.evidence.append(
             "sealed", outcome=outcome, summary=SENTENCES[outcome], why=why, kept=_left(own.evidence), by=own.holder
         )
