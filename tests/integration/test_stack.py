@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import psycopg
 import pytest
 
 from include.cutover.api_client import Client, Gate, TaskState
@@ -159,6 +160,26 @@ def test_a_dag_that_does_not_parse_is_told_with_its_fault(stack: Stack, lead: Cl
         assert lead.import_errors() == {"broken.py": "ValueError: a fault of ours"}
     finally:
         file.unlink()
+
+
+def test_people_that_change_get_their_accounts_and_the_history_stays(tmp_path: Path) -> None:
+    first, second = Accounts(users={"lead": ("Op",)}), Accounts(users={"lead": ("Op",), "late": ("Viewer",)})
+    query = (
+        "SELECT u.username, r.name FROM ab_user u JOIN ab_user_role ur ON ur.user_id = u.id JOIN ab_role r ON r.id = role_id"
+    )
+    stack = Stack(tmp_path / "airflow")
+    with stack.roster.guarded():
+        with psycopg.connect(stack._start_metadata(first).conninfo("airflow")) as connection:
+            connection.execute("INSERT INTO log (event, dttm) VALUES ('a night of last week', now())")
+            assert connection.execute(query).fetchall() == [("lead", "Op")]
+        stack.stop()
+        with psycopg.connect(stack._start_metadata(second).conninfo("airflow")) as connection:
+            assert sorted(connection.execute(query).fetchall()) == [("late", "Viewer"), ("lead", "Op")]
+            (kept,) = connection.execute("SELECT count(*) FROM log WHERE event = 'a night of last week'").fetchall()
+            assert kept == (1,)
+            ((known,),) = connection.execute("SELECT is_encrypted FROM variable WHERE key = 'cutover_identities'").fetchall()
+            assert known, "what is written with the stack's key can be read with it"
+        stack.stop()
 
 
 def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:

@@ -173,6 +173,18 @@ def test_the_parts_of_a_target_url_reach_the_connection() -> None:
         postgres_connection("postgresql://me@h/a/b")
 
 
+def test_roles_are_made_in_the_fab_auth_manager_only(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("LOGGING_LEVEL", "FAB_LOGGING_LEVEL"):
+        monkeypatch.setenv(f"AIRFLOW__LOGGING__{name}", "ERROR")
+    monkeypatch.setenv("AIRFLOW__CORE__AUTH_MANAGER", "airflow.somewhere.SimpleAuthManager")
+    for command in ("show", "apply"):
+        assert main(["roles", command, "--plan", "ward_ops"]) == 2
+        told = capsys.readouterr().err
+        assert "expected FabAuthManager; found SimpleAuthManager" in told
+
+
 def test_status_and_down_where_nothing_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["stack", "status", "--folder", str(tmp_path)]) == 1
     assert main(["stack", "down", "--folder", str(tmp_path)]) == 0

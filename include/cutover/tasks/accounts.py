@@ -122,7 +122,7 @@ def _security_manager() -> Iterator[Any]:
     for logger in ("LOGGING_LEVEL", "FAB_LOGGING_LEVEL"):
         os.environ.setdefault(f"AIRFLOW__LOGGING__{logger}", "ERROR")
     from airflow.configuration import conf
-    from sqlalchemy.exc import OperationalError
+    from sqlalchemy.exc import OperationalError, ProgrammingError
 
     manager = conf.get("core", "auth_manager").rsplit(".", 1)[-1]
     if manager != FAB:
@@ -139,11 +139,11 @@ def _security_manager() -> Iterator[Any]:
     try:
         with get_application_builder() as builder:
             yield builder.sm
-    except OperationalError as error:
+    except (OperationalError, ProgrammingError) as error:
         found = str(error.orig).strip().splitlines()[0] if error.orig else ""
         raise Unreachable(
-            "Airflow's metadata database does not answer", where="[database] sql_alchemy_conn", found=found,
-            do="Run this where Airflow's API server runs, with its settings.",
+            "Airflow's metadata database does not answer as it should", where="[database] sql_alchemy_conn", found=found,
+            do="Run this where Airflow's API server runs, with its settings, and after 'airflow db migrate'.",
         ) from None  # fmt: skip
 
 
