@@ -731,7 +731,7 @@ def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = No
 
 
 def load_plan(name: str) -> Plan:
-    """The plan of that name. With ``CUTOVER_NO_SERVICES=1`` the data alone is moved: no services, configuration and roles.
+    """The plan of that name. With ``CUTOVER_NO_SERVICES=1`` the data alone is moved, and nothing else done.
 
     Raises:
         PlanInvalid: When there is no such plan or it has faults.
@@ -757,5 +757,7 @@ def load_plan(name: str) -> Plan:
             "the name differs from the file's", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)
         )
     if os.environ.get("CUTOVER_NO_SERVICES") == "1":
-        return plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None, "access": None})
+        unwatched = plan.aftercare.model_copy(update={"enabled": False})
+        without = {"services": (), "smoke_tests": None, "configuration": None, "access": None, "aftercare": unwatched}
+        return plan.model_copy(update=without)
     return plan
