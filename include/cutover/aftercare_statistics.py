@@ -24,7 +24,8 @@ OWN_SESSIONS = "cutover-aftercare"
 
 _FEW_TRANSACTIONS = 100
 _FEW_BLOCKS = 1_000
-_COUNTERS = ("xact_commit", "xact_rollback", "deadlocks", "blks_hit", "blks_read")
+_LOST = ("sessions_abandoned", "sessions_fatal", "sessions_killed")
+_COUNTERS = ("xact_commit", "xact_rollback", "deadlocks", "blks_hit", "blks_read", *_LOST)
 
 
 @dataclass(frozen=True)
@@ -105,6 +106,7 @@ def _standing(connection: Connection, schema: str) -> Standing:
 def _since(now: Standing, before: Standing | None, limits: Aftercare) -> list[Check]:
     titles = {
         "deadlocks": "No deadlocks since go-live",
+        "lost_sessions": "No session was lost since go-live",
         "transactions_rolled_back": "Few transactions were rolled back since go-live",
         "cache_hit": "PostgreSQL reads from its cache",
         "table_growth": "The tables grow no more than they may",
@@ -131,7 +133,8 @@ def _since(now: Standing, before: Standing | None, limits: Aftercare) -> list[Ch
         found += [_check(name, titles[name], "unknown", "", lost, "Look at the server's log.")
                   for name in titles if name != "table_growth"]  # fmt: skip
     else:
-        found += [_deadlocks(titles, grown, limits), _rolled_back(titles, grown, limits), _cache(titles, grown, limits)]
+        judges = (_deadlocks, _lost_sessions, _rolled_back, _cache)
+        found += [judge(titles, grown, limits) for judge in judges]
     return [*found, _growth(titles, now, before, limits)]
 
 
@@ -143,6 +146,17 @@ def _deadlocks(titles: Mapping[str, str], grown: Mapping[str, int], limits: Afte
         f"at most {limits.deadlocks}",
         str(grown["deadlocks"]),
         "The server's log names the statements of each deadlock.",
+    )
+
+
+def _lost_sessions(titles: Mapping[str, str], grown: Mapping[str, int], limits: Aftercare) -> Check:
+    return _check(
+        "lost_sessions",
+        titles["lost_sessions"],
+        "passed" if sum(grown[name] for name in _LOST) <= limits.lost_sessions else "failed",
+        f"at most {limits.lost_sessions}",
+        ", ".join(f"{grown[name]} {name.removeprefix('sessions_')}" for name in _LOST),
+        "Read the server's log and those of the services: connections broke.",
     )
 
 

@@ -368,9 +368,23 @@ def test_statistics_that_were_reset_are_not_taken_for_quiet(shop: Shop) -> None:
     shop.sql("SELECT pg_stat_reset()")
     event = shop.first_look()
     assert event["outcome"] == "unclear"
-    assert set(bad(event)) == {"aftercare_deadlocks", "aftercare_transactions_rolled_back", "aftercare_cache_hit"}
+    assert set(bad(event)) == {
+        "aftercare_deadlocks",
+        "aftercare_lost_sessions",
+        "aftercare_transactions_rolled_back",
+        "aftercare_cache_hit",
+    }
     with pytest.raises(StepFailed, match="not every look was green"):
         shop.look_on()
+
+
+def test_a_session_that_was_killed_is_red(shop: Shop) -> None:
+    shop.go_live()
+    with psycopg.connect(shop.conninfo) as connection:
+        shop.sql(f"SELECT pg_terminate_backend({connection.info.backend_pid}, 5000)")
+    event = shop.first_look()
+    assert bad(event) == {"aftercare_lost_sessions": "failed"}
+    assert found(event, "aftercare_lost_sessions") == "0 abandoned, 0 fatal, 1 killed"
 
 
 def test_limits_of_connections_and_growth(shop: Shop) -> None:
