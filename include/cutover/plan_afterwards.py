@@ -88,10 +88,10 @@ class Aftercare(Settings):
         ignored_log_patterns: But not one that one of these is found in.
         log_errors: So many such lines since the last look are not red yet.
         deadlocks: So many since go-live are not red yet.
-        rollback_percent: Of all transactions since go-live. SQLAlchemy and others end each read with one; so by itself only an
-            application that hardly ever commits is red. Lower it where most transactions write.
-        lost_sessions: So many sessions since go-live that their client abandoned, that were killed, or that ended by an error,
-            are not red yet.
+        rollback_percent: Of all transactions since go-live. SQLAlchemy and others end each read with one; so by itself only
+            an application that hardly ever commits is red. Lower it where most transactions write.
+        lost_sessions: So many sessions since go-live that their client abandoned, that were killed, or that ended by an
+            error, are not red yet.
         connections_percent: Of the connections that the server, the database and the application's role allow.
         transaction_seconds: A transaction that is open for longer is red.
         idle_in_transaction_seconds: One that waits for its client for longer is.
