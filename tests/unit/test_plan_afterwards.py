@@ -25,7 +25,7 @@ def test_the_plan_of_ward_ops_is_looked_after_for_an_hour_and_its_backups_are_ke
     [
         ("interval_seconds: ${WARD_OPS_AFTERCARE_INTERVAL:-300}", "interval_seconds: 3000\n  minutes: 10", "stands twice"),
         ("minutes: ${WARD_OPS_AFTERCARE_MINUTES:-60}", "minutes: 1", "interval_seconds must not be more"),
-        ("{table: ping_results, column", "{table: nothing, column", "the table nothing is not among"),
+        ("- table: ping_results\n      column", "- table: nothing\n      column", "the table nothing is not among"),
         ("aftercare: # through", "aftercare:\n  log_patterns: ['(']\n  # through", "not a regular expression"),
         ("archive_days: 2", "archive_days: 31", "archive_days must not be more than backup_days"),
         ("name: ward_ops\n", "name: retention\n", "retention is taken"),
