@@ -271,8 +271,8 @@ def test_the_aftercare_follows_by_itself_and_ends_with_a_restored_backup_and_a_r
     assert closed is not None and closed["outcome"] == "quiet"
     assert read_mail(site.received)[-1].subject == "Ward OPS: the aftercare is over"
     pages = httpx.Client(base_url=site.stack.url, timeout=30, trust_env=False)
-    assert pages.get(f"/cutover/ward_ops/{cutover.folder.name}/aftercare").status_code == 401
-    with pages, site.stack.client("observer") as observer:
+    with closing(pages), site.stack.client("observer") as observer:
+        assert pages.get(f"/cutover/ward_ops/{cutover.folder.name}/aftercare").status_code == 401
         login = {"username": observer.user, "password": site.stack.logins[observer.user]}
         headers = {"Authorization": f"Bearer {pages.post('/auth/token', json=login).json()['access_token']}"}
         page = pages.get(f"/cutover/-/dag_run/aftercare_ward_ops/{run_id}", headers=headers, follow_redirects=True)
