@@ -38,7 +38,7 @@ SPREAD = 10
 """Newest rehearsals that the spread is told of."""
 
 _RELEVANT = (
-    "target_schema", "target_fence", "tables", "ignored_tables", "source_objects", "preflight", "extras",
+    "target_schema", "target_fence", "tables", "ignored_tables", "source_objects", "preflight", "extras", "access",
 )  # fmt: skip
 _BEFORE_SERVICES_RUN = ("stop_services", "switch_configuration", "start_services")
 _BACK = ("rollback.stop_services", "rollback.revert_configuration", "rollback.start_services", "rollback.check_health")
