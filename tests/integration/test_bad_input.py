@@ -28,6 +28,7 @@ from include.cutover import cli, preflight, snapshots
 from include.cutover.commands import Runner
 from include.cutover.embedded import Cluster, free_port
 from include.cutover.errors import CannotCheck
+from include.cutover.evidence import Evidence
 from include.cutover.identities import Identities
 from include.cutover.notices import Channel
 from include.cutover.plan import Plan, load_plan
@@ -243,6 +244,7 @@ def test_preflight_says_the_same_of_a_bad_source(
     make(shop.file, path)
     before, target = state(path.parent), rows(shop)
     ends = Ends(path, shop.cluster.conninfo(shop.database))
+    Evidence.of("shop", "run").append("run.opened", run_id="run")
     with pytest.raises(CannotCheck) as refused:
         opening.assess_source(Step("shop", "assess_source", Caller("cutover_shop", "run"), ends))
     told = str(refused.value)
