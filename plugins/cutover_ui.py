@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
+from include.cutover.tasks.deadline_reference import TriggeredAt
 from include.cutover.tasks.links import DataDocsLink, ReportLink
 
 Message = MutableMapping[str, Any]
@@ -35,6 +36,7 @@ class CutoverPlugin(AirflowPlugin):
     """
 
     name = "cutover"
+    deadline_references: ClassVar[list[Any]] = [TriggeredAt]
     fastapi_apps: ClassVar[list[Any]] = [{"name": "Cutover", "app": LazyPages(), "url_prefix": "/cutover"}]
     external_views: ClassVar[list[Any]] = [
         {

@@ -461,8 +461,8 @@ def test_a_gate_that_was_marked_as_success_opens_nothing(site: Site, lead: Clien
     assert lead.wait("cutover_library", asked.run_id, seconds=120) == "failed"
     found = evidence("library", asked.run_id)
     assert found.last("gate", gate="go_no_go") is None
-    refused = found.step("stop_services")
-    assert refused is not None and refused["outcome"] == "refused"
+    refused = found.step("wait_for_window")
+    assert refused is not None and refused["outcome"] == "refused" and found.step("stop_services") is None
     assert "has no go by an entitled person" in refused["summary"]
     sealed = found.sealed
     assert sealed is not None and sealed["outcome"] == "abandoned"

@@ -252,6 +252,11 @@ def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> Non
     for stage in ("assess_source", "tables"):
         assert (evidence.folder / "data_docs" / stage / "index.html").is_file()
     assert read_mail(site.received)[-1].subject == "Ward OPS: migration complete"
+    with psycopg.connect(site.stack.metadata_url.replace("postgresql+psycopg2", "postgresql")) as connection:
+        alerts = connection.execute(
+            "SELECT count(*) FROM deadline WHERE dag_id = 'cutover_ward_ops' GROUP BY dagrun_id"
+        ).fetchall()
+    assert alerts and set(alerts) == {(3,)}, "half time, three quarters and deadline of each run"
 
 
 def test_the_aftercare_follows_by_itself_and_ends_with_a_restored_backup_and_a_report(site: Site, lead: Client) -> None:

@@ -114,7 +114,7 @@ def test_it_says_it_in_one_line_each(site: LocalSite, ask: Ask, capsys: pytest.C
 def test_send_reaches_people_and_a_dead_channel_is_bad(site: LocalSite, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     status, checks = ask("--send")
     assert status == 0 and checks["channel_mail"]["found"].startswith("delivered")
-    (mail,) = read_mail(site.received)
+    mail, _to_the_lead = read_mail(site.received)
     (slack,) = read_slack(site.received)
     assert "test of the notices" in mail.subject and "Nothing happens now" in slack.text
     from include.cutover.tasks.channels import channels
@@ -122,7 +122,11 @@ def test_send_reaches_people_and_a_dead_channel_is_bad(site: LocalSite, ask: Ask
     plan = load_plan("ward_ops")
     monkeypatch.setenv("AIRFLOW_CONN_WARD_OPS_MAIL", f"smtp://127.0.0.1:{free_port()}/?disable_ssl=true&disable_tls=true")
     found = doctor.channel_checks(doctor.Site(plan, None, None, channels=lambda: channels(plan)), send=True)
-    assert {item.name: item.outcome for item in found} == {"channel_slack": "passed", "channel_mail": "failed"}
+    assert {item.name: item.outcome for item in found} == {
+        "channel_slack": "passed",
+        "channel_mail": "failed",
+        "channel_lead": "failed",
+    }
 
 
 def test_without_connections_it_could_not_check_and_does_not_say_good(

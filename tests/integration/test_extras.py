@@ -267,6 +267,9 @@ class Ends:
     def identities(self) -> Identities:
         return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
+    def channels(self, plan: Plan) -> list[Any]:
+        return []
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"nobody should ask for the {name}")
 

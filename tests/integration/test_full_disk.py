@@ -39,6 +39,9 @@ class Nowhere:
     def source_path(self, plan: Plan) -> Path:
         return self.source
 
+    def channels(self, plan: Plan) -> list[Any]:
+        return []
+
     def __getattr__(self, name: str) -> Any:
         raise AssertionError(f"nobody should ask for the {name}")
 

@@ -10,9 +10,10 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk.definitions.callback import SyncCallback
-from airflow.sdk.definitions.deadline import DeadlineAlert, DeadlineReference
+from airflow.sdk.definitions.deadline import DeadlineAlert
 
 from include.cutover.plan import Plan
+from include.cutover.tasks.deadline_reference import TriggeredAt
 
 OPENING = timedelta(seconds=15)
 """A run without a start of its own begins its window when it opens, which is soon after it was triggered."""
@@ -25,7 +26,7 @@ def alerts(plan: Plan) -> list[DeadlineAlert]:
     instants = {"half time": window / 2, "three quarters": window * 3 / 4, "deadline": deadline}
     return [
         DeadlineAlert(
-            reference=DeadlineReference.DAGRUN_QUEUED_AT,
+            reference=TriggeredAt(),
             interval=after + OPENING,
             callback=SyncCallback("include.cutover.tasks.alerts.look", kwargs={"plan": plan.name}),
             name=name,
