@@ -19,7 +19,7 @@ ONLY ?=
 SCHEDULES ?= 1000
 SEED ?=
 
-.PHONY: help setup demo up down test test-chain explore test-browser faults check bench lock clean
+.PHONY: help setup demo up down test test-chain explore test-browser faults env stack-test check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,12 @@ test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium,
 
 faults: setup ## Break everything that can break, judge it from outside, write docs/faults.md; ONLY="kill-* zombie-*" tries some
 	@set -f; $(PY) -m tests.faults $(ONLY)
+
+env: ## Write .env and .env.tasks for docker-compose.yaml, with random secrets; never overwrites
+	@$(PYTHON) scripts/make_env.py
+
+stack-test: setup ## Build and start docker-compose.yaml for real and cut over in it; skips where no container engine is
+	@$(PY) -m tests.stack $(ARGS)
 
 check: setup ## Lint, formatting, types, layers
 	$(PY) -m ruff check .

@@ -33,6 +33,7 @@ from include.cutover.steps import aftercare as steps
 from include.cutover.tasks.aftercare import AftercareOperator, RollbackQuestion, StartRollback
 from include.cutover.tasks.going_back import PATIENCE, STEP_TIME
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 
 FORM = {
     "run_id": Param(
@@ -86,6 +87,7 @@ def aftercare_dag(plan: Plan) -> DAG:
                 execution_timeout=timedelta(minutes=2 * settings.first_backup.minutes) + STEP_TIME,
             )
             chain(opened, backup, close)
+    assign_queues(dag, plan)
     return dag
 
 

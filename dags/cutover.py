@@ -44,6 +44,7 @@ from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_
 from include.cutover.tasks.going_forward import move_and_prove, preflight_group, prepare_group
 from include.cutover.tasks.operators import BranchOperator, StepOperator, WindowOperator
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 
 FORM = {
     "approve": Param(
@@ -181,6 +182,7 @@ def cutover_dag(plan: Plan) -> DAG:
             chain(announce_completion, start_aftercare, close_run)
         chain([decide, decide_live], rollback, close_run)
         chain(decide, [abandon, release], close_run)
+    assign_queues(dag, plan)
     return dag
 
 

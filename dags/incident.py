@@ -22,6 +22,7 @@ from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
 from include.cutover.tasks.incidents import CloseIncidentOperator
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 
 
 def _text(title: str, description: str) -> Param:
@@ -55,6 +56,7 @@ def incident_dag(plan: Plan) -> DAG:
         tags=["incident", plan.name],
     ) as dag:
         CloseIncidentOperator(task_id="close_incident", plan=plan.name, retries=0, execution_timeout=timedelta(minutes=5))
+    assign_queues(dag, plan)
     return dag
 
 

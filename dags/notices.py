@@ -23,6 +23,7 @@ from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
 from include.cutover.tasks.calling import CallOperator
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 from include.cutover.tasks.releasing import edit_notice
 
 FORM = {
@@ -79,6 +80,7 @@ def notices_dag(plan: Plan) -> DAG:
             retry_delay=timedelta(seconds=2),
             execution_timeout=timedelta(minutes=5),
         )
+    assign_queues(dag, plan)
     return dag
 
 

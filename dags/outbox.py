@@ -17,6 +17,7 @@ from include.cutover.plan import Plan, plans_folder
 from include.cutover.tasks.calling import CallOperator
 from include.cutover.tasks.outbox import send_pending
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 
 
 def outbox_dag(plan: Plan) -> DAG:
@@ -39,6 +40,7 @@ def outbox_dag(plan: Plan) -> DAG:
             retries=0,
             execution_timeout=timedelta(minutes=5),
         )
+    assign_queues(dag, plan)
     return dag
 
 

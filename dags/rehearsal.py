@@ -42,6 +42,7 @@ from include.cutover.steps.step import Terms
 from include.cutover.tasks.going_back import STEP_TIME, time_for_data
 from include.cutover.tasks.going_forward import move_and_prove, preflight_group, prepare_group
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 from include.cutover.tasks.rehearsals import RehearsalOperator
 
 FORM = {
@@ -104,6 +105,7 @@ def rehearsal_dag(plan: Plan) -> DAG:
             step("announce_completion", opening.announce, arguments={"notice": "completion"}),
             step("close_rehearsal", rehearsing.close_rehearsal, terms=Terms(closes=True), trigger_rule="all_done"),
         )
+    assign_queues(dag, plan)
     return dag
 
 

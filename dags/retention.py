@@ -23,6 +23,7 @@ from include.cutover.errors import PlanInvalid
 from include.cutover.plan import Plan, plans_folder
 from include.cutover.steps import retention as steps
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 from include.cutover.tasks.retention import RetentionOperator
 
 FORM = {
@@ -61,6 +62,7 @@ def retention_dag(plan: Plan) -> DAG:
                 for body in (steps.archive_backups, steps.remove_backups, steps.drop_kept_targets)
             )
         )
+    assign_queues(dag, plan)
     return dag
 
 

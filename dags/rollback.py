@@ -28,6 +28,7 @@ from include.cutover.steps.step import Terms
 from include.cutover.tasks.going_back import PATIENCE, STEP_TIME, rollback_group
 from include.cutover.tasks.operators import StepOperator
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 
 FORM = {
     "reason": Param(
@@ -73,6 +74,7 @@ def rollback_dag(plan: Plan) -> DAG:
                 trigger_rule="all_done",
             ),
         )
+    assign_queues(dag, plan)
     return dag
 
 

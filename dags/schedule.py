@@ -25,6 +25,7 @@ from include.cutover.plan import Plan, plans_folder
 from include.cutover.steps import scheduling
 from include.cutover.tasks.calling import BeginOperator, CallOperator
 from include.cutover.tasks.plans import plan_for_dag
+from include.cutover.tasks.queues import assign_queues
 
 FORM = {
     "action": Param(
@@ -88,6 +89,7 @@ def schedule_dag(plan: Plan) -> DAG:
             call("see_it_open", scheduling.see_it_open, trigger_rule="none_failed"),
             call("close_schedule", scheduling.close_schedule, trigger_rule="all_done"),
         )
+    assign_queues(dag, plan)
     return dag
 
 

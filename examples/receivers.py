@@ -1,6 +1,6 @@
 """The far ends of the notices, on this machine: an SMTP server and a receiver of Slack's incoming webhooks.
 
-    python -m examples.receivers --folder DIR --smtp-port N --http-port N
+    python -m examples.receivers --folder DIR [--host ADDRESS] --smtp-port N --http-port N
 
 What arrives is appended to ``DIR/mail.jsonl`` and ``DIR/slack.jsonl``, one message per line. SMTP is without TLS and
 without log-in; the webhook is any path of the HTTP port and answers as Slack does.
@@ -153,15 +153,17 @@ def _block_texts(blocks: Any) -> list[str]:
 class Receivers:
     """Both servers, in threads of this process. Use it in ``with``, or call ``start`` and ``stop``."""
 
-    def __init__(self, folder: Path, *, smtp_port: int = 0, http_port: int = 0) -> None:
+    def __init__(self, folder: Path, *, smtp_port: int = 0, http_port: int = 0, host: str = HOST) -> None:
         """Nothing listens yet.
 
         Args:
             folder: Where messages are kept; messages of earlier runs stay there.
-            smtp_port: On 127.0.0.1; 0 takes a free one at every start.
+            smtp_port: Where mail is taken; 0 takes a free one at every start.
             http_port: The same for the webhook.
+            host: The address that both listen on.
         """
         self.folder = folder
+        self._host = host
         self._wanted = (smtp_port, http_port)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._smtp: asyncio.Server | None = None
@@ -181,7 +183,7 @@ class Receivers:
     @property
     def slack_url(self) -> str:
         """A webhook address of this receiver."""
-        return f"http://{HOST}:{self.http_port}{WEBHOOK}"
+        return f"http://{self._host}:{self.http_port}{WEBHOOK}"
 
     def mail(self) -> list[Message]:
         """What arrived, oldest first."""
@@ -201,11 +203,11 @@ class Receivers:
             return self
         self.folder.mkdir(parents=True, exist_ok=True)
         handler = type("_Handler", (_SlackHandler,), {"folder": self.folder})
-        self._http = ThreadingHTTPServer((HOST, self._wanted[1]), handler)
+        self._http = ThreadingHTTPServer((self._host, self._wanted[1]), handler)
         self._loop = asyncio.new_event_loop()
         protocol = partial(SMTP, _MailHandler(self.folder), hostname="localhost", enable_SMTPUTF8=True, loop=self._loop)
         try:
-            self._smtp = self._loop.run_until_complete(self._loop.create_server(protocol, HOST, self._wanted[0]))
+            self._smtp = self._loop.run_until_complete(self._loop.create_server(protocol, self._host, self._wanted[0]))
         except OSError:
             self._http.server_close()
             self._loop.close()
@@ -246,6 +248,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The command line: serve until SIGTERM or SIGINT; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.receivers", description="Receive mail and Slack messages.")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where messages are kept")
+    parser.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"what both listen on ({HOST})")
     parser.add_argument("--smtp-port", type=int, default=0, metavar="N", help="0 takes a free one (0)")
     parser.add_argument("--http-port", type=int, default=0, metavar="N", help="0 takes a free one (0)")
     given = parser.parse_args(arguments)
@@ -253,8 +256,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
     try:
-        with Receivers(given.folder, smtp_port=given.smtp_port, http_port=given.http_port) as receivers:
-            print(f"smtp://{HOST}:{receivers.smtp_port} {receivers.slack_url} -> {given.folder}", flush=True)
+        with Receivers(given.folder, smtp_port=given.smtp_port, http_port=given.http_port, host=given.host) as receivers:
+            print(f"smtp://{given.host}:{receivers.smtp_port} {receivers.slack_url} -> {given.folder}", flush=True)
             stop.wait()
     except OSError as error:
         print(f"receivers: {error}", file=sys.stderr)

@@ -81,6 +81,9 @@ def with_pip() -> bool:
         return False
     locks = [part for lock in LOCKS for part in ("-r", lock)]
     quiet = ("--quiet", "--disable-pip-version-check", "--no-compile")
+    # The pip that comes with Python 3.11 does not take the locks: an extra of a locked package counts there as not pinned.
+    if not went_well(PYTHON, "-m", "pip", "install", *quiet, "pip>=26.0"):
+        return False
     if not went_well(PYTHON, "-m", "pip", "install", *quiet, "--require-hashes", *locks):
         return False
     packages = subprocess.check_output([str(PYTHON), "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"])

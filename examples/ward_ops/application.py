@@ -2,7 +2,7 @@
 
     python -m examples.ward_ops.application
 
-Listens on 127.0.0.1, port WARD_OPS_PORT (5001).
+Listens on WARD_OPS_HOST (127.0.0.1), port WARD_OPS_PORT (5001).
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ def main() -> int:
         engine = open_engine(settings, "api")
     except SettingsInvalid as error:
         leave("api", error)
-    uvicorn.run(create_app(engine), host="127.0.0.1", port=settings.port, timeout_graceful_shutdown=2)
+    uvicorn.run(create_app(engine), host=settings.host, port=settings.port, timeout_graceful_shutdown=2)
     return 0
 
 

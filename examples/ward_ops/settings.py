@@ -21,6 +21,7 @@ class Settings:
     """What a service of the stand-in needs to start."""
 
     database_url: str = field(repr=False)
+    host: str
     port: int
 
     @property
@@ -54,7 +55,7 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     port = values.get("WARD_OPS_PORT") or "5001"
     if not port.isdecimal() or not 0 < int(port) < 65536:
         raise SettingsInvalid("WARD_OPS_PORT must be a number from 1 to 65535")
-    return Settings(url, int(port))
+    return Settings(url, values.get("WARD_OPS_HOST") or "127.0.0.1", int(port))
 
 
 def leave(service: str, error: SettingsInvalid) -> NoReturn:

@@ -2,9 +2,11 @@
 
     python -m examples.ward_ops.supervised start --root DIR [--port N] [--supervisor-port N]
     python -m examples.ward_ops.supervised stop --root DIR
+    python -m examples.ward_ops.supervised run --root DIR [--host ADDRESS] [--port N] [--supervisor-port N] [--pings N]
 
-``start`` takes the password of supervisord's interface from WARD_OPS_SUPERVISOR_PASSWORD, or makes one; it then stands in
-``DIR/supervisord.conf``, which only its owner can read.
+``run`` is for a container: it becomes supervisord, in the foreground. ``start`` and ``run`` take the password of
+supervisord's interface from WARD_OPS_SUPERVISOR_PASSWORD, or make one; it then stands in ``DIR/supervisord.conf``, which
+only its owner can read.
 
 A root holds::
 
@@ -31,7 +33,7 @@ import time
 from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 from xmlrpc.client import Error as XmlRpcError
 from xmlrpc.client import ServerProxy
 
@@ -63,14 +65,15 @@ PING_INTERVAL_SECONDS=30
 class WardOps:
     """One stand-in in a folder of its own."""
 
-    def __init__(self, root: Path, *, port: int, supervisor_port: int, password: str) -> None:
+    def __init__(self, root: Path, *, port: int, supervisor_port: int, password: str, host: str = "127.0.0.1") -> None:
         """Nothing is written or started yet.
 
         Args:
             root: The folder.
-            port: Of the API, on 127.0.0.1.
-            supervisor_port: Of supervisord's HTTP interface, on 127.0.0.1.
+            port: Of the API.
+            supervisor_port: Of supervisord's HTTP interface.
             password: Of that interface, whose user is ``cutover``; letters, digits, ``-`` and ``_``.
+            host: The address that both listen on.
 
         Raises:
             Refused: A password or folder that supervisord's configuration cannot hold.
@@ -85,6 +88,7 @@ class WardOps:
         self.port = port
         self.supervisor_port = supervisor_port
         self._password = password
+        self._host = host
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -184,25 +188,39 @@ class WardOps:
             self._process = None
             stop(self.root)
 
-    def _start_supervisord(self) -> None:
+    def _supervisord(self) -> tuple[list[str], dict[str, str]]:
+        """Write its configuration; returns its command and its environment."""
         self.log("").parent.mkdir(parents=True, exist_ok=True)
         template = string.Template((HERE / "supervisord.conf").read_text(encoding="utf-8"))
         text = template.substitute(
-            user=pwd.getpwuid(os.geteuid()).pw_name, supervisor_port=self.supervisor_port, password=self._password
+            user=pwd.getpwuid(os.geteuid()).pw_name,
+            host=self._host,
+            supervisor_port=self.supervisor_port,
+            password=self._password,
         )
         write_atomically(_configuration(self.root), text.encode(), 0o600)
         environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
         environment |= {
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
             "PYTHONUNBUFFERED": "1",
             "WARD_OPS_PYTHON": sys.executable,
             "WARD_OPS_ROOT": str(self.root),
+            "WARD_OPS_HOST": self._host,
             "WARD_OPS_PORT": str(self.port),
         }
+        return [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration(self.root))], environment
+
+    def become_supervisord(self) -> NoReturn:
+        """Replace this process by supervisord, for a container that lives as long as it."""
+        command, environment = self._supervisord()
+        os.chdir(self.root)
+        os.execve(command[0], command, environment)
+
+    def _start_supervisord(self) -> None:
+        command, environment = self._supervisord()
         with self.log("supervisord").open("ab") as log:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration(self.root))],
-                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
                 cwd=self.root, env=environment,
             )  # fmt: skip
 
@@ -317,10 +335,12 @@ def _supervisord(root: Path) -> int | None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.ward_ops.supervised", description="Run the stand-in.")
-    parser.add_argument("action", choices=("start", "stop"))
+    parser.add_argument("action", choices=("start", "run", "stop"))
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the stand-in")
     parser.add_argument("--port", type=int, default=5001, metavar="N", help="port of the API (5001)")
     parser.add_argument("--supervisor-port", type=int, default=9001, metavar="N", help="port of supervisord (9001)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="what both listen on (127.0.0.1)")
+    parser.add_argument("--pings", type=int, default=PINGS, metavar="N", help=f"rows of ping_results ({PINGS})")
     given = parser.parse_args(arguments)
     try:
         if given.action == "stop":
@@ -331,8 +351,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             port=given.port,
             supervisor_port=given.supervisor_port,
             password=os.environ.get("WARD_OPS_SUPERVISOR_PASSWORD") or secrets.token_urlsafe(24),
+            host=given.host,
         )
-        ward_ops.prepare()
+        ward_ops.prepare(pings=given.pings)
+        if given.action == "run":
+            ward_ops.become_supervisord()
         ward_ops.start()
     except CutoverError as error:
         print(f"supervised: {error}", file=sys.stderr)

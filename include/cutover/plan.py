@@ -26,6 +26,7 @@ from pydantic import (
     Field,
     Tag,
     ValidationError,
+    field_validator,
     model_validator,
 )
 
@@ -565,6 +566,8 @@ class Plan(Model):
         target_fence: How the application's role is shut out of the target until go-live and at a rollback. ``login``: it may
             not log in, and has no rights. ``privileges``: it has no rights; for a site where the pipeline's role may not
             alter others. See docs/decisions/0004-the-targets-fence.md.
+        source_queue: Queue of the workers beside the application: steps that need its files or its services run only there
+            (see ``steps.queues``). Left out or empty, any worker is one.
         ignored_tables: Tables of the source that are left behind, each with the reason.
         source_objects: What became of the source's views, triggers and the like, by name.
         access: The roles in the target.
@@ -582,6 +585,7 @@ class Plan(Model):
     connections: Connections
     target_schema: str = "public"
     target_fence: Literal["login", "privileges"] = "login"
+    source_queue: str | None = None
     access: Access | None = None
     secrets: Secrets = Secrets()
     tls: Tls | None = None
@@ -613,6 +617,11 @@ class Plan(Model):
         if isinstance(data, dict) and isinstance(data.get("tables"), dict):
             data = {**data, "tables": {name: {} if value is None else value for name, value in data["tables"].items()}}
         return data
+
+    @field_validator("source_queue")
+    @classmethod
+    def _empty_is_none(cls, value: str | None) -> str | None:
+        return value or None
 
     @model_validator(mode="after")
     def _names_agree(self) -> Plan:

@@ -25,6 +25,7 @@ from typing import Any
 
 import httpx
 import psycopg
+from dotenv import dotenv_values
 from werkzeug.security import generate_password_hash
 
 from include.cutover.api_client import Client
@@ -38,36 +39,11 @@ from include.cutover.roles import Accounts
 log = logging.getLogger(__name__)
 
 ACCOUNTS = ROOT / "include" / "cutover" / "tasks" / "accounts.py"
-AUTH_MANAGER = "airflow.providers.fab.auth_manager.fab_auth_manager.FabAuthManager"
 
-# The figures are seconds. Airflow's own five minutes until it notices that a process died are too long for a window. A task
-# is declared dead after 30 s without a heartbeat, which comes every second: no sooner, because nobody's heartbeats arrive
-# while the API server is started again, which takes 15 s, and each task declared dead then runs beside its retry until one
-# of them finds the step claimed. A scheduler is dead after 15 s, three of its heartbeats; its tasks are looked for as often.
+# What no other Airflow that runs this pipeline needs; the rest, with its reasons, is in airflow.env.
 _SETTINGS: Mapping[str, str] = {
-    "CORE__LOAD_EXAMPLES": "false",
     "CORE__EXECUTOR": "LocalExecutor",
-    "CORE__AUTH_MANAGER": AUTH_MANAGER,
-    "FAB__UPDATE_FAB_PERMS": "false",  # they stand in the template already
-    "CORE__DAGS_ARE_PAUSED_AT_CREATION": "false",
-    "CORE__EXECUTE_TASKS_NEW_PYTHON_INTERPRETER": "false",
-    "CORE__MIN_SERIALIZED_DAG_UPDATE_INTERVAL": "1",
-    "CORE__MP_START_METHOD": "fork",
-    "SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.1",
-    "SCHEDULER__SCHEDULE_AFTER_TASK_EXECUTION": "true",
-    "SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "15",
-    "SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "15",
-    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "30",
-    "SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "5",
-    "SCHEDULER__TRIGGER_TIMEOUT_CHECK_INTERVAL": "2",  # also: gates that nobody answered
     "SCHEDULER__ENABLE_HEALTH_CHECK": "false",
-    "DAG_PROCESSOR__REFRESH_INTERVAL": "5",
-    "DAG_PROCESSOR__BUNDLE_REFRESH_CHECK_INTERVAL": "5",
-    "DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "60",
-    "DAG_PROCESSOR__FILE_PARSING_SORT_MODE": "modified_time",  # a changed file is parsed at once
-    "WORKERS__SOCKET_CLEANUP_TIMEOUT": "10",
-    "WORKERS__MIN_HEARTBEAT_INTERVAL": "1",
-    "API__WORKERS": "1",
     "API__HOST": "127.0.0.1",
 }
 
@@ -325,6 +301,7 @@ class Stack:
         }
         return {
             **_inherited(self.folder / "airflow"),
+            **common_settings(),
             **{f"AIRFLOW__{name}": value for name, value in settings.items()},
             **{f"AIRFLOW_CONN_{name.upper()}": value for name, value in self._connections.items()},
             **self._extra,
@@ -370,6 +347,12 @@ class Stack:
                 file = self.folder / "logs" / f"{leader.name}.log"
                 lines = file.read_text(errors="replace").splitlines() if file.exists() else []
                 raise StepFailed(f"the {leader.name} ended", where=str(file), found=" | ".join(lines[-3:]))
+
+
+def common_settings() -> dict[str, str]:
+    """Environment of every Airflow that runs this pipeline, here and in containers."""
+    values = dotenv_values(Path(__file__).with_name("airflow.env"), interpolate=False)
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _require_free(port: int) -> None:
@@ -480,7 +463,7 @@ def _on_metadata(module: Sequence[str], cluster: Cluster, given: str = "", ferne
         env={
             **_inherited(cluster.folder / "airflow"),
             "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
-            "AIRFLOW__CORE__AUTH_MANAGER": AUTH_MANAGER,
+            "AIRFLOW__CORE__AUTH_MANAGER": common_settings()["AIRFLOW__CORE__AUTH_MANAGER"],
             "AIRFLOW__CORE__FERNET_KEY": fernet_key,
             "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", "postgresql+psycopg2"),
         },

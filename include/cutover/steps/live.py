@@ -40,6 +40,7 @@ def switch_configuration(step: Step) -> Report:
 
     What is written from here on can be told from what was copied: where the target stands is kept first. The old
     configuration is kept once, so that a second try does not keep the new one. A file is replaced in one step.
+    A service that runs, because its host came up again for instance, has the old configuration: it is stopped.
     """
     mark_target(step)
     settings = step.plan.configuration
@@ -51,7 +52,10 @@ def switch_configuration(step: Step) -> Report:
         step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
     values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
     configuration.switch(settings, values, keep_as=kept_configuration(step, settings), remote=step.remote)
-    return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}")
+    up = [name for name, is_up in services.status(step.plan.services, step.remote).items() if is_up]
+    services.stop([service for service in step.plan.services if service.name in up], step.remote)
+    stopped = f"; {', '.join(up)} had been started since the stop, and rest again" if up else ""
+    return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}{stopped}")
 
 
 def fill(values: dict[str, str], **known: str) -> dict[str, str]:
