@@ -253,7 +253,10 @@ def test_a_cutover_ends_live_with_equal_content(site: Site, lead: Client) -> Non
         assert (evidence.folder / "data_docs" / stage / "index.html").is_file()
     assert read_mail(site.received)[-1].subject == "Ward OPS: migration complete"
     with psycopg.connect(site.stack.metadata_url.replace("postgresql+psycopg2", "postgresql")) as connection:
-        query = "SELECT count(*) FROM deadline d JOIN dag_run r ON r.id = d.dagrun_id WHERE r.dag_id = 'cutover_ward_ops' GROUP BY r.id"
+        query = (
+            "SELECT count(*) FROM deadline d JOIN dag_run r ON r.id = d.dagrun_id"
+            " WHERE r.dag_id = 'cutover_ward_ops' GROUP BY r.id"
+        )
         alerts = connection.execute(query).fetchall()
     assert alerts and set(alerts) == {(3,)}, "half time, three quarters and deadline of each run"
 
