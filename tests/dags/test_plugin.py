@@ -445,5 +445,6 @@ def test_loading_the_plugin_costs_nearly_nothing_and_touches_nothing(tmp_path: P
         "include",
         "include.cutover",
         "include.cutover.tasks",
+        "include.cutover.tasks.deadline_reference",
         "include.cutover.tasks.links",
     ]
