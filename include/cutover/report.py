@@ -95,13 +95,14 @@ _PHASES = (
     (
         "Prepare",
         r"open_(run|rehearsal)|create_database|clone_source|announce_start|check_(target|source|services|places)|assess_source"
-        r"|apply_ddl|apply_migrations|go_no_go",
+        r"|apply_ddl|apply_migrations|go_no_go|wait_for_window",
     ),
     ("Stop and back up", r"stop_services|fence_source|take_backup|plan_copy"),
     ("Copy", r"copy\..*|restore_test|snapshot_extras"),
     (
         "Finish the target",
-        r"build_keys_and_indexes|load_reference_data|declare_foreign_keys|set_sequences|analyze_tables|grant_access",
+        r"build_keys_and_indexes|load_reference_data|store_quarantine|declare_foreign_keys|set_sequences|analyze_tables"
+        r"|grant_access",
     ),
     ("Verify", r"check_\w+|validate_foreign_keys|smoke_test_database|decide|mark_target"),
     ("Go live", r"approve|switch_configuration|start_services|smoke_test_application|decide_live|announce_completion"),
@@ -110,6 +111,12 @@ _PHASES = (
     ("Way back", r"way_back\..*"),
     ("Close", r"abandon|close_(run|rollback|rehearsal)"),
 )
+
+
+def phase_of(step: str) -> str:
+    """The part of the run that a step belongs to; ``Other`` for one that is not known."""
+    return next((phase for phase, pattern in _PHASES if re.fullmatch(pattern, step)), "Other")
+
 
 _LABELS = {
     "file": "File",
@@ -187,7 +194,7 @@ class StepView:
     @property
     def phase(self) -> str:
         """The part of the runbook it belongs to."""
-        return next((phase for phase, pattern in _PHASES if re.fullmatch(pattern, self.name)), "Other")
+        return phase_of(self.name)
 
 
 class Story:

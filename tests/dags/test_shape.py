@@ -14,6 +14,7 @@ import pytest
 from airflow.sdk.definitions.callback import SyncCallback
 
 from include.cutover.plan import ROOT, load_plan
+from include.cutover.report import phase_of
 from include.cutover.steps import proving, rehearsing
 from include.cutover.steps.step import Terms
 from include.cutover.tasks.alerts import OPENING
@@ -227,6 +228,13 @@ def test_a_rehearsal_does_what_a_cutover_does_and_reaches_no_application(cutover
     for task in rehearsal.tasks:
         kind = task.operator_class if getattr(task, "is_mapped", False) else type(task)
         assert kind.__name__ == "RehearsalOperator", task.task_id
+
+
+def test_every_step_has_its_part_in_the_report(cutover: Any, rollback: Any, rehearsal: Any) -> None:
+    for dag in (cutover, rollback, rehearsal):
+        steps = [task for task in dag.tasks if callable(attribute(task, "body"))]
+        names = {attribute(task, "step") or task.task_id.rsplit(".", 1)[-1] for task in steps}
+        assert [name for name in names if phase_of(name) == "Other"] == [], dag.dag_id
 
 
 def test_every_step_that_a_green_rehearsal_needs_is_a_task_of_it(rehearsal: Any) -> None:
