@@ -34,6 +34,7 @@ __all__ = ["ServiceResult", "State", "environment", "may_control", "start", "sta
 log = logging.getLogger(__name__)
 
 _KEPT_BYTES = 8 << 20
+_ORDER_SECONDS = 1.0  # an order that has less time says more about this machine than about the service
 _PAUSE = 0.1
 _QUIET_SECONDS = 5.0
 
@@ -200,7 +201,7 @@ class _Told:
                 log.info("%s", self.result.summary)
             return
         if self.order == "stop":
-            if not late and self.controller.must_stop_again(state):
+            if time.monotonic() < self._deadline - _ORDER_SECONDS and self.controller.must_stop_again(state):
                 self.tell()
         elif self.controller.hopeless(state) or self._steady_since is not None:
             self._quieten(state)

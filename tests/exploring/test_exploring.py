@@ -9,7 +9,7 @@ import pytest
 from tests.exploring.arena import Arena
 
 FIRST = 20_000
-SCHEDULES = 15
+SCHEDULES = 10
 
 
 @pytest.fixture(scope="module")

@@ -220,7 +220,7 @@ def test_a_restart_policy_does_not_pass_for_rest(systemd: Systemd) -> None:
 def test_a_stop_that_somebody_undoes_is_ordered_again(systemd: Systemd) -> None:
     systemd.plays(RUNNING, stop={"then": [shown("active", "running", invocation="c3")]})
     with pytest.raises(StepFailed, match="found running"):
-        services.stop([unit(stop_seconds=1)])
+        services.stop([unit(stop_seconds=3)])
     assert systemd.calls().count(STOP) > 1
 
 
