@@ -228,11 +228,6 @@ class Expected:
     runs: int
     parts: tuple[Part, ...]
 
-    @property
-    def guessed(self) -> list[Part]:
-        """Parts that nobody has measured; the plan's limits stand in for them."""
-        return [part for part in self.parts if part.known == LIMIT]
-
 
 REHEARSED, LIMIT = "rehearsed", "at most, by the plan's limits"
 
