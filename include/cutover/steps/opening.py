@@ -44,7 +44,7 @@ from include.cutover.checks import Check
 from include.cutover.clock import Clock
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence import Event, Evidence, runs
-from include.cutover.plan import Plan, load_plan
+from include.cutover.plan import load_plan
 from include.cutover.steps import telling
 from include.cutover.steps.live import fill
 from include.cutover.steps.step import FROZEN_PLAN, Report, Step
@@ -70,7 +70,7 @@ def open_run(step: Step) -> Report:
     plan = load_plan(step.plan.name)
     scheduled = str(step.params.get("scheduled") or "")
     actor = schedule.scheduled_by(plan.name, scheduled, step.run_id, step.actor) if scheduled else step.actor
-    require_decider(plan, actor, "start a cutover")
+    schedule.require_decider(plan, actor, "start a cutover")
     approve = step.params["approve"]
     if approve == "auto" and not plan.gates.allow_auto_approval:
         raise Refused(
@@ -129,22 +129,6 @@ def _refuse_over(plan: str, clock: Clock) -> None:
             expected=f"a run that can be live before {clock.deadline:%Y-%m-%d %H:%M:%S} UTC",
             found=late,
             do="Name a later start, or none for now; or plan a longer window.",
-        )
-
-
-def require_decider(plan: Plan, actor: str | None, what: str) -> None:
-    """Only the word of the lead or a deputy counts.
-
-    Raises:
-        Refused: When it is somebody else's.
-    """
-    if actor not in {person.user for person in plan.people.deciders}:
-        raise Refused(
-            f"only the lead or a deputy may {what}",
-            where=f"plan {plan.name}",
-            expected=", ".join(person.user for person in plan.people.deciders),
-            found=actor or "nobody known",
-            do="Log in as one of them and trigger the DAG again.",
         )
 
 

@@ -23,6 +23,7 @@ from include.cutover import (
     preflight,
     rehearsal,
     report,
+    schedule,
     snapshots,
     writing,
 )
@@ -147,7 +148,7 @@ def open_rehearsal(step: Step) -> Report:
         lease.check(own.series, own.run_id, own.holder)
         return Report("the rehearsal is open")
     plan = load_plan(own.plan.name)
-    opening.require_decider(plan, own.actor, "start a rehearsal")
+    schedule.require_decider(plan, own.actor, "start a rehearsal")
     own.give_way()
     lease.take_over(own.series, own.run_id, own.holder)
     claims.wait_for_others(own.series, own.holds_lease)
