@@ -47,7 +47,7 @@ test: setup ## Run the tests, WORKERS=2 files at a time; ARGS="tests/unit -k fen
 test-chain: setup ## Try EXAMPLES=N whole cutovers drawn at random; some 15,000 in an hour
 	@mkdir -p var
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" CHAIN_EXAMPLES="$(EXAMPLES)" $(PY) -m pytest -o tmp_path_retention_policy=failed \
-		-o timeout=0 tests/integration/test_chain.py $(ARGS)
+		-o timeout=0 tests/chain/test_chain.py $(ARGS)
 
 explore: setup ## Play random schedules of kills, zombies, clears and rollbacks against the state machine; SEED=N plays from there
 	@$(PY) -m tests.exploring $(SCHEDULES) $(if $(SEED),--seed $(SEED))

@@ -28,7 +28,7 @@ from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
+from include.cutover.plan.model import Plan, plans_folder
 from include.cutover.steps import aftercare as steps
 from include.cutover.tasks.aftercare import AftercareOperator, RollbackQuestion, StartRollback
 from include.cutover.tasks.going_back import PATIENCE, STEP_TIME

@@ -34,14 +34,18 @@ from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
-from include.cutover.steps import closing, live, moving, opening, proving
+from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.steps import close_run as steps_close_run
+from include.cutover.steps import go_live as steps_go_live
+from include.cutover.steps import open_run as steps_open_run
+from include.cutover.steps import quiesce as steps_quiesce
+from include.cutover.steps import verify
 from include.cutover.steps.step import Report, Step, Terms
 from include.cutover.tasks.aftercare import StartAftercare
 from include.cutover.tasks.alerts import alerts
 from include.cutover.tasks.gates import Gate
 from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_group, time_for_data, way_back
-from include.cutover.tasks.going_forward import move_and_prove, preflight_group, prepare_group
+from include.cutover.tasks.groups import move_and_prove, preflight_group, prepare_group
 from include.cutover.tasks.operators import BranchOperator, StepOperator, WindowOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
@@ -109,8 +113,8 @@ def cutover_dag(plan: Plan) -> DAG:
             "execution_timeout": STEP_TIME,
         },
     ) as dag:
-        open_run = step("open_run", opening.open_run, terms=Terms(opens=True))
-        announce_start = step("announce_start", opening.announce, arguments={"notice": "start"})
+        open_run = step("open_run", steps_open_run.open_run, terms=Terms(opens=True))
+        announce_start = step("announce_start", steps_open_run.announce, arguments={"notice": "start"})
 
         look = preflight_group(plan)
         prepare_target = prepare_group(plan)
@@ -118,27 +122,27 @@ def cutover_dag(plan: Plan) -> DAG:
         go_no_go = Gate(task_id="go_no_go", plan=plan, gate="go_no_go", question=f"Stop {plan.application} and migrate it?")
 
         wait_for_window = WindowOperator(
-            task_id="wait_for_window", plan=plan.name, body=opening.wait_for_window, terms=Terms(gate="go_no_go")
+            task_id="wait_for_window", plan=plan.name, body=steps_open_run.wait_for_window, terms=Terms(gate="go_no_go")
         )
 
         with TaskGroup("quiesce", tooltip="The downtime begins") as quiesce:
             chain(
                 step(
                     "stop_services",
-                    moving.stop_services,
-                    terms=Terms(gate="go_no_go", after=proving.BEFORE_STOPPING, in_time=True),
+                    steps_quiesce.stop_services,
+                    terms=Terms(gate="go_no_go", after=verify.BEFORE_STOPPING, in_time=True),
                 ),
-                step("fence_source", moving.fence_source, terms=Terms(after=("stop_services",))),
+                step("fence_source", steps_quiesce.fence_source, terms=Terms(after=("stop_services",))),
             )
 
-        take_backup = step("take_backup", moving.take_backup, terms=Terms(after=("fence_source",)), **moves_data)
+        take_backup = step("take_backup", steps_quiesce.take_backup, terms=Terms(after=("fence_source",)), **moves_data)
 
         proven = move_and_prove(plan, take_backup)
 
         decide = BranchOperator(
             task_id="decide",
             plan=plan.name,
-            body=proving.decide,
+            body=verify.decide,
             arguments={"at": "decide"},
             branches={
                 "go_on": "go_live.approve",
@@ -153,26 +157,26 @@ def cutover_dag(plan: Plan) -> DAG:
         with TaskGroup("go_live", tooltip="The downtime ends") as go_live:
             chain(
                 Gate(task_id="approve", plan=plan, gate="approve", question=f"Take {plan.application} live on PostgreSQL?"),
-                *(step(name, body, terms=terms) for name, body, terms in live.going_live()),
+                *(step(name, body, terms=terms) for name, body, terms in steps_go_live.going_live()),
             )
 
         decide_live = BranchOperator(
             task_id="decide_live",
             plan=plan.name,
-            body=proving.decide,
+            body=verify.decide,
             arguments={"at": "decide_live"},
             branches={"go_on": "announce_completion", "rollback": "rollback.stop_services"},
             trigger_rule="all_done",
             **way_back(""),
         )
         announce_completion = step(
-            "announce_completion", opening.announce, arguments={"notice": "completion"}, **way_back("live")
+            "announce_completion", steps_open_run.announce, arguments={"notice": "completion"}, **way_back("live")
         )
 
-        abandon = step("abandon", opening.call_off, **way_back("abandon"))
+        abandon = step("abandon", steps_open_run.call_off, **way_back("abandon"))
         release = release_group(plan)
         rollback = rollback_group(plan)
-        close_run = step("close_run", closing.close, terms=Terms(closes=True), trigger_rule="all_done")
+        close_run = step("close_run", steps_close_run.close, terms=Terms(closes=True), trigger_rule="all_done")
 
         chain(open_run, announce_start, look, prepare_target, go_no_go, wait_for_window, quiesce, take_backup)
         chain(proven, decide)

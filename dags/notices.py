@@ -20,11 +20,11 @@ from pathlib import Path
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
-from include.cutover.tasks.calling import CallOperator
+from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.steps.edit_notice import edit_notice
+from include.cutover.tasks.call import CallOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
-from include.cutover.tasks.releasing import edit_notice
 
 FORM = {
     "action": Param(

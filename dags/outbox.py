@@ -13,9 +13,9 @@ from pathlib import Path
 from airflow.sdk import DAG, get_parsing_context
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
-from include.cutover.tasks.calling import CallOperator
-from include.cutover.tasks.outbox import send_pending
+from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.steps.send_pending import send_pending
+from include.cutover.tasks.call import CallOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
 

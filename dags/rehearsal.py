@@ -36,11 +36,11 @@ from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
-from include.cutover.steps import live, moving, opening, rehearsing
+from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.steps import go_live, open_run, quiesce, rehearse
 from include.cutover.steps.step import Terms
 from include.cutover.tasks.going_back import STEP_TIME, time_for_data
-from include.cutover.tasks.going_forward import move_and_prove, preflight_group, prepare_group
+from include.cutover.tasks.groups import move_and_prove, preflight_group, prepare_group
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
 from include.cutover.tasks.rehearsals import RehearsalOperator
@@ -81,29 +81,27 @@ def rehearsal_dag(plan: Plan) -> DAG:
         tags=["rehearsal", plan.name],
         default_args={"retries": 1, "retry_delay": timedelta(seconds=2), "execution_timeout": STEP_TIME},
     ) as dag:
-        take_backup = step("take_backup", rehearsing.take_backup, **moves_data)
+        take_backup = step("take_backup", rehearse.take_backup, **moves_data)
         chain(
-            step("open_rehearsal", rehearsing.open_rehearsal, terms=Terms(opens=True)),
-            step("create_database", rehearsing.create_database),
-            step("clone_source", rehearsing.clone_source, **moves_data),
-            step("announce_start", opening.announce, arguments={"notice": "start"}),
-            preflight_group(
-                plan, RehearsalOperator, check_target=rehearsing.check_target, check_places=rehearsing.check_places
-            ),
+            step("open_rehearsal", rehearse.open_rehearsal, terms=Terms(opens=True)),
+            step("create_database", rehearse.create_database),
+            step("clone_source", rehearse.clone_source, **moves_data),
+            step("announce_start", open_run.announce, arguments={"notice": "start"}),
+            preflight_group(plan, RehearsalOperator, check_target=rehearse.check_target, check_places=rehearse.check_places),
             prepare_group(plan, RehearsalOperator),
-            step("fence_source", moving.fence_source),
+            step("fence_source", quiesce.fence_source),
             take_backup,
         )
         proven = move_and_prove(plan, take_backup, RehearsalOperator)
-        mark_target = step("mark_target", live.mark_target)
+        mark_target = step("mark_target", go_live.mark_target)
         with TaskGroup("way_back", tooltip="As a rollback would, as far as the clone goes") as way_back:
-            chain(*(step(name, body, step=f"way_back.{name}", **moves_data) for name, body in rehearsing.WAY_BACK))
+            chain(*(step(name, body, step=f"way_back.{name}", **moves_data) for name, body in rehearse.WAY_BACK))
         chain(
             proven,
             mark_target,
             way_back,
-            step("announce_completion", opening.announce, arguments={"notice": "completion"}),
-            step("close_rehearsal", rehearsing.close_rehearsal, terms=Terms(closes=True), trigger_rule="all_done"),
+            step("announce_completion", open_run.announce, arguments={"notice": "completion"}),
+            step("close_rehearsal", rehearse.close_rehearsal, terms=Terms(closes=True), trigger_rule="all_done"),
         )
     assign_queues(dag, plan)
     return dag

@@ -22,8 +22,8 @@ from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
-from include.cutover.steps import back, closing
+from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.steps import close_run, rollback
 from include.cutover.steps.step import Terms
 from include.cutover.tasks.going_back import PATIENCE, STEP_TIME, rollback_group
 from include.cutover.tasks.operators import StepOperator
@@ -63,13 +63,13 @@ def rollback_dag(plan: Plan) -> DAG:
     ) as dag:
         chain(
             StepOperator(
-                task_id="open_rollback", plan=plan.name, body=back.open_rollback, terms=Terms(opens=True), **PATIENCE
+                task_id="open_rollback", plan=plan.name, body=rollback.open_rollback, terms=Terms(opens=True), **PATIENCE
             ),
             rollback_group(plan),
             StepOperator(
                 task_id="close_rollback",
                 plan=plan.name,
-                body=closing.close_rollback,
+                body=close_run.close_rollback,
                 terms=Terms(closes=True),
                 trigger_rule="all_done",
             ),

@@ -21,9 +21,9 @@ from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan import Plan, plans_folder
-from include.cutover.steps import scheduling
-from include.cutover.tasks.calling import BeginOperator, CallOperator
+from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.steps import schedule as schedule_steps
+from include.cutover.tasks.call import BeginOperator, CallOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
 
@@ -83,11 +83,11 @@ def schedule_dag(plan: Plan) -> DAG:
         default_args={"retries": 2, "retry_delay": timedelta(seconds=2), "execution_timeout": timedelta(minutes=5)},
     ) as dag:
         chain(
-            call("open_schedule", scheduling.open_schedule),
-            call("wait_for_freeze", scheduling.wait_for_freeze),
-            call("begin_cutover", scheduling.begin, BeginOperator),
-            call("see_it_open", scheduling.see_it_open, trigger_rule="none_failed"),
-            call("close_schedule", scheduling.close_schedule, trigger_rule="all_done"),
+            call("open_schedule", schedule_steps.open_schedule),
+            call("wait_for_freeze", schedule_steps.wait_for_freeze),
+            call("begin_cutover", schedule_steps.begin, BeginOperator),
+            call("see_it_open", schedule_steps.see_it_open, trigger_rule="none_failed"),
+            call("close_schedule", schedule_steps.close_schedule, trigger_rule="all_done"),
         )
     assign_queues(dag, plan)
     return dag

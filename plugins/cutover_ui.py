@@ -12,19 +12,19 @@ from typing import Any, ClassVar
 from airflow.plugins_manager import AirflowPlugin
 
 from include.cutover.tasks.deadline_reference import TriggeredAt
-from include.cutover.tasks.links import DataDocsLink, ReportLink
+from include.cutover.ui.links import DataDocsLink, ReportLink
 
 Message = MutableMapping[str, Any]
 
 
 class LazyPages:
-    """The ASGI application of include.cutover.tasks.web, imported when it is first called."""
+    """The ASGI application of include.cutover.ui.web, imported when it is first called."""
 
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
         """Hand the request on."""
-        from include.cutover.tasks.web import app
+        from include.cutover.ui.web import app
 
         await app(scope, receive, send)
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from include.cutover.embedded import Cluster, free_port
-from include.cutover.plan import ROOT
+from include.cutover.plan.model import ROOT
+from include.cutover.stack.postgres import Cluster, free_port
 
 # Airflow reads these when it is first imported; without them it would write into the home directory.
 os.environ["AIRFLOW_HOME"] = str(ROOT / "var" / "airflow-of-the-tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))

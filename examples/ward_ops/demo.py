@@ -34,13 +34,14 @@ from rich.markup import escape
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.generate import PINGS
 from examples.ward_ops.local_site import LocalSite
-from include.cutover import aftercare, aftercare_report
-from include.cutover.api_client import Client
-from include.cutover.console import Narrator, follow, phases, tell_summary
+from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare import report as aftercare_report
+from include.cutover.cli.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed
-from include.cutover.evidence import Event, Evidence
-from include.cutover.plan import ROOT, Plan, load_plan
-from include.cutover.processes import exit_on
+from include.cutover.evidence.record import Event, Evidence
+from include.cutover.plan.model import ROOT, Plan, load_plan
+from include.cutover.stack.api_client import Client
+from include.cutover.stack.processes import exit_on
 
 LIVE, NOT_LIVE, UNUSABLE, ROLLED_BACK = 0, 1, 2, 3
 PLAN = "ward_ops"
@@ -118,17 +119,17 @@ class Demo:
     def _look_after(self, run_id: str) -> None:
         """Follow the aftercare, which the cutover triggered, and tell each look."""
         console.print(f"\n[bold]Aftercare[/], {AFTERCARE_SECONDS:g} s instead of the plan's hour")
-        watched = aftercare.evidence_of(PLAN, run_id)
+        watched = aftercare_record.evidence_of(PLAN, run_id)
 
         def tell(event: Event) -> None:
-            if event["event"] in (aftercare.LOOK, aftercare.BACKUP):
-                what = "first backup" if event["event"] == aftercare.BACKUP else f"look {event['number']}"
+            if event["event"] in (aftercare_record.LOOK, aftercare_record.BACKUP):
+                what = "first backup" if event["event"] == aftercare_record.BACKUP else f"look {event['number']}"
                 told = event["summary"] or f"{len(event['checks'])} checks passed"
                 colour = "green" if event["outcome"] == "green" else "red"
                 console.print(f"  {what:14}[{colour}]{event['outcome']}[/]  {escape(told)}", soft_wrap=True)
 
         follow(self._lead, AFTERCARE, f"aftercare__{run_id}", watched, tell)
-        closed = watched.last(aftercare.CLOSED) if watched.exists else None
+        closed = watched.last(aftercare_record.CLOSED) if watched.exists else None
         console.print(f"  {escape(str(closed['summary'] if closed else 'it did not come to its end'))}")
         console.print(f"  report        {watched.folder / aftercare_report.FILE}", soft_wrap=True)
 

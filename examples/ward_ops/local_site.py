@@ -18,13 +18,13 @@ from psycopg import sql
 from examples import receivers
 from examples.ward_ops import supervised
 from examples.ward_ops.supervised import WardOps
-from include.cutover import access
-from include.cutover.embedded import Cluster, binaries, free_port
-from include.cutover.evidence import write_atomically
-from include.cutover.plan import ROOT, load_plan
-from include.cutover.processes import Roster
-from include.cutover.roles import Accounts
-from include.cutover.stack import Stack
+from include.cutover.evidence.record import write_atomically
+from include.cutover.people.roles import Accounts
+from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.stack.local import Stack
+from include.cutover.stack.postgres import Cluster, binaries, free_port
+from include.cutover.stack.processes import Roster
+from include.cutover.target import access
 
 DATABASE = "ward_flux"
 ROLE = "ward_ops"

@@ -3,8 +3,8 @@
 import signal
 import sys
 
-from include.cutover.cli import main
-from include.cutover.processes import exit_on
+from include.cutover.cli.main import main
+from include.cutover.stack.processes import exit_on
 
 exit_on(signal.SIGTERM, signal.SIGHUP)
 sys.exit(main())

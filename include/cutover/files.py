@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from include.cutover.errors import CannotCheck, Refused, StepFailed
-from include.cutover.evidence import disk_errors, sync_folder
+from include.cutover.evidence.record import disk_errors, sync_folder
 
 __all__ = [
     "BLOCK",

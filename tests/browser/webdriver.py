@@ -21,8 +21,8 @@ from typing import Any, cast
 
 import httpx
 
-from include.cutover.embedded import free_port
 from include.cutover.errors import CannotCheck, StepFailed
+from include.cutover.stack.postgres import free_port
 
 _ELEMENT = "element-6066-11e4-a52e-4f735466cecf"
 _FLAGS = (

@@ -12,8 +12,8 @@ from typing import Any
 
 import apsw
 
-from tests.assessing import Raw
 from tests.chain.values import LABELS, Kind
+from tests.support.assessing import Raw
 
 
 def quote(name: str) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.assessing import Raw
 from tests.chain.case import Case, Column, Link, Table, Unique, quote
 from tests.chain.values import (
     ANY_DECLARED,
@@ -26,6 +25,7 @@ from tests.chain.values import (
     Kind,
     Strategy,
 )
+from tests.support.assessing import Raw
 
 NAMES = (
     "id", "Name", "name_2", "order", "select", "გვარი", "naïve", 'quo"te', "it's", "with space", "100%", "{braces}",

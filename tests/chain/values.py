@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from tests.assessing import Raw
+from tests.support.assessing import Raw
 
 Strategy = st.SearchStrategy[Any]
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask_appbuilder.const import AUTH_DB, AUTH_LDAP, AUTH_OAUTH
 
-from include.cutover.plan import ROOT
+from include.cutover.plan.model import ROOT
 
 OIDC = {"OIDC_ISSUER": "https://sso.example/realms/ops/", "OIDC_CLIENT_ID": "cutover", "OIDC_CLIENT_SECRET": "s3cret"}
 LDAP = {"LDAP_SERVER": "ldaps://ldap.example", "LDAP_SEARCH": "ou=people,dc=example"}

@@ -18,11 +18,11 @@ import httpx
 import pytest
 from airflow.models.taskinstancekey import TaskInstanceKey
 
-from include.cutover.evidence import Evidence, slug
-from include.cutover.plan import ROOT, load_plan
-from include.cutover.roles import Accounts
-from include.cutover.stack import Stack
-from include.cutover.tasks.links import DataDocsLink, ReportLink, plan_of
+from include.cutover.evidence.record import Evidence, slug
+from include.cutover.people.roles import Accounts
+from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.stack.local import Stack
+from include.cutover.ui.links import DataDocsLink, ReportLink, plan_of
 
 RUN_ID = "manual__2026-11-23T22:00:00+00:00"
 RUN = slug(RUN_ID)
@@ -446,5 +446,5 @@ def test_loading_the_plugin_costs_nearly_nothing_and_touches_nothing(tmp_path: P
         "include.cutover",
         "include.cutover.tasks",
         "include.cutover.tasks.deadline_reference",
-        "include.cutover.tasks.links",
+        "include.cutover.ui.links",
     ]

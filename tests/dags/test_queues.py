@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from include.cutover.plan import ROOT, load_plan
-from include.cutover.steps.queues import ANYWHERE
+from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.runs.queues import ANYWHERE
 
 BESIDE = {
     "open_run", "check_target", "check_source", "assess_source", "check_places", "stop_services", "fence_source",

@@ -23,12 +23,12 @@ import httpx
 import psycopg
 import pytest
 
-from include.cutover.api_client import Client, Gate
-from include.cutover.embedded import Cluster
-from include.cutover.evidence import Evidence
-from include.cutover.plan import ROOT, parse_plan
-from include.cutover.roles import DAGS, LEAD, ROLES, Accounts, permissions
-from include.cutover.stack import Stack
+from include.cutover.evidence.record import Evidence
+from include.cutover.people.roles import DAGS, LEAD, ROLES, Accounts, permissions
+from include.cutover.plan.model import ROOT, parse_plan
+from include.cutover.stack.api_client import Client, Gate
+from include.cutover.stack.local import Stack
+from include.cutover.stack.postgres import Cluster
 
 SECOND = ROOT / "tests" / "second_plan"
 PEOPLE = {

@@ -24,12 +24,13 @@ import pytest
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.demo import plant_orphans
 from examples.ward_ops.local_site import DATABASE, PIPELINE_ROLE, ROLE, LocalSite
-from include.cutover import aftercare, rehearsal, schedule
-from include.cutover.api_client import Client
+from include.cutover.aftercare import record as aftercare_record
 from include.cutover.errors import CutoverError
-from include.cutover.evidence import Evidence
-from include.cutover.plan import ROOT
-from tests.incidents import close_incidents
+from include.cutover.evidence.record import Evidence
+from include.cutover.plan.model import ROOT
+from include.cutover.runs import rehearsals, schedule
+from include.cutover.stack.api_client import Client
+from tests.support.incidents import close_incidents
 
 PINGS = 20_000
 SECOND = ROOT / "tests" / "second_plan"
@@ -203,7 +204,7 @@ def test_a_rehearsal_moves_a_copy_and_leaves_everything_alone(site: Site, lead: 
     pids, told, runs = site.service_pids(), len(read_mail(site.received)), runs_of_the_plan()
     run_id = lead.trigger("rehearsal_ward_ops", {"reason": "the day before"})
     state = wait(lead, "rehearsal_ward_ops", run_id)
-    found = rehearsal.latest("ward_ops")
+    found = rehearsals.latest("ward_ops")
     assert found is not None and found.run_id == run_id
     assert (state, found.result) == ("success", "green"), found.first_failure
     assert site.service_pids() == pids and site.health()["database"] == "sqlite"
@@ -267,13 +268,13 @@ def test_the_aftercare_follows_by_itself_and_ends_with_a_restored_backup_and_a_r
     assert opened is not None
     run_id = f"aftercare__{opened['run_id']}"
     state = wait(lead, "aftercare_ward_ops", run_id)
-    watched = aftercare.evidence_of("ward_ops", opened["run_id"])
+    watched = aftercare_record.evidence_of("ward_ops", opened["run_id"])
     events = watched.events()
-    bad = [check for event in aftercare.looks(events) for check in event["checks"] if check["outcome"] != "passed"]
+    bad = [check for event in aftercare_record.looks(events) for check in event["checks"] if check["outcome"] != "passed"]
     assert (bad, state) == ([], "success")
-    assert len(aftercare.looks(events)) >= 2
+    assert len(aftercare_record.looks(events)) >= 2
     assert events[0]["actor"] == "lead", "who took it live, though a task triggered this"
-    backup, closed = watched.last(aftercare.BACKUP), watched.last(aftercare.CLOSED)
+    backup, closed = watched.last(aftercare_record.BACKUP), watched.last(aftercare_record.CLOSED)
     assert backup is not None and backup["dump"]["proven"] and Path(backup["dump"]["file"]).is_file()
     assert closed is not None and closed["outcome"] == "quiet"
     assert read_mail(site.received)[-1].subject == "Ward OPS: the aftercare is over"
@@ -419,7 +420,7 @@ def roll_back_by_the_aftercare(site: Site, lead: Client, run_id: str) -> str:
         observer.answer("aftercare_library", own, gate, "Roll back")
     lead.answer("aftercare_library", own, gate, "Roll back")
     assert wait(lead, "aftercare_library", own) == "failed", "a look was red"
-    asked = aftercare.evidence_of("library", run_id).last(aftercare.REQUESTED)
+    asked = aftercare_record.evidence_of("library", run_id).last(aftercare_record.REQUESTED)
     assert asked is not None and asked["by"] == "lead"
     assert wait(lead, "rollback_library", asked["rollback_run_id"]) == "success"
     reopened = Evidence.of("library", run_id).last("reopened")
@@ -434,7 +435,7 @@ def dump(file: Path) -> list[str]:
 
 
 def runs_of_the_plan() -> list[Evidence]:
-    from include.cutover.evidence import runs
+    from include.cutover.evidence.record import runs
 
     return runs("ward_ops")
 

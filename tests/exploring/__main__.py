@@ -10,7 +10,7 @@ import signal
 import sys
 import time
 
-from include.cutover.processes import exit_on
+from include.cutover.stack.processes import exit_on
 from tests.exploring.arena import Arena
 
 

@@ -13,7 +13,7 @@ from types import TracebackType
 
 import structlog
 
-from include.cutover.embedded import Cluster, free_port
+from include.cutover.stack.postgres import Cluster, free_port
 from tests.exploring.schedules import POSTGRESQL, Result, Schedule
 from tests.exploring.site import Site, load_dags, plain_stages
 

@@ -20,7 +20,7 @@ from typing import Any
 import httpx
 import psycopg
 
-from include.cutover.evidence import Evidence
+from include.cutover.evidence.record import Evidence
 from tests.exploring.shop import PROGRAMS, WRITTEN
 from tests.exploring.site import SCHEMA, Site
 

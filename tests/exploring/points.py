@@ -11,7 +11,7 @@ from typing import Any
 
 import psycopg
 
-from tests.killing import CHANGING
+from tests.support.killing import CHANGING
 
 
 @dataclass(frozen=True)

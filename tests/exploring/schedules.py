@@ -17,14 +17,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from include.cutover.decision import has_touched
-from include.cutover.embedded import Cluster
-from include.cutover.evidence import EVENTS, Evidence
+from include.cutover.evidence.record import EVENTS, Evidence
+from include.cutover.runs.verdict import has_touched
+from include.cutover.stack.postgres import Cluster
 from tests.exploring.judging import Before, Judge
 from tests.exploring.points import Fault
 from tests.exploring.site import PLAN, Site, plan_file
 from tests.exploring.walking import TERMINAL, Instance, Run, downstream
-from tests.incidents import close_incidents
+from tests.support.incidents import close_incidents
 
 STUCK_SECONDS = 0.4
 STEPS = 60  # attempts of a run and its rollback, more or less

@@ -25,7 +25,7 @@ from xmlrpc.server import SimpleXMLRPCDispatcher
 import psycopg
 from dotenv import dotenv_values
 
-from include.cutover.embedded import free_port
+from include.cutover.stack.postgres import free_port
 
 PROGRAMS = ("api", "worker")
 PAUSE = 0.03  # seconds between two rows of a program

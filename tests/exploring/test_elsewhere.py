@@ -9,7 +9,7 @@ from xmlrpc.client import ServerProxy
 
 import pytest
 
-from include.cutover.steps.queues import ANYWHERE
+from include.cutover.runs.queues import ANYWHERE
 from include.cutover.steps.step import Step
 from tests.exploring.arena import Arena
 from tests.exploring.shop import PROGRAMS

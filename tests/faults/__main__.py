@@ -13,8 +13,8 @@ import sys
 import time
 from collections.abc import Sequence
 
-from include.cutover.plan import ROOT
-from include.cutover.processes import exit_on
+from include.cutover.plan.model import ROOT
+from include.cutover.stack.processes import exit_on
 from tests.faults import cells as _  # noqa: F401
 from tests.faults import record
 from tests.faults.matrix import CELLS

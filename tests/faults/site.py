@@ -31,13 +31,13 @@ import yaml
 from psycopg import sql
 
 from examples.ward_ops.local_site import DAGS, DATABASE, PIPELINE_ROLE, ROLE, LocalSite
-from include.cutover.api_client import Client
 from include.cutover.errors import CutoverError
-from include.cutover.plan import ROOT, load_plan
-from include.cutover.processes import Leader, members
-from include.cutover.roles import Accounts
+from include.cutover.people.roles import Accounts
+from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.stack.api_client import Client
+from include.cutover.stack.processes import Leader, members
 from tests.faults.inject import Front
-from tests.proxy import Proxy
+from tests.support.proxy import Proxy
 
 PLAN = "ward_ops"
 CUTOVER, ROLLBACK = DAGS[:2]
@@ -51,7 +51,7 @@ LEFT_OUT = frozenset({
     "discovery_credentials", "network_topology",
 })  # fmt: skip
 
-# Much quicker than what a window needs (see include/cutover/stack.py), so that a cell takes seconds.
+# Much quicker than what a window needs (see include/cutover/stack/local.py), so that a cell takes seconds.
 SETTINGS: Mapping[str, str] = {
     "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
     "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "5",

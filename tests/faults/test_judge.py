@@ -12,15 +12,15 @@ import psycopg
 import pytest
 
 from examples.ward_ops.generate import generate
-from include.cutover import fence
-from include.cutover.embedded import Cluster
-from include.cutover.evidence import Evidence
+from include.cutover.evidence.record import Evidence
+from include.cutover.source import fence
+from include.cutover.stack.postgres import Cluster
 from tests.faults import cells as _  # noqa: F401
 from tests.faults import record
 from tests.faults.judge import chained, differences_in_target, different, rows_of, sqlite_refuses
 from tests.faults.matrix import CELLS, FAULTS
 from tests.faults.trial import Result
-from tests.loaded import ward_ops
+from tests.support.loaded import ward_ops
 
 
 @pytest.fixture(scope="module")

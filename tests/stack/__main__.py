@@ -22,11 +22,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from include.cutover.api_client import Gate, TaskState
-from include.cutover.embedded import free_port
 from include.cutover.errors import CutoverError, StepFailed
-from include.cutover.evidence import slug
-from include.cutover.processes import exit_on
+from include.cutover.evidence.record import slug
+from include.cutover.stack.api_client import Gate, TaskState
+from include.cutover.stack.postgres import free_port
+from include.cutover.stack.processes import exit_on
 from tests.stack.engine import FILE, STARTED, Engine, Project
 from tests.stack.site import CUTOVER, PLAN, ROLLBACK, STATE, Site, states
 

@@ -10,29 +10,26 @@ from typing import Any
 
 import psycopg
 
-from include.cutover import (
-    after_go_live,
-    aftercare,
-    aftercare_backup,
-    aftercare_checks,
-    aftercare_logs,
-    aftercare_report,
-    aftercare_statistics,
-    application,
-    catalog,
-    configuration,
-    notices,
-)
-from include.cutover.aftercare_checks import Rate, could_not
-from include.cutover.aftercare_statistics import Standing
+from include.cutover.aftercare import checks as aftercare_checks
+from include.cutover.aftercare import first_backup as aftercare_first_backup
+from include.cutover.aftercare import logs as aftercare_logs
+from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare import report as aftercare_report
+from include.cutover.aftercare import rows_since_go_live
+from include.cutover.aftercare import statistics as aftercare_statistics
+from include.cutover.aftercare.checks import Rate, could_not
+from include.cutover.aftercare.statistics import Standing
+from include.cutover.application import configuration, requests
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
-from include.cutover.evidence import locked
+from include.cutover.evidence.record import locked
 from include.cutover.masking import mask
-from include.cutover.plan_afterwards import Aftercare
-from include.cutover.steps import telling
-from include.cutover.steps.live import kept_configuration
+from include.cutover.people import notices
+from include.cutover.plan.afterwards import Aftercare
+from include.cutover.steps import notices as notice_steps
+from include.cutover.steps.go_live import kept_configuration
 from include.cutover.steps.step import Caller, Ends, Report, Step
+from include.cutover.target import catalog
 
 log = logging.getLogger("cutover")
 
@@ -58,7 +55,7 @@ class Watch(Step):
     """
 
     def __init__(self, plan_name: str, name: str, caller: Caller, ends: Ends) -> None:
-        run_id = aftercare.subject_of(plan_name, caller.run_id) or str(caller.params.get("run_id") or "").strip()
+        run_id = aftercare_record.subject_of(plan_name, caller.run_id) or str(caller.params.get("run_id") or "").strip()
         if not run_id:
             raise Refused(
                 "the form names no run", where=f"plan {plan_name}", do="Give the run id of a cutover that is live."
@@ -67,7 +64,7 @@ class Watch(Step):
         self.cutover = self.evidence
         self.caller = caller
         self.run_id = str((self.cutover.last("run.opened") or {}).get("run_id") or run_id) if self.cutover.exists else run_id
-        self.evidence = aftercare.evidence_of(plan_name, self.run_id)
+        self.evidence = aftercare_record.evidence_of(plan_name, self.run_id)
 
     @cached_property
     def target(self) -> str:
@@ -95,7 +92,7 @@ def run(watch: Watch, body: Body, arguments: Mapping[str, Any] | None = None) ->
         NotYet: When it is not due; nothing was recorded.
         CutoverError: What ``body`` raises; it is recorded.
     """
-    begun = aftercare.now()
+    begun = aftercare_record.now()
     with locked(watch.evidence.folder / f".{watch.name}.lock", seconds=_CLAIM_SECONDS):
         try:
             report = body(watch, **(arguments or {}))
@@ -115,7 +112,7 @@ def run(watch: Watch, body: Body, arguments: Mapping[str, Any] | None = None) ->
 
 
 def _end(watch: Watch, begun: datetime, outcome: str, **told: Any) -> None:
-    seconds = round((aftercare.now() - begun).total_seconds(), 3)
+    seconds = round((aftercare_record.now() - begun).total_seconds(), 3)
     watch.evidence.append("step.end", step=watch.name, outcome=outcome, seconds=seconds, **told)
 
 
@@ -129,7 +126,7 @@ def begin(watch: Watch) -> Report:
         Refused: When there is no such run, it is not live, or another run of this DAG looks after it.
     """
     run, settings = watch.run_id, watch.settings
-    if not aftercare.is_live(watch.cutover):
+    if not aftercare_record.is_live(watch.cutover):
         raise Refused(
             "there is nothing to look after",
             where=run,
@@ -137,22 +134,22 @@ def begin(watch: Watch) -> Report:
             found="no such run" if not watch.cutover.exists else "it is not live, or is rolled back",
             do="Give the run id of the cutover.",
         )
-    opened = watch.evidence.last(aftercare.OPENED) if watch.evidence.exists else None
+    opened = watch.evidence.last(aftercare_record.OPENED) if watch.evidence.exists else None
     if opened is not None:
         if opened["own_run_id"] != watch.own_run_id:
             raise Refused("this run is looked after already", where=run, found=f"by {opened['own_run_id']}")
         return Report("the aftercare is open")
     live = watch.cutover.last("run.opened") or {}
-    kept = watch.cutover.last(aftercare.BASELINE) or {}
+    kept = watch.cutover.last(aftercare_record.BASELINE) or {}
     stopped = datetime.fromisoformat((watch.cutover.last("services.stopped") or watch.cutover.events()[0])["time"])
     rates = {
         item.table: aftercare_checks.rate_before(watch.of_cutover.decided.file, watch.plan, item, stopped).as_dict()
         for item in settings.growing
     }
-    started = aftercare.started_at(watch.cutover)
+    started = aftercare_record.started_at(watch.cutover)
     statistics = kept.get("statistics") or {}
     watch.evidence.append(
-        aftercare.OPENED,
+        aftercare_record.OPENED,
         run_id=run,
         plan=watch.plan.name,
         application=watch.plan.application,
@@ -160,7 +157,7 @@ def begin(watch: Watch) -> Report:
         actor=live.get("actor"),  # who took it live; who triggered this DAG may be anybody
         notices=bool(live.get("notices", True)),
         started=started.isoformat(),
-        until=(aftercare.now() + timedelta(minutes=settings.minutes)).isoformat(),
+        until=(aftercare_record.now() + timedelta(minutes=settings.minutes)).isoformat(),
         statistics=statistics,
         logs=kept.get("logs") or {},
         rates=rates,
@@ -180,24 +177,24 @@ def look(watch: Watch) -> Report:
         StepFailed: After the last, unless every look was green.
     """
     settings = watch.settings
-    if not aftercare.is_live(watch.cutover):
+    if not aftercare_record.is_live(watch.cutover):
         return _watched(watch, "the application is rolled back")
     events = watch.evidence.events()
-    due = aftercare.next_look(events, settings)
-    if due is not None and due > aftercare.now():
+    due = aftercare_record.next_look(events, settings)
+    if due is not None and due > aftercare_record.now():
         raise NotYet(due)
     if due is not None:
         _look(watch)
-        due = aftercare.next_look(watch.evidence.events(), settings)
+        due = aftercare_record.next_look(watch.evidence.events(), settings)
     if due is not None:
         raise NotYet(due)
     return _watched(watch, "the time is over")
 
 
 def _watched(watch: Watch, why: str) -> Report:
-    if watch.evidence.last(aftercare.WATCHED) is None:
-        watch.evidence.append(aftercare.WATCHED, why=why)
-    made = aftercare.looks(watch.evidence.events())
+    if watch.evidence.last(aftercare_record.WATCHED) is None:
+        watch.evidence.append(aftercare_record.WATCHED, why=why)
+    made = aftercare_record.looks(watch.evidence.events())
     bad = [event for event in made if event["outcome"] != "green"]
     told = f"{why}; {len(made)} looks, {len(made) - len(bad)} green"
     if bad:
@@ -213,10 +210,10 @@ def _watched(watch: Watch, why: str) -> Report:
 
 def _look(watch: Watch) -> None:
     events = watch.evidence.events()
-    opened = next(event for event in events if event["event"] == aftercare.OPENED)
-    made = aftercare.looks(events)
+    opened = next(event for event in events if event["event"] == aftercare_record.OPENED)
+    made = aftercare_record.looks(events)
     before = made[-1] if made else None
-    now, end = aftercare.now(), aftercare.end_of(opened)
+    now, end = aftercare_record.now(), aftercare_record.end_of(opened)
     checks: list[Check] = []
     latency: dict[str, float] = {}
     if watch.plan.smoke_tests is not None:
@@ -243,12 +240,12 @@ def _look(watch: Watch) -> None:
     checks += _growth(watch, opened, made, now, last=now >= end)
     written = _asked("aftercare_write", "The application's background job writes", lambda: _writes(watch))
     checks += written
-    outcome = aftercare.judge(checks, watch.settings.accept_unknown)
+    outcome = aftercare_record.judge(checks, watch.settings.accept_unknown)
     event = watch.evidence.append(
-        aftercare.LOOK,
+        aftercare_record.LOOK,
         number=len(made) + 1,
         outcome=outcome,
-        summary=aftercare.sentence(checks),
+        summary=aftercare_record.sentence(checks),
         checks=[check.as_dict() for check in checks],
         latency=latency,
         logs={**((before or {}).get("logs") or opened["logs"]), **places},
@@ -303,7 +300,7 @@ def _growth(
 def _writes(watch: Watch) -> list[Check]:
     if watch.plan.smoke_tests is None:
         return []
-    found = application.writes(watch.plan.smoke_tests, watch.target, watch.plan.target_schema)
+    found = requests.writes(watch.plan.smoke_tests, watch.target, watch.plan.target_schema)
     return [] if found is None else [found]
 
 
@@ -320,16 +317,16 @@ def first_backup(watch: Watch) -> Report:
 
     A failed check is told and asked about as a red look is.
     """
-    known = watch.evidence.last(aftercare.BACKUP)
+    known = watch.evidence.last(aftercare_record.BACKUP)
     if known is not None and known["dump"]["proven"]:
         return Report("the first backup is there")
-    if not aftercare.is_live(watch.cutover):
+    if not aftercare_record.is_live(watch.cutover):
         return Report("the application is rolled back; there is nothing to back up")
-    dumped = aftercare_backup.take(watch.target, watch.plan, watch.cutover.folder.name)
-    outcome = aftercare.judge(dumped.checks, watch.settings.accept_unknown)
-    summary = aftercare.sentence(dumped.checks) or f"{dumped.bytes:,} bytes, restored and equal"
+    dumped = aftercare_first_backup.take(watch.target, watch.plan, watch.cutover.folder.name)
+    outcome = aftercare_record.judge(dumped.checks, watch.settings.accept_unknown)
+    summary = aftercare_record.sentence(dumped.checks) or f"{dumped.bytes:,} bytes, restored and equal"
     event = watch.evidence.append(
-        aftercare.BACKUP,
+        aftercare_record.BACKUP,
         outcome=outcome,
         summary=summary,
         checks=[check.as_dict() for check in dumped.checks],
@@ -343,35 +340,35 @@ def first_backup(watch: Watch) -> Report:
 # --- the question -------------------------------------------------------------------------------------------------------
 
 
-def wait_for_question(watch: Watch) -> aftercare.Question | None:
+def wait_for_question(watch: Watch) -> aftercare_record.Question | None:
     """The red finding that somebody must be asked about; None when there will be none.
 
     Raises:
         NotYet: While there may still be one.
     """
     events = watch.evidence.events()
-    if not aftercare.is_live(watch.cutover) or aftercare.answer(events, watch.entitled) is not None:
+    if not aftercare_record.is_live(watch.cutover) or aftercare_record.answer(events, watch.entitled) is not None:
         return None
-    found = aftercare.open_question(events)
+    found = aftercare_record.open_question(events)
     if found is not None:
         return found
-    opened = next(event for event in events if event["event"] == aftercare.OPENED)
-    ended = any(event["event"] == aftercare.WATCHED for event in events)
+    opened = next(event for event in events if event["event"] == aftercare_record.OPENED)
+    ended = any(event["event"] == aftercare_record.WATCHED for event in events)
     backed_up = not watch.settings.first_backup.wanted or any(
-        event["event"] == aftercare.BACKUP or (event["event"] == "step.end" and event["step"] == "first_backup")
+        event["event"] == aftercare_record.BACKUP or (event["event"] == "step.end" and event["step"] == "first_backup")
         for event in events
     )
-    given_up = aftercare.end_of(opened) + timedelta(seconds=watch.settings.interval_seconds) + _GRACE
-    if (ended and backed_up) or aftercare.now() > given_up:
+    given_up = aftercare_record.end_of(opened) + timedelta(seconds=watch.settings.interval_seconds) + _GRACE
+    if (ended and backed_up) or aftercare_record.now() > given_up:
         return None
-    raise NotYet(aftercare.now() + timedelta(seconds=min(60.0, max(2.0, watch.settings.interval_seconds / 2))))
+    raise NotYet(aftercare_record.now() + timedelta(seconds=min(60.0, max(2.0, watch.settings.interval_seconds / 2))))
 
 
-def briefing(watch: Watch, question: aftercare.Question) -> str:
+def briefing(watch: Watch, question: aftercare_record.Question) -> str:
     """What a person needs to decide, as Markdown: what is wrong, and what a rollback would leave behind."""
-    made = aftercare.looks(watch.evidence.events())
+    made = aftercare_record.looks(watch.evidence.events())
     lines = [
-        f"**{watch.plan.application}** is live on PostgreSQL since {aftercare.started_at(watch.cutover):%H:%M} UTC "
+        f"**{watch.plan.application}** is live on PostgreSQL since {aftercare_record.started_at(watch.cutover):%H:%M} UTC "
         f"(run `{watch.run_id}`). {len(made)} looks, {sum(event['outcome'] == 'green' for event in made)} green.",
         "",
         "| check | outcome | expected | found |",
@@ -393,14 +390,14 @@ def briefing(watch: Watch, question: aftercare.Question) -> str:
 
 def written_since(watch: Watch) -> str:
     """The rows that were written to the target since go-live, in words. Never raises."""
-    marked = watch.cutover.last(after_go_live.MARKED)
+    marked = watch.cutover.last(rows_since_go_live.MARKED)
     if marked is None:
         return "unknown, as no marker was taken at go-live"
     try:
-        found = after_go_live.count(
+        found = rows_since_go_live.count(
             watch.target,
             watch.plan.target_schema,
-            after_go_live.Marker.from_dict(marked),
+            rows_since_go_live.Marker.from_dict(marked),
             watch.of_cutover.decided.file,
             seconds=_COUNT_SECONDS,
         )
@@ -411,23 +408,32 @@ def written_since(watch: Watch) -> str:
     return f"{total:,} rows ({'; '.join(told)})" if told else "no rows"
 
 
-def ask(watch: Watch, question: aftercare.Question) -> str:
+def ask(watch: Watch, question: aftercare_record.Question) -> str:
     """Record that the question is asked, and return what to show."""
     text = briefing(watch, question)
     watch.evidence.append(
-        aftercare.ASKED, gate=aftercare.QUESTION, minutes=watch.plan.gates.response_minutes, because=question.seq
+        aftercare_record.ASKED,
+        gate=aftercare_record.QUESTION,
+        minutes=watch.plan.gates.response_minutes,
+        because=question.seq,
     )
     return text
 
 
 def answered(watch: Watch, chosen: str, by: str | None) -> str:
     """Record an answer. Only that of the lead or a deputy rolls back; anything else, and no answer, leaves it live."""
-    answer = aftercare.ROLL_BACK if chosen == aftercare.ROLL_BACK and by in watch.entitled else aftercare.STAY
-    watch.evidence.append(aftercare.ANSWERED, gate=aftercare.QUESTION, answer=answer, by=by, automatic=False)
+    answer = (
+        aftercare_record.ROLL_BACK
+        if chosen == aftercare_record.ROLL_BACK and by in watch.entitled
+        else aftercare_record.STAY
+    )
+    watch.evidence.append(aftercare_record.ANSWERED, gate=aftercare_record.QUESTION, answer=answer, by=by, automatic=False)
     watch.log.info("%s by %s", answer, by or "nobody in time")
     if by is None:
         events = watch.evidence.events()
-        last = next(event for event in reversed(events) if event["event"] in (aftercare.LOOK, aftercare.BACKUP))
+        last = next(
+            event for event in reversed(events) if event["event"] in (aftercare_record.LOOK, aftercare_record.BACKUP)
+        )
         said = f"Nobody answered within {watch.plan.gates.response_minutes:g} minutes, so it stays live. {last['summary']}."
         tell(watch, f"aftercare.{events[-1]['seq']}", "aftercare", said)
     return answer
@@ -439,14 +445,14 @@ def request_rollback(watch: Watch) -> str | None:
     Safe to run again: one answer has one run.
     """
     events = watch.evidence.events()
-    found = aftercare.answer(events, watch.entitled)
-    if found is None or not aftercare.is_live(watch.cutover):
+    found = aftercare_record.answer(events, watch.entitled)
+    if found is None or not aftercare_record.is_live(watch.cutover):
         return None
-    run_id = aftercare.rollback_run_id(watch.run_id, found)
-    if watch.evidence.last(aftercare.REQUESTED, rollback_run_id=run_id) is None:
-        because = aftercare.sentence([Check(**check) for check in _last_red(events)["checks"]])
+    run_id = aftercare_record.rollback_run_id(watch.run_id, found)
+    if watch.evidence.last(aftercare_record.REQUESTED, rollback_run_id=run_id) is None:
+        because = aftercare_record.sentence([Check(**check) for check in _last_red(events)["checks"]])
         watch.evidence.append(
-            aftercare.REQUESTED,
+            aftercare_record.REQUESTED,
             rollback_run_id=run_id,
             subject=watch.run_id,
             by=found["by"],
@@ -459,7 +465,7 @@ def _last_red(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
     return next(
         event
         for event in reversed(events)
-        if event["event"] in (aftercare.LOOK, aftercare.BACKUP) and event.get("outcome") == "red"
+        if event["event"] in (aftercare_record.LOOK, aftercare_record.BACKUP) and event.get("outcome") == "red"
     )
 
 
@@ -472,17 +478,19 @@ def close(watch: Watch) -> Report:
     Raises:
         StepFailed: On purpose, unless every look was green and everything could be looked at: the run is red then.
     """
-    if not watch.evidence.exists or watch.evidence.last(aftercare.OPENED) is None:
+    if not watch.evidence.exists or watch.evidence.last(aftercare_record.OPENED) is None:
         raise StepFailed("the aftercare was never opened", where=watch.run_id, do="See the task open_aftercare.")
-    closed = watch.evidence.last(aftercare.CLOSED)
+    closed = watch.evidence.last(aftercare_record.CLOSED)
     if closed is None:
         events = watch.evidence.events()
-        if aftercare.answer(events, watch.entitled) is not None and aftercare.is_live(watch.cutover):
+        if aftercare_record.answer(events, watch.entitled) is not None and aftercare_record.is_live(watch.cutover):
             ended = "rolled_back"  # it is on its way
         else:
-            ended = aftercare.outcome(events, live=aftercare.is_live(watch.cutover))
+            ended = aftercare_record.outcome(events, live=aftercare_record.is_live(watch.cutover))
         written = written_since(watch) if ended != "rolled_back" else ""
-        closed = watch.evidence.append(aftercare.CLOSED, outcome=ended, summary=aftercare.ENDS[ended], written=written)
+        closed = watch.evidence.append(
+            aftercare_record.CLOSED, outcome=ended, summary=aftercare_record.ENDS[ended], written=written
+        )
     ended = str(closed["outcome"])
     if ended != "rolled_back":  # that has a notice of its own
         tell(watch, "closing", "closing", f"{_capital(_ended(watch, closed))}.")
@@ -495,7 +503,7 @@ def close(watch: Watch) -> Report:
 
 
 def _ended(watch: Watch, closed: Mapping[str, Any]) -> str:
-    made = aftercare.looks(watch.evidence.events())
+    made = aftercare_record.looks(watch.evidence.events())
     return f"{closed['summary']}, of {len(made)} looks in {watch.settings.minutes:g} minutes"
 
 
@@ -506,12 +514,12 @@ def tell(watch: Watch, notice: str, template: str, reason: str) -> None:
         notice: The key of "once".
         template: Its text in the plan's notices.
     """
-    opened = watch.evidence.last(aftercare.OPENED) or {}
-    lead, clock = watch.plan.people.lead, telling.clock_of(watch.cutover, watch.plan)
+    opened = watch.evidence.last(aftercare_record.OPENED) or {}
+    lead, clock = watch.plan.people.lead, notice_steps.clock_of(watch.cutover, watch.plan)
     values = {
         "freeze": f"{clock.freeze:%Y-%m-%d %H:%M} UTC",
         "deadline": f"{clock.deadline:%Y-%m-%d %H:%M} UTC",
-        "time": f"{aftercare.now():%Y-%m-%d %H:%M} UTC",
+        "time": f"{aftercare_record.now():%Y-%m-%d %H:%M} UTC",
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": watch.plan.application,
         "minutes": f"{watch.settings.minutes:g}",
@@ -525,8 +533,8 @@ def tell(watch: Watch, notice: str, template: str, reason: str) -> None:
     }[template]
     text = notices.render(getattr(watch.plan.notices, template), values)
     message = notices.Message(notice, subject, text, lead=template == "aftercare")
-    notices.post(watch.evidence, message, hold=telling.hold(watch.plan) if template == "closing" else None)
-    telling.deliver(watch.evidence, watch.plan, watch.ends.channels)
+    notices.post(watch.evidence, message, hold=notice_steps.hold(watch.plan) if template == "closing" else None)
+    notice_steps.deliver(watch.evidence, watch.plan, watch.ends.channels)
 
 
 def _capital(text: str) -> str:

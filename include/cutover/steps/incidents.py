@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from include.cutover import incident, report
-from include.cutover.incident import Incident
-from include.cutover.plan import load_plan
+from include.cutover.plan.model import load_plan
+from include.cutover.report import page as report_page
+from include.cutover.runs import incident
+from include.cutover.runs.incident import Incident
 from include.cutover.steps.step import frozen_plan
 
 
@@ -16,5 +17,5 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
     """
     found = incident.close(plan, run, by=by, cause=cause, fix=fix, reference=reference)
     evidence = found.evidence
-    evidence.save("report.html", report.run_report(evidence, frozen_plan(evidence) or load_plan(plan)))
+    evidence.save("report.html", report_page.run_report(evidence, frozen_plan(evidence) or load_plan(plan)))
     return found

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from include.cutover import retention
+from include.cutover.aftercare import retention
+from include.cutover.aftercare.retention import Deed, Kind
 from include.cutover.checks import Check
-from include.cutover.retention import Deed, Kind
 from include.cutover.steps.step import Report, Step
 
 

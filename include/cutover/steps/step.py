@@ -18,17 +18,22 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from include.cutover import backup, claims, clock, decision, decisions, fingerprints, lease, ledger, room
 from include.cutover.checks import Check
-from include.cutover.clock import OutOfTime
-from include.cutover.commands import Remote, Runner
+from include.cutover.connections.commands import Remote, Runner
+from include.cutover.decisions import decided as decisions
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, PlanInvalid, Refused
-from include.cutover.evidence import Event, Evidence
-from include.cutover.identities import Identities
+from include.cutover.evidence import claims, fingerprints, lease
+from include.cutover.evidence.record import Event, Evidence
 from include.cutover.masking import mask
-from include.cutover.notices import Channel
-from include.cutover.plan import Plan, load_plan
-from include.cutover.steps import telling
+from include.cutover.people.identities import Identities
+from include.cutover.people.notices import Channel
+from include.cutover.plan.model import Plan, load_plan
+from include.cutover.preflight import disk_space
+from include.cutover.runs import clock, verdict
+from include.cutover.runs.clock import OutOfTime
+from include.cutover.source import backup
+from include.cutover.steps import notices as notice_steps
+from include.cutover.target import ledger
 
 log = logging.getLogger("cutover")
 
@@ -319,9 +324,9 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
     except LeaseLost:
         raise
     except Exception:
-        telling.deliver(step.evidence, step.plan, step.ends.channels)
+        notice_steps.deliver(step.evidence, step.plan, step.ends.channels)
         raise
-    telling.deliver(step.evidence, step.plan, step.ends.channels)
+    notice_steps.deliver(step.evidence, step.plan, step.ends.channels)
     return report
 
 
@@ -337,7 +342,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
     with _claim(step, terms):
         try:
             must_run = terms.way_back or terms.closes or step.name == "open_rollback"
-            room.require(step.name, step.plan, lambda: step.source, must_run=must_run, series=step.series)
+            disk_space.require(step.name, step.plan, lambda: step.source, must_run=must_run, series=step.series)
             if not terms.opens and not terms.closes:
                 may_run(step, terms)
             step.evidence.append(
@@ -418,8 +423,8 @@ def may_run(step: Step, terms: Terms) -> None:
     if terms.in_time:
         require_in_time(step, events)
     gate = terms.gate
-    if gate is not None and not decision.gate_is_open(events, gate, step.entitled):
-        answer = decision.gate_answer(events, gate)
+    if gate is not None and not verdict.gate_is_open(events, gate, step.entitled):
+        answer = verdict.gate_answer(events, gate)
         raise Refused(
             f"the gate {gate} has no go by an entitled person",
             where=step.run_id,
@@ -442,7 +447,7 @@ def require_in_time(step: Step, events: Sequence[Event] | None = None, *, rest_f
 
 def _stands(step: Step, terms: Terms, events: list[Event]) -> None:
     """Refuse a step that does not belong where the run is now: somebody cleared it, or marked what stands before it."""
-    course = decision.course(events)
+    course = verdict.course(events)
     if terms.course and course not in terms.course:
         raise Refused(
             "the run is not where this step belongs",
@@ -451,15 +456,15 @@ def _stands(step: Step, terms: Terms, events: list[Event]) -> None:
             found=course,
             do="Leave the run alone, or trigger the rollback.",
         )
-    if terms.touched and not decision.has_touched(events):
+    if terms.touched and not verdict.has_touched(events):
         raise Refused("this run has stopped nothing, so there is nothing to roll back", where=step.run_id)
     before = [*terms.after, *terms.in_turn]
-    missing = [name for name in before if not decision.has_passed(events, name)]
-    if missing or not decision.passed_in_turn(events, terms.in_turn):
+    missing = [name for name in before if not verdict.has_passed(events, name)]
+    if missing or not verdict.passed_in_turn(events, terms.in_turn):
         raise Refused(
             "what stands before this step has not passed, or ran again since",
             where=step.run_id,
             expected=f"{', then '.join(terms.in_turn) or ', '.join(terms.after)} passed",
-            found=", ".join(f"{name} {decision.last_word(events, name)}" for name in missing or before),
+            found=", ".join(f"{name} {verdict.last_word(events, name)}" for name in missing or before),
             do="Marking a task as success is no proof. Clear the first of these steps with all behind it, or roll back.",
         )

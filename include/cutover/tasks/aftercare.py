@@ -7,12 +7,12 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException, DagRunTriggerException
 
-from include.cutover import aftercare
-from include.cutover.plan import Plan
+from include.cutover.aftercare import record as aftercare_record
+from include.cutover.plan.model import Plan
 from include.cutover.steps import aftercare as steps
 from include.cutover.steps.aftercare import NotYet, Watch
 from include.cutover.steps.step import Body, Report
-from include.cutover.tasks.connections import AirflowEnds
+from include.cutover.tasks.ends import AirflowEnds
 from include.cutover.tasks.gates import Gate
 from include.cutover.tasks.operators import StepOperator, caller_of, step_of
 
@@ -41,9 +41,11 @@ class RollbackQuestion(Gate):
     """
 
     def __init__(self, *, plan: Plan, **kwargs: Any) -> None:
-        super().__init__(plan=plan, gate=aftercare.QUESTION, question=f"Roll {plan.application} back to SQLite?", **kwargs)
-        self.options = [aftercare.ROLL_BACK, aftercare.STAY]
-        self.defaults = [aftercare.STAY]
+        super().__init__(
+            plan=plan, gate=aftercare_record.QUESTION, question=f"Roll {plan.application} back to SQLite?", **kwargs
+        )
+        self.options = [aftercare_record.ROLL_BACK, aftercare_record.STAY]
+        self.defaults = [aftercare_record.STAY]
 
     def execute(self, context: Any) -> Any:
         """Come again later, skip, or ask."""
@@ -78,7 +80,7 @@ class StartAftercare(BaseOperator):
     def execute(self, context: Any) -> None:
         """Trigger, once for each cutover."""
         step = step_of(self.plan, "start_aftercare", context)
-        if not step.plan.aftercare.enabled or not aftercare.is_live(step.evidence):
+        if not step.plan.aftercare.enabled or not aftercare_record.is_live(step.evidence):
             raise AirflowSkipException("there is nothing to look after")
         raise _trigger(f"aftercare_{self.plan}", f"aftercare__{step.run_id}"[:240], {"run_id": step.run_id})
 

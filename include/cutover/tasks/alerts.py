@@ -12,7 +12,7 @@ from typing import Any
 from airflow.sdk.definitions.callback import SyncCallback
 from airflow.sdk.definitions.deadline import DeadlineAlert
 
-from include.cutover.plan import Plan
+from include.cutover.plan.model import Plan
 from include.cutover.tasks.deadline_reference import TriggeredAt
 
 OPENING = timedelta(seconds=15)
@@ -38,14 +38,14 @@ def alerts(plan: Plan) -> list[DeadlineAlert]:
 
 def look(plan: str, context: dict[str, Any]) -> str:
     """Send what has fallen due in the run, if it is still open. Called by Airflow's executor."""
-    from include.cutover import notices
-    from include.cutover.evidence import Evidence
-    from include.cutover.steps import telling
-    from include.cutover.tasks.connections import AirflowEnds
-    from include.cutover.tasks.outbox import SECONDS, plan_of
+    from include.cutover.evidence.record import Evidence
+    from include.cutover.people import notices
+    from include.cutover.steps import notices as notice_steps
+    from include.cutover.steps.send_pending import SECONDS, plan_of
+    from include.cutover.tasks.ends import AirflowEnds
 
     evidence = Evidence.of(plan, str(context["dag_run"]["dag_run_id"]))
     if not evidence.exists or notices.is_closed(evidence.events()):
         return "the run is not open"
-    sent = telling.deliver(evidence, plan_of(plan, evidence), AirflowEnds().channels, seconds=SECONDS)
+    sent = notice_steps.deliver(evidence, plan_of(plan, evidence), AirflowEnds().channels, seconds=SECONDS)
     return ", ".join(f"{delivery.notice} to {delivery.channel}: {delivery.outcome}" for delivery in sent) or "nothing is due"

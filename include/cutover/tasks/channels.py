@@ -37,8 +37,8 @@ from functools import cache
 from typing import Any
 
 from include.cutover.errors import CannotCheck, StepFailed
-from include.cutover.notices import LEAD, Channel
-from include.cutover.plan import Plan
+from include.cutover.people.notices import LEAD, Channel
+from include.cutover.plan.model import Plan
 
 SECONDS = 10
 

@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import clock, preflight, rehearsal_briefing
 from include.cutover.checks import Check
-from include.cutover.decision import GO, NO_GO
-from include.cutover.evidence import Event
-from include.cutover.plan import Plan
-from include.cutover.report import duration
-from include.cutover.steps import telling
+from include.cutover.evidence.record import Event
+from include.cutover.plan.model import Plan
+from include.cutover.preflight import places as preflight_places
+from include.cutover.report.page import duration
+from include.cutover.runs import briefing as runs_briefing
+from include.cutover.runs import clock
+from include.cutover.runs.verdict import GO, NO_GO
+from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Step, Terms, may_run
-from include.cutover.tasks.links import links_of_run
 from include.cutover.tasks.operators import step_of
+from include.cutover.ui.links import links_of_run
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.hitl import HITLUser
@@ -74,7 +76,7 @@ class Gate(HITLOperator):
         self.body = briefing(events, step.plan, gate=self.gate, links=links_of_run(step.plan.name, step.run_id))
         minutes = round(self.response_timeout.total_seconds() / 60, 2)
         step.evidence.append("gate.asked", gate=self.gate, minutes=minutes)
-        telling.deliver(step.evidence, step.plan, step.ends.channels)
+        notice_steps.deliver(step.evidence, step.plan, step.ends.channels)
         return self.wait_for_answer(context)
 
     def wait_for_answer(self, context: Any) -> Any:
@@ -144,7 +146,7 @@ def open_questions(events: list[Event], plan: Plan) -> tuple[Check, ...]:
     """Checks that could not be made and that the plan does not accept in advance: only a person may accept them."""
     newest = {event["step"]: event for event in events if event["event"] == "step.end"}
     checks = [Check(**check) for event in newest.values() for check in event.get("checks") or []]
-    return preflight.sufficiency(checks, plan.preflight.accept_unknown).open
+    return preflight_places.sufficiency(checks, plan.preflight.accept_unknown).open
 
 
 @dataclass(frozen=True)
@@ -259,7 +261,7 @@ def _findings(question: Question) -> list[str]:
 
 
 def _rehearsal(question: Question) -> list[str]:
-    facts = rehearsal_briefing.facts(question.events)
+    facts = runs_briefing.facts(question.events)
     return ["**Rehearsal:**", "", *(f"- {label}: {_cell(text)}" for label, text in facts)] if facts else []
 
 

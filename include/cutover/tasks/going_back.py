@@ -8,8 +8,8 @@ from typing import Any
 from airflow.sdk import TaskGroup
 from airflow.sdk.bases.operator import chain
 
-from include.cutover.plan import Plan
-from include.cutover.steps import back
+from include.cutover.plan.model import Plan
+from include.cutover.steps import rollback
 from include.cutover.steps.step import Terms
 from include.cutover.tasks.operators import StepOperator
 
@@ -58,7 +58,7 @@ def _group(plan: Plan, name: str, tooltip: str, trigger_rule: str = "all_success
                 trigger_rule="all_success" if terms.in_turn else trigger_rule,
                 **PATIENCE | (time_for_data(plan) if step in ("keep_target", "restore_source") else {}),
             )
-            for step, body, terms in back.way_back(name)
+            for step, body, terms in rollback.way_back(name)
         ]
         chain(*steps)
     return group

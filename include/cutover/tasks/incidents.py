@@ -7,9 +7,9 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException
 
-from include.cutover import incident
 from include.cutover.errors import CutoverError
 from include.cutover.masking import mask
+from include.cutover.runs import incident
 from include.cutover.steps import incidents
 
 

@@ -13,11 +13,11 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 
 from include.cutover.errors import CutoverError
 from include.cutover.masking import mask
+from include.cutover.steps import notices as notice_steps
 from include.cutover.steps import step as steps
-from include.cutover.steps import telling
 from include.cutover.steps.step import Body, Caller, Report, Step, Terms
 from include.cutover.tasks import time_limits
-from include.cutover.tasks.connections import AirflowEnds
+from include.cutover.tasks.ends import AirflowEnds
 
 LOOK_AGAIN = timedelta(minutes=5)
 """How soon a task that waits without a worker looks whether it still should."""
@@ -145,10 +145,10 @@ class WindowOperator(StepOperator):
 
     def before(self, step: Step) -> None:
         """Come back later while the window has not begun."""
-        now, start = datetime.now(UTC), telling.clock_of(step.evidence, step.plan).start
+        now, start = datetime.now(UTC), notice_steps.clock_of(step.evidence, step.plan).start
         if now < start:
             steps.may_run(step, self.terms)
-            telling.deliver(step.evidence, step.plan, step.ends.channels)
+            notice_steps.deliver(step.evidence, step.plan, step.ends.channels)
             self.log.info("the window begins at %s", f"{start:%Y-%m-%d %H:%M:%S} UTC")
             raise AirflowRescheduleException(min(start, now + LOOK_AGAIN))
 

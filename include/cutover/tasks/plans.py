@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import re
 
-from include.cutover import lease
 from include.cutover.errors import PlanInvalid
-from include.cutover.evidence import Evidence
-from include.cutover.plan import Plan, load_plan
+from include.cutover.evidence import lease
+from include.cutover.evidence.record import Evidence
+from include.cutover.plan.model import Plan, load_plan
 from include.cutover.steps.step import frozen_plan
 
 

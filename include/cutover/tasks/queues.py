@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from include.cutover.plan import Plan
-from include.cutover.steps.queues import queue_of
+from include.cutover.plan.model import Plan
+from include.cutover.runs.queues import queue_of
 
 
 def assign_queues(dag: Any, plan: Plan) -> None:

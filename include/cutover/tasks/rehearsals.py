@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from include.cutover.steps.rehearsing import RehearsalStep
+from include.cutover.steps.rehearse import RehearsalStep
 from include.cutover.steps.step import Step
-from include.cutover.tasks.connections import AirflowEnds
+from include.cutover.tasks.ends import AirflowEnds
 from include.cutover.tasks.operators import StepOperator, caller_of
 
 

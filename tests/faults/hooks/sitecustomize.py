@@ -102,7 +102,7 @@ def _shift_clock(seconds: float) -> None:
 
 def _limit_patience(seconds: float) -> None:
     """Two minutes of silence before a connection is given up are right in a window, and too long for a matrix."""
-    copying = sys.modules.get("include.cutover.copying")
+    copying = sys.modules.get("include.cutover.copying.tables")
     if copying is not None:
         copying.copy_table.__kwdefaults__["stall_seconds"] = seconds
 
@@ -143,7 +143,7 @@ def _at(point: str | None, step: str, known: dict[str, Any]) -> None:
 
 
 def _install() -> None:
-    from include.cutover.evidence import Evidence
+    from include.cutover.evidence.record import Evidence
 
     original = Evidence.append
 

@@ -1,0 +1,160 @@
+"""What must stand before Airflow starts: its tables, the plans' roles and accounts, its slots, and the plans' connections.
+
+    python -m include.cutover.accounts.first_start
+
+The init job of docker-compose.yaml. It runs again at each start and changes what differs; a password that somebody changed
+stays. It reads CUTOVER_PASSWORDS, a JSON object of user name to the password that a new account gets. Where people log in
+elsewhere (see ``log_in``), accounts get none. Exit status 0 when everything stands; else every fault is told at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+
+import psycopg
+
+from include.cutover.accounts import roles as account_roles
+from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, StepFailed, Unreachable
+from include.cutover.people.roles import Accounts
+from include.cutover.plan.model import Plan, load_plan, plans_folder
+
+WAIT_SECONDS = 120.0
+
+
+def main() -> int:
+    """Do all of it; returns the exit status."""
+    try:
+        plans = _plans()
+        passwords = _passwords()
+        migrate()
+        faults = [*make_accounts(Accounts.of(plans), passwords), *missing_connections(plans)]
+        set_slots(int(os.environ.get("AIRFLOW__CORE__PARALLELISM") or 8))
+    except CutoverError as error:
+        faults = [str(error)]
+    for fault in faults:
+        _tell(fault)
+    if not faults:
+        _tell("everything stands")
+    return 1 if faults else 0
+
+
+def _tell(text: str) -> None:
+    """Not through a logger: Airflow takes the loggers over when it is imported."""
+    sys.stderr.write(f"init: {text}\n")
+    sys.stderr.flush()
+
+
+def _plans() -> list[Plan]:
+    """The plans that can be read. One that has faults is shown by its DAG, and gives nobody a right.
+
+    Raises:
+        CannotCheck: When none can be read.
+    """
+    found = []
+    for file in sorted(plans_folder().glob("*.yaml")):
+        try:
+            found.append(load_plan(file.stem))
+        except PlanInvalid as error:
+            _tell(f"nobody gets a right to this plan's DAGs: {error}")
+    if not found:
+        raise CannotCheck("there is no plan that can be read", where=str(plans_folder()))
+    return found
+
+
+def _passwords() -> dict[str, str]:
+    text = os.environ.get("CUTOVER_PASSWORDS") or "{}"
+    try:
+        found = json.loads(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not all(isinstance(value, str) and value for value in found.values()):
+        raise CannotCheck("CUTOVER_PASSWORDS cannot be read", expected='a JSON object, {"user name": "password", …}')
+    return found
+
+
+def migrate() -> None:
+    """Bring Airflow's tables, FAB's among them, to what this version needs.
+
+    Raises:
+        Unreachable: When the database does not answer in time.
+        StepFailed: When Airflow could not do it.
+    """
+    url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            psycopg.connect(url, connect_timeout=5).close()
+            break
+        except psycopg.OperationalError as error:
+            if time.monotonic() > deadline:
+                found = str(error).strip().splitlines()[0]
+                raise Unreachable("Airflow's database does not answer", found=found) from None
+            time.sleep(1)
+    done = subprocess.run(
+        [sys.executable, "-m", "airflow", "db", "migrate"], capture_output=True, text=True, check=False, timeout=900
+    )
+    if done.returncode != 0:
+        raise StepFailed("'airflow db migrate' failed", found=(done.stderr or done.stdout).strip()[-1500:])
+    _tell("Airflow's tables are as this version needs them")
+
+
+def make_accounts(wanted: Accounts, passwords: Mapping[str, str]) -> list[str]:
+    """Roles with exactly their rights, accounts of the plans' people; returns what is missing."""
+    there = set(account_roles.look(wanted).ids)
+    elsewhere = os.environ.get("CUTOVER_LOG_IN", "password") != "password"
+    without = [user for user in wanted.users if user not in there and user not in passwords]
+    if without and not elsewhere:
+        return [f"CUTOVER_PASSWORDS has no password for {user}, a plan's person without an account" for user in without]
+    found = account_roles.apply(wanted, make_users=True)
+    new = [user for user in wanted.users if user not in there and user in passwords]
+    if new and not elsewhere:
+        _set_passwords({user: passwords[user] for user in new})
+    _tell(f"roles: {', '.join(sorted(wanted.roles))}")
+    _tell(f"accounts: {', '.join(sorted(found.ids))}" + (f"; new: {', '.join(new)}" if new else ""))
+    return found.differs(wanted)
+
+
+def _set_passwords(passwords: Mapping[str, str]) -> None:
+    from airflow.utils.session import create_session
+    from sqlalchemy import text
+    from werkzeug.security import generate_password_hash
+
+    with create_session() as session:
+        for user, password in passwords.items():
+            values = {"hash": generate_password_hash(password), "user": user}
+            session.execute(text("UPDATE ab_user SET password = :hash WHERE username = :user"), values)
+
+
+def set_slots(slots: int) -> None:
+    """As many tasks at once as the executor runs: more would only wait elsewhere, where nobody sees it."""
+    from airflow.models.pool import Pool
+
+    Pool.create_or_update_pool("default_pool", slots, "As many as the executor runs at once", include_deferred=False)
+    _tell(f"slots: {slots}")
+
+
+def missing_connections(plans: Sequence[Plan]) -> list[str]:
+    """Connections that a plan names and that no secrets backend, environment or table has."""
+    from airflow.exceptions import AirflowNotFoundException
+    from airflow.models import Connection
+
+    faults = []
+    for plan in plans:
+        for part, name in plan.connections:
+            if not isinstance(name, str):
+                continue
+            try:
+                Connection.get_connection_from_secrets(name)
+            except AirflowNotFoundException:
+                variable = f"AIRFLOW_CONN_{name.upper()}"
+                faults.append(f"plan {plan.name}: the connection {name} ({part}) is not there; set {variable} in .env.tasks")
+    return faults
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""Roles and their members in Airflow's FAB auth manager: looked at and brought to what the plans say.
+
+Runs where Airflow's metadata database can be reached, through FAB's own security manager. The local stack calls this module
+as a program, with the accounts as JSON on its standard input, and lets it make the users, too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from include.cutover.errors import Refused, StepFailed, Unreachable
+from include.cutover.people.identities import VARIABLE
+from include.cutover.people.roles import Accounts, Permission
+
+FAB = "FabAuthManager"
+
+
+@dataclass(frozen=True)
+class Found:
+    """What FAB has of the accounts that are wanted.
+
+    Attributes:
+        permissions: Role to what it may do; a role that does not exist is missing.
+        members: Role to the names of its users.
+        ids: User name to id, of those users that exist and may log in.
+        others: User name to the further roles that it has, of the site's or of FAB's own.
+        known: The identity map as the gates read it.
+    """
+
+    permissions: Mapping[str, frozenset[Permission]]
+    members: Mapping[str, frozenset[str]]
+    ids: Mapping[str, str]
+    others: Mapping[str, tuple[str, ...]]
+    known: Mapping[str, str]
+
+    def differs(self, wanted: Accounts) -> list[str]:
+        """What is not as it is wanted, each as a sentence without its full stop; empty when all is."""
+        told = [f"the user {user} does not exist or is not active" for user in wanted.users if user not in self.ids]
+        for role, allowed in wanted.roles.items():
+            if role not in self.permissions:
+                told.append(f"the role {role} does not exist")
+                continue
+            if self.permissions[role] != allowed:
+                missing, extra = allowed - self.permissions[role], self.permissions[role] - allowed
+                told.append(f"the role {role} lacks {_listed(missing)} and has {_listed(extra)} too much")
+            expected = {user for user, roles in wanted.users.items() if role in roles and user in self.ids}
+            told += [f"{user} does not have the role {role}" for user in sorted(expected - self.members[role])]
+            told += [f"{user} has the role {role} and no such part" for user in sorted(self.members[role] - expected)]
+        told += [
+            f"the gates know {user} as {self.known.get(user, 'nobody')}, and FAB as {self.ids[user]}"
+            for user in wanted.users
+            if user in self.ids and self.known.get(user) != self.ids[user]
+        ]
+        return told
+
+
+def _listed(permissions: frozenset[Permission]) -> str:
+    return ", ".join(sorted(f"{action} on {resource}" for action, resource in permissions)) or "nothing"
+
+
+def look(wanted: Accounts) -> Found:
+    """What is there now. Changes nothing.
+
+    Raises:
+        Refused: When Airflow uses another auth manager.
+        Unreachable: When Airflow's metadata database does not answer.
+    """
+    with _security_manager() as security:
+        return _look(security, wanted)
+
+
+def apply(wanted: Accounts, *, make_users: bool = False) -> Found:
+    """Give the roles exactly their permissions and members, and write the identity map. Safe to run again.
+
+    Roles that are not among the wanted ones are left alone, whoever has them.
+
+    Args:
+        make_users: Make the users that are missing, each with a password that nobody knows.
+
+    Raises:
+        Refused, Unreachable: As ``look``.
+        StepFailed: When FAB did not take a change.
+    """
+    with _security_manager() as security:
+        users = {user: _user(security, user) for user in wanted.users}
+        for name in [name for name, user in users.items() if user is None and make_users]:
+            users[name] = security.add_user(
+                name, name.capitalize(), "", f"{name}@localhost", role=[], password=secrets.token_urlsafe(32)
+            )
+        roles = {name: _role(security, name, allowed) for name, allowed in wanted.roles.items()}
+        for own in {name for names in wanted.users.values() for name in names} - set(roles):
+            roles[own] = security.find_role(own)
+            if roles[own] is None:
+                raise StepFailed("there is no such role in Airflow", where=own)
+        everybody = {user.username: user for user in security.get_all_users()}
+        for name, user in everybody.items():
+            had = {role.name for role in user.roles}
+            has = (had - set(wanted.roles)) | set(wanted.users.get(name, ()))
+            if had != has:
+                user.roles = [role for role in user.roles if role.name in has] + [roles[new] for new in sorted(has - had)]
+        security.session.commit()
+        found = _look(security, wanted)
+        kept = {name: str(everybody[name].id) for name in found.known if name in everybody}
+        identities = {**kept, **found.ids}
+        if identities != found.known:
+            from airflow.models import Variable
+
+            Variable.set(VARIABLE, json.dumps(identities, sort_keys=True), "User name to FAB's id; see 'roles apply'.")
+        return _look(security, wanted)
+
+
+@contextmanager
+def _security_manager() -> Iterator[Any]:
+    """FAB's security manager. It logs each permission; only what goes wrong is wanted here."""
+    for logger in ("LOGGING_LEVEL", "FAB_LOGGING_LEVEL"):
+        os.environ.setdefault(f"AIRFLOW__LOGGING__{logger}", "ERROR")
+    from airflow.configuration import conf
+    from sqlalchemy.exc import OperationalError, ProgrammingError
+
+    manager = conf.get("core", "auth_manager").rsplit(".", 1)[-1]
+    if manager != FAB:
+        raise Refused(
+            "Airflow does not use the FAB auth manager, so its roles are not made here",
+            where="[core] auth_manager", expected=FAB, found=manager,
+            do="Make roles and accounts as that auth manager wants them; docs/architecture.md says what each role needs.",
+        )  # fmt: skip
+    from airflow.providers_manager import ProvidersManager
+
+    ProvidersManager().initialize_providers_configuration()
+    from airflow.providers.fab.auth_manager.cli_commands.utils import get_application_builder
+
+    try:
+        with get_application_builder() as builder:
+            yield builder.sm
+    except (OperationalError, ProgrammingError) as error:
+        found = str(error.orig).strip().splitlines()[0] if error.orig else ""
+        raise Unreachable(
+            "Airflow's metadata database does not answer as it should", where="[database] sql_alchemy_conn", found=found,
+            do="Run this where Airflow's API server runs, with its settings, and after 'airflow db migrate'.",
+        ) from None  # fmt: skip
+
+
+def _user(security: Any, name: str) -> Any:
+    """The user of exactly this name; FAB finds one also where only the case of letters differs."""
+    user = security.find_user(username=name)
+    return user if user is not None and user.username == name else None
+
+
+def _role(security: Any, name: str, allowed: frozenset[Permission]) -> Any:
+    """The role, made where it is missing, with exactly these permissions."""
+    wanted = [security.create_permission(action, resource) for action, resource in sorted(allowed)]
+    role = security.find_role(name) or security.add_role(name)
+    if role is None or None in wanted:
+        raise StepFailed("Airflow's FAB did not make the role", where=name, do="Its log tells why.")
+    if {permission.id for permission in role.permissions} != {permission.id for permission in wanted}:
+        role.permissions = wanted
+        security.session.commit()
+    return role
+
+
+def _look(security: Any, wanted: Accounts) -> Found:
+    from airflow.models import Variable
+
+    found = {name: security.find_role(name) for name in wanted.roles}
+    permissions = {
+        name: frozenset((permission.action.name, permission.resource.name) for permission in role.permissions)
+        for name, role in found.items()
+        if role is not None
+    }
+    users = {user.username: user for user in security.get_all_users()}
+    roles = {name: {role.name for role in user.roles} for name, user in users.items()}
+    try:
+        known = json.loads(Variable.get(VARIABLE, default_var="{}"))
+    except ValueError:
+        known = {}
+    return Found(
+        permissions,
+        {name: frozenset(user for user, has in roles.items() if name in has) for name in permissions},
+        {name: str(users[name].id) for name in wanted.users if name in users and users[name].active},
+        {name: tuple(sorted(roles[name] - set(wanted.roles))) for name in wanted.users if name in users},
+        known if isinstance(known, dict) else {},
+    )
+
+
+if __name__ == "__main__":
+    accounts = Accounts.from_json(sys.stdin.read())
+    left = apply(accounts, make_users=True).differs(accounts)
+    sys.exit("; ".join(left) or 0)

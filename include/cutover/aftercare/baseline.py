@@ -1,0 +1,34 @@
+"""Where logs and statistics stand right before the services start on the target: what is later belongs to go-live."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+
+from include.cutover.aftercare import logs as aftercare_logs
+from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare import statistics as aftercare_statistics
+from include.cutover.connections.commands import Remote
+from include.cutover.errors import CutoverError
+from include.cutover.evidence.record import Evidence
+from include.cutover.plan.model import Plan
+
+log = logging.getLogger(__name__)
+
+
+def keep(evidence: Evidence, plan: Plan, conninfo: Callable[[], str], remote: Remote) -> None:
+    """Record it in the cutover's evidence, once: a later try, with services that run already, changes nothing.
+
+    What cannot be looked at is missing there, and the aftercare says so: going live does not wait for it.
+    """
+    if not plan.aftercare.enabled or evidence.last(aftercare_record.BASELINE) is not None:
+        return
+    statistics: dict[str, Any] = {}
+    try:
+        statistics = aftercare_statistics.standing(conninfo(), plan.target_schema).as_dict()
+    except (CutoverError, psycopg.Error) as error:
+        log.warning("where PostgreSQL's statistics stand is not known: %s", type(error).__name__)
+    evidence.append(aftercare_record.BASELINE, statistics=statistics, logs=aftercare_logs.ends(plan.services, remote))

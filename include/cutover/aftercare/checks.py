@@ -1,0 +1,220 @@
+"""What is asked of the application and its data after go-live: latency, scheduled jobs, sequences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from psycopg import sql
+
+from include.cutover.aftercare import statistics
+from include.cutover.application import requests
+from include.cutover.checks import Check, Outcome
+from include.cutover.errors import CannotCheck
+from include.cutover.plan.afterwards import Aftercare, GrowingTable
+from include.cutover.plan.model import Plan, SmokeTests
+from include.cutover.source import schema as source_schema
+from include.cutover.target import constraints
+
+_ENOUGH = 5.0  # rows that must be awaited before their number says something
+_SECONDS = 120.0
+
+
+# --- the application ----------------------------------------------------------------------------------------------------
+
+
+def health_and_latency(smoke: SmokeTests, limits: Aftercare) -> tuple[list[Check], dict[str, float]]:
+    """The application's health, asked for several times, and how long the answers took.
+
+    Returns:
+        Both checks, and the percentiles in seconds. An answer that is not healthy has no place in them: it is a failure.
+    """
+    asked = [requests.timed_health(smoke) for _ in range(limits.requests)]
+    sick = [check for check, _ in asked if check.outcome != "passed"]
+    health = Check(
+        "aftercare_health",
+        "The application is well and runs on PostgreSQL",
+        "failed" if sick else "passed",
+        f"{limits.requests} healthy answers",
+        f"{len(sick)} of {limits.requests} were not: {sick[-1].found}" if sick else asked[-1][0].found,
+        "Read the application's log." if sick else "",
+        asked[-1][0].where,
+    )
+    times = sorted(seconds for check, seconds in asked if check.outcome == "passed")
+    if not times:
+        latency = Check(
+            "aftercare_latency", "The application answers quickly", "unknown", found="no healthy answer",
+            do="Mend its health first.", where=health.where,
+        )  # fmt: skip
+        return [health, latency], {}
+    figures = {"p50": percentile(times, 50), "p95": percentile(times, 95), "max": times[-1]}
+    passed = figures["p50"] <= limits.p50_seconds and figures["p95"] <= limits.p95_seconds
+    latency = Check(
+        "aftercare_latency",
+        "The application answers quickly",
+        "passed" if passed else "failed",
+        f"half within {limits.p50_seconds:g} s, 95 of 100 within {limits.p95_seconds:g} s",
+        ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in figures.items()),
+        "" if passed else "Look for slow queries in pg_stat_activity, and at the load of both hosts.",
+        health.where,
+    )
+    return [health, latency], {name: round(seconds, 4) for name, seconds in figures.items()}
+
+
+def percentile(times: Sequence[float], percent: float) -> float:
+    """By nearest rank: the smallest of the sorted values that so many of a hundred do not exceed."""
+    return times[max(0, math.ceil(percent / 100 * len(times)) - 1)]
+
+
+# --- the scheduled jobs -------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Rate:
+    """How fast a table grew before the cutover.
+
+    Attributes:
+        rows: Rows of the time before the services stopped.
+        seconds: How long that was.
+        problem: Why it cannot be told; empty otherwise.
+    """
+
+    rows: int
+    seconds: float
+    problem: str = ""
+
+    @property
+    def per_second(self) -> float:
+        """Rows in a second; 0 where nothing is known."""
+        return self.rows / self.seconds if self.seconds > 0 and not self.problem else 0.0
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the evidence."""
+        return asdict(self)
+
+
+def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: datetime) -> Rate:
+    """The rate at which rows came in the last ``baseline_minutes`` before the services stopped. Never raises.
+
+    Naive times count as UTC, as everywhere in the copy.
+    """
+    table, column = f"main.{source_schema.quote(growing.table)}", source_schema.quote(growing.column)
+    decision = plan.tables[growing.table].columns.get(growing.column)
+    kind = decision.datetime if decision is not None else None
+    number = {"unix": "{c}", "unix_ms": "{c} / 1000.0", "julian": "({c} - 2440587.5) * 86400"}.get(kind or "", "NULL")
+    moment = (
+        f"CASE typeof({column}) WHEN 'text' THEN unixepoch({column}, 'subsec')"
+        f" WHEN 'null' THEN NULL ELSE {number.format(c=column)} END"
+    )
+    end, seconds = stopped.timestamp(), growing.baseline_minutes * 60
+    # Text that begins with an earlier day cannot be of that time, whatever its time zone; an index may help with that.
+    day = (stopped - timedelta(seconds=seconds, days=1)).strftime("%Y-%m-%d")
+    recent = f"(typeof({column}) <> 'text' OR {column} >= ?3)"
+    try:
+        with source_schema.snapshot(snapshot) as reading:
+            query = (
+                f"SELECT count(*), min(moment) FROM (SELECT {moment} AS moment FROM {table} WHERE {recent})"  # noqa: S608
+                " WHERE moment >= ?1 AND moment < ?2"
+            )
+            rows, first = reading.execute(query, (end - seconds, end, day)).fetchall()[0]
+            older = reading.execute(
+                f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {moment} < ?1)",  # noqa: S608 - quoted identifiers
+                (end - seconds,),
+            ).get
+    except Exception as error:  # noqa: BLE001  # apsw's own, and a file that is gone: what cannot be told is said
+        return Rate(0, 0, f"{type(error).__name__}: the snapshot cannot be asked")
+    if not rows:
+        return Rate(0, seconds, "no row of that time is in the snapshot")
+    # An application that is younger than that time began with its first row.
+    return Rate(int(rows), seconds if older else max(1.0, end - float(str(first))))
+
+
+def growth(
+    conninfo: str,
+    schema: str,
+    growing: GrowingTable,
+    rate: Rate,
+    since: datetime,
+    started: datetime,
+    now: datetime,
+    own_rows: Sequence[datetime] = (),
+    *,
+    last: bool = False,
+) -> Check | None:
+    """Whether rows come at the rate of before: since the last look, or for longer where few rows are awaited.
+
+    Args:
+        since: The last look.
+        started: When the services had started on the target; what is older was copied.
+        own_rows: When our own tests made the application write a row into it.
+        last: There is no later look, which could tell what this one cannot yet.
+
+    Returns:
+        None where it is too early to tell.
+
+    Raises:
+        Unreachable, StepFailed: See ``catalog.session``.
+    """
+    name, title = f"aftercare_growth_{growing.table}", f"Rows of {growing.table} come as fast as before"
+    do = "See that the scheduler and its workers run, and read their logs."
+
+    def check(outcome: Outcome, expected: str, found: str) -> Check:
+        return Check(name, title, outcome, expected, found, "" if outcome == "passed" else do, growing.table)
+
+    if rate.per_second <= 0:
+        return check("unknown", "", f"the rate before the cutover is not known: {rate.problem}")
+    share = 1 - growing.tolerance
+    begin = max(started, min(since, now - timedelta(seconds=_ENOUGH / (rate.per_second * share))))
+    seconds = (now - begin).total_seconds()
+    awaited = rate.per_second * seconds * share
+    if awaited < _ENOUGH * 0.999:
+        if not last:
+            return None
+        return check("unknown", f"{awaited:.1f} rows or more", "too few are awaited to tell within the aftercare")
+    query = sql.SQL("SELECT count(*) FROM {} WHERE {column} >= %s AND {column} < %s").format(
+        sql.Identifier(schema, growing.table), column=sql.Identifier(growing.column)
+    )
+    with statistics.reading(conninfo, schema, seconds=_SECONDS) as connection:
+        row = connection.execute(query, [begin, now]).fetchone()
+    rows = max(0, (int(row[0]) if row else 0) - sum(begin <= moment < now for moment in own_rows))
+    before = f"{rate.per_second * 60:,.1f} a minute before"
+    return check(
+        "passed" if rows >= awaited else "failed",
+        f"{awaited:,.0f} rows or more in {seconds:,.0f} s ({before}, {growing.tolerance:.0%} may be missing)",
+        f"{rows:,} rows",
+    )
+
+
+# --- sequences ----------------------------------------------------------------------------------------------------------
+
+
+def sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int]) -> list[Check]:
+    """Whether every sequence is still ahead of the keys in its columns; as one check, with those that are not.
+
+    Raises:
+        CannotCheck, Unreachable, StepFailed: See ``finishing.next_keys``.
+    """
+    found = constraints.check_sequences(conninfo, schema, sqlite_sequence, draw=False)
+    bad = [check for check in found if check.outcome != "passed"]
+    return [
+        Check(
+            "aftercare_sequences",
+            "Every sequence is ahead of its keys",
+            "failed" if bad else "passed",
+            f"{len(found)} sequences ahead",
+            "; ".join(f"{check.where}: {check.found}, expected {check.expected}" for check in bad) or "all of them",
+            bad[0].do if bad else "",
+            "; ".join(check.where for check in bad),
+        )
+    ]
+
+
+def could_not(name: str, title: str, error: Exception) -> Check:
+    """The check that stands for one which could not be made."""
+    if isinstance(error, CannotCheck):
+        return Check(name, title, "unknown", error.expected, error.found or error.message, error.do, error.where)
+    return Check(name, title, "unknown", found=getattr(error, "message", type(error).__name__), do=getattr(error, "do", ""))

@@ -1,0 +1,217 @@
+"""The aftercare of a cutover: its own evidence, when the next look is due, what was asked, and how it ended.
+
+The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. What is due
+is read from there, never from Airflow: a scheduler that was started again, or a worker that was killed, goes on where the
+last recorded look was. Pure functions over evidence.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from include.cutover.checks import Check
+from include.cutover.errors import CannotCheck, Refused
+from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, slug
+from include.cutover.plan.afterwards import Aftercare
+from include.cutover.runs.verdict import course
+
+log = logging.getLogger(__name__)
+
+OPENED, LOOK, WATCHED, CLOSED = "aftercare.opened", "aftercare.look", "aftercare.watched", "aftercare.closed"
+ASKED, ANSWERED, BACKUP, REQUESTED = "gate.asked", "gate", "aftercare.backup", "rollback.requested"
+"""Events of the aftercare's evidence."""
+
+BASELINE = "go_live.baseline"
+"""Event of the cutover's evidence: where logs and statistics stood when the application was let in."""
+
+_OURS = "aftercare__"
+
+ROLL_BACK, STAY = "Roll back", "Stay live"
+QUESTION = "roll_back"
+
+
+def folder(plan: str) -> Path:
+    """Where the aftercare of every run of a plan keeps its evidence."""
+    return evidence_root() / "aftercare" / plan
+
+
+def evidence_of(plan: str, run_id: str) -> Evidence:
+    """The evidence of the aftercare of a run, or where it would be."""
+    return Evidence(folder(plan) / slug(run_id))
+
+
+def all_of(plan: str) -> list[Evidence]:
+    """The evidence of every aftercare of a plan."""
+    place = folder(plan)
+    return [Evidence(item) for item in sorted(place.iterdir()) if (item / EVENTS).is_file()] if place.is_dir() else []
+
+
+def subject_of(plan: str, own_run_id: str) -> str | None:
+    """The cutover that a run of the aftercare's DAG looks after; None where it recorded none."""
+    for evidence in all_of(plan):
+        opened = _first(evidence, OPENED, own_run_id=own_run_id)
+        if opened is not None:
+            return str(opened["run_id"])
+    return None
+
+
+def _first(evidence: Evidence, event: str, **match: Any) -> Event | None:
+    """That event; none where the evidence is damaged: that of one run must not keep another from being found."""
+    try:
+        return evidence.last(event, **match)
+    except CannotCheck as error:
+        log.warning("%s", error)
+        return None
+
+
+def is_live(cutover: Evidence) -> bool:
+    """Whether the run's application lives on the target, and nobody is rolling it back."""
+    return cutover.exists and course(cutover.events()) == "live"
+
+
+# --- looks --------------------------------------------------------------------------------------------------------------
+
+
+def started_at(cutover: Evidence) -> datetime:
+    """When the services had started on the target."""
+    event = cutover.last("services.started", on="target") or cutover.last("live") or cutover.events()[-1]
+    return datetime.fromisoformat(event["time"])
+
+
+def end_of(opened: Event) -> datetime:
+    """When the last look is due."""
+    return datetime.fromisoformat(opened["until"])
+
+
+def looks(events: Sequence[Event]) -> list[Event]:
+    """All looks, oldest first."""
+    return [event for event in events if event["event"] == LOOK]
+
+
+def next_look(events: Sequence[Event], settings: Aftercare) -> datetime | None:
+    """When the next look is due; None when the last one was made. One that is overdue is due now, and only once."""
+    opened = next(event for event in events if event["event"] == OPENED)
+    made, end = looks(events), end_of(opened)
+    if not made:
+        return datetime.fromisoformat(opened["time"])
+    last = datetime.fromisoformat(made[-1]["time"])
+    return None if last >= end else min(end, last + timedelta(seconds=settings.interval_seconds))
+
+
+def judge(checks: Sequence[Check], accepted: Collection[str]) -> str:
+    """``red`` when a check failed, ``unclear`` when one could not be made and is not accepted as that, else ``green``."""
+    if any(check.outcome == "failed" for check in checks):
+        return "red"
+    return "unclear" if any(check.outcome == "unknown" and check.name not in accepted for check in checks) else "green"
+
+
+def sentence(checks: Sequence[Check]) -> str:
+    """What is wrong, for a person in a hurry."""
+    bad = [check for outcome in ("failed", "unknown") for check in checks if check.outcome == outcome]
+    shown = [
+        f"{check.title}: {'could not be checked' if check.outcome == 'unknown' else f'found {check.found}'}"
+        for check in bad[:3]
+    ]
+    return "; ".join(shown) + (f"; and {len(bad) - 3} more" if len(bad) > 3 else "")
+
+
+# --- the question -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Question:
+    """A red finding that nobody has given an answer about.
+
+    Attributes:
+        seq: The event that gives rise to it.
+        checks: What it found.
+    """
+
+    seq: int
+    checks: tuple[Check, ...]
+
+
+def open_question(events: Sequence[Event]) -> Question | None:
+    """The newest red finding since the last answer; None where there is none.
+
+    A question whose answer got lost on its way is still open.
+    """
+    answered = max((event["seq"] for event in events if event["event"] == ANSWERED), default=-1)
+    for event in reversed(events):
+        if event["seq"] > answered and event["event"] in (LOOK, BACKUP) and event.get("outcome") == "red":
+            return Question(event["seq"], tuple(Check(**check) for check in event["checks"]))
+    return None
+
+
+def answer(events: Sequence[Event], entitled: Collection[str]) -> Event | None:
+    """The answer that somebody entitled gave for a rollback; None where nobody did."""
+    for event in reversed(events):
+        if event["event"] == ANSWERED and event.get("answer") == ROLL_BACK and event.get("by") in entitled:
+            return event
+    return None
+
+
+def rollback_run_id(run_id: str, answered: Event) -> str:
+    """The run id that the rollback gets: one for each answer."""
+    return f"{_OURS}{slug(run_id)[:200]}__{answered['seq']}"
+
+
+def request(plan: str, own_run_id: str) -> Event | None:
+    """What the aftercare asked a run of the rollback's DAG for, by the id that it gave that run.
+
+    Who asked, for which run and why, stands here and not in the run's form: a form can be filled in by anybody who may
+    trigger the DAG.
+
+    Raises:
+        Refused: When the id is one that only the aftercare gives, and it gave none such.
+    """
+    if not own_run_id.startswith(_OURS):
+        return None
+    for evidence in all_of(plan):
+        found = _first(evidence, REQUESTED, rollback_run_id=own_run_id)
+        if found is not None:
+            return found
+    raise Refused(
+        "no aftercare asked for this rollback",
+        where=own_run_id,
+        do=f"Trigger rollback_{plan} by hand, and let Airflow name the run.",
+    )
+
+
+# --- the end ------------------------------------------------------------------------------------------------------------
+
+ENDS = {
+    "quiet": "every look was green",
+    "unclear": "nothing was red, but something could not be checked",
+    "red": "something was red, and it stayed live",
+    "rolled_back": "the application was rolled back",
+    "unfinished": "the looks did not come to their end",
+}
+
+
+def outcome(events: Sequence[Event], *, live: bool) -> str:
+    """How the aftercare ended, one of ``ENDS``. What is not recorded was not seen: it is never quiet."""
+    if not live:
+        return "rolled_back"
+    found = {event.get("outcome") for event in events if event["event"] in (LOOK, BACKUP)}
+    if "red" in found:
+        return "red"
+    watched = [event for event in events if event["event"] == WATCHED]
+    if not looks(events) or not watched:
+        return "unfinished"
+    return "quiet" if found == {"green"} else "unclear"
+
+
+def is_over(evidence: Evidence) -> bool:
+    """Whether the aftercare came to its end."""
+    return evidence.exists and evidence.last(CLOSED) is not None
+
+
+def now() -> datetime:
+    """This instant, UTC."""
+    return datetime.now(UTC)

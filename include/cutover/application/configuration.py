@@ -1,0 +1,131 @@
+"""Where the application is told which database it uses: a dotenv file, or a store of secrets. Switched, and brought back."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import unquote
+
+from include.cutover.application import dotenv_file
+from include.cutover.application.secret_store import SecretStore
+from include.cutover.checks import Check, Outcome
+from include.cutover.connections.commands import Local, Remote, Runner
+from include.cutover.errors import CannotCheck, WrongData
+from include.cutover.plan.model import CommandConfiguration, DotenvConfiguration
+
+Settings = DotenvConfiguration | CommandConfiguration
+
+_SECRET_KEY = re.compile(r"(?i)password|passwd|pwd|secret|token|key")
+_SECRET_LENGTH = 6  # shorter ones would take half of a text away, and secrets they are not
+_PASSWORD = re.compile(r"://[^/\s:@]*:([^\s@]+)@")
+
+
+def name(settings: Settings) -> str:
+    """What a person calls it."""
+    if isinstance(settings, DotenvConfiguration):
+        return settings.file.name
+    return f"the secret store behind {settings.set[0]}"
+
+
+def secrets(settings: Settings, kept: Path) -> set[str]:
+    """Values that must not be shown, now or before: passwords in URLs, and whatever its key calls a secret. Never raises."""
+    values: list[tuple[str, str]] = []
+    if isinstance(settings, DotenvConfiguration):
+        for file in (settings.file, kept):
+            with suppress(CannotCheck):
+                values += dotenv_file.read(file).items()
+    else:
+        with suppress(OSError, ValueError, AttributeError):
+            values += [(key, str(value)) for key, value in json.loads(kept.read_bytes()).items()]
+    found = set()
+    for key, value in values:
+        if _SECRET_KEY.search(key):
+            found.add(value)
+        match = _PASSWORD.search(value)
+        if match:
+            found |= {match[1], unquote(match[1])}
+    return {value for value in found if len(value) >= _SECRET_LENGTH}
+
+
+def read(settings: Settings, *, remote: Remote) -> dict[str, str]:
+    """All keys and values that it holds now, secrets among them.
+
+    Raises:
+        CannotCheck: When it cannot be read.
+    """
+    if isinstance(settings, DotenvConfiguration):
+        return dotenv_file.read(settings.file)
+    return _store(settings, remote).read()
+
+
+def kept_as(settings: Settings, run: str, private: Path) -> Path:
+    """Where the configuration from before the switch is kept.
+
+    Args:
+        run: The run's name among files.
+        private: Folder of the backups. Values from a store go there, a dotenv file's stay beside it.
+    """
+    if isinstance(settings, DotenvConfiguration):
+        return settings.file.with_name(f"{settings.file.name}.before-{run}")
+    return private / f"configuration.before-{run}.json"
+
+
+def switch(settings: Settings, values: Mapping[str, str], *, keep_as: Path, remote: Remote) -> None:
+    """Set ``values``, and keep the configuration as it was before. Safe to run again.
+
+    Raises:
+        CutoverError: See ``dotenv_file.switch`` and ``SecretStore.switch``.
+    """
+    if isinstance(settings, DotenvConfiguration):
+        dotenv_file.switch(settings.file, values, keep_as=keep_as)
+    else:
+        _store(settings, remote).switch(values, keep_as=keep_as)
+
+
+def restore(settings: Settings, kept: Path, values: Mapping[str, str], *, remote: Remote) -> None:
+    """Bring back what ``switch`` kept, with ``values`` over it. Safe to run again.
+
+    Raises:
+        CutoverError: See ``dotenv_file.restore`` and ``SecretStore.restore``.
+    """
+    if isinstance(settings, DotenvConfiguration):
+        dotenv_file.restore(settings.file, kept, values)
+    else:
+        _store(settings, remote).restore(kept, values)
+
+
+def check(settings: Settings, live: Mapping[str, str], rolled_back: Mapping[str, str], *, remote: Remote) -> Check:
+    """Whether what go-live and rollback will set can be set: ``configuration_values``. Changes nothing."""
+    found, do, where = "", "", str(settings.file) if isinstance(settings, DotenvConfiguration) else name(settings)
+    expected = "values that dotenv and shell read alike"
+    try:
+        if isinstance(settings, DotenvConfiguration):
+            for values in (live, rolled_back):
+                for key, value in values.items():
+                    dotenv_file.line(key, value)
+        else:
+            expected = "a store that answers, and values that can be set and brought back"
+            found = _store(settings, remote).problem(live, rolled_back)
+            do = "Correct the plan's configuration." if found else ""
+    except WrongData as error:
+        found, do = error.message, error.do
+    except CannotCheck as error:
+        found, do, where = ": ".join(part for part in (error.message, error.found) if part), error.do, error.where
+    outcome: Outcome = "failed" if found else "passed"
+    return Check(
+        "configuration_values",
+        f"What {name(settings)} will hold can be written",
+        outcome,
+        expected,
+        found or "yes",
+        do,
+        where,
+    )
+
+
+def _store(settings: CommandConfiguration, remote: Remote) -> SecretStore:
+    runner: Runner = Local() if settings.ssh is None else remote(settings.ssh)
+    return SecretStore(settings, runner)

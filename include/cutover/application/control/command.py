@@ -1,0 +1,47 @@
+"""A service that is driven by commands of the plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from include.cutover.application.control.controller import ByCommands, State
+from include.cutover.connections.commands import Ran, Runner
+from include.cutover.plan.model import CommandControl
+
+
+class Commands(ByCommands):
+    """See ``plan.CommandControl``. Its output is that of the last command."""
+
+    def __init__(self, control: CommandControl, runner: Runner) -> None:
+        """Nothing is run yet."""
+        super().__init__(runner, f"command {control.status[0]}")
+        self.steady_seconds = control.steady_seconds
+        self._control = control
+        self._ordered = Ran(0)
+        self._seen = Ran(0)
+
+    def state(self) -> State:
+        """By the exit status of ``status``."""
+        self._seen = self._look(self._control.status)
+        running = self._seen.code == 0
+        return State("running" if running else "stopped", running=running, at_rest=not running)
+
+    def stop(self, seconds: float) -> None:
+        """Run ``stop``."""
+        self._tell(self._control.stop, seconds)
+
+    def start(self, seconds: float) -> None:
+        """Run ``start``."""
+        self._tell(self._control.start, seconds)
+
+    def _tell(self, command: Sequence[str], seconds: float) -> None:
+        self._ordered = Ran(0)
+        self._ordered = self._order(command, seconds)
+
+    def hopeless(self, state: State) -> bool:
+        """Never: a program that goes into the background may write its pid after its command has ended."""
+        return False
+
+    def output(self) -> str:
+        """What the last order and the last look printed."""
+        return "\n".join((self._ordered.output, self._ordered.errors, self._seen.output, self._seen.errors))

@@ -1,0 +1,92 @@
+"""The assessment of what the plan's decisions would leave: they are tried on a clone, and the result is assessed again.
+
+What one changed row does to another shows only then: two texts that become one without their NUL characters, a reference
+that is set to NULL although other rows rely on it, a CHECK or a foreign key that reads a decided column.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from include.cutover import files
+from include.cutover.assessment.assess import Progress, assess
+from include.cutover.assessment.findings import Assessment, Finding, ordered
+from include.cutover.assessment.target import Target
+from include.cutover.decisions import decided as decisions
+from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, Refused, WrongData
+from include.cutover.plan.model import Plan
+
+_NOT_ASSESSED = frozenset({"check_not_assessed", "key_not_assessed", "orphans_not_assessed"})
+_BYTES_PER_ROW = 1 << 10  # of what is recorded about a row that a decision touches
+_MARGIN = 4 << 20
+
+
+def assess_decided(
+    snapshot: Path,
+    plan: Plan,
+    target: Target,
+    *,
+    name: str | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Assessment:
+    """``assess``, and, when nothing blocks and decisions touch a row, another look at what they leave.
+
+    Args:
+        snapshot: A clone that is this call's alone: the decided snapshot is made beside it, and stays there.
+
+    Raises:
+        Refused: When there is no room for the decided snapshot.
+        The errors of ``assess``.
+    """
+    found = assess(snapshot, plan, target, name=name, on_progress=on_progress)
+    touched = found.of("decision applied")
+    left_open = any(item.code in _NOT_ASSESSED for item in found.findings) and any(
+        settings.columns for settings in plan.tables.values()
+    )
+    if found.blocks or not (touched or left_open):
+        return found
+    rows = sum(item.rows for item in touched)
+    files.require_space({snapshot.parent: snapshot.stat().st_size + rows * _BYTES_PER_ROW + _MARGIN})
+    try:
+        decided = decisions.apply(snapshot, snapshot.with_name(f"{snapshot.name}.decided"), plan, target.planned)
+    except (PlanInvalid, Refused, WrongData, CannotCheck) as error:
+        return replace(found, findings=ordered([*found.findings, _failed(error, plan)]))
+    if not (decided.made or left_open):
+        return found
+    undecided = {
+        table: settings.model_copy(update={"columns": {}, "foreign_keys": {}}) for table, settings in plan.tables.items()
+    }
+    left = assess(decided.file, plan.model_copy(update={"tables": undecided}), target, name=name, on_progress=on_progress)
+    findings = [item for item in found.findings if item.code not in _NOT_ASSESSED]
+    findings += [
+        replace(item, becomes=f"{item.becomes} (as the decisions leave it)", decide="")
+        if item.severity == "blocks"
+        else item
+        for item in left.findings
+        if item.severity == "blocks" or item.code in _NOT_ASSESSED
+    ]
+    return replace(found, findings=ordered(findings), seconds=round(found.seconds + left.seconds, 3))
+
+
+def _failed(error: CutoverError, plan: Plan) -> Finding:
+    """The finding about decisions that could not be carried out, with the table and the column that the error is about.
+
+    Raises:
+        CannotCheck: When it is about no table: then nothing was found out.
+    """
+    for table in sorted(plan.tables, key=len, reverse=True):
+        if error.where == f"table {table}" or error.where.startswith((f"table {table}, ", f"{table}.")):
+            column = error.where.partition(", column ")[2].partition(",")[0]
+            return Finding(
+                "decision_fails",
+                "blocks",
+                table,
+                column if column in plan.tables[table].columns else "",
+                value=str(error),
+                becomes=f"nothing: {error.message}" + (f" ({error.found})" if error.found else ""),
+            )
+    if isinstance(error, CannotCheck):
+        raise error
+    return Finding("decision_fails", "blocks", value=str(error))

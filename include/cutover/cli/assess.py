@@ -1,0 +1,169 @@
+"""``assess`` on the command line: any SQLite file against a plan, without Airflow and without touching the file."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from include.cutover import files
+from include.cutover.assessment.assess import Assessment, Finding, Progress, read_target
+from include.cutover.assessment.decided import assess_decided
+from include.cutover.assessment.page import render_html
+from include.cutover.connections import tls
+from include.cutover.errors import CannotCheck, CutoverError
+from include.cutover.evidence.record import write_atomically
+from include.cutover.masking import mask
+from include.cutover.plan.model import Plan, load_plan
+from include.cutover.source import schema as source_schema
+from include.cutover.stack.postgres import Cluster, free_port
+from include.cutover.target import catalog
+
+CLEAN, BLOCKED, NOT_ASSESSED = 0, 1, 2
+
+
+def run(
+    plan_name: str,
+    file: Path,
+    *,
+    target: str | None = None,
+    as_json: bool = False,
+    html: Path | None = None,
+    out: TextIO | None = None,
+    err: TextIO | None = None,
+) -> int:
+    """Assess an SQLite file and tell the findings.
+
+    The file is cloned into a scratch folder (``TMPDIR``) and read there: its bytes stay as they are, also beside a live
+    application and on media that cannot be written. Nothing is kept in the target.
+
+    Args:
+        file: The application's database.
+        target: libpq URL of a PostgreSQL of the version that will be the target; a local one is started when left out.
+        as_json: Write the whole assessment as JSON, and nothing else, to ``out``.
+        html: Where the report goes.
+        out: Findings; standard output when left out.
+        err: What keeps it from assessing, in one sentence; standard error when left out.
+
+    Returns:
+        The exit status: 0 when nothing blocks, 1 when something does, 2 when the source could not be assessed.
+    """
+    out, err = out or sys.stdout, err or sys.stderr
+    try:
+        with _ended_by_signals():
+            plan = load_plan(plan_name)
+            found = _assessed(plan, file, target, err)
+            if html is not None:
+                _write(html, render_html(found, plan))
+    except CutoverError as error:
+        err.write(f"cutover: {mask(str(error))}\n")
+        return NOT_ASSESSED
+    out.write(f"{found.to_json(ascii_only=True)}\n" if as_json else _told(found))
+    out.flush()
+    return BLOCKED if found.blocks else CLEAN
+
+
+def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assessment:
+    with files.scratch("assess") as scratch:
+        clone = scratch / "clone.db"
+        try:
+            source_schema.sound_clone(file, clone)
+            with _target(target, scratch, plan) as conninfo:
+                made = read_target(conninfo, plan.sql_folder)
+            tell = _Teller(err)
+            try:
+                return assess_decided(clone, plan, made, name=file.name, on_progress=tell if err.isatty() else None)
+            finally:
+                tell.end()
+        except CutoverError as error:
+            if error.where == str(clone):
+                error.where = str(file)
+            raise
+
+
+@contextlib.contextmanager
+def _target(url: str | None, scratch: Path, plan: Plan) -> Iterator[str]:
+    """The connection string of the given server, or of one that lives as long as the block."""
+    if url is not None:
+        yield tls.demanded(catalog.libpq_url(url), plan.tls, "--target")
+        return
+    cluster = Cluster(scratch / "postgres", free_port())
+    try:
+        cluster.start({"fsync": "off", "max_connections": "10"})
+        yield cluster.conninfo()
+    finally:
+        cluster.stop(signal.SIGQUIT)
+
+
+@contextlib.contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that nothing of it is left behind."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(number: int, _: FrameType | None) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _write(html: Path, page: str) -> None:
+    try:
+        write_atomically(html, page.encode(errors="backslashreplace"))
+    except OSError as error:
+        raise CannotCheck(
+            "the report cannot be written", where=str(html), found=error.strerror or type(error).__name__
+        ) from None
+
+
+class _Teller:
+    """One line that says how far it is, for a terminal."""
+
+    def __init__(self, err: TextIO) -> None:
+        self._err, self._told = err, False
+
+    def __call__(self, progress: Progress) -> None:
+        self._told = True
+        self._err.write(f"\r\x1b[K{progress.table}: {progress.rows:,} rows")
+        self._err.flush()
+
+    def end(self) -> None:
+        if self._told:
+            self._err.write("\r\x1b[K")
+            self._err.flush()
+
+
+def _told(found: Assessment) -> str:
+    lines = [f"{found.source} against the plan {found.plan}: {found.rows:,} rows in {len(found.tables)} tables"]
+    for finding in found.findings:
+        lines += _lines(finding)
+    blocks = len(found.blocks)
+    decided, notes = len(found.of("decision applied")), len(found.of("note"))
+    verdict = f"{blocks} finding{'s' if blocks > 1 else ''} block{'' if blocks > 1 else 's'}" if blocks else "nothing blocks"
+    lines.append(f"{verdict}; {decided} decided by the plan, {notes} to be known; {found.seconds:.1f} s")
+    return "\n".join(lines) + "\n"
+
+
+def _lines(finding: Finding) -> list[str]:
+    lines = [str(finding)]
+    if finding.example:
+        lines.append(f"    for example {finding.example}")
+    if finding.becomes:
+        lines.append(f"    becomes {finding.becomes}")
+    if finding.do:
+        lines.append(f"    {finding.do}")
+    if finding.decide:
+        lines.append("    or in the plan:" if finding.severity == "blocks" else "    in the plan:")
+        lines += [f"      {line}" for line in finding.decide.splitlines()]
+    return lines

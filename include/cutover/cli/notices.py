@@ -1,0 +1,85 @@
+"""All notices of a run, as people will read them, before it starts."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from rich.console import Console
+from rich.markup import escape
+
+from include.cutover.errors import Refused
+from include.cutover.people import notice_texts
+from include.cutover.plan.model import Plan, load_plan
+from include.cutover.runs import rehearsals
+from include.cutover.runs.clock import Clock
+
+console = Console(highlight=False)
+
+WHEN = {
+    "start": "when the run opens, or is scheduled",
+    "completion": "when it is live",
+    "rollback": "when it went back",
+    "cancelled": "when it does not take place",
+}
+REASON = "(here stands why)"
+
+
+def run(plan_name: str, *, window_start: str = "") -> int:
+    """Print every notice of a run: when it goes, to whom, and what it says.
+
+    Args:
+        window_start: ISO 8601; now when left out. Without a time zone it is UTC.
+
+    Returns:
+        0.
+
+    Raises:
+        PlanInvalid: When the plan has faults; its texts are among what is checked.
+        Refused: When the start is no time, or a text cannot be written.
+    """
+    plan = load_plan(plan_name)
+    clock = Clock.of(plan.window, _moment(window_start), rehearsals.measured(plan))
+    console.print(f"[bold]{escape(plan.application)}[/]: window {_when(clock.start)} to {_when(clock.end)}, freeze from "
+                  f"{_when(clock.freeze)}, deadline {_when(clock.deadline)}", soft_wrap=True)  # fmt: skip
+    if plan.channels.release == "communicator":
+        held = f"Each is held for {plan.people.communicator.name}, for {plan.channels.release_minutes:g} minutes at most."
+        console.print(escape(held), soft_wrap=True)
+    due = {
+        item.notice: item.due for item in notice_texts.ahead(plan, clock, run_id="run", now=datetime.min.replace(tzinfo=UTC))
+    }
+    for name in ("start", *due, "completion", "rollback", "cancelled"):
+        message = notice_texts.message(plan, name, clock, run_id="(the run's id)", reason=REASON)
+        moment = due.get(name)
+        when = WHEN.get(name) or f"{_when(moment) if moment else ''}, while the run is open"
+        console.print(
+            f"\n[bold]{name}[/] · {escape(when)} · to {escape(_receivers(plan, lead=message.lead))}", soft_wrap=True
+        )
+        console.print(f"  {escape(message.subject)}", soft_wrap=True)
+        for line in message.text.splitlines():
+            console.print(f"  {escape(line)}", soft_wrap=True)
+    return 0
+
+
+def _moment(text: str) -> datetime:
+    try:
+        start = datetime.fromisoformat(text) if text else datetime.now(UTC)
+    except ValueError:
+        raise Refused(
+            "this is no time", where="--window-start", expected="for example 2026-03-01T22:00+04:00", found=text
+        ) from None
+    return (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
+
+
+def _receivers(plan: Plan, *, lead: bool) -> str:
+    found = []
+    if plan.connections.slack is not None:
+        found.append(f"slack ({plan.channels.slack_channel})")
+    if plan.connections.mail is not None:
+        found.append(f"mail ({', '.join(plan.channels.mail_to)})")
+        if lead and plan.people.lead.email not in plan.channels.mail_to:
+            found.append(f"lead ({plan.people.lead.email})")
+    return ", ".join(found) or "nobody: the plan names no channel"
+
+
+def _when(moment: datetime) -> str:
+    return f"{moment:%Y-%m-%d %H:%M} UTC"

@@ -1,0 +1,41 @@
+"""Retention without Airflow."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from include.cutover.aftercare import retention
+from include.cutover.cli.break_glass import EndsOfEvidence
+from include.cutover.plan.model import load_plan
+from include.cutover.target import catalog
+
+console = Console(highlight=False)
+
+
+def command(
+    plan: Annotated[str, typer.Option("--plan", help="Name of the plan.")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")] = False,
+    target: Annotated[
+        str | None,
+        typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; AIRFLOW_CONN_… of the environment when left out."),
+    ] = None,
+) -> None:
+    """Archive and remove old backups, drop kept schemas. Status 0 done, 1 something is in the way."""
+    found = load_plan(plan)
+    ends = EndsOfEvidence(retention.evidence_of(plan), target=None if target is None else catalog.libpq_url(target))
+    deeds = [
+        deed
+        for what in ("archive", "remove", "drop")
+        for deed in retention.look_after(
+            found, what, conninfo=lambda: ends.target_conninfo(found, "cutover-retention"), dry_run=dry_run
+        )
+    ]
+    for deed in deeds:
+        console.print(f"{'would: ' if dry_run and deed.done else ''}{escape(str(deed))}", soft_wrap=True)
+    if not deeds:
+        console.print("nothing is due")
+    raise typer.Exit(1 if any(deed.failed for deed in deeds) else 0)

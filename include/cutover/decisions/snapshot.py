@@ -1,0 +1,274 @@
+"""The decided snapshot: what copy and proof read in place of the backup when the plan's decisions touch a row.
+
+Three files lie beside one another, readable by their owner only: the SQLite file itself, a clone of the backup in which the
+decisions were carried out; its *record*, an SQLite file that names every touched value and every row taken out by its place;
+and a manifest, written last: without it the other two do not count.
+
+A *place* is what stays the same for a row in the backup and in the decided snapshot: its rowid, or, in a table WITHOUT
+ROWID, its key spelled out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote as percent_encoded
+
+import apsw
+
+from include.cutover.errors import CannotCheck
+from include.cutover.evidence.record import write_atomically
+from include.cutover.source import schema as source_schema
+from include.cutover.source.schema import Shape, quote
+
+_VERSION = 1
+HIDDEN = "***"
+
+# The record, made inside the decided snapshot's connection: attached files must share one text encoding.
+RECORD_TABLES = """
+    CREATE TABLE record.tables (t INTEGER PRIMARY KEY, name TEXT NOT NULL);
+    CREATE TABLE record.touched (
+        t INTEGER, c TEXT, place, decision TEXT NOT NULL, foreign_key TEXT, PRIMARY KEY (t, c, place)) WITHOUT ROWID;
+    CREATE TABLE record.removed (
+        t INTEGER, place, foreign_key TEXT NOT NULL, follows INTEGER NOT NULL, round INTEGER NOT NULL,
+        PRIMARY KEY (t, place)) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The file that lists what was touched, one JSON object per line."""
+
+    file: Path
+    sha256: str
+    lines: int
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The file that copy and proof read, and what was done to it.
+
+    Attributes:
+        snapshot: The verified backup.
+        file: The decided snapshot; the backup itself when no decision touches a row.
+        sha256: Of ``file``, in hex; empty when it is the backup.
+        touched: Table → decision → values changed by it. ``strip_nul, empty_as_null`` is a value that both changed.
+        quarantined: Table → rows taken out.
+        foreign_keys: ``table.foreign key`` → rows that were taken out or lost their reference because of it.
+        listing: Where every touched row is named; None when nobody asked for it, or there is nothing to name.
+    """
+
+    snapshot: Path
+    file: Path
+    sha256: str
+    touched: Mapping[str, Mapping[str, int]]
+    quarantined: Mapping[str, int]
+    foreign_keys: Mapping[str, int]
+    listing: Listing | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether there is a decided snapshot of its own."""
+        return self.file != self.snapshot
+
+    @property
+    def record(self) -> Path:
+        """The record of a decided snapshot that was made."""
+        return record_of(self.file)
+
+    def expected_rows(self, rows: Mapping[str, int]) -> dict[str, int]:
+        """Table → rows that the target must hold, from the rows of the backup (its manifest has them)."""
+        return {table: count - self.quarantined.get(table, 0) for table, count in rows.items()}
+
+    def as_dict(self) -> dict[str, Any]:
+        """For evidence and manifest; ``from_dict`` reads it again."""
+        return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Decided:
+        """Read ``as_dict``."""
+        found = cls(**fields)
+        listing = None
+        if isinstance(fields["listing"], dict):
+            listing = Listing(**{**fields["listing"], "file": Path(fields["listing"]["file"])})
+        return replace(found, snapshot=Path(found.snapshot), file=Path(found.file), listing=listing)
+
+
+def untouched(snapshot: Path) -> Decided:
+    """What there is when no decision touches a row: the backup."""
+    return Decided(snapshot, snapshot, "", {}, {}, {})
+
+
+def record_of(decided: Path) -> Path:
+    """Where the record of a decided snapshot lies."""
+    return decided.with_name(f"{decided.name}.record")
+
+
+def manifest_of(decided: Path) -> Path:
+    """Where the manifest of a decided snapshot lies."""
+    return decided.with_name(f"{decided.name}.manifest.json")
+
+
+# --- the manifest -------------------------------------------------------------------------------------------------------
+
+
+def stamp(path: Path) -> list[Any]:
+    """What tells one file from another without reading it."""
+    found = path.stat()
+    return [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino]
+
+
+def publish(decided: Decided, fingerprint: str) -> None:
+    """Write the manifest, the last of the three files.
+
+    Args:
+        fingerprint: Of the decisions that were carried out.
+    """
+    content = {
+        "version": _VERSION,
+        "fingerprint": fingerprint,
+        "stamps": [stamp(path) for path in (decided.snapshot, decided.file, decided.record)],
+        "decided": replace(decided, listing=None).as_dict(),
+    }
+    write_atomically(manifest_of(decided.file), json.dumps(content, indent=2, ensure_ascii=False).encode(), 0o600)
+
+
+def load(decided: Path, snapshot: Path, fingerprint: str | None = None) -> Decided | None:
+    """The decided snapshot that was made from that backup; None where there is none, or not a whole one.
+
+    Args:
+        fingerprint: Of the decisions that it must have been made with; None for any.
+    """
+    try:
+        content = json.loads(manifest_of(decided).read_bytes())
+        wanted = [stamp(path) for path in (snapshot, decided, record_of(decided))]
+        if content["version"] != _VERSION or content["stamps"] != wanted:
+            return None
+        if fingerprint is not None and content["fingerprint"] != fingerprint:
+            return None
+        return Decided.from_dict(content["decided"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def same_snapshot(decided: Decided) -> bool:
+    """Whether the backup is still the file that the decided snapshot was made from."""
+    try:
+        stamps = json.loads(manifest_of(decided.file).read_bytes())["stamps"]
+        return bool(stamps[0] == stamp(decided.snapshot))
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return False
+
+
+# --- reading the three together -----------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def opened(decided: Decided) -> Iterator[apsw.Connection]:
+    """The decided snapshot as ``main``, the backup as ``original``, the record as ``record``; none can be changed."""
+    with source_schema.snapshot(decided.file) as connection:
+        attach(connection, decided.snapshot, "original")
+        attach(connection, decided.record, "record")
+        yield connection
+
+
+def attach(connection: apsw.Connection, path: Path, name: str) -> None:
+    """Attach a file that nobody writes to, immutable."""
+    connection.execute(f"ATTACH ? AS {name}", (f"file:{percent_encoded(str(path.absolute()))}?immutable=1",))
+
+
+def place(shape: Shape, alias: str) -> str:
+    """SQL for the place of a row of ``alias``.
+
+    Raises:
+        CannotCheck: When columns shadow every name of the rowid.
+    """
+    if shape.rowid is not None:
+        return f"{alias}.{shape.rowid}"
+    if not shape.order:
+        raise CannotCheck(
+            "the rows of this table cannot be told apart",
+            where=f"table {shape.table}",
+            expected="a rowid, or WITHOUT ROWID",
+            found="columns named rowid, _rowid_ and oid",
+            do="Take the decisions for this table out of the plan and correct its rows in the source.",
+        )
+    cells = (f"{alias}.{quote(column.name)}" for column in shape.order)
+    return "(" + " || ',' || ".join(f"typeof({cell}) || ':' || hex(CAST({cell} AS BLOB))" for cell in cells) + ")"
+
+
+def beside(shape: Shape, places: str, *schemas: str) -> str:
+    """A FROM clause: the rows at ``places`` (a query or table with a column ``place``, named ``x``) in each schema.
+
+    The order of the join is fixed: by rowid from the places, otherwise from one scan of the first schema's table.
+
+    Args:
+        schemas: ``main`` gives the table the alias ``main``, ``main r`` the alias ``r``.
+    """
+    table = quote(shape.table)
+    named = [(schema.partition(" ")[0], schema.rpartition(" ")[2]) for schema in schemas]
+    if shape.rowid is not None:
+        joined = (f"CROSS JOIN {schema}.{table} AS {alias} ON {place(shape, alias)} = x.place" for schema, alias in named)
+        return f"{places} AS x {' '.join(joined)}"
+    (schema, first), *others = named
+    clause = f"{schema}.{table} AS {first} CROSS JOIN {places} AS x ON x.place = {place(shape, first)}"
+    for schema, alias in others:
+        same = " AND ".join(f"{alias}.{quote(key.name)} = {first}.{quote(key.name)}" for key in shape.order)
+        clause += f" CROSS JOIN {schema}.{table} AS {alias} ON {same}"
+    return clause
+
+
+def readable(expression: str) -> str:
+    """SQL for a value with text as bytes: reading it as text fails where it is not UTF-8."""
+    return f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB) ELSE {expression} END"
+
+
+def cell(expression: str) -> str:
+    """SQL for a value and its storage class, as ``value`` takes them."""
+    return f"typeof({expression}), {readable(expression)}"
+
+
+def text_encoding(connection: apsw.Connection) -> str:
+    """Name of the encoding that the database keeps its text in."""
+    kept = connection.execute("PRAGMA main.encoding").get
+    return {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(kept, "utf-8")
+
+
+def decoded(data: bytes, encoding: str) -> str:
+    """Text as SQLite keeps it. What is not valid in ``encoding`` comes as lone surrogates, and ``encoded`` restores it."""
+    return data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass")
+
+
+def encoded(text: str, encoding: str) -> bytes:
+    """The inverse of ``decoded``."""
+    return text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass")
+
+
+def key_columns(shape: Shape, alias: str) -> list[str]:
+    """SQL for the columns that name a row to a person."""
+    return [readable(f"{alias}.{quote(name)}") for name in shape.key] or [place(shape, alias)]
+
+
+def key_text(shape: Shape, values: Sequence[Any], secret: Collection[str], encoding: str = "utf-8") -> str:
+    """The key of a row for a person, from the values of ``key_columns``; what is secret is hidden."""
+    names = shape.key or ("rowid",)
+    shown = [HIDDEN if name in secret else _shown(value, encoding) for name, value in zip(names, values, strict=True)]
+    return source_schema.key_text(names, shown)
+
+
+def _shown(value: Any, encoding: str) -> Any:
+    return value.decode(encoding, "backslashreplace") if isinstance(value, bytes) else value
+
+
+def recorded_tables(connection: apsw.Connection) -> list[tuple[int, str]]:
+    """Number and name of every table that the record speaks of, by name."""
+    query = (
+        "SELECT t, name FROM record.tables WHERE t IN (SELECT t FROM record.touched UNION SELECT t FROM record.removed)"
+        " ORDER BY name"
+    )
+    rows: Any = connection.execute(query).fetchall()
+    return [(t, name) for t, name in rows]

@@ -1,0 +1,106 @@
+"""One attempt of a step at a time, and no other step beside one that goes back: kernel locks that end with the process.
+
+Airflow may start a retry while the first attempt, declared dead, still works. Each attempt therefore claims its step, waits
+for its predecessor and, when that does not come to its end, ends it: every step may be killed at any instant and done again.
+Steps that go forward also hold the plan's lock in shared mode. A step that decides, goes back or closes holds that lock
+alone: what it finds is then not changed by an attempt that nobody knows of any more.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from include.cutover.errors import Unreachable
+from include.cutover.evidence.record import end_holders, evidence_root, slug
+
+WAIT_SECONDS = 120.0  # for an earlier attempt of the same step: it may be about to finish
+PATIENCE_SECONDS = 15.0  # for steps whose work is given up
+PAUSE_SECONDS = 0.1
+
+
+def _always() -> bool:
+    return True
+
+
+@contextmanager
+def claim(
+    plan: str, run_id: str, step: str, *, alone: bool = False, may_end: Callable[[], bool] = _always
+) -> Iterator[None]:
+    """Hold the claim on a step of a run while the block runs.
+
+    Args:
+        alone: No other step of the plan may be in flight: those that do not end by themselves are ended.
+        may_end: Asked before anybody is ended; who lost the lease has no right to it.
+
+    Raises:
+        Unreachable: When another attempt neither ended nor could be ended; trying again may help.
+    """
+    folder = evidence_root() / plan / ".claims"
+    with (
+        _lock(folder / f"{slug(run_id)}.{slug(step)}", fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, may_end),
+        _plan_lock(plan, alone, may_end),
+    ):
+        yield
+
+
+@contextmanager
+def opening(plan: str, run_id: str, step: str) -> Iterator[None]:
+    """The claim on a step that opens a run; it stands beside the steps of other runs."""
+    path = evidence_root() / plan / ".claims" / f"{slug(run_id)}.{slug(step)}"
+    with _lock(path, fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, _always):
+        yield
+
+
+def wait_for_others(plan: str, may_end: Callable[[], bool] = _always) -> None:
+    """Return once no step of the plan is in flight on this host; one that does not end by itself is ended.
+
+    Raises:
+        Unreachable: When one still is and could not be ended.
+    """
+    with _plan_lock(plan, True, may_end):
+        return
+
+
+@contextmanager
+def _plan_lock(plan: str, alone: bool, may_end: Callable[[], bool]) -> Iterator[None]:
+    mode, seconds = (fcntl.LOCK_EX, PATIENCE_SECONDS) if alone else (fcntl.LOCK_SH, WAIT_SECONDS)
+    with _lock(evidence_root() / plan / ".claims" / "plan", mode, f"plan {plan}", seconds, may_end):
+        yield
+
+
+@contextmanager
+def _lock(path: Path, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> Iterator[None]:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _acquire(descriptor, mode, what, seconds, may_end)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> None:
+    begun = time.monotonic()
+    ended = False
+    while True:
+        try:
+            fcntl.flock(descriptor, mode | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+        # Who waits in shared mode waits for a step that goes back, and that must not be ended.
+        if waited > seconds and mode == fcntl.LOCK_EX and may_end():
+            ended |= end_holders(descriptor, what)
+        if waited > seconds + (PATIENCE_SECONDS if ended else 0):
+            raise Unreachable(
+                "another attempt is still at work",
+                where=what,
+                expected=f"its end within {seconds:g} s",
+                do="End that process (its pid is in the newest step.begin of the evidence), then clear this task.",
+            )
+        time.sleep(PAUSE_SECONDS)

@@ -1,0 +1,364 @@
+"""The evidence of a run: one append-only folder on disk, the truth that branches, reports and rollback read.
+
+``events.jsonl`` holds one event per line. Each carries the SHA-256 of the line before it, so that a line changed or
+taken out later is found. An append is one write under a file lock, followed by fsync. What could not be written whole, on a
+full disk say, is taken out again; a line torn by a crash is recognised and set aside by the next append.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import logging
+import os
+import re
+import secrets
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
+from include.cutover.plan.model import ROOT
+
+EVENTS = "events.jsonl"
+REHEARSALS = "rehearsals"
+"""Folder of the evidence root with the rehearsals of each plan; who looks through a plan's runs finds cutovers only."""
+
+GENESIS = "0" * 64
+LOCK_SECONDS = 60.0
+HUNG_SECONDS = 30.0
+
+log = logging.getLogger(__name__)
+
+Event = dict[str, Any]
+
+
+def evidence_root() -> Path:
+    """Folder of all evidence; ``CUTOVER_EVIDENCE`` overrides it."""
+    return Path(os.environ.get("CUTOVER_EVIDENCE") or ROOT / "var" / "evidence")
+
+
+def slug(run_id: str) -> str:
+    """The run id as a folder name: every character outside ``A-Za-z0-9_.-`` becomes ``_``."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", run_id).lstrip(".") or "_"
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Replace ``path`` in one step: a reader, or a crash, sees the old content or the new, never a part.
+
+    File and folder are fsynced before this returns. The temporary file never has a wider mode than ``mode``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the operating system says about a place that is written to into an error that names the place.
+
+    Raises:
+        StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise StepFailed(
+            "the disk is full" if full else "the place cannot be written",
+            where=str(place),
+            found=error.strerror or type(error).__name__,
+            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
+        ) from None
+
+
+@contextmanager
+def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) -> Iterator[int]:
+    """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        brief: It is a lock that everybody holds for milliseconds. A process of this host that still has it after
+            ``HUNG_SECONDS`` was stopped there, and is ended: everything here may be killed at any instant, and is waited for
+            by all others.
+
+    Raises:
+        Unreachable: When somebody else holds it for longer than ``seconds``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock(descriptor, path, seconds, brief=brief)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: bool = False) -> None:
+    """Lock an open file for oneself, until it is closed. Arguments and errors as for ``locked``."""
+    begun, pause, ended = time.monotonic(), 0.001, False
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+            if waited > seconds:
+                raise Unreachable(
+                    "another process keeps this file locked",
+                    where=str(path),
+                    expected=f"the lock within {seconds:g} s",
+                    do="Find that process with lsof; end it if it hangs, then run the step again.",
+                ) from None
+            if brief and waited > HUNG_SECONDS and not ended:
+                ended = end_holders(descriptor, str(path))
+            time.sleep(pause)
+            pause = min(0.05, 2 * pause)
+
+
+def end_holders(descriptor: int, what: str) -> bool:
+    """Kill the processes of this host that hold a kernel lock on an open file, this one left out.
+
+    Args:
+        what: Words for the log.
+
+    Returns:
+        Whether there was one that could be ended. False also where the holders cannot be seen.
+    """
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
+    ended = False
+    for pid in {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
+            continue
+        log.warning("%s: ended process %s, which did not come to its end", what, pid)
+        ended = True
+    return ended
+
+
+def now() -> str:
+    """This instant, UTC, ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """The evidence of one run.
+
+    Attributes:
+        folder: ``<evidence root>/<plan>/<run id as a folder name>``.
+    """
+
+    folder: Path
+
+    @classmethod
+    def of(cls, plan: str, run_id: str) -> Evidence:
+        """Where the evidence of that run is, or would be."""
+        return cls(evidence_root() / plan / slug(run_id))
+
+    @property
+    def exists(self) -> bool:
+        """Whether anything was recorded."""
+        return (self.folder / EVENTS).is_file()
+
+    def append(self, event: str, **fields: Any) -> Event:
+        """Record an event and make it durable before returning it. An event is recorded whole or not at all.
+
+        Args:
+            event: The kind, e.g. ``step.begin``.
+            fields: JSON values; never a secret.
+
+        Raises:
+            StepFailed: When the disk is full or refuses; nothing was recorded.
+        """
+        path = self.folder / EVENTS
+        first = not path.exists()
+        with disk_errors(path), locked(path, brief=True) as descriptor:
+            content = _read_all(descriptor)
+            lines, torn = _split(content)
+            whole = len(content) - len(torn)
+            if torn:
+                write_atomically(self.folder / f"torn-{len(lines)}-{secrets.token_hex(2)}.bin", torn)
+                os.ftruncate(descriptor, whole)
+                os.fsync(descriptor)
+            previous = hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS
+            record = {"seq": len(lines), "time": now(), "event": event, "previous": previous, **fields}
+            line = json.dumps(record, ensure_ascii=False, default=str, separators=(",", ":")).encode() + b"\n"
+            os.lseek(descriptor, 0, os.SEEK_END)
+            try:
+                written = 0
+                while written < len(line):
+                    written += os.write(descriptor, line[written:])
+                os.fsync(descriptor)
+            except BaseException:
+                with suppress(OSError):
+                    os.ftruncate(descriptor, whole)
+                raise
+            if first:
+                sync_folder(self.folder)
+                sync_folder(self.folder.parent)
+        return record
+
+    def events(self) -> list[Event]:
+        """All events in order; a torn last line is left out.
+
+        Raises:
+            CannotCheck: When there is no evidence, or the chain is broken.
+        """
+        path = self.folder / EVENTS
+        try:
+            lines, _ = _split(path.read_bytes())
+        except FileNotFoundError:
+            raise CannotCheck(
+                "there is no evidence of this run",
+                where=str(self.folder),
+                expected=f"the file {EVENTS}",
+                do="Check the plan's name and the run id.",
+            ) from None
+        previous, events = GENESIS, []
+        for number, line in enumerate(lines):
+            try:
+                event = json.loads(line)
+            except ValueError:
+                event = {}
+            if event.get("previous") != previous or event.get("seq") != number:
+                raise CannotCheck(
+                    "the chain of events is broken",
+                    where=f"{path} line {number + 1}",
+                    expected=f"seq {number} and previous {previous[:12]}…",
+                    found=f"seq {event.get('seq')} and previous {str(event.get('previous'))[:12]}…",
+                    do="Somebody or something changed the file; decide by hand, with the backup's manifest.",
+                )
+            events.append(event)
+            previous = hashlib.sha256(line).hexdigest()
+        return events
+
+    def last(self, event: str, **match: Any) -> Event | None:
+        """The newest event of that kind whose fields equal ``match``."""
+        for item in reversed(self.events()):
+            if item["event"] == event and all(item.get(key) == value for key, value in match.items()):
+                return item
+        return None
+
+    def step(self, name: str) -> Event | None:
+        """The newest ``step.end`` of that step, None while it never ended."""
+        return self.last("step.end", step=name)
+
+    def passed(self, name: str) -> bool:
+        """Whether that step's newest record is an end with outcome ``passed``. A begin without an end is not a pass."""
+        newest = None
+        for item in self.events():
+            if item["event"] in ("step.begin", "step.end") and item.get("step") == name:
+                newest = item
+        return newest is not None and newest["event"] == "step.end" and newest.get("outcome") == "passed"
+
+    def save(self, name: str, content: str | bytes, mode: int = 0o644) -> Path:
+        """Write a file of the evidence atomically and record its hash.
+
+        Args:
+            name: Relative path inside the folder.
+        """
+        path = (self.folder / name).resolve()
+        if not path.is_relative_to(self.folder.resolve()):
+            raise Refused("a file of the evidence lies inside its folder", where=str(self.folder), found=name)
+        data = content.encode() if isinstance(content, str) else content
+        with disk_errors(path):
+            write_atomically(path, data, mode)
+        self.append("file", name=name, sha256=hashlib.sha256(data).hexdigest(), bytes=len(data))
+        return path
+
+    @property
+    def sealed(self) -> Event | None:
+        """The event that closed the run, or None while it is open; see ``sealing``."""
+        return sealing(self.events()) if self.exists else None
+
+
+def sealing(events: Sequence[Event]) -> Event | None:
+    """The event that closed a run, or None while it is open.
+
+    A rollback of a live run opens it again, and so does a way back that was not complete and goes on.
+    """
+    closing = [item for item in events if item["event"] in ("sealed", "reopened", "continued")]
+    return closing[-1] if closing and closing[-1]["event"] == "sealed" else None
+
+
+def runs(plan: str) -> list[Evidence]:
+    """All runs of a plan that left evidence, oldest first by their first event."""
+    return runs_below(evidence_root() / plan)
+
+
+def runs_below(folder: Path) -> list[Evidence]:
+    """The evidence that lies in a folder, oldest first by its first event."""
+    found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
+    return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
+
+
+def rehearsals(plan: str) -> list[Evidence]:
+    """All rehearsals of a plan, oldest first by their first event. Damaged evidence is left out: it stops no cutover."""
+    folder = evidence_root() / REHEARSALS / plan
+    found: list[tuple[str, Evidence]] = []
+    for item in folder.iterdir() if folder.is_dir() else ():
+        if not (item / EVENTS).is_file():
+            continue
+        try:
+            events = Evidence(item).events()
+        except CannotCheck as error:
+            log.warning("a rehearsal is left out: %s", error)
+            continue
+        if events:
+            found.append((events[0]["time"], Evidence(item)))
+    return [evidence for _, evidence in sorted(found, key=lambda pair: pair[0])]
+
+
+def torn_tail(folder: Path) -> int:
+    """Bytes of an event at the end that was never finished; 0 where there is none."""
+    return len(_split((folder / EVENTS).read_bytes())[1])
+
+
+def _read_all(descriptor: int) -> bytes:
+    os.lseek(descriptor, 0, os.SEEK_SET)
+    parts = []
+    while part := os.read(descriptor, 1 << 20):
+        parts.append(part)
+    return b"".join(parts)
+
+
+def _split(content: bytes) -> tuple[list[bytes], bytes]:
+    """Whole lines (without their newline) and the torn rest."""
+    *lines, torn = content.split(b"\n")
+    return lines, torn

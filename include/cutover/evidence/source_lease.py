@@ -1,0 +1,132 @@
+"""One run per source: a small file beside the database says which run works on it.
+
+The lease of the plan cannot see a run of another plan, or of another evidence folder, that works on the same database; this
+file can. It is held by run id, outlives every process, and is free again when its run is closed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from include.cutover import files
+from include.cutover.errors import CannotCheck, CutoverError, Refused
+from include.cutover.evidence.record import Evidence, lock, now
+
+
+@dataclass(frozen=True)
+class SourceLease:
+    """Who works on a database.
+
+    Attributes:
+        evidence: Folder of that run's evidence.
+        since: UTC.
+    """
+
+    run_id: str
+    plan: str
+    evidence: str
+    since: str
+
+
+def path(source: Path) -> Path:
+    """Where the lease of a database is, or would be."""
+    database = files.real(source)
+    return database.with_name(f"{database.name}.lease.json")
+
+
+def read(source: Path) -> SourceLease | None:
+    """Who works on the database; None where nobody does."""
+    try:
+        return _parsed(path(source).read_bytes())
+    except FileNotFoundError:
+        return None
+
+
+def acquire(source: Path, *, plan: str, run_id: str, evidence: Evidence) -> SourceLease:
+    """Hold the database for a run. Safe to run again.
+
+    A run that is closed, by its evidence, holds nothing any more, also when its lease was left behind. One whose way back
+    did not complete still does.
+
+    Raises:
+        Refused: While another run holds it; the run is named.
+        CannotCheck: When there is no such folder, or nothing can be written beside the database.
+    """
+    with _locked(source) as descriptor:
+        held = _parsed(_content(descriptor))
+        if held is not None and held.run_id == run_id:
+            return held
+        if held is not None and not _is_over(held):
+            raise Refused(
+                "another run works on this database",
+                where=str(files.real(source)),
+                expected="no other run",
+                found=f"{held.run_id} of the plan {held.plan}, since {held.since}, evidence in {held.evidence}",
+                do=f"Wait for its end, or roll it back. If that run is no more, remove {path(source)}.",
+            )
+        lease = SourceLease(run_id, plan, str(evidence.folder), now())
+        data = json.dumps(asdict(lease), indent=1).encode()
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, data, 0)
+        os.fsync(descriptor)
+        return lease
+
+
+def release(source: Path, run_id: str) -> None:
+    """Let the database go. Safe to run again; the lease of another run stays."""
+    if read(source) is None:
+        return
+    with _locked(source) as descriptor:
+        held = _parsed(_content(descriptor))
+        if held is None or held.run_id == run_id:
+            path(source).unlink(missing_ok=True)
+
+
+def _is_over(held: SourceLease) -> bool:
+    try:
+        sealed = Evidence(Path(held.evidence)).sealed
+        return sealed is not None and sealed.get("outcome") != "failed"
+    except CutoverError:  # it cannot be read: then nobody knows
+        return False
+
+
+def _parsed(content: bytes) -> SourceLease | None:
+    """None also for what a killed attempt left half-written: it had not begun yet."""
+    try:
+        return SourceLease(**json.loads(content))
+    except (ValueError, TypeError):
+        return None
+
+
+def _content(descriptor: int) -> bytes:
+    return os.pread(descriptor, 1 << 16, 0)
+
+
+@contextmanager
+def _locked(source: Path) -> Iterator[int]:
+    """The lease's file, locked by the kernel for the length of the block."""
+    place = path(source)
+    while True:
+        try:
+            descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            raise CannotCheck(
+                "nothing can be written beside the database",
+                where=str(place.parent),
+                expected="a folder in which the pipeline may write",
+                found=error.strerror or type(error).__name__,
+                do="Let the pipeline's user write there: the fence's note and the way back need it too.",
+            ) from None
+        try:
+            lock(descriptor, place)
+            # Somebody may have removed the name between the opening and the lock.
+            if place.exists() and os.fstat(descriptor).st_ino == place.stat().st_ino:
+                yield descriptor
+                return
+        finally:
+            os.close(descriptor)

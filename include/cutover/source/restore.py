@@ -1,0 +1,257 @@
+"""The way back: the backup in the place of the database, and whatever was found there kept.
+
+The order is what makes it safe. A whole and verified copy of the backup lies ready beside the database before anything is
+moved. Then the found database goes, and its ``-wal``, ``-shm``, ``-journal`` and fence note after it. Only when none of them
+is left, durably, the copy gets the database's name: a log that stayed would be replayed into the restored file, and a check
+of integrity would not notice. Killed in between, there is no database: that is better than a wrong one, and the next attempt
+finishes.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from include.cutover import files
+from include.cutover.checks import Check
+from include.cutover.errors import CannotCheck, Refused, StepFailed
+from include.cutover.evidence.record import locked, sync_folder
+from include.cutover.source import backup_archive, fence
+from include.cutover.source import schema as source_schema
+from include.cutover.source.backup import Manifest
+
+log = logging.getLogger(__name__)
+
+_MARGIN = 1 << 20  # bytes, for folder entries
+
+
+@dataclass(frozen=True)
+class RestoreResult:
+    """A restored database.
+
+    Attributes:
+        file: The database, symbolic links followed.
+        sha256: Of the file in place, read back; equal to the backup's.
+        copy: Which copy of the backup it came from; None when it was in place already.
+        kept: What was found in its place, where it is now; of this attempt and of earlier ones.
+        already: The backup was in place already; nothing was done.
+        checks: What was looked at afterwards; all passed.
+    """
+
+    file: Path
+    sha256: str
+    bytes: int
+    copy: Path | None
+    kept: tuple[Path, ...]
+    already: bool
+    checks: tuple[Check, ...]
+
+
+def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
+    """Put the backup in the place of the database; what is found there goes into ``kept``.
+
+    A damaged first copy is passed over for the second one. Owner, group and mode are those from before the fence. Safe to
+    run again, also after a kill at any instant: each found file is kept once, and a backup in place is known by its hash.
+
+    Args:
+        kept: Folder of the evidence for what is found; made where missing. A second set of files goes into a folder ``2``
+            in it, and so on: nothing that was kept is overwritten.
+
+    Raises:
+        Refused: When a process has the database open (it is named), no copy of the backup is whole, there is no room, the
+            file is a mount of its own, or it cannot be given to its owner. Nothing was moved.
+        CannotCheck: When open files cannot be looked at.
+        StepFailed: When a place cannot be written, or the restored file is not the backup.
+    """
+    place = files.real(database)
+    if files.is_mount(place):
+        raise Refused(
+            "the database is a mount of its own and cannot be replaced in one step",
+            where=str(place),
+            do="Mount the folder that it lies in instead. To go back now, write the backup into the file by hand.",
+        )
+    files.make_private(kept)
+    with locked(kept / ".lock"):
+        ready = place.with_name(f".{place.name}.restored")
+        if _is_backup(place, manifest) and not _found(place):
+            with files.disk_errors(ready):
+                ready.unlink(missing_ok=True)
+                _give(place, manifest)
+                sync_folder(place.parent)
+            return _result(place, manifest, None, kept)
+        copy = _make_ready(manifest, ready)
+        try:
+            _require_room_for_found(place, kept)
+            _require_nobody(place)
+        except BaseException:
+            ready.unlink(missing_ok=True)
+            raise
+        _move_away(place, kept)
+        with files.disk_errors(place):
+            ready.rename(place)
+            sync_folder(place.parent)
+        return _result(place, manifest, copy, kept)
+
+
+def _require_nobody(place: Path) -> None:
+    holders = fence.open_files(place)
+    if holders:
+        raise Refused(
+            "a process has the database open",
+            where=str(place),
+            expected="no process",
+            found=fence.describe(holders),
+            do="Stop it, then run the step again: it would go on writing to the file that is moved away.",
+        )
+
+
+def _is_backup(path: Path, manifest: Manifest) -> bool:
+    return path.is_file() and path.stat().st_size == manifest.bytes and files.digest(path) == manifest.sha256
+
+
+def _found(place: Path) -> list[Path]:
+    """What lies beside the database and must go: its side files, and the fence's note last."""
+    note = fence.note_path(place)
+    return [*files.side_files(place), *([note] if note.exists() else [])]
+
+
+def _make_ready(manifest: Manifest, ready: Path) -> Path:
+    """A durable copy of the backup, verified by reading it back from the device, with the owner and mode of the original."""
+    with files.disk_errors(ready):
+        ready.unlink(missing_ok=True)
+    files.require_space({ready.parent: manifest.bytes + _MARGIN})
+    damage = []
+    archived = [path for path in manifest.archives if path.exists()]
+    for path in [*(path for path in manifest.copies if path.exists() or not archived), *archived]:
+        try:
+            digest = backup_archive.extract(path, ready) if path in archived else files.copy(path, ready)
+        except CannotCheck as error:
+            damage.append(str(error))
+            log.error("%s", error)
+            continue
+        if digest == manifest.sha256:
+            break
+        damage.append(f"{path} has the SHA-256 {digest}")
+        log.error("the backup %s is damaged: its SHA-256 is %s, not %s", path, digest, manifest.sha256)
+        with files.disk_errors(ready):
+            ready.unlink()
+    else:
+        raise Refused(
+            "no copy of the backup is whole; the database was left as it is",
+            where=str(manifest.file),
+            expected=f"SHA-256 {manifest.sha256}",
+            found="; ".join(damage),
+            do="Look for another copy of the backup. The found database still is in its place; its fence can be lifted.",
+        )
+    try:
+        with files.disk_errors(ready):
+            _give(ready, manifest)
+        found = files.digest(ready, from_disk=True)
+        if found != manifest.sha256:
+            raise StepFailed(
+                "the copy does not read back as it was written; the database was left as it is",
+                where=str(ready.parent),
+                expected=f"SHA-256 {manifest.sha256}",
+                found=found,
+                do="Do not trust that disk; mend it, then run the step again.",
+            )
+    except BaseException:
+        ready.unlink(missing_ok=True)
+        raise
+    return path
+
+
+def _give(path: Path, manifest: Manifest) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        files.give(descriptor, path, manifest.uid, manifest.gid, manifest.mode)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _require_room_for_found(place: Path, kept: Path) -> None:
+    if kept.stat().st_dev != place.parent.stat().st_dev:
+        found = [path for path in (place, *_found(place)) if path.exists()]
+        files.require_space({kept: sum(path.stat().st_size for path in found) + _MARGIN})
+
+
+def _move_away(place: Path, kept: Path) -> None:
+    """Everything found goes into one set of ``kept``, the database first: without it, no log can be taken for its own."""
+    found = [path for path in (place, *_found(place)) if os.path.lexists(path)]
+    # An attempt that was killed left its set half-filled, or a file in both places: that set is gone on with.
+    sets = [kept, *(kept / str(number) for number in _numbers(kept))]
+    fitting = (item for item in reversed(sets) if all(_fits(path, item / path.name) for path in found))
+    folder = next(fitting, kept / str(max(_numbers(kept), default=1) + 1))
+    files.make_private(folder)
+    for path in found:
+        _move(path, folder / path.name)
+        log.warning("%s was found and is kept in %s", path.name, folder)
+
+
+def _fits(path: Path, to: Path) -> bool:
+    """Whether nothing is lost when ``path`` becomes ``to``."""
+    if not to.exists():
+        return True
+    return path.stat().st_size == to.stat().st_size and files.digest(path) == files.digest(to)
+
+
+def _numbers(kept: Path) -> list[int]:
+    return sorted(int(item.name) for item in kept.iterdir() if item.is_dir() and item.name.isdigit())
+
+
+def _names(place: Path) -> list[str]:
+    return [place.name, *(place.name + suffix for suffix in files.SIDE_FILES), fence.note_path(place).name]
+
+
+def _move(path: Path, to: Path) -> None:
+    """Move durably; to another device by a whole copy that has its name there before the original loses its own."""
+    with files.disk_errors(to):
+        try:
+            path.rename(to)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            if not to.exists():
+                moving = to.with_name(f".{to.name}.moving")
+                files.copy(path, moving)
+                moving.rename(to)
+            sync_folder(to.parent)
+            path.unlink()
+        sync_folder(to.parent)
+        sync_folder(path.parent)
+
+
+def _kept(place: Path, kept: Path) -> tuple[Path, ...]:
+    sets = [kept, *(kept / str(number) for number in _numbers(kept))]
+    return tuple(path for folder in sets for name in _names(place) if (path := folder / name).exists())
+
+
+def _result(place: Path, manifest: Manifest, copy: Path | None, kept: Path) -> RestoreResult:
+    beside = _found(place)
+    digest = files.digest(place)
+    faults = source_schema.integrity(place) if not beside else []
+
+    def check(name: str, title: str, passed: bool, expected: str, found: str) -> Check:
+        return Check(f"restored_{name}", title, "passed" if passed else "failed", expected, found, where=str(place))
+
+    checks = (
+        check("hash", "The restored database is the backup", digest == manifest.sha256, manifest.sha256, digest),
+        check(
+            "alone", "No log lies beside it", not beside, "no side files", ", ".join(item.name for item in beside) or "none"
+        ),
+        check("integrity", "It is sound", not faults, "ok", "; ".join(faults[:5]) or "ok"),
+    )
+    wrong = [item for item in checks if item.outcome != "passed"]
+    if wrong:
+        raise StepFailed(
+            "the restored database is not as it must be",
+            where=str(place),
+            expected="; ".join(item.expected for item in wrong),
+            found="; ".join(item.found for item in wrong),
+            do="Somebody uses the file while it is restored: end that process, then run the step again.",
+        )
+    return RestoreResult(place, digest, manifest.bytes, copy, _kept(place, kept), copy is None, checks)

@@ -1,0 +1,338 @@
+"""What is in the source: tables, columns, keys, counts, references, read from a clone or a backup.
+
+Everything here reads a snapshot that ``open_snapshot`` gave; the live file itself is read by ``clone``, and its schema
+by ``live_schema``, alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import apsw
+
+from include.cutover.errors import CannotCheck
+from include.cutover.source.snapshots import (
+    clone,
+    explain,
+    integrity,
+    live_schema,
+    open_snapshot,
+    require_database,
+    snapshot,
+    sound_clone,
+)
+
+__all__ = [
+    "KeyColumn",
+    "Reference",
+    "Shape",
+    "SourceColumn",
+    "affinity",
+    "clone",
+    "columns",
+    "counts",
+    "explain",
+    "integrity",
+    "key_text",
+    "live_schema",
+    "named_by",
+    "open_snapshot",
+    "orphans",
+    "quote",
+    "require_application",
+    "require_database",
+    "schema_fingerprint",
+    "schema_objects",
+    "shape",
+    "snapshot",
+    "sound_clone",
+    "sqlite_sequence",
+    "tables",
+]
+
+_KEY_CHARACTERS = 80
+
+
+@dataclass(frozen=True)
+class SourceColumn:
+    """A column as the source declares it.
+
+    Attributes:
+        declared_type: As written in CREATE TABLE; empty where none is. It binds nothing in SQLite.
+        primary_key: Place in the primary key, counted from 1; 0 for a column outside it.
+        generated: Computed from other columns.
+    """
+
+    name: str
+    declared_type: str
+    not_null: bool
+    primary_key: int
+    generated: bool = False
+
+
+@dataclass(frozen=True)
+class KeyColumn:
+    """A column of the key that orders a table WITHOUT ROWID."""
+
+    name: str
+    collation: str
+    descending: bool
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How the rows of a table can be walked through and named.
+
+    Attributes:
+        rowid: A name for the rowid that no column shadows, quoted; None for tables WITHOUT ROWID and where all are shadowed.
+        order: Key of a table WITHOUT ROWID; empty for others.
+        key: Columns that name a row to a person: the primary key; empty where there is none.
+        alias: The column that is the rowid under another name, and so holds nothing but integers; None where none is.
+    """
+
+    table: str
+    rowid: str | None
+    order: tuple[KeyColumn, ...]
+    key: tuple[str, ...]
+    alias: str | None = None
+
+
+class Reference(Protocol):
+    """What ``orphans`` needs to know of a foreign key; ``catalog.ForeignKey`` is one."""
+
+    @property
+    def table(self) -> str: ...
+    @property
+    def columns(self) -> Sequence[str]: ...
+    @property
+    def referenced_table(self) -> str: ...
+    @property
+    def referenced_columns(self) -> Sequence[str]: ...
+
+
+def quote(identifier: str) -> str:
+    """An SQL identifier, quoted for SQLite."""
+    return '"' + identifier.replace('"', '""') + '"'
+
+
+def affinity(declared_type: str) -> str:
+    """The column affinity, by SQLite's rules."""
+    declared = declared_type.upper()
+    if "INT" in declared:
+        return "INTEGER"
+    if any(word in declared for word in ("CHAR", "CLOB", "TEXT")):
+        return "TEXT"
+    if "BLOB" in declared or not declared:
+        return "BLOB"
+    return "REAL" if any(word in declared for word in ("REAL", "FLOA", "DOUB")) else "NUMERIC"
+
+
+def tables(conn: apsw.Connection) -> list[str]:
+    """The application's tables by name; virtual ones too, but not SQLite's own and not a virtual table's shadows."""
+    rows = conn.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')")
+    return sorted(name for (name,) in rows if not name.lower().startswith("sqlite_"))
+
+
+def require_application(found: Sequence[str], wanted: Collection[str], plan: str, snapshot: Path) -> None:
+    """Refuse a source that is of another application than the plan, or of none.
+
+    Args:
+        found: The source's tables.
+        wanted: The plan's.
+        plan: Its name.
+
+    Raises:
+        CannotCheck: When they have no table in common.
+    """
+    if not found:
+        raise CannotCheck(
+            "the source has no tables", where=str(snapshot), do="Check the path: this may be a new, empty database."
+        )
+    if not set(found) & set(wanted):
+        raise CannotCheck(
+            "the plan is for another application",
+            where=f"plan {plan}",
+            expected=f"some of its {len(wanted)} tables in the source",
+            found=f"none; the source has {', '.join(found[:5])}{', …' if len(found) > 5 else ''}",
+            do="Name the plan of this application.",
+        )
+
+
+def columns(conn: apsw.Connection, table: str) -> list[SourceColumn]:
+    """The columns in the table's order, generated ones too.
+
+    Raises:
+        CannotCheck: When there is no such table. Unlike in SQL, its name must agree in every letter.
+    """
+    if table not in tables(conn):
+        raise CannotCheck("there is no such table in the source", where=table, do="Compare the plan's tables with it.")
+    rows = conn.execute(
+        "SELECT name, type, \"notnull\", pk, hidden FROM pragma_table_xinfo(?, 'main') ORDER BY cid", (table,)
+    )
+    return [SourceColumn(name, kind, bool(not_null), key, hidden != 0) for name, kind, not_null, key, hidden in rows]
+
+
+def shape(conn: apsw.Connection, table: str) -> Shape:
+    """How to walk through the rows of a table, and how to name one."""
+    found = columns(conn, table)
+    key = tuple(column.name for column in sorted(found, key=lambda item: item.primary_key) if column.primary_key)
+    query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?"
+    without_rowid = bool(conn.execute(query, (table,)).get)
+    order: tuple[KeyColumn, ...] = ()
+    rowid = alias = None
+    if without_rowid:
+        order = tuple(
+            KeyColumn(name, collation, bool(descending))
+            for name, collation, descending in conn.execute(
+                "SELECT info.name, info.coll, info.\"desc\" FROM pragma_index_list(?, 'main') AS list "
+                "JOIN pragma_index_xinfo(list.name, 'main') AS info "
+                "WHERE list.origin = 'pk' AND info.key ORDER BY info.seqno",
+                (table,),
+            )
+        )
+    else:
+        shadowed = {column.name.lower() for column in found}
+        rowid = next((quote(name) for name in ("rowid", "_rowid_", "oid") if name not in shadowed), None)
+        single = [column for column in found if column.primary_key]
+        if len(single) == 1 and single[0].declared_type.upper() == "INTEGER":
+            # "INTEGER PRIMARY KEY DESC" is, by an old mistake that stays, no alias: it has an index of its own.
+            indexed = "SELECT count(*) FROM pragma_index_list(?, 'main') WHERE origin = 'pk'"
+            alias = None if conn.execute(indexed, (table,)).get else single[0].name
+    return Shape(table, rowid, order, key, alias)
+
+
+def counts(conn: apsw.Connection, tables: Iterable[str]) -> dict[str, int]:
+    """Rows of each table."""
+    return {table: int(conn.execute(f"SELECT count(*) FROM main.{quote(table)}").get) for table in tables}  # noqa: S608
+
+
+def sqlite_sequence(conn: apsw.Connection) -> dict[str, int]:
+    """The greatest key given away so far by AUTOINCREMENT, per table; tables that never had a row are not in it."""
+    if conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_sequence'").get == 0:
+        return {}
+    rows = conn.execute("SELECT name, max(CAST(seq AS INTEGER)) FROM sqlite_sequence WHERE seq IS NOT NULL GROUP BY name")
+    return {str(name): int(value) for name, value in rows if name is not None}
+
+
+def schema_fingerprint(conn: apsw.Connection) -> str:
+    """SHA-256, in hex, of all CREATE statements in sorted order. Equal for a database and its clone.
+
+    SQLite's own tables are left out: they come with the first AUTOINCREMENT and with ANALYZE.
+    """
+    statements = sorted(sql for _, _, sql in _statements(conn))
+    return hashlib.sha256("\0".join(statements).encode()).hexdigest()
+
+
+def schema_objects(conn: apsw.Connection) -> dict[str, str]:
+    """Tables, columns, indexes, triggers and views by kind and name, each with a short text that changes when it does.
+
+    ``column users.email`` has its declaration in words, the others the beginning of a hash of their CREATE statement. Two
+    schemas with the same fingerprint have the same objects.
+    """
+    found = {f"{kind} {name}": hashlib.sha256(sql.encode()).hexdigest()[:16] for kind, name, sql in _statements(conn)}
+    query = (
+        'SELECT info.name, info.type, info."notnull", info.dflt_value, info.pk, info.hidden'
+        " FROM pragma_table_xinfo(?, 'main') AS info"
+    )
+    for table in tables(conn):
+        for name, kind, not_null, default, key, hidden in conn.execute(query, (table,)):
+            words = [kind, not_null and "NOT NULL", default is not None and f"DEFAULT {default}", key and f"KEY {key}"]
+            words.append("GENERATED" if hidden else "")
+            found[f"column {table}.{name}"] = " ".join(word for word in words if word)
+    return dict(sorted(found.items()))
+
+
+def _statements(conn: apsw.Connection) -> list[tuple[str, str, str]]:
+    """Kind, name and CREATE statement of everything but SQLite's own."""
+    query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
+    return [(str(kind), str(name), str(text)) for kind, name, text in conn.execute(query)]
+
+
+def orphans(
+    conn: apsw.Connection,
+    fk: Reference,
+    column_types: Mapping[str, Mapping[str, str]],
+    limit: int = 20,
+    secret: Collection[str] = (),
+) -> tuple[int, list[str]]:
+    """Rows whose reference leads nowhere.
+
+    A row with NULL in any of the referencing columns refers to nothing and is no orphan, as in PostgreSQL. Where either
+    end becomes ``uuid``, both are compared as uuids: the source may spell one with hyphens and the other without. Text is
+    compared byte by byte, whatever collation the source declares.
+
+    Args:
+        column_types: Target type of each column, per table.
+        limit: How many keys to return at most.
+        secret: Columns of the referring table whose content is never shown.
+
+    Returns:
+        The number of orphans, and the keys of the first of them, e.g. ``id=5``.
+
+    Raises:
+        CannotCheck: When a table or column of the foreign key is not in the source.
+    """
+    _require_columns(conn, fk.table, fk.columns)
+    _require_columns(conn, fk.referenced_table, fk.referenced_columns)
+    own, referenced = [], []
+    for column, other in zip(fk.columns, fk.referenced_columns, strict=True):
+        ends = (column_types.get(fk.table, {}).get(column), column_types.get(fk.referenced_table, {}).get(other))
+        as_uuid = "uuid" in ends
+        own.append(_uuid_digits(quote(column)) if as_uuid else f"{quote(column)} COLLATE BINARY")
+        referenced.append(_uuid_digits(quote(other)) if as_uuid else quote(other))
+    present = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.columns)
+    there = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.referenced_columns)
+    # The set on the right is built once, as an index in a temporary file where it is large.
+    orphaned = (
+        f"FROM main.{quote(fk.table)} WHERE {present} AND ({', '.join(own)}) NOT IN "  # noqa: S608
+        f"(SELECT {', '.join(referenced)} FROM main.{quote(fk.referenced_table)} WHERE {there})"
+    )
+    count = int(conn.execute(f"SELECT count(*) {orphaned}").get)
+    if not count:
+        return 0, []
+    names, cells = named_by(shape(conn, fk.table), secret)
+    if not cells:
+        names = tuple(name for name in fk.columns if name not in secret)
+        cells = tuple(quote(name) for name in names) or ("'…'",)
+    rows = conn.execute(f"SELECT {', '.join(_readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
+    return count, [key_text(names or ("key",), row) for row in rows]
+
+
+def named_by(shape: Shape, secret: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What rows are named by to a person, and the SQL for it: the key, else the rowid; nothing where there is neither.
+
+    Args:
+        secret: Columns whose content is never shown, nor a key that holds one.
+    """
+    if shape.key and not set(shape.key) & set(secret):
+        return shape.key, tuple(quote(name) for name in shape.key)
+    return (("rowid",), (shape.rowid,)) if shape.rowid else ((), ())
+
+
+def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) -> None:
+    known = {column.name for column in columns(conn, table)}
+    if missing := [name for name in names if name not in known]:
+        raise CannotCheck("a column of the foreign key is not in the source", where=table, expected=", ".join(missing))
+
+
+def _uuid_digits(column: str) -> str:
+    return f"lower(replace(replace(replace({column}, '-', ''), '{{', ''), '}}', ''))"
+
+
+def _readable(expression: str) -> str:
+    """Text as bytes: reading it as text fails where it is not UTF-8, and a key is needed most there."""
+    return f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB) ELSE {expression} END"
+
+
+def key_text(names: Sequence[str], values: Sequence[Any]) -> str:
+    """A row's key for a person, e.g. ``id=5``; bytes are shown as the text they spell, long ones are cut."""
+    shown = []
+    for name, value in zip(names, values, strict=True):
+        text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)
+        text = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text[: _KEY_CHARACTERS + 1])
+        shown.append(f"{name}={text[:_KEY_CHARACTERS]}…" if len(text) > _KEY_CHARACTERS else f"{name}={text}")
+    return ", ".join(shown)

@@ -1,0 +1,70 @@
+"""Whether the part of Airflow in this container is well: what docker-compose.yaml asks every few seconds, so it is cheap.
+
+    python -m include.cutover.stack.container_health part NAME     the API server says so, e.g. of the dag_processor
+    python -m include.cutover.stack.container_health url URL       an HTTP answer with status 200
+    python -m include.cutover.stack.container_health answers URL   any HTTP answer
+    python -m include.cutover.stack.container_health celery        the worker of this container answers over the broker
+
+Exit status 0 when it is well; what is wrong stands on stderr.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+from collections.abc import Callable
+from urllib.error import HTTPError
+from urllib.request import ProxyHandler, build_opener
+
+SECONDS = 5.0
+API = "http://api-server:8080/api/v2/monitor/health"
+
+_open = build_opener(ProxyHandler({})).open
+
+
+def part(name: str) -> str:
+    """What is wrong with a part of Airflow by the API server's word; empty when it is well."""
+    with _open(API, timeout=SECONDS) as answer:
+        status = json.load(answer).get(name, {}).get("status")
+    return "" if status == "healthy" else f"{name} is {status or 'not known'}"
+
+
+def url(address: str) -> str:
+    """What is wrong with an HTTP server; empty when it answers with status 200."""
+    with _open(address, timeout=SECONDS):
+        return ""
+
+
+def answers(address: str) -> str:
+    """The same for one that may answer with any status."""
+    try:
+        return url(address)
+    except HTTPError:
+        return ""
+
+
+def celery() -> str:
+    """What is wrong with this container's worker; empty when it answers over the broker."""
+    from celery import Celery
+
+    name = f"celery@{socket.gethostname()}"
+    app = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"])
+    return "" if app.control.ping([name], timeout=SECONDS) else f"{name} does not answer"
+
+
+def main(arguments: list[str]) -> int:
+    """The command line; returns the exit status."""
+    looks: dict[str, Callable[..., str]] = {"part": part, "url": url, "answers": answers, "celery": celery}
+    try:
+        problem = looks[arguments[0]](*arguments[1:])
+    except OSError as error:  # also what urllib and kombu raise
+        problem = f"{type(error).__name__}: {error}"
+    if problem:
+        sys.stderr.write(f"{problem}\n")
+    return 1 if problem else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,77 @@
+"""The communicator's hand on the notices: read them, change them, let them go or hold them back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from include.cutover.errors import Refused
+from include.cutover.evidence.record import Evidence, runs
+from include.cutover.people import notices
+from include.cutover.plan.model import Plan, load_plan
+from include.cutover.runs import schedule
+from include.cutover.steps import notices as notice_steps
+from include.cutover.steps.schedule import Call
+from include.cutover.steps.send_pending import SECONDS, plan_of
+
+
+def edit_notice(call: Call) -> str:
+    """Do with a notice of a run what the form says. Safe to run again.
+
+    Raises:
+        Refused: When somebody else asks than the communicator, the lead or a deputy, when there is no such run or notice, or
+            when the text should change of a notice that somebody has got.
+    """
+    plan, params, actor = load_plan(call.plan), call.caller.params, call.caller.actor
+    people = (plan.people.communicator, *plan.people.deciders)
+    if actor is None or actor not in {person.user for person in people}:
+        raise Refused(
+            "only the communicator, the lead or a deputy may edit and release notices",
+            where=f"plan {plan.name}",
+            expected=", ".join(person.user for person in people),
+            found=actor or "nobody known",
+            do="Log in as one of them and trigger the DAG again.",
+        )
+    evidence = subject(plan, str(params.get("run") or "").strip())
+    plan = plan_of(plan.name, evidence)
+    action, notice, text = params["action"], str(params.get("notice") or ""), str(params.get("text") or "").strip()
+    if action == "preview":
+        return overview(evidence, plan)
+    if text:
+        notices.edit(evidence, notice, text, by=actor, channels=notice_steps.names(plan))
+    if action == "withhold":
+        notices.withhold(evidence, notice, by=actor, channels=notice_steps.names(plan))
+    else:
+        notices.release(evidence, notice, by=actor)
+        notice_steps.deliver(evidence, plan, call.ends.channels, seconds=SECONDS)
+    return f"{notice}: {notice_steps.told(evidence, notice, plan)[2]}"
+
+
+def subject(plan: Plan, wanted: str) -> Evidence:
+    """The run that is meant: the named one, else what is scheduled, else the newest.
+
+    Raises:
+        Refused: When there is none.
+    """
+    if wanted:
+        found = [item for item in (Evidence.of(plan.name, wanted), schedule.of(plan.name, wanted)) if item.exists]
+    else:
+        scheduled = schedule.waiting(plan.name)
+        opened = [run for run in runs(plan.name) if run.last("run.opened") is not None]
+        found = [schedule.of(plan.name, scheduled["run_id"])] if scheduled else opened[-1:]
+    if not found:
+        raise Refused("there is no such run", where=f"plan {plan.name}", found=wanted or "no run has opened yet")
+    return found[0]
+
+
+def overview(evidence: Evidence, plan: Plan) -> str:
+    """Every notice of a run: what it says, when it goes, and who has it."""
+    now, lines = datetime.now(UTC), [f"notices of {evidence.folder.name}:"]
+    for name, notice in notices.outbox(evidence.events()).items():
+        when = f"due at {notice.ready:%Y-%m-%d %H:%M} UTC" if now < notice.ready else "due"
+        lines += [
+            "",
+            f"{name} ({when}; {notice_steps.told(evidence, name, plan)[2]})",
+            notice.message.subject,
+            notice.message.text,
+        ]
+    return "\n".join(lines)

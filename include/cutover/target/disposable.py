@@ -1,0 +1,158 @@
+"""Disposable databases on the target's server: made for a rehearsal, like the target, and dropped after it.
+
+Only a database of a name that was recorded before it was made is ever dropped; see ``name``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from contextlib import AbstractContextManager
+
+import psycopg
+from psycopg import sql
+from psycopg.conninfo import make_conninfo
+from psycopg.rows import dict_row
+
+from include.cutover.errors import Refused, StepFailed
+from include.cutover.target import catalog
+
+_PREFIX = "rehearsal"
+
+
+def name(plan: str, run: str) -> str:
+    """Name of the database of one rehearsal: ``rehearsal_<plan>_<8 hex digits>``, at most 60 characters.
+
+    Args:
+        run: What tells the rehearsal from all others, also from those of another host: the folder of its evidence.
+    """
+    return f"{_PREFIX}_{plan}_{hashlib.sha256(run.encode()).hexdigest()[:8]}"
+
+
+def conninfo(target: str, database: str) -> str:
+    """The target's connection string with another database."""
+    return make_conninfo(target, dbname=database)
+
+
+def make(target: str, database: str) -> tuple[bool, list[str]]:
+    """Make a database with the encoding, the locale and the extensions of the target's. One that is there already stays.
+
+    An extension that only an administrator may make is left out: whether anything needs it, the SQL will tell.
+
+    Args:
+        target: Connection string of the target; nothing is changed in it.
+
+    Returns:
+        Whether it was made now, and the extensions that it lacks, each with the reason.
+
+    Raises:
+        Refused: When the role may not make databases.
+        StepFailed: When the server does not make it.
+    """
+    with _session(target) as connection:
+        known = _exists(connection, database)
+        if not known:
+            _make(connection, database)
+        extensions = connection.execute(
+            "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY extname"
+        ).fetchall()
+    # Also in one that is there: whoever made it may have been killed here.
+    lacks = []
+    with _session(conninfo(target, database)) as connection:
+        for (extension,) in extensions:
+            try:
+                connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(sql.Identifier(extension)))
+            except psycopg.errors.InsufficientPrivilege as error:
+                lacks.append(f"{extension} ({catalog.primary_message(error)})")
+    return not known, lacks
+
+
+def _make(connection: psycopg.Connection, database: str) -> None:
+    (may,) = connection.execute("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user").fetchone() or (
+        False,
+    )
+    if not may:
+        (role,) = connection.execute("SELECT current_user").fetchone() or ("",)
+        raise Refused(
+            "the pipeline's role may not make databases, and a rehearsal needs one of its own",
+            where=f"PostgreSQL at {connection.info.host}:{connection.info.port}",
+            expected=f"CREATEDB for the role {role}",
+            do=f'Let an administrator run: ALTER ROLE "{role}" CREATEDB;',
+        )
+    try:
+        connection.execute(
+            sql.SQL("CREATE DATABASE {} TEMPLATE template0 {}").format(sql.Identifier(database), _settings(connection))
+        )
+    except psycopg.Error as error:
+        raise StepFailed(
+            "the disposable database was not made",
+            where=f"database {database}",
+            found=catalog.primary_message(error),
+            do="Look at the server's log; then trigger a new rehearsal.",
+        ) from None
+
+
+def _settings(connection: psycopg.Connection) -> sql.Composable:
+    """Encoding and locale of the database that we are in, as CREATE DATABASE takes them."""
+    with connection.cursor(row_factory=dict_row) as cursor:
+        # Which columns there are depends on the version.
+        cursor.execute(
+            "SELECT pg_encoding_to_char(encoding) AS encoding_name, * FROM pg_database WHERE datname = current_database()"
+        )
+        found = cursor.fetchone() or {}
+    wanted: dict[str, str] = {
+        "ENCODING": found["encoding_name"],
+        "LC_COLLATE": found["datcollate"],
+        "LC_CTYPE": found["datctype"],
+    }
+    locale = found.get("datlocale") or found.get("daticulocale")
+    if found.get("datlocprovider") == "i" and locale:
+        wanted |= {"LOCALE_PROVIDER": "icu", "ICU_LOCALE": locale}
+        if found.get("daticurules"):
+            wanted["ICU_RULES"] = found["daticurules"]
+    elif found.get("datlocprovider") == "b" and locale:
+        wanted |= {"LOCALE_PROVIDER": "builtin", "BUILTIN_LOCALE": locale}
+    return sql.SQL(" ").join(sql.SQL("{} = {}").format(sql.SQL(key), sql.Literal(value)) for key, value in wanted.items())
+
+
+def drop(target: str, database: str) -> bool:
+    """Drop a database, whoever is still connected to it. Safe to run again.
+
+    Returns:
+        Whether it was there.
+
+    Raises:
+        Refused: When the name is none of ``name``'s.
+        StepFailed: When the server does not drop it.
+    """
+    if not database.startswith(f"{_PREFIX}_"):
+        raise Refused("this is no disposable database", where=f"database {database}")
+    with _session(target) as connection:
+        known = _exists(connection, database)
+        try:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database)))
+        except psycopg.Error as error:
+            raise StepFailed(
+                "the disposable database could not be dropped",
+                where=f"database {database}",
+                found=catalog.primary_message(error),
+                do=f'Drop it by hand: DROP DATABASE "{database}" WITH (FORCE);',
+            ) from None
+        return known
+
+
+def there(target: str, plan: str) -> list[str]:
+    """Disposable databases of a plan's rehearsals that the server has, those of other hosts included."""
+    with _session(target) as connection:
+        rows = connection.execute(
+            "SELECT datname FROM pg_database WHERE datname ~ %s ORDER BY datname", [f"^{_PREFIX}_{plan}_[0-9a-f]{{8}}$"]
+        ).fetchall()
+    return [row[0] for row in rows]
+
+
+def _exists(connection: psycopg.Connection, database: str) -> bool:
+    return connection.execute("SELECT FROM pg_database WHERE datname = %s", [database]).fetchone() is not None
+
+
+def _session(target: str) -> AbstractContextManager[catalog.Connection]:
+    """A session of its own; databases are made and dropped outside of transactions."""
+    return catalog.session(target, "pg_catalog", settings={"statement_timeout": "120s"})

@@ -1,0 +1,160 @@
+"""The target's schema as a whole: read in advance, closed to writers, kept after a rollback."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+from psycopg import errors, sql
+
+from include.cutover.errors import Unreachable
+from include.cutover.target import catalog, sql_files
+from include.cutover.target.sql_files import Guard
+
+IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
+
+
+@dataclass(frozen=True)
+class PlannedSchema:
+    """What the SQL files of a plan make, read from the catalog: columns and primary key per table, and the foreign keys."""
+
+    columns: Mapping[str, list[catalog.Column]]
+    primary_keys: Mapping[str, list[str]]
+    foreign_keys: list[catalog.ForeignKey]
+
+
+@dataclass(frozen=True)
+class KeptSchema:
+    """A target schema that was put aside: its new name and the rows in each of its tables."""
+
+    name: str
+    rows: Mapping[str, int]
+
+
+def planned_schema(conninfo: str, sql_folder: Path) -> PlannedSchema:
+    """Try the plan's SQL in a scratch schema and read the catalog there; everything is rolled back.
+
+    Raises:
+        The errors of ``migrations.rehearsal``: a fault in a file that would be applied only after the services were stopped
+        shows here.
+    """
+    with sql_files.rehearsal(conninfo, sql_folder) as (connection, schema):
+        columns = catalog.columns(connection, schema)
+        return PlannedSchema(
+            columns=columns,
+            primary_keys={table: catalog.primary_key(connection, schema, table) for table in columns},
+            foreign_keys=catalog.foreign_keys(connection, schema),
+        )
+
+
+def kept_name(schema: str, run_id: str) -> str:
+    """The name under which a rolled-back run's schema is kept: readable, unique per run, within PostgreSQL's 63 bytes."""
+    digest = hashlib.sha256(run_id.encode()).hexdigest()[:10]
+    head = f"{schema}_rolled_back".encode()[: IDENTIFIER_BYTES - len(digest) - 1].decode(errors="ignore")
+    return f"{head}_{digest}"
+
+
+def lock_tables(connection: psycopg.Connection, schema: str) -> None:
+    """Wait until nobody is in the middle of writing to a table of the schema; keep writers out until the transaction ends.
+
+    Readers are not kept out. A table that belongs to somebody else is left alone.
+
+    Raises:
+        Unreachable: When somebody's transaction does not end within the session's ``lock_timeout``; says whose.
+    """
+    own, _ = catalog.own_relations(connection, schema)
+    names = [name for name in catalog.tables(connection, schema) if name in own]
+    if not names:
+        return
+    statement = sql.SQL("LOCK TABLE {} IN SHARE MODE").format(
+        sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
+    )
+    try:
+        with connection.transaction():
+            connection.execute(statement)
+    except errors.LockNotAvailable:
+        raise Unreachable(
+            "somebody is in the middle of writing to the target",
+            where=f"schema {schema}",
+            expected="no open transaction that wrote to its tables",
+            found="; ".join(_writers(connection, schema)) or "nobody any more",
+            do="End that transaction, then try again.",
+        ) from None
+
+
+def _writers(connection: psycopg.Connection, schema: str) -> list[str]:
+    """Who holds a lock on a table of the schema that keeps ``lock_tables`` waiting."""
+    query = """
+        SELECT DISTINCT coalesce(
+            'prepared transaction ' || quote_literal(prepared.gid) || ' of ' || prepared.owner,
+            'pid ' || lock.pid || coalesce(', ' || activity.usename, '')
+                || coalesce(' (' || nullif(activity.application_name, '') || ')', ''))
+        FROM pg_locks AS lock
+        JOIN pg_class AS class ON class.oid = lock.relation
+        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace AND namespace.nspname = %s
+        LEFT JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
+        LEFT JOIN pg_locks AS own
+            ON lock.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+            AND own.virtualtransaction = lock.virtualtransaction
+        LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
+        WHERE lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+          AND lock.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')
+          AND lock.pid IS DISTINCT FROM pg_backend_pid()
+    """
+    return sorted(text for (text,) in connection.execute(query, [schema]) if text is not None)
+
+
+def keep_schema(
+    conninfo: str,
+    schema: str,
+    run_id: str,
+    guard: Guard | None = None,
+    before: Callable[[psycopg.Connection], object] | None = None,
+) -> KeptSchema:
+    """Put the target's schema aside under a name of its own, with all its rows, and make an empty one in its place.
+
+    Shut the application out first (see ``target_fence``): renaming waits for nobody, and a session with prepared statements
+    would go on writing into the renamed schema. Whoever else is in the middle of writing is waited for. Safe to run again: a
+    schema that was kept already stays as it is. Everything happens in one transaction.
+
+    Args:
+        before: Called in that transaction when nothing can be written any more and the schema still has its name.
+
+    Raises:
+        Unreachable: When the server does not answer, or somebody's transaction on these tables does not end.
+    """
+    kept = kept_name(schema, run_id)
+    with catalog.session(conninfo, schema) as connection, connection.transaction():
+        if guard is not None:
+            guard(connection)
+        exists = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [kept]).fetchone() is not None
+        if not exists:
+            lock_tables(connection, schema)
+            if before is not None:
+                before(connection)
+            owner = connection.execute(
+                "SELECT pg_get_userbyid(nspowner), has_schema_privilege('public', oid, 'USAGE')"
+                " FROM pg_namespace WHERE nspname = %s",
+                [schema],
+            ).fetchone()
+            if owner is not None:
+                connection.execute(
+                    sql.SQL("ALTER SCHEMA {} RENAME TO {}").format(sql.Identifier(schema), sql.Identifier(kept))
+                )
+            connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+            if owner is not None and owner[1]:
+                connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO PUBLIC").format(sql.Identifier(schema)))
+        return KeptSchema(kept, row_counts(connection, kept))
+
+
+def row_counts(connection: psycopg.Connection, schema: str) -> dict[str, int]:
+    """Rows in every table of a schema, the pipeline's own record left out."""
+    counts = {}
+    for table in catalog.tables(connection, schema):
+        query = sql.SQL("SELECT count(*) FROM {}.{}").format(sql.Identifier(schema), sql.Identifier(table))
+        row = connection.execute(query).fetchone()
+        counts[table] = int(row[0]) if row else 0
+    return counts

@@ -1,0 +1,422 @@
+"""Backups of real databases: fenced and live, killed at every step, damaged afterwards, and tried by a restore."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import shutil
+import signal
+import sqlite3
+import stat
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from include.cutover.checks import worst
+from include.cutover.errors import CannotCheck, CutoverError, Refused
+from include.cutover.evidence.record import Evidence
+from include.cutover.source import backup, fence
+from include.cutover.source import schema as source_schema
+from tests.support.killing import kill_at_every_step
+
+RUN = "manual__2025-10-11T08:00:00+00:00"
+
+SCHEMA = """
+CREATE TABLE device (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, score REAL, raw BLOB);
+CREATE TABLE pair (b TEXT COLLATE NOCASE, a INT, PRIMARY KEY (b, a DESC)) WITHOUT ROWID;
+CREATE TABLE "odd ""name" (rowid TEXT, _rowid_ TEXT, oid TEXT, doubled AS (rowid || rowid));
+CREATE TABLE empty (a);
+CREATE VIEW names AS SELECT name FROM device;
+INSERT INTO device (name, score, raw) VALUES ('ა', 0.1 + 0.2, x'00ff'), ('b', 9e999, 'text'), (NULL, NULL, NULL);
+DELETE FROM device WHERE name IS NULL;
+INSERT INTO pair VALUES ('b', 1), ('b', 2), ('A', 1);
+INSERT INTO "odd ""name" (rowid) VALUES (NULL), (x'80'), (char(0) || 'after NUL');
+"""
+
+
+def make(path: Path, journal_mode: str = "delete") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode={journal_mode}")
+        connection.executescript(SCHEMA)
+    path.chmod(0o660)
+    return path
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Path:
+    return make(tmp_path / "app" / "ward_ops.db")
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> tuple[Path, Path]:
+    return tmp_path / "backups" / "ward_ops", tmp_path / "second" / "ward_ops"
+
+
+def take(live: Path, places: tuple[Path, Path | None], run_id: str = RUN) -> backup.Manifest:
+    return backup.take(live, *places, run_id=run_id, plan="ward_ops")
+
+
+def dump(path: Path) -> list[str]:
+    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
+        connection.text_factory = lambda data: data.decode(errors="surrogateescape")
+        return list(connection.iterdump())
+
+
+def visible(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(item.name for item in folder.iterdir() if item.name.startswith(".") and not item.name.endswith(".lock"))
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def truncate(path: Path) -> None:
+    os.truncate(path, path.stat().st_size - 512)
+
+
+@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_backup_is_the_database_without_the_fence(
+    tmp_path: Path, places: tuple[Path, Path], journal_mode: str, fenced: bool
+) -> None:
+    live = make(tmp_path / "app" / "ward_ops.db", journal_mode)
+    header = live.read_bytes()[18:20]
+    if fenced:
+        fence.raise_fence(live, run_id=RUN)
+    before, listing = live.read_bytes(), sorted(live.parent.iterdir())
+    manifest = take(live, places)
+    assert live.read_bytes() == before
+    assert sorted(live.parent.iterdir()) == listing
+    assert re.fullmatch(r"ward_ops\.db\.[0-9]{8}-[0-9]{4}\.bak", manifest.file.name)
+    assert manifest.second_file == places[1] / manifest.file.name
+    for path in manifest.copies:
+        assert dump(path) == dump(live)
+        assert path.read_bytes()[18:20] == header
+        assert (path.stat().st_size, stat.S_IMODE(path.stat().st_mode)) == (manifest.bytes, 0o600)
+        assert visible(path.parent) == [path.name, f"{path.name}.manifest.json"]
+        assert hidden(path.parent) == []
+        assert backup.load(path.with_name(f"{path.name}.manifest.json")) == manifest
+    assert manifest.counts == {"device": 2, "empty": 0, 'odd "name': 3, "pair": 3}
+    assert manifest.sqlite_sequence == {"device": 3}
+    assert (manifest.mode, manifest.uid, manifest.fenced) == (0o660, os.getuid(), fenced)
+    with source_schema.snapshot(manifest.file) as connection:
+        assert source_schema.schema_fingerprint(connection) == manifest.schema_fingerprint
+    assert worst(backup.verify(manifest)) == "passed"
+    assert len(backup.verify(manifest)) == 8
+
+
+def test_the_wal_is_part_of_the_backup(tmp_path: Path, places: tuple[Path, Path]) -> None:
+    live = make(tmp_path / "app" / "ward_ops.db", "wal")
+    with closing(sqlite3.connect(live, isolation_level=None)) as application:
+        application.execute("PRAGMA wal_autocheckpoint = 0")
+        application.execute("INSERT INTO empty VALUES ('only in the WAL')")
+        manifest = take(live, places)
+        application.execute("INSERT INTO empty VALUES ('after the backup')")
+    assert manifest.counts["empty"] == 1
+    assert any("only in the WAL" in line for line in dump(manifest.file))
+    assert "was not fenced" in " ".join(manifest.warnings)
+
+
+def test_a_second_call_of_the_run_returns_the_first_backup(live: Path, places: tuple[Path, Path]) -> None:
+    first = take(live, places)
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("INSERT INTO empty VALUES (1)")
+    assert take(live, places) == first
+    assert visible(places[0]) == [first.file.name, first.path.name]
+    other = take(live, places, run_id="other")
+    assert other.file != first.file
+    assert other.counts["empty"] == 1
+    assert worst(backup.verify(first)) == "passed"
+
+
+def test_a_name_that_is_taken_gets_the_run_behind_it(live: Path, places: tuple[Path, Path]) -> None:
+    names = {take(live, places, run_id=f"run {number}").file.name for number in range(4)}
+    assert len(names) == 4
+    assert all(re.fullmatch(r"ward_ops\.db\.[0-9]{8}-[0-9]{4}(-run_[0-9])?\.bak", name) for name in names)
+
+
+def test_without_a_second_place(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
+    manifest = take(live, (places[0], None))
+    assert (manifest.second_file, manifest.copies) == (None, (manifest.file,))
+    assert worst(backup.verify(manifest)) == "passed"
+    assert len(backup.verify(manifest)) == 4
+    assert worst(backup.restore_test(manifest, tmp_path / "scratch")) == "passed"
+
+
+def test_copies_on_one_disk_are_a_warning(live: Path, tmp_path: Path) -> None:
+    memory = Path(f"/dev/shm/cutover-test-{os.getpid()}")
+    assert memory.parent.stat().st_dev != live.stat().st_dev
+    words = "on the same device: one broken disk takes both"
+    try:
+        for places, said in (
+            ((tmp_path / "a", tmp_path / "b"), f"both copies of the backup lie {words}"),
+            ((memory / "a", memory / "b"), f"both copies of the backup lie {words}"),
+            ((tmp_path / "a", None), f"the backup and the source lie {words}"),
+            ((tmp_path / "a", memory / "b"), ""),
+            ((memory / "a", None), ""),
+        ):
+            manifest = take(live, places, run_id=str(places))
+            assert manifest.same_device is bool(said)
+            assert manifest.warnings[:-1] == ((said,) if said else ())
+            assert backup.facts(manifest)["same_device"] is bool(said)
+    finally:
+        shutil.rmtree(memory)
+
+
+def test_everything_is_durable_before_the_backup_counts(
+    live: Path, places: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each file is synced before it gets its name, and the folder after it; the first manifest's name is the last of all."""
+    done: list[tuple[str, str]] = []
+    fsync, rename, replace = os.fsync, Path.rename, Path.replace
+
+    def synced(descriptor: int) -> None:
+        done.append(("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink())))
+        fsync(descriptor)
+
+    def renamed(path: Path, target: Path) -> Path:
+        done.append(("name", f"{path} {target}"))
+        return rename(path, target)
+
+    def replaced(path: Path, target: Path) -> Path:
+        done.append(("name", f"{path} {target}"))
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    monkeypatch.setattr(Path, "replace", replaced)
+    manifest = take(live, places)
+    named = {what.split(" ")[1]: (number, what.split(" ")[0]) for number, (kind, what) in enumerate(done) if kind == "name"}
+    for copy in manifest.copies:
+        for path in (copy, copy.with_name(f"{copy.name}.manifest.json")):
+            number, before = named[str(path)]
+            # What was written under the name that it had before, or before that.
+            earlier = {before} | {old for new, (_, old) in named.items() if new == before}
+            assert any(kind == "sync" and what in earlier for kind, what in done[:number]), path
+            assert ("sync", str(path.parent)) in done[number:], path
+    last = max(number for number, _ in named.values())
+    assert done[last][1].split(" ")[1] == str(manifest.path)
+
+
+def test_both_places_must_differ(live: Path, tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="the same"):
+        take(live, (tmp_path / "a", tmp_path / "a"))
+
+
+def test_the_evidence_gets_enough_to_find_it_again(live: Path, places: tuple[Path, Path]) -> None:
+    manifest = take(live, places)
+    evidence = Evidence.of("ward_ops", RUN)
+    evidence.append("backup", **backup.facts(manifest))
+    event = evidence.last("backup")
+    assert event is not None
+    assert (event["sha256"], event["bytes"]) == (manifest.sha256, manifest.bytes)
+    assert backup.load(Path(event["manifest"])) == manifest
+    Path(event["manifest"]).unlink()
+    assert backup.load(Path(event["manifest"]), Path(event["second_manifest"])) == manifest
+
+
+def test_a_damaged_manifest_is_noticed(live: Path, places: tuple[Path, Path]) -> None:
+    manifest = take(live, places)
+    text = manifest.path.read_text()
+    for damaged in (text.replace('"device": 2', '"device": 3'), text[:-10], "", "[]", "null"):
+        with pytest.raises(CannotCheck, match="damaged"):
+            backup.Manifest.from_json(damaged)
+    with pytest.raises(CannotCheck, match=r"another version; expected 1; found 2"):
+        backup.Manifest.from_json(json.dumps({**json.loads(text), "version": 2}))
+    manifest.path.write_text("{")
+    with pytest.raises(CannotCheck, match="damaged"):
+        backup.load(manifest.path)
+    assert manifest.second_file is not None
+    assert (
+        backup.load(manifest.path, manifest.second_file.with_name(f"{manifest.second_file.name}.manifest.json")) == manifest
+    )
+    with pytest.raises(CannotCheck, match="cannot be read"):
+        backup.load(places[0] / "none")
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
+@pytest.mark.parametrize("number", [0, 1])
+def test_damage_is_found_and_mended_from_the_other_copy(
+    live: Path, places: tuple[Path, Path], damage: Callable[[Path], None], number: int
+) -> None:
+    manifest = take(live, places)
+    damage(manifest.copies[number])
+    failed = {check.name for check in backup.verify(manifest) if check.outcome == "failed"}
+    prefix = ("backup", "second_copy")[number]
+    assert failed == {
+        flip: {f"{prefix}_hash", f"{prefix}_integrity"},
+        truncate: {f"{prefix}_size", f"{prefix}_hash", f"{prefix}_integrity"},
+        Path.unlink: {f"{prefix}_present"},
+    }[damage]  # fmt: skip
+    assert take(live, places) == manifest
+    assert worst(backup.verify(manifest)) == "passed"
+
+
+def test_when_no_copy_is_whole_another_backup_is_taken(live: Path, places: tuple[Path, Path]) -> None:
+    manifest = take(live, places)
+    flip(manifest.copies[0])
+    truncate(manifest.copies[1])
+    again = take(live, places)
+    assert worst(backup.verify(again)) == "passed"
+    assert dump(again.file) == dump(live)
+    assert [name for name in visible(places[0]) if name.endswith(".damaged")] == [
+        f"{manifest.file.name}.damaged",
+        f"{manifest.file.name}.manifest.json.damaged",
+    ]
+
+
+def test_a_copy_that_cannot_be_read_is_unknown(live: Path, places: tuple[Path, Path]) -> None:
+    manifest = take(live, places)
+    assert manifest.second_file is not None
+    manifest.second_file.unlink()
+    manifest.second_file.mkdir()
+    checks = backup.verify(manifest)
+    assert worst([check for check in checks if check.name.startswith("backup")]) == "passed"
+    assert [check.outcome for check in checks if check.name.startswith("second_copy")] == ["unknown"]
+
+
+def test_room_is_asked_for_before_anything_is_written(live: Path, places: tuple[Path, Path]) -> None:
+    os.truncate(live, 1 << 43)  # sparse: no disk has that much
+    with pytest.raises(Refused, match="not enough free disk") as error:
+        take(live, places)
+    assert str(places[0]) in str(error.value)
+    assert f"expected {(1 << 43) + (1 << 20):,} bytes free" in str(error.value)
+    assert hidden(places[0]) == visible(places[0]) == []
+
+
+def in_little_room(action: Callable[[], object]) -> str:
+    """The error of an action in a process whose files may not grow past a megabyte: what a full disk does, without one."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+        try:
+            action()
+        except CutoverError as error:
+            os.write(writing, f"{type(error).__name__}: {error}".encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    os.waitpid(child, 0)
+    with os.fdopen(reading) as pipe:
+        return pipe.read()
+
+
+def test_a_disk_that_fills_up_leaves_nothing_behind(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("INSERT INTO empty VALUES (zeroblob(3000000))")
+    assert in_little_room(lambda: take(live, places)) != ""
+    assert [(visible(place), hidden(place)) for place in places] == [([], []), ([], [])]
+    manifest = take(live, places)
+    assert worst(backup.verify(manifest)) == "passed"
+    scratch = tmp_path / "scratch"
+    found = in_little_room(lambda: backup.restore_test(manifest, scratch))
+    assert found.startswith(f"StepFailed: {scratch}")
+    assert "the disk is full" in found
+    assert list(scratch.iterdir()) == []
+
+
+def test_a_damaged_source_gives_no_backup(live: Path, places: tuple[Path, Path]) -> None:
+    data = bytearray(live.read_bytes())
+    for page in range(1, 6):
+        data[page * 4096 : page * 4096 + 8] = b"\xff" * 8
+    live.write_bytes(data)
+    with pytest.raises(CutoverError):
+        take(live, places)
+    assert hidden(places[0]) == visible(places[0]) == []
+
+
+def test_a_missing_source_is_named(tmp_path: Path, places: tuple[Path, Path]) -> None:
+    with pytest.raises(CannotCheck, match=r"none\.db"):
+        take(tmp_path / "none.db", places)
+
+
+def test_killed_at_any_step_the_next_attempt_finishes(live: Path, places: tuple[Path, Path]) -> None:
+    fence.raise_fence(live, run_id=RUN)
+    expected = dump(live)
+
+    def begin() -> None:
+        for place in places:
+            for item in place.iterdir() if place.exists() else []:
+                item.unlink()
+
+    for step in kill_at_every_step(begin, lambda: take(live, places), after=False):
+        manifests = [path for place in places if place.exists() for path in place.glob("*.manifest.json")]
+        for path in manifests:
+            assert worst(backup.verify(backup.load(path))) == "passed", f"{step}: a manifest without whole copies"
+        manifest = take(live, places)
+        assert worst(backup.verify(manifest)) == "passed", step
+        assert dump(manifest.file) == expected, step
+        for place in places:
+            assert (len(visible(place)), hidden(place)) == (2, []), step
+
+
+def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
+    fence.raise_fence(live, run_id=RUN)
+    manifest = take(live, places)
+    checks = backup.restore_test(manifest, tmp_path / "scratch")
+    assert [(check.name, check.outcome) for check in checks] == [
+        ("restore_test_hash", "passed"),
+        ("restore_test_integrity", "passed"),
+        ("restore_test_counts", "passed"),
+        ("restore_test_content", "passed"),
+    ]
+    assert checks[-1].title == "Every table of the copy holds what ward_ops.db holds"
+    assert list((tmp_path / "scratch").iterdir()) == []
+
+
+def test_the_restore_test_names_the_table_that_differs(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
+    """What neither hash nor counts can show: a backup that is whole, and is not the source's content."""
+    manifest = take(live, places)
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("UPDATE device SET score = score + 1e-16 WHERE id = 1")
+        connection.execute("UPDATE device SET raw = CAST(raw AS BLOB) WHERE id = 2")
+        connection.execute("UPDATE pair SET a = 3 WHERE a = 2")
+    fence.raise_fence(live, run_id=RUN)
+    failed = [check for check in backup.restore_test(manifest, tmp_path) if check.outcome == "failed"]
+    assert [check.name for check in failed] == ["restore_test_content"]
+    assert "device: " in failed[0].found
+    assert "pair: " in failed[0].found
+    assert "odd" not in failed[0].found
+    wrong = replace(manifest, counts={**manifest.counts, "pair": 4})
+    failed = [check for check in backup.restore_test(wrong, tmp_path) if check.outcome == "failed"]
+    assert [check.name for check in failed] == ["restore_test_counts", "restore_test_content"]
+    assert failed[0].found == "pair: 4 became 3"
+
+
+@pytest.mark.parametrize("damage", [flip, truncate])
+def test_the_restore_test_fails_on_a_damaged_copy(
+    live: Path, places: tuple[Path, Path], tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    manifest = take(live, places)
+    damage(manifest.copies[1])
+    checks = backup.restore_test(manifest, tmp_path / "scratch")
+    assert [(check.name, check.outcome) for check in checks] == [("restore_test_hash", "failed")]
+    manifest.copies[1].unlink()
+    with pytest.raises(CannotCheck):
+        backup.restore_test(manifest, tmp_path / "scratch")
+
+
+def test_digests_tell_apart_what_looks_alike(tmp_path: Path) -> None:
+    values = ["1", "1.0", "'1'", "x'31'", "NULL", "''", "x''", "0.1 + 0.2", "0.3", "'a' || char(0)", "'a'", "'A'"]
+    found = []
+    for number, value in enumerate(values):
+        path = tmp_path / f"{number}.db"
+        with closing(sqlite3.connect(path)) as connection, connection:
+            connection.execute("CREATE TABLE t (a)")
+            connection.execute(f"INSERT INTO t VALUES ({value})")
+        found.append(backup.content_digests(path)["t"])
+    assert len(set(found)) == len(values)

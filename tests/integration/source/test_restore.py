@@ -1,0 +1,300 @@
+"""The restore on real files: stale logs, damaged backups, holders, other devices, and a kill at every step."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from include.cutover.errors import Refused
+from include.cutover.files import digest
+from include.cutover.source import backup, fence, restore
+from tests.support.killing import kill_at_every_step
+
+RUN = "manual__2025-10-11T08:00:00+00:00"
+SIDES = ("-wal", "-shm", "-journal")
+
+
+def make(path: Path, journal_mode: str = "delete") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA journal_mode={journal_mode}")
+        connection.executescript("CREATE TABLE ping (id INTEGER PRIMARY KEY, note TEXT)")
+        with connection:
+            connection.executemany("INSERT INTO ping (note) VALUES (?)", [(f"row {number} " * 20,) for number in range(100)])
+    path.chmod(0o660)
+    return path
+
+
+@pytest.fixture(params=["delete"])
+def live(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return make(tmp_path / "app" / "ward_ops.db", request.param)
+
+
+@pytest.fixture
+def manifest(live: Path, tmp_path: Path) -> backup.Manifest:
+    """The backup of the run, with the source fenced."""
+    fence.raise_fence(live, run_id=RUN)
+    return backup.take(live, tmp_path / "backups", tmp_path / "second", run_id=RUN, plan="ward_ops")
+
+
+@pytest.fixture(params=["same device"])
+def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
+    if request.param == "same device":
+        yield tmp_path / "evidence" / "kept"
+        return
+    memory = Path(f"/dev/shm/cutover-test-{os.getpid()}")
+    memory.mkdir()
+    try:
+        assert memory.stat().st_dev != tmp_path.stat().st_dev
+        yield memory / "kept"
+    finally:
+        shutil.rmtree(memory)
+
+
+def dump(path: Path) -> list[str]:
+    """What an application finds there, with whatever log lies beside it."""
+    with closing(sqlite3.connect(path)) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        return list(connection.iterdump())
+
+
+def leave_a_wal(live: Path) -> None:
+    """The application went on writing in WAL mode and was killed."""
+    fence.lift(live)
+    work = live.parent.parent / "work.db"
+    shutil.copyfile(live, work)
+    with closing(sqlite3.connect(work, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("INSERT INTO ping (note) VALUES ('later')")
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copyfile(f"{work}{suffix}", f"{live}{suffix}")
+    assert Path(f"{live}-wal").stat().st_size > 0
+
+
+def leave_a_hot_journal(live: Path) -> None:
+    """The application was killed in the middle of a large transaction, after one that was committed."""
+    fence.lift(live)
+    work = live.parent.parent / "work.db"
+    shutil.copyfile(live, work)
+    with closing(sqlite3.connect(work, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = delete")
+        connection.execute("INSERT INTO ping (note) VALUES ('later')")
+        connection.execute("PRAGMA cache_size = 1")
+        connection.execute("PRAGMA cache_spill = 1")
+        connection.execute("BEGIN")
+        connection.execute("UPDATE ping SET note = hex(randomblob(200)) WHERE id <= 100")
+        for suffix in ("", "-journal"):
+            shutil.copyfile(f"{work}{suffix}", f"{live}{suffix}")
+    assert Path(f"{live}-journal").read_bytes()[:4] == bytes.fromhex("d9d505f9")
+
+
+def stay_fenced(live: Path) -> None:
+    """Nothing happened to the source since the backup."""
+    assert fence.status(live).intact
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {item.name: item.read_bytes() for item in folder.iterdir() if item.is_file() and item.name != ".lock"}
+
+
+def attributes(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
+    return stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+
+
+@pytest.mark.parametrize("live", ["delete", "wal"], indirect=True)
+@pytest.mark.parametrize("kept", ["same device", "other device"], indirect=True)
+@pytest.mark.parametrize("happening", [stay_fenced, leave_a_wal, leave_a_hot_journal])
+def test_the_restored_database_is_the_backup_and_what_was_found_is_kept(
+    live: Path, manifest: backup.Manifest, kept: Path, happening: Callable[[Path], None]
+) -> None:
+    happening(live)
+    found = files_of(live.parent)
+    result = restore.restore(live, manifest, kept)
+    assert files_of(live.parent) == {live.name: manifest.file.read_bytes()}
+    assert (result.file, result.sha256, result.copy, result.already) == (live, manifest.sha256, manifest.file, False)
+    assert digest(live) == manifest.sha256
+    assert attributes(live) == (0o660, os.getuid(), os.getgid())
+    assert {path.name: path.read_bytes() for path in result.kept} == found
+    assert {check.outcome for check in result.checks} == {"passed"}
+    shutil.copyfile(manifest.file, expected := live.parent.parent / "expected.db")
+    assert dump(live) == dump(expected)
+    with closing(sqlite3.connect(live, isolation_level=None)) as application:
+        application.execute("INSERT INTO ping (note) VALUES ('after the rollback')")
+        assert application.execute("SELECT count(*) FROM ping").fetchone() == (101,)
+    if happening is not stay_fenced:
+        assert any("'later'" in line for line in dump(kept / live.name)), "the kept files are a database with the later data"
+
+
+@pytest.mark.parametrize(
+    ("live", "happening", "kept"),
+    [("wal", leave_a_wal, "same device"), ("delete", leave_a_hot_journal, "other device")],
+    indirect=["live", "kept"],
+)
+def test_killed_at_any_step_the_next_attempt_finishes(
+    live: Path, manifest: backup.Manifest, kept: Path, happening: Callable[[Path], None], tmp_path: Path
+) -> None:
+    note = fence.note_path(live).read_bytes()
+    happening(live)
+    fence.note_path(live).write_bytes(note)
+    found = files_of(live.parent)
+    pristine = tmp_path / "pristine"
+    shutil.copytree(live.parent, pristine)
+
+    def begin() -> None:
+        shutil.rmtree(live.parent)
+        shutil.copytree(pristine, live.parent)
+        if kept.exists():
+            shutil.rmtree(kept)
+
+    seen = set()
+    for step in kill_at_every_step(begin, lambda: restore.restore(live, manifest, kept), after=False):
+        there = {name: data for name, data in files_of(live.parent).items() if not name.startswith(".")}
+        if live.name not in there:
+            seen.add("no database")
+        elif there[live.name] == found[live.name]:
+            seen.add("as found")
+            assert there == found, f"{step}: the found database lost one of its logs"
+        else:
+            seen.add("restored")
+            assert there == {live.name: manifest.file.read_bytes()}, f"{step}: a log lies beside the restored database"
+        result = restore.restore(live, manifest, kept)
+        assert files_of(live.parent) == {live.name: manifest.file.read_bytes()}, step
+        assert attributes(live) == (0o660, os.getuid(), os.getgid()), step
+        assert {path.name: path.read_bytes() for path in result.kept} == found, f"{step}: what was found is kept once"
+    assert seen == {"no database", "as found", "restored"}
+
+
+def test_twice_is_once(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    leave_a_wal(live)
+    first = restore.restore(live, manifest, kept)
+    inode = live.stat().st_ino
+    live.chmod(0o600)
+    second = restore.restore(live, manifest, kept)
+    assert (second.already, second.copy, second.kept) == (True, None, first.kept)
+    assert (live.stat().st_ino, attributes(live)[0]) == (inode, 0o660)
+
+
+def test_what_was_kept_before_is_not_overwritten(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    restore.restore(live, manifest, kept)
+    for number in range(2, 4):
+        with closing(sqlite3.connect(live)) as connection, connection:
+            connection.execute("INSERT INTO ping (note) VALUES (?)", (f"after rollback {number}",))
+        result = restore.restore(live, manifest, kept)
+        assert result.kept[-1] == kept / str(number) / live.name
+        assert f"after rollback {number}" in dump(kept / str(number) / live.name)[-2]
+    assert fence.status(kept / live.name).raised
+
+
+def test_a_damaged_first_copy_is_passed_over(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    data = bytearray(manifest.file.read_bytes())
+    data[5000] ^= 1
+    manifest.file.write_bytes(data)
+    result = restore.restore(live, manifest, kept)
+    assert result.copy == manifest.second_file
+    assert digest(live) == manifest.sha256
+
+
+def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    assert manifest.second_file is not None
+    manifest.file.unlink()
+    os.truncate(manifest.second_file, 8192)
+    found = files_of(live.parent)
+    with pytest.raises(Refused, match="no copy of the backup is whole") as error:
+        restore.restore(live, manifest, kept)
+    assert str(manifest.file) in str(error.value)
+    assert str(manifest.second_file) in str(error.value)
+    assert files_of(live.parent) == found
+    assert files_of(kept) == {}
+    assert fence.status(live).intact
+
+
+def test_a_process_that_has_it_open_is_named(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    found = files_of(live.parent)
+    script = (
+        "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM ping'); print(flush=True); input()"
+    )
+    rogue = subprocess.Popen(
+        [sys.executable, "-c", script, str(live)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert rogue.stdout is not None
+        rogue.stdout.readline()
+        with pytest.raises(Refused, match=f"pid {rogue.pid} python"):
+            restore.restore(live, manifest, kept)
+    finally:
+        rogue.communicate("\n")
+    assert files_of(live.parent) == found
+    restore.restore(live, manifest, kept)
+    assert digest(live) == manifest.sha256
+
+
+def test_a_database_that_vanished_comes_back(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    live.unlink()
+    result = restore.restore(live, manifest, kept)
+    assert attributes(live) == (0o660, os.getuid(), os.getgid())
+    assert [path.name for path in result.kept] == [f"{live.name}.fence.json"]
+
+
+def test_owner_and_group_come_from_before(tmp_path: Path, kept: Path) -> None:
+    owner, group = (4242, 4343) if os.geteuid() == 0 else (os.geteuid(), os.getgroups()[-1])
+    live = make(tmp_path / "app" / "ward_ops.db")
+    os.chown(live, owner, group)
+    fence.raise_fence(live, run_id=RUN)
+    manifest = backup.take(live, tmp_path / "backups", None, run_id=RUN, plan="ward_ops")
+    restore.restore(live, manifest, kept)
+    assert attributes(live) == (0o660, owner, group)
+
+
+def test_a_link_is_followed(live: Path, manifest: backup.Manifest, kept: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.db"
+    link.symlink_to("app/ward_ops.db")
+    result = restore.restore(link, manifest, kept)
+    assert result.file == live
+    assert link.is_symlink()
+    assert digest(live) == manifest.sha256
+
+
+def test_no_room_is_said_before_anything_moves(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    found = files_of(live.parent)
+    with pytest.raises(Refused, match="not enough free disk"):
+        restore.restore(live, replace(manifest, bytes=1 << 43), kept)
+    assert files_of(live.parent) == found
+
+
+def test_open_files_that_cannot_be_looked_at_are_no_licence(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+    """Nor can a mount of a single file be replaced. Both are made in mount namespaces of their own."""
+    script = f"""
+import sys
+from pathlib import Path
+from include.cutover.source import backup, restore
+from include.cutover.errors import CannotCheck, Refused
+try:
+    restore.restore(Path({str(live)!r}), backup.load(Path({str(manifest.path)!r})), Path({str(kept)!r}))
+except (CannotCheck, Refused) as error:
+    print(type(error).__name__, error)
+"""
+
+    def alone(command: str) -> str:
+        unshare = ["unshare", "--mount", *([] if os.geteuid() == 0 else ["--user", "--map-root-user"])]
+        done = subprocess.run(
+            [*unshare, "sh", "-ec", f'{command}; exec "$0" -c "$1"', sys.executable, script],
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return done.stdout
+
+    found = files_of(live.parent)
+    assert alone(f"mount --bind '{live}' '{live}'").startswith(f"Refused {live}: the database is a mount of its own")
+    assert alone("mount -t tmpfs none /proc").startswith("CannotCheck")
+    assert files_of(live.parent) == found

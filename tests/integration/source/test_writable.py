@@ -1,0 +1,84 @@
+"""Can the application's own user write? Asked by becoming that user."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pwd
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import apsw
+import pytest
+
+from include.cutover.source import writable
+from include.cutover.source.writable import check_writable
+
+NOBODY = pwd.getpwnam("nobody")
+
+
+@pytest.fixture(params=["delete", "wal"])
+def database(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """A database in a folder that every user can reach; where root runs this, both belong to somebody else."""
+    folder = Path(tempfile.mkdtemp(prefix="writing-"))
+    file = folder / "app.db"
+    with closing(apsw.Connection(str(file))) as connection:
+        connection.pragma("journal_mode", request.param)
+        connection.execute("CREATE TABLE t (x); INSERT INTO t VALUES (1)")
+    if os.geteuid() == 0:
+        for path in (folder, file):
+            os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
+    yield file
+    folder.chmod(0o700)
+    shutil.rmtree(folder)
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def test_it_can_and_nothing_is_changed(database: Path) -> None:
+    before = digest(database)
+    check = check_writable(database)
+    assert check.outcome == "passed", check.found
+    assert digest(database) == before
+    assert [path.name for path in database.parent.iterdir()] == ["app.db"]
+
+
+@pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o644, 0o555)])
+def test_without_the_right_to_the_file_or_its_folder_it_cannot(database: Path, file_mode: int, folder_mode: int) -> None:
+    database.chmod(file_mode)
+    database.parent.chmod(folder_mode)
+    check = check_writable(database)
+    assert check.outcome == "failed" and check.do
+    assert any(word in check.found for word in ("PermissionError", "ReadOnlyError", "CantOpenError")), check.found
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a file from its owner")
+def test_a_folder_that_belongs_to_somebody_else(database: Path) -> None:
+    os.chown(database.parent, 0, 0)
+    database.parent.chmod(0o755)
+    assert check_writable(database).outcome == "failed"
+    database.parent.chmod(0o777)
+    assert check_writable(database).outcome == "passed"
+
+
+def test_while_somebody_writes_the_rights_have_to_do(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writable, "BUSY_SECONDS", 0.05)
+    with closing(apsw.Connection(str(database))) as other:
+        other.execute("BEGIN IMMEDIATE")
+        assert check_writable(database).outcome == "passed"
+        database.parent.chmod(0o555)
+        assert check_writable(database).outcome == "failed"
+
+
+def test_a_fenced_file_and_a_missing_one_take_no_writes(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x03")
+    assert check_writable(database).outcome == "failed"
+    database.unlink()
+    assert check_writable(database).outcome == "failed"

@@ -1,0 +1,347 @@
+"""When a step may run, and what is recorded of it: the evidence decides, not what Airflow believes."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from include.cutover.connections.commands import Runner
+from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
+from include.cutover.evidence import lease
+from include.cutover.evidence.record import Event, Evidence, evidence_root
+from include.cutover.people.identities import Identities
+from include.cutover.people.notices import Channel
+from include.cutover.plan.model import Plan
+from include.cutover.source import backup, fence
+from include.cutover.stack.postgres import free_port
+from include.cutover.steps import close_run, go_live, open_run, rollback, verify
+from include.cutover.steps.step import FROZEN_PLAN, Body, Caller, Report, Step, Terms, run
+from include.cutover.target import ledger
+from tests.support.killing import kill_at_every_step
+
+PLAN = "ward_ops"
+CUTOVER, ROLLBACK = f"cutover_{PLAN}", f"rollback_{PLAN}"
+FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False, "run_id": None}
+
+
+class Ends:
+    """A file, and a target that may be down."""
+
+    def __init__(self, source: Path, target: str = "") -> None:
+        self.source = source
+        self.target = target or f"host=127.0.0.1 port={free_port()} user=nobody dbname=x connect_timeout=1"
+
+    def source_path(self, plan: Plan) -> Path:
+        return self.source
+
+    def target_conninfo(self, plan: Plan, application_name: str) -> str:
+        return self.target
+
+    def application_role(self, plan: Plan) -> str | None:
+        return None
+
+    def application_url(self, plan: Plan) -> str:
+        return "postgresql+psycopg://app@127.0.0.1/x"
+
+    def channels(self, plan: Plan) -> Sequence[Channel]:
+        return []
+
+    def remote(self, plan: Plan, connection: str) -> Runner:
+        raise AssertionError("everything is on this host")
+
+    def identities(self) -> Identities:
+        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
+
+
+@pytest.fixture
+def ends(tmp_path: Path) -> Ends:
+    with contextlib.closing(apsw.Connection(str(tmp_path / "app.db"))) as connection:
+        connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
+    return Ends(tmp_path / "app.db")
+
+
+def step_of(ends: Ends, name: str, run_id: str = "one", dag_id: str = CUTOVER) -> Step:
+    return Step(PLAN, name, Caller(dag_id, run_id, "lead", FORM), ends)
+
+
+def do(ends: Ends, name: str, body: Body | None = None, terms: Terms = Terms(), **arguments: Any) -> Report:  # noqa: B008
+    return run(step_of(ends, name), body or (lambda _: Report("done")), terms, arguments)
+
+
+@pytest.fixture
+def evidence(ends: Ends) -> Evidence:
+    """The evidence of an open run."""
+    do(ends, "open_run", open_run.open_run, Terms(opens=True))
+    return Evidence.of(PLAN, "one")
+
+
+def passed(evidence: Evidence, *steps: str) -> None:
+    for step in steps:
+        evidence.append("step.begin", step=step)
+        evidence.append("step.end", step=step, outcome="passed")
+
+
+def decided(evidence: Evidence, outcome: str, at: str = "decide") -> None:
+    evidence.append("decision", at=at, outcome=outcome, why=["a test"])
+
+
+def newest(evidence: Evidence, step: str) -> Event:
+    found = evidence.step(step)
+    assert found is not None
+    return found
+
+
+def terms_of(group: str, name: str) -> Terms:
+    return next(terms for step, _, terms in rollback.way_back(group) if step == name)
+
+
+# --- what is recorded ---------------------------------------------------------------------------------------------------
+
+
+def test_the_end_is_recorded_before_the_next_attempt_can_begin(
+    ends: Ends, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    append, held = Evidence.append, []
+
+    def watched(self: Evidence, event: str, **fields: Any) -> Event:
+        if event == "step.end":
+            descriptor = os.open(evidence_root() / PLAN / ".claims" / "one.copy", os.O_RDWR)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                held.append(fields["outcome"])
+            finally:
+                os.close(descriptor)
+        return append(self, event, **fields)
+
+    monkeypatch.setattr(Evidence, "append", watched)
+    do(ends, "copy")
+
+    def fail(_: Step) -> Report:
+        raise StepFailed("it failed")
+
+    with pytest.raises(StepFailed):
+        do(ends, "copy", fail)
+    assert held == ["passed", "error"]
+
+
+def test_a_run_that_opened_has_its_plan_frozen_wherever_it_was_killed(ends: Ends, tmp_path: Path) -> None:
+    number = 0
+
+    def begin() -> None:
+        nonlocal number
+        number += 1
+        os.environ["CUTOVER_EVIDENCE"] = str(tmp_path / f"evidence-{number}")
+        (tmp_path / "app.db.lease.json").unlink(missing_ok=True)
+
+    opened = 0
+    for where in kill_at_every_step(begin, lambda: do(ends, "open_run", open_run.open_run, Terms(opens=True)), after=False):
+        found = Evidence.of(PLAN, "one")
+        if found.exists and found.last("run.opened") is not None:
+            opened += 1
+            assert (found.folder / FROZEN_PLAN).is_file(), where
+        do(ends, "open_run", open_run.open_run, Terms(opens=True))
+        assert (Evidence.of(PLAN, "one").folder / FROZEN_PLAN).is_file(), where
+    assert opened, "it was never killed after the run had opened"
+
+
+# --- when a step may run ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outcome", ["abandon", "release", "rollback"])
+def test_no_step_goes_forward_once_a_way_back_is_decided(ends: Ends, evidence: Evidence, outcome: str) -> None:
+    passed(evidence, "copy")
+    decided(evidence, outcome)
+    for step, terms in (("copy", Terms()), *((name, terms) for name, _, terms in go_live.going_live())):
+        with pytest.raises(Refused, match=f"the run is not where this step belongs.*found {outcome}"):
+            do(ends, step, terms=terms)
+    assert newest(evidence, "copy")["outcome"] == "refused"
+
+
+def test_nothing_is_cleared_under_an_application_that_goes_live(ends: Ends, evidence: Evidence) -> None:
+    decided(evidence, "go_on")
+    assert do(ends, "check_tables").outcome == "passed", "a proof may be made again while the gate waits"
+    passed(evidence, "switch_configuration")
+    for step in ("stop_services", "set_sequences"):
+        with pytest.raises(Refused, match="found switching"):
+            do(ends, step)
+
+
+def test_a_marked_branch_lets_nothing_through(ends: Ends, evidence: Evidence) -> None:
+    """Airflow runs every branch then: none of them was decided."""
+    passed(evidence, "stop_services", "fence_source", "take_backup")
+    for step, terms in (
+        ("release.lift_fence", terms_of("release", "lift_fence")),
+        ("abandon", Terms(way_back=True, course=("abandon",))),
+        ("switch_configuration", go_live.going_live()[0][2]),
+        ("announce_completion", Terms(way_back=True, course=("live",))),
+    ):
+        with pytest.raises(Refused, match="found forward"):
+            do(ends, step, terms=terms)
+    assert do(ends, "rollback.stop_services", terms=terms_of("rollback", "stop_services")).outcome == "passed"
+
+
+def test_a_live_run_is_rolled_back_only_when_somebody_asks(ends: Ends, evidence: Evidence) -> None:
+    passed(evidence, "stop_services", "take_backup")
+    decided(evidence, "go_on", at="decide_live")
+    terms = terms_of("rollback", "stop_services")
+    with pytest.raises(Refused, match="found live"):
+        do(ends, "rollback.stop_services", terms=terms)
+    assert close_run.outcome_of(evidence.events()) == "live"
+    evidence.append("rollback.asked", by="lead", reason="a test")
+    assert do(ends, "rollback.stop_services", terms=terms).outcome == "passed"
+
+
+def test_a_rollback_with_nothing_to_roll_back_does_not_count_as_begun(ends: Ends, evidence: Evidence) -> None:
+    with pytest.raises(Refused, match="there is nothing to roll back"):
+        do(ends, "rollback.stop_services", terms=terms_of("rollback", "stop_services"))
+    assert close_run.outcome_of(evidence.events()) == "abandoned"
+
+
+def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: Ends, evidence: Evidence) -> None:
+    passed(evidence, "stop_services", "take_backup")
+    decided(evidence, "rollback")
+    steps = rollback.way_back("rollback")
+    for name, _, terms in steps[1:]:
+        with pytest.raises(Refused, match="what stands before this step has not passed"):
+            do(ends, f"rollback.{name}", terms=terms)
+    for name, _, terms in steps:
+        do(ends, f"rollback.{name}", terms=terms)
+    do(ends, "rollback.stop_services", terms=steps[0][2])
+    with pytest.raises(Refused, match="or ran again since"):
+        do(ends, "rollback.check_health", terms=terms_of("rollback", "check_health"))
+
+
+def test_nothing_is_stopped_before_everything_was_looked_at(ends: Ends, evidence: Evidence) -> None:
+    passed(evidence, *verify.BEFORE_STOPPING[:-1])
+    with pytest.raises(Refused, match="wait_for_window has not run"):
+        do(ends, "stop_services", terms=Terms(after=verify.BEFORE_STOPPING))
+
+
+def test_what_was_decided_stays_decided(ends: Ends, evidence: Evidence) -> None:
+    passed(evidence, "stop_services")
+    first = do(ends, "decide", verify.decide, Terms(way_back=True, course=()), at="decide")
+    assert first.figures["outcome"] == "release"
+    passed(evidence, "fence_source", "take_backup")
+    again = do(ends, "decide_live", verify.decide, Terms(way_back=True, course=()), at="decide_live")
+    assert again.figures == first.figures
+
+
+# --- the way back -------------------------------------------------------------------------------------------------------
+
+
+def backed_up(ends: Ends, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
+    monkeypatch.setenv("WARD_OPS_SECOND_COPY", str(tmp_path / "second"))
+    fence.raise_fence(ends.source, run_id="one")
+    manifest = backup.take(ends.source, tmp_path / "backups", None, run_id="one", plan=PLAN)
+    evidence.append("backup", **backup.facts(manifest))
+    passed(evidence, "stop_services", "fence_source", "take_backup")
+
+
+def rows(ends: Ends) -> Any:
+    with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
+        return [row[0] for row in connection.execute("SELECT id FROM t ORDER BY id")]
+
+
+@pytest.mark.parametrize("started", ["rollback.start_services", "release.start_services", ""])
+def test_what_the_application_wrote_since_it_is_back_is_not_overwritten(
+    ends: Ends, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str
+) -> None:
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    fence.lift(ends.source)
+    with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
+        connection.execute("INSERT INTO t VALUES (2)")
+    if started:
+        evidence.append("step.begin", step=started)
+    report = rollback.restore_source(step_of(ends, "rollback.restore_source"))
+    assert rows(ends) == ([1, 2] if started else [1])
+    assert ("stays as it is" in report.summary) == bool(started)
+
+
+def open_rollback(ends: Ends, run_id: str) -> Report:
+    step = step_of(ends, "open_rollback", run_id, ROLLBACK)
+    return run(step, rollback.open_rollback, Terms(opens=True))
+
+
+def test_a_later_try_does_not_take_the_lease_back(ends: Ends, evidence: Evidence) -> None:
+    passed(evidence, "stop_services")
+    open_rollback(ends, "back1")
+    open_rollback(ends, "back1")
+    lease.take_over(PLAN, "one", "break_glass/now")
+    with pytest.raises(LeaseLost, match="break_glass/now"):
+        open_rollback(ends, "back1")
+    assert lease.holds(PLAN, "one", "break_glass/now")
+    open_rollback(ends, "back2")
+    assert lease.holds(PLAN, "one", f"{ROLLBACK}/back2"), "another rollback may take over"
+
+
+def test_an_untouched_run_is_refused_as_long_as_it_can_end_by_itself(ends: Ends, evidence: Evidence) -> None:
+    with pytest.raises(Refused, match="stopped nothing yet"):
+        open_rollback(ends, "back1")
+    assert lease.holds(PLAN, "one", f"{CUTOVER}/one")
+    lease.take_over(PLAN, "one", "break_glass/killed")
+    open_rollback(ends, "back2")
+    closed = run(step_of(ends, "close_rollback", "back2", ROLLBACK), close_run.close_rollback, Terms(closes=True))
+    assert "nothing was touched" in closed.summary
+    assert evidence.sealed is not None and evidence.sealed["outcome"] == "abandoned"
+
+
+# --- a target that is down when a run is called off ---------------------------------------------------------------------
+
+
+def close(ends: Ends) -> None:
+    with pytest.raises(StepFailed, match="called off before anything was stopped"):
+        do(ends, "close_run", close_run.close, Terms(closes=True))
+
+
+def test_what_could_not_be_cleared_is_put_aside_by_the_next_run(ends: Ends, evidence: Evidence) -> None:
+    passed(evidence, "apply_ddl")
+    evidence.append("lease.target", holder=f"{CUTOVER}/one", epoch=1)
+    decided(evidence, "abandon")
+    report = do(ends, "abandon", open_run.call_off, Terms(way_back=True, course=("abandon",)))
+    assert "the next run puts the target aside" in report.summary
+    assert evidence.last("target.pending") is not None
+    close(ends)
+
+
+def test_the_lease_of_a_target_that_was_down_does_not_stop_the_next_run(
+    ends: Ends, evidence: Evidence, conninfo: str
+) -> None:
+    ledger.ensure(conninfo)
+    ledger.open_run(conninfo, "one", PLAN)
+    passed(evidence, "apply_ddl")
+    close(ends)  # with the target down
+    ends.target = conninfo
+    do_second(ends, "open_run", open_run.open_run, Terms(opens=True))
+    assert open_run.finish_pending(step_of(ends, "check_target", "two")) != []
+    assert ledger.open_run(conninfo, "two", PLAN) > 1
+
+
+def do_second(ends: Ends, name: str, body: Body, terms: Terms) -> Report:
+    return run(step_of(ends, name, "two"), body, terms)
+
+
+def test_a_lease_of_the_target_that_was_never_recorded_is_given_back(ends: Ends, evidence: Evidence, conninfo: str) -> None:
+    ends.target = conninfo
+    evidence.append("step.begin", step="apply_ddl")
+    ledger.ensure(conninfo)
+    ledger.open_run(conninfo, "one", PLAN)  # killed before it could record it
+    close(ends)
+    held = ledger.lease(conninfo)
+    assert held is not None and held.run_id is None
+
+
+def test_the_report_is_recorded_with_its_hash(ends: Ends, evidence: Evidence) -> None:
+    close(ends)
+    with pytest.raises(CutoverError):
+        do(ends, "close_run", close_run.close, Terms(closes=True))
+    recorded = [event for event in evidence.events() if event["event"] == "file" and event["name"] == "report.html"]
+    assert len(recorded) == 2

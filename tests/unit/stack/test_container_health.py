@@ -1,0 +1,64 @@
+"""What docker-compose.yaml asks every few seconds, against a real HTTP server."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+
+from include.cutover.stack import container_health
+from include.cutover.stack.postgres import free_port
+
+HEALTH = {"metadatabase": {"status": "healthy"}, "triggerer": {"status": "unhealthy"}, "dag_processor": {"status": None}}
+
+
+class _Answers(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        self.send_response({"/busy": 503, "/closed": 401}.get(self.path, 200))
+        self.end_headers()
+        self.wfile.write(json.dumps(HEALTH).encode())
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    server = HTTPServer(("127.0.0.1", 0), _Answers)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}"
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("part", "said"),
+    [
+        ("metadatabase", ""),
+        ("triggerer", "triggerer is unhealthy\n"),
+        ("dag_processor", "dag_processor is not known\n"),
+        ("scheduler", "scheduler is not known\n"),
+    ],
+)
+def test_a_part_is_well_only_when_the_api_server_says_so(
+    address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str, said: str
+) -> None:
+    monkeypatch.setattr(container_health, "API", address)
+    assert container_health.main(["part", part]) == bool(said)
+    assert capsys.readouterr().err == said
+
+
+@pytest.mark.parametrize(("look", "path", "status"), [("url", "/", 0), ("url", "/busy", 1), ("answers", "/closed", 0)])
+def test_an_answer(address: str, look: str, path: str, status: int) -> None:
+    assert container_health.main([look, address + path]) == status
+
+
+@pytest.mark.parametrize("look", ["url", "answers"])
+def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], look: str) -> None:
+    assert container_health.main([look, f"http://127.0.0.1:{free_port()}"]) == 1
+    assert "Connection refused" in capsys.readouterr().err
