@@ -28,7 +28,7 @@ import apsw
 from bench.copying import FOLDER, Measured, copy, empty, source_file
 from include.cutover.assessment.assess import assess, read_target
 from include.cutover.assessment.target import Target
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.target import ledger, sql_files
 

@@ -26,7 +26,7 @@ from pathlib import Path
 import psycopg
 
 from bench.copying import FOLDER, TABLE, Measured, copy, empty, source_file
-from include.cutover.plan.model import ROOT, sql_root
+from include.cutover.places import ROOT, sql_root
 from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.target import ledger, sql_files

@@ -29,7 +29,7 @@ import psycopg
 from psycopg import sql
 
 from include.cutover.copying.tables import CHUNK_ROWS, copy_table
-from include.cutover.plan.model import ROOT, sql_root
+from include.cutover.places import ROOT, sql_root
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.target import ledger, sql_files
 

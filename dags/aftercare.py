@@ -28,10 +28,11 @@ from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
 from include.cutover.steps import aftercare as steps
 from include.cutover.tasks.aftercare import AftercareOperator, RollbackQuestion, StartRollback
-from include.cutover.tasks.going_back import PATIENCE, STEP_TIME
+from include.cutover.tasks.limits import PATIENCE, STEP_TIME
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
 

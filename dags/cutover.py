@@ -34,18 +34,24 @@ from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
+from include.cutover.runs import runbook
+from include.cutover.steps import abandon as abandon_steps
+from include.cutover.steps import announce as announce_steps
 from include.cutover.steps import close_run as steps_close_run
+from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import go_live as steps_go_live
 from include.cutover.steps import open_run as steps_open_run
 from include.cutover.steps import quiesce as steps_quiesce
-from include.cutover.steps import verify
+from include.cutover.steps import take_backup as take_backup_steps
+from include.cutover.steps import wait_for_window as wait_for_window_steps
 from include.cutover.steps.step import Report, Step, Terms
 from include.cutover.tasks.aftercare import StartAftercare
 from include.cutover.tasks.alerts import alerts
 from include.cutover.tasks.gates import Gate
-from include.cutover.tasks.going_back import STEP_TIME, release_group, rollback_group, time_for_data, way_back
-from include.cutover.tasks.groups import move_and_prove, preflight_group, prepare_group
+from include.cutover.tasks.groups import move_and_prove, preflight_group, prepare_group, release_group, rollback_group
+from include.cutover.tasks.limits import STEP_TIME, time_for_data, way_back
 from include.cutover.tasks.operators import BranchOperator, StepOperator, WindowOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
@@ -114,7 +120,7 @@ def cutover_dag(plan: Plan) -> DAG:
         },
     ) as dag:
         open_run = step("open_run", steps_open_run.open_run, terms=Terms(opens=True))
-        announce_start = step("announce_start", steps_open_run.announce, arguments={"notice": "start"})
+        announce_start = step("announce_start", announce_steps.announce, arguments={"notice": "start"})
 
         look = preflight_group(plan)
         prepare_target = prepare_group(plan)
@@ -122,7 +128,10 @@ def cutover_dag(plan: Plan) -> DAG:
         go_no_go = Gate(task_id="go_no_go", plan=plan, gate="go_no_go", question=f"Stop {plan.application} and migrate it?")
 
         wait_for_window = WindowOperator(
-            task_id="wait_for_window", plan=plan.name, body=steps_open_run.wait_for_window, terms=Terms(gate="go_no_go")
+            task_id="wait_for_window",
+            plan=plan.name,
+            body=wait_for_window_steps.wait_for_window,
+            terms=Terms(gate="go_no_go"),
         )
 
         with TaskGroup("quiesce", tooltip="The downtime begins") as quiesce:
@@ -130,19 +139,19 @@ def cutover_dag(plan: Plan) -> DAG:
                 step(
                     "stop_services",
                     steps_quiesce.stop_services,
-                    terms=Terms(gate="go_no_go", after=verify.BEFORE_STOPPING, in_time=True),
+                    terms=Terms(gate="go_no_go", after=runbook.BEFORE_STOPPING, in_time=True),
                 ),
                 step("fence_source", steps_quiesce.fence_source, terms=Terms(after=("stop_services",))),
             )
 
-        take_backup = step("take_backup", steps_quiesce.take_backup, terms=Terms(after=("fence_source",)), **moves_data)
+        take_backup = step("take_backup", take_backup_steps.take_backup, terms=Terms(after=("fence_source",)), **moves_data)
 
         proven = move_and_prove(plan, take_backup)
 
         decide = BranchOperator(
             task_id="decide",
             plan=plan.name,
-            body=verify.decide,
+            body=decide_steps.decide,
             arguments={"at": "decide"},
             branches={
                 "go_on": "go_live.approve",
@@ -163,17 +172,17 @@ def cutover_dag(plan: Plan) -> DAG:
         decide_live = BranchOperator(
             task_id="decide_live",
             plan=plan.name,
-            body=verify.decide,
+            body=decide_steps.decide,
             arguments={"at": "decide_live"},
             branches={"go_on": "announce_completion", "rollback": "rollback.stop_services"},
             trigger_rule="all_done",
             **way_back(""),
         )
         announce_completion = step(
-            "announce_completion", steps_open_run.announce, arguments={"notice": "completion"}, **way_back("live")
+            "announce_completion", announce_steps.announce, arguments={"notice": "completion"}, **way_back("live")
         )
 
-        abandon = step("abandon", steps_open_run.call_off, **way_back("abandon"))
+        abandon = step("abandon", abandon_steps.call_off, **way_back("abandon"))
         release = release_group(plan)
         rollback = rollback_group(plan)
         close_run = step("close_run", steps_close_run.close, terms=Terms(closes=True), trigger_rule="all_done")

@@ -19,7 +19,8 @@ from pathlib import Path
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
 from include.cutover.tasks.incidents import CloseIncidentOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues

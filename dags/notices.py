@@ -20,7 +20,8 @@ from pathlib import Path
 from airflow.sdk import DAG, Param, get_parsing_context
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
 from include.cutover.steps.edit_notice import edit_notice
 from include.cutover.tasks.call import CallOperator
 from include.cutover.tasks.plans import plan_for_dag

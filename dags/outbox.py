@@ -13,7 +13,8 @@ from pathlib import Path
 from airflow.sdk import DAG, get_parsing_context
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
 from include.cutover.steps.send_pending import send_pending
 from include.cutover.tasks.call import CallOperator
 from include.cutover.tasks.plans import plan_for_dag

@@ -36,11 +36,13 @@ from airflow.sdk import DAG, Param, TaskGroup, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
-from include.cutover.steps import go_live, open_run, quiesce, rehearse
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
+from include.cutover.steps import announce as announce_steps
+from include.cutover.steps import go_live, quiesce, rehearse
 from include.cutover.steps.step import Terms
-from include.cutover.tasks.going_back import STEP_TIME, time_for_data
 from include.cutover.tasks.groups import move_and_prove, preflight_group, prepare_group
+from include.cutover.tasks.limits import STEP_TIME, time_for_data
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues
 from include.cutover.tasks.rehearsals import RehearsalOperator
@@ -86,7 +88,7 @@ def rehearsal_dag(plan: Plan) -> DAG:
             step("open_rehearsal", rehearse.open_rehearsal, terms=Terms(opens=True)),
             step("create_database", rehearse.create_database),
             step("clone_source", rehearse.clone_source, **moves_data),
-            step("announce_start", open_run.announce, arguments={"notice": "start"}),
+            step("announce_start", announce_steps.announce, arguments={"notice": "start"}),
             preflight_group(plan, RehearsalOperator, check_target=rehearse.check_target, check_places=rehearse.check_places),
             prepare_group(plan, RehearsalOperator),
             step("fence_source", quiesce.fence_source),
@@ -100,7 +102,7 @@ def rehearsal_dag(plan: Plan) -> DAG:
             proven,
             mark_target,
             way_back,
-            step("announce_completion", open_run.announce, arguments={"notice": "completion"}),
+            step("announce_completion", announce_steps.announce, arguments={"notice": "completion"}),
             step("close_rehearsal", rehearse.close_rehearsal, terms=Terms(closes=True), trigger_rule="all_done"),
         )
     assign_queues(dag, plan)

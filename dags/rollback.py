@@ -22,10 +22,12 @@ from airflow.sdk import DAG, Param, get_parsing_context
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import Plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.model import Plan
 from include.cutover.steps import close_run, rollback
 from include.cutover.steps.step import Terms
-from include.cutover.tasks.going_back import PATIENCE, STEP_TIME, rollback_group
+from include.cutover.tasks.groups import rollback_group
+from include.cutover.tasks.limits import PATIENCE, STEP_TIME
 from include.cutover.tasks.operators import StepOperator
 from include.cutover.tasks.plans import plan_for_dag
 from include.cutover.tasks.queues import assign_queues

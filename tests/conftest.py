@@ -10,7 +10,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.postgres import Cluster, free_port
 
 # Airflow reads these when it is first imported; without them it would write into the home directory.

@@ -39,7 +39,9 @@ from include.cutover.aftercare import report as aftercare_report
 from include.cutover.cli.console import Narrator, follow, phases, tell_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
-from include.cutover.plan.model import ROOT, Plan, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.stack.api_client import Client
 from include.cutover.stack.processes import exit_on
 

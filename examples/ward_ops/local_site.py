@@ -18,9 +18,10 @@ from psycopg import sql
 from examples import receivers
 from examples.ward_ops import supervised
 from examples.ward_ops.supervised import WardOps
-from include.cutover.evidence.record import write_atomically
+from include.cutover.files import write_atomically
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.stack.processes import Roster

@@ -41,8 +41,8 @@ import httpx
 
 from examples.ward_ops.generate import PINGS, Generated, generate
 from include.cutover.errors import CutoverError, Refused, StepFailed
-from include.cutover.evidence.record import write_atomically
-from include.cutover.plan.model import ROOT
+from include.cutover.files import write_atomically
+from include.cutover.places import ROOT
 
 HERE = Path(__file__).resolve().parent
 USERNAME = "cutover"

@@ -9,29 +9,15 @@ import errno
 import hashlib
 import os
 import re
+import secrets
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from pathlib import Path
 
 from include.cutover.errors import CannotCheck, Refused, StepFailed
-from include.cutover.evidence.record import disk_errors, sync_folder
-
-__all__ = [
-    "BLOCK",
-    "SIDE_FILES",
-    "copy",
-    "copy_verified",
-    "digest",
-    "disk_errors",
-    "give",
-    "is_mount",
-    "make_private",
-    "real",
-    "require_space",
-    "side_files",
-]
 
 BLOCK = 1 << 20
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -229,3 +215,62 @@ def give(descriptor: int, path: Path, uid: int, gid: int, mode: int) -> None:
             found=f"this process runs as user {os.geteuid()}",
             do="Run the workers as root or as that owner.",
         ) from None
+
+
+def slug(run_id: str) -> str:
+    """The run id as a folder name: every character outside ``A-Za-z0-9_.-`` becomes ``_``."""
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", run_id).lstrip(".") or "_"
+
+
+def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Replace ``path`` in one step: a reader, or a crash, sees the old content or the new, never a part.
+
+    File and folder are fsynced before this returns. The temporary file never has a wider mode than ``mode``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(mode)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames and new names in ``folder`` durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def disk_errors(place: Path) -> Iterator[None]:
+    """Turn what the operating system says about a place that is written to into an error that names the place.
+
+    Raises:
+        StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        raise StepFailed(
+            "the disk is full" if full else "the place cannot be written",
+            where=str(place),
+            found=error.strerror or type(error).__name__,
+            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
+        ) from None
+
+
+def now() -> str:
+    """This instant, UTC, ISO 8601 with microseconds."""
+    return datetime.now(UTC).isoformat(timespec="microseconds")

@@ -37,12 +37,14 @@ from include.cutover.decisions import quarantine
 from include.cutover.decisions.decided import Decided
 from include.cutover.errors import CutoverError, WrongData
 from include.cutover.plan.model import Plan
-from include.cutover.preflight import places as preflight_places
-from include.cutover.proof import content, counts
+from include.cutover.preflight import source as preflight_source
+from include.cutover.proof import content, orphans
 from include.cutover.proof.content import TableResult
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import catalog, constraints, ledger
+from include.cutover.target import ledger
+from include.cutover.target import sequences as target_sequences
+from include.cutover.target import session as target_session
 from include.cutover.target import sql_files as target_sql_files
 from tests.support.assessing import Raw, insert, plan_of, source_of, sql_folder, target_of
 
@@ -522,11 +524,11 @@ def made(conninfo: str, folder: Path) -> World:
                 try:
                     connection.execute(statement.encode())
                 except psycopg.errors.UniqueViolation as error:
-                    failed[of(case, "{t}")] = catalog.primary_message(error)
+                    failed[of(case, "{t}")] = target_session.primary_message(error)
     quarantine.store(conninfo, "run", quarantine.rows(decided, plan), ledger.guard("run", epoch))
     with source_schema.snapshot(file) as reading:
         given = source_schema.sqlite_sequence(reading)
-    constraints.set_sequences(conninfo, SCHEMA, given)
+    target_sequences.set_sequences(conninfo, SCHEMA, given)
     tables = [table for case in CASES for table in of(case, case.tables) if not case.refused or case.arrives]
     with psycopg.connect(conninfo) as connection:
         kept = connection.execute("SELECT table_name, key, kind, reason, row FROM cutover.quarantine").fetchall()
@@ -541,7 +543,7 @@ def made(conninfo: str, folder: Path) -> World:
         slipped,
         failed,
         {result.table: result for result in content.compare(decided.file, conninfo, SCHEMA, tables)},
-        constraints.check_sequences(conninfo, SCHEMA, given),
+        target_sequences.check_sequences(conninfo, SCHEMA, given),
         {(table, key): (kind, reason, row) for table, key, kind, reason, row in kept},
     )
 
@@ -657,7 +659,7 @@ def test_without_the_assessment_duplicates_stop_at_the_key(world: World, case: C
 
 def test_without_the_assessment_orphans_stop_the_proof(world: World) -> None:
     undecided = next(case for case in CASES if case.row == ORPHANS and not case.decided)
-    found = {result.foreign_key.name: result for result in counts.orphan_checks(world.conninfo, SCHEMA, {})}
+    found = {result.foreign_key.name: result for result in orphans.orphan_checks(world.conninfo, SCHEMA, {})}
     items, readings = (found[of(undecided, f"{{t}}_of_{name}")] for name in ("device", "item"))
     assert (items.count, [key["id"] for key in items.keys]) == (1, ["2"])
     assert (readings.count, [key["id"] for key in readings.keys]) == (1, ["5"])
@@ -695,7 +697,7 @@ def test_sequences_go_on_behind_both(world: World) -> None:
         connection.execute(of(case, "SELECT setval('{t}_behind_id_seq', 3)").encode())
     (wrong,) = (
         check
-        for check in constraints.check_sequences(world.conninfo, SCHEMA, {})
+        for check in target_sequences.check_sequences(world.conninfo, SCHEMA, {})
         if check.where.startswith(of(case, "{t}_beh"))
     )
     assert wrong.outcome == "failed"
@@ -725,7 +727,7 @@ def test_tables_that_one_side_does_not_know_block_by_name(conninfo: str, tmp_pat
     ]
     decided = plan_of({"t": None}, **yaml.safe_load(found[0].decide))
     assert not assess.assess(path, decided, target).blocks
-    checks = preflight_places.check_clone(path, plan=plan, planned=target.planned)
+    checks = preflight_source.check_clone(path, plan=plan, planned=target.planned)
     wrong = {check.name: check.found for check in checks if check.outcome == "failed"}
     assert wrong == {
         "source_tables_unknown": "forgotten",

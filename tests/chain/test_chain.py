@@ -27,10 +27,10 @@ from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
 from include.cutover.errors import CutoverError
 from include.cutover.plan.model import Plan
-from include.cutover.proof import content, counts, digests
+from include.cutover.proof import content, counts, digests, orphans
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints, ledger, sql_files, structure
+from include.cutover.target import constraints, ledger, sequences, sql_files, structure
 from include.cutover.target import schema as target_schema
 from tests.chain import oracle
 from tests.chain.case import Case
@@ -143,13 +143,13 @@ class Bench:
         for kind in ("post_data", "foreign_keys"):
             if (folder / "sql" / kind).is_dir():
                 sql_files.apply(self.conninfo, folder / "sql", kind, schema=SCHEMA, run_id=RUN)
-        constraints.set_sequences(self.conninfo, SCHEMA, given)
+        sequences.set_sequences(self.conninfo, SCHEMA, given)
         constraints.validate_foreign_keys(self.conninfo, SCHEMA)
         counted = counts.count_checks(self.conninfo, SCHEMA, decided.expected_rows(rows))
         checks += [one.check(SCHEMA) for one in counted]
         checks += [one.check(SCHEMA) for one in content.compare(decided.file, self.conninfo, SCHEMA, plan.tables, workers=1)]
-        checks += [one.check(SCHEMA) for one in counts.orphan_checks(self.conninfo, SCHEMA)]
-        checks += constraints.check_sequences(self.conninfo, SCHEMA, given)
+        checks += [one.check(SCHEMA) for one in orphans.orphan_checks(self.conninfo, SCHEMA)]
+        checks += sequences.check_sequences(self.conninfo, SCHEMA, given)
         checks += structure.checks(self.conninfo, SCHEMA, folder / "sql", list(plan.tables))
         if decided.made:
             checks += decisions.audit(decided, plan, planned)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from flask_appbuilder.const import AUTH_DB, AUTH_LDAP, AUTH_OAUTH
 
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 
 OIDC = {"OIDC_ISSUER": "https://sso.example/realms/ops/", "OIDC_CLIENT_ID": "cutover", "OIDC_CLIENT_SECRET": "s3cret"}
 LDAP = {"LDAP_SERVER": "ldaps://ldap.example", "LDAP_SEARCH": "ou=people,dc=example"}
@@ -20,7 +20,7 @@ def configured(monkeypatch: pytest.MonkeyPatch, way: str, **given: str) -> dict[
         monkeypatch.delenv(name)
     for name, value in {"CUTOVER_LOG_IN": way, **given}.items():
         monkeypatch.setenv(name, value)
-    return runpy.run_path(str(ROOT / "include" / "cutover" / "tasks" / "log_in.py"))
+    return runpy.run_path(str(ROOT / "include" / "cutover" / "accounts" / "log_in.py"))
 
 
 @pytest.mark.parametrize("way", ["", "password"])

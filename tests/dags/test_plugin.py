@@ -18,9 +18,11 @@ import httpx
 import pytest
 from airflow.models.taskinstancekey import TaskInstanceKey
 
-from include.cutover.evidence.record import Evidence, slug
+from include.cutover.evidence.record import Evidence
+from include.cutover.files import slug
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import Stack
 from include.cutover.ui.links import DataDocsLink, ReportLink, plan_of
 
@@ -446,5 +448,6 @@ def test_loading_the_plugin_costs_nearly_nothing_and_touches_nothing(tmp_path: P
         "include.cutover",
         "include.cutover.tasks",
         "include.cutover.tasks.deadline_reference",
+        "include.cutover.ui",
         "include.cutover.ui.links",
     ]

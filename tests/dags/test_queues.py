@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.runs.queues import ANYWHERE
 
 BESIDE = {

@@ -25,7 +25,8 @@ import pytest
 
 from include.cutover.evidence.record import Evidence
 from include.cutover.people.roles import DAGS, LEAD, ROLES, Accounts, permissions
-from include.cutover.plan.model import ROOT, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import parse_plan
 from include.cutover.stack.api_client import Client, Gate
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster

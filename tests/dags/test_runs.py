@@ -27,7 +27,7 @@ from examples.ward_ops.local_site import DATABASE, PIPELINE_ROLE, ROLE, LocalSit
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Evidence
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.runs import rehearsals, schedule
 from include.cutover.stack.api_client import Client
 from tests.support.incidents import close_incidents

@@ -13,9 +13,12 @@ from typing import Any
 import pytest
 from airflow.sdk.definitions.callback import SyncCallback
 
-from include.cutover.plan.model import ROOT, load_plan
-from include.cutover.report.page import phase_of
-from include.cutover.steps import rehearse, verify
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
+from include.cutover.runs import runbook
+from include.cutover.runs.runbook import phase_of
+from include.cutover.steps import decide as decide_steps
+from include.cutover.steps import rehearse
 from include.cutover.steps.step import Terms
 from include.cutover.tasks.alerts import OPENING
 
@@ -337,10 +340,10 @@ def test_every_required_step_is_a_task(cutover: Any) -> None:
 
     names = {task.task_id.rsplit(".", 1)[-1] for task in cutover.tasks}
     for at in ("decide", "decide_live"):
-        for name in verify.required_steps(FakeStep(), at):  # type: ignore[arg-type]
+        for name in decide_steps.required_steps(FakeStep(), at):  # type: ignore[arg-type]
             table = name.split(".")[1] if name.startswith("copy.") else name
             assert table in names, name
-    assert "grant_access" in verify.required_steps(FakeStep(), "decide")  # type: ignore[arg-type]
+    assert "grant_access" in decide_steps.required_steps(FakeStep(), "decide")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("plan_file", sorted((ROOT / "include" / "plans").glob("*.yaml")), ids=lambda path: path.stem)
@@ -379,7 +382,7 @@ def test_a_broken_plan_is_shown_and_takes_no_other_down(tmp_path: Path, monkeypa
 
 
 def test_what_touches_the_application_does_not_take_airflows_word_for_what_stands_before_it(cutover: Any) -> None:
-    assert cutover.get_task("quiesce.stop_services").terms.after == verify.BEFORE_STOPPING
+    assert cutover.get_task("quiesce.stop_services").terms.after == runbook.BEFORE_STOPPING
     assert cutover.get_task("quiesce.fence_source").terms.after == ("stop_services",)
     assert cutover.get_task("take_backup").terms.after == ("fence_source",)
     for task in cutover.tasks:

@@ -24,16 +24,17 @@ import psycopg
 import yaml
 from psycopg import sql
 
+from include.cutover import locks
 from include.cutover.application import requests, services
 from include.cutover.checks import Check
 from include.cutover.cli import break_glass
-from include.cutover.evidence import claims, fingerprints, record
+from include.cutover.evidence import claims, fingerprints
 from include.cutover.evidence.record import Evidence, runs
-from include.cutover.plan.model import ROOT
-from include.cutover.proof import content, counts, expectations, table_suites
+from include.cutover.places import ROOT
+from include.cutover.proof import content, counts, expectations, orphans, table_suites
 from include.cutover.proof.expectations import StageResult
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints
+from include.cutover.target import sequences
 from tests.exploring.shop import PROGRAMS, Shop
 from tests.exploring.walking import Run, World
 
@@ -231,7 +232,7 @@ def plain_stages() -> Iterator[None]:
         mock.patch.object(claims, "PAUSE_SECONDS", 0.005),
         mock.patch.object(claims, "WAIT_SECONDS", 1.0),
         mock.patch.object(claims, "PATIENCE_SECONDS", 0.5),
-        mock.patch.object(record, "HUNG_SECONDS", 0.5),
+        mock.patch.object(locks, "HUNG_SECONDS", 0.5),
         mock.patch.object(break_glass, "PAUSE_SECONDS", 0.05),
         # SQL and code are hashed anew by each step; here only the plan changes while a run is in flight.
         mock.patch.object(fingerprints, "of_run", lambda plan: {"plan": fingerprints.of_plan(plan)}),
@@ -247,10 +248,10 @@ def _check_tables(
     snapshot: Path, conninfo: str, schema: str, tables: Any, expected: Any, *_: Any, **settings: Any
 ) -> StageResult:
     checks = [row.check(schema) for row in counts.count_checks(conninfo, schema, expected)]
-    checks += [result.check(schema) for result in counts.orphan_checks(conninfo, schema)]
+    checks += [result.check(schema) for result in orphans.orphan_checks(conninfo, schema)]
     kept = {name: settings[name] for name in ("secret", "stored", "identity", "sql_folder")}
     checks += [result.check(schema) for result in content.compare(snapshot, conninfo, schema, tables, **kept)]
-    checks += constraints.check_sequences(conninfo, schema, settings["sqlite_sequence"])
+    checks += sequences.check_sequences(conninfo, schema, settings["sqlite_sequence"])
     return _stage("tables", checks)
 
 

@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.processes import exit_on
 from tests.faults import cells as _  # noqa: F401
 from tests.faults import record

@@ -9,8 +9,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from include.cutover.evidence.record import write_atomically
-from include.cutover.plan.model import ROOT
+from include.cutover.files import write_atomically
+from include.cutover.places import ROOT
 from tests.faults.matrix import CELLS, FAULTS, Cell
 from tests.faults.trial import Result
 

@@ -33,7 +33,8 @@ from psycopg import sql
 from examples.ward_ops.local_site import DAGS, DATABASE, PIPELINE_ROLE, ROLE, LocalSite
 from include.cutover.errors import CutoverError
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.api_client import Client
 from include.cutover.stack.processes import Leader, members
 from tests.faults.inject import Front

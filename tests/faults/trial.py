@@ -17,7 +17,7 @@ import psycopg
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import fingerprints
 from include.cutover.evidence.record import Evidence
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.api_client import Client, Gate
 from tests.faults.judge import Before, State, Verdict, judge
 from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, sha256, until

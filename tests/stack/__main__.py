@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from include.cutover.errors import CutoverError, StepFailed
-from include.cutover.evidence.record import slug
+from include.cutover.files import slug
 from include.cutover.stack.api_client import Gate, TaskState
 from include.cutover.stack.postgres import free_port
 from include.cutover.stack.processes import exit_on

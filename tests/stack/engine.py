@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from include.cutover.errors import StepFailed
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 
 FILE = ROOT / "docker-compose.yaml"
 _KINDS = (

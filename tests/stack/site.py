@@ -14,7 +14,8 @@ import httpx
 import psycopg
 
 from include.cutover.errors import CutoverError, StepFailed
-from include.cutover.evidence.record import Evidence, slug
+from include.cutover.evidence.record import Evidence
+from include.cutover.files import slug
 from include.cutover.stack.api_client import Client, Gate, TaskState
 from tests.faults.judge import differences_in_target, different, rows_of, sqlite_refuses
 from tests.stack.engine import Project

@@ -14,11 +14,12 @@ from psycopg import sql
 
 from examples.ward_ops.generate import generate
 from include.cutover.copying import tables as copying
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.source import backup
 from include.cutover.source.backup import Manifest
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints, ledger, sql_files
+from include.cutover.target import constraints, ledger, sequences, sql_files
 from include.cutover.target.schema import row_counts
 
 SCHEMA = "public"
@@ -127,6 +128,6 @@ def load(conninfo: str, plan: Plan, snapshot: Path, sqlite_sequence: Mapping[str
     for kind in ("post_data", "reference", "foreign_keys"):
         if (plan.sql_folder / kind).is_dir():
             sql_files.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
-    constraints.set_sequences(conninfo, plan.target_schema, sqlite_sequence)
+    sequences.set_sequences(conninfo, plan.target_schema, sqlite_sequence)
     constraints.validate_foreign_keys(conninfo, plan.target_schema)
     ledger.release(conninfo, "run", epoch)

@@ -26,7 +26,7 @@ from typing import Any
 import pytest
 
 from include.cutover.connections import ssh
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.postgres import free_port
 
 PASSWORD = "pass word:of the host"

@@ -21,7 +21,9 @@ import psycopg
 from include.cutover.accounts import roles as account_roles
 from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, StepFailed, Unreachable
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import Plan, load_plan, plans_folder
+from include.cutover.places import plans_folder
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 
 WAIT_SECONDS = 120.0
 

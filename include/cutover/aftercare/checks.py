@@ -16,9 +16,10 @@ from include.cutover.application import requests
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck
 from include.cutover.plan.afterwards import Aftercare, GrowingTable
-from include.cutover.plan.model import Plan, SmokeTests
+from include.cutover.plan.application import SmokeTests
+from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
-from include.cutover.target import constraints
+from include.cutover.target import sequences as target_sequences
 
 _ENOUGH = 5.0  # rows that must be awaited before their number says something
 _SECONDS = 120.0
@@ -198,7 +199,7 @@ def sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int]) ->
     Raises:
         CannotCheck, Unreachable, StepFailed: See ``finishing.next_keys``.
     """
-    found = constraints.check_sequences(conninfo, schema, sqlite_sequence, draw=False)
+    found = target_sequences.check_sequences(conninfo, schema, sqlite_sequence, draw=False)
     bad = [check for check in found if check.outcome != "passed"]
     return [
         Check(

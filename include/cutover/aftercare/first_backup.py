@@ -28,12 +28,13 @@ from include.cutover import files
 from include.cutover.aftercare.statistics import OWN_SESSIONS
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck, CutoverError, StepFailed
-from include.cutover.evidence.record import sync_folder
+from include.cutover.files import sync_folder
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
 from include.cutover.proof import canonical, digests
 from include.cutover.proof.digests import Cuts, Part, Shape
 from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 log = logging.getLogger(__name__)
 
@@ -211,9 +212,9 @@ def _said(done: subprocess.CompletedProcess[str]) -> str:
 
 
 @contextlib.contextmanager
-def _one_moment(conninfo: str, schema: str, seconds: float) -> Iterator[catalog.Connection]:
+def _one_moment(conninfo: str, schema: str, seconds: float) -> Iterator[target_session.Connection]:
     settings = {"statement_timeout": f"{int(seconds * 1000)}ms", "row_security": "off"}
-    with catalog.session(conninfo, schema, settings=settings) as connection:
+    with target_session.session(conninfo, schema, settings=settings) as connection:
         connection.wait_for_statements()
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
@@ -365,7 +366,7 @@ def _differences(expected: Mapping[str, _Table], found: Mapping[str, _Table]) ->
 @contextlib.contextmanager
 def _scratch_database(conninfo: str, name: str) -> Iterator[None]:
     drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
-    with catalog.session(conninfo, "pg_catalog") as connection:
+    with target_session.session(conninfo, "pg_catalog") as connection:
         try:
             connection.execute(drop)
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
@@ -380,7 +381,7 @@ def _scratch_database(conninfo: str, name: str) -> Iterator[None]:
         yield
     finally:
         try:
-            with catalog.session(conninfo, "pg_catalog") as connection:
+            with target_session.session(conninfo, "pg_catalog") as connection:
                 connection.execute(drop)
         except CutoverError as error:
             log.warning("the scratch database %s is left behind: %s", name, error)
@@ -389,7 +390,7 @@ def _scratch_database(conninfo: str, name: str) -> Iterator[None]:
 def _could_not(name: str, title: str, error: Exception, place: Path) -> Check:
     if isinstance(error, psycopg.Error):
         return Check(
-            name, title, "unknown", found=catalog.primary_message(error), do="Look at the server.", where=str(place)
+            name, title, "unknown", found=target_session.primary_message(error), do="Look at the server.", where=str(place)
         )
     if isinstance(error, StepFailed | CannotCheck | CutoverError):
         return Check(

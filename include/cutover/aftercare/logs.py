@@ -18,7 +18,7 @@ from include.cutover.connections.commands import Local, Remote, Runner, no_remot
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.masking import mask
 from include.cutover.plan.afterwards import Aftercare
-from include.cutover.plan.model import Service
+from include.cutover.plan.application import Service
 
 _MOST_BYTES = 8 << 20
 _PART = 512 << 10  # what one command may print

@@ -16,7 +16,8 @@ from typing import Any
 
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, slug
+from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root
+from include.cutover.files import slug
 from include.cutover.plan.afterwards import Aftercare
 from include.cutover.runs.verdict import course
 

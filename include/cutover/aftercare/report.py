@@ -15,7 +15,7 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
 from include.cutover.report import page as report_page
-from include.cutover.report import pages
+from include.cutover.report import pages, words
 from include.cutover.runs.verdict import course
 
 FILE = "post_cutover.html"
@@ -69,7 +69,7 @@ def _facts(opened: Event, closed: Event | None, cutover: Evidence, plan: Plan) -
         ("Live since", _moment(opened["started"])),
         ("Looked after until", _moment(closed["time"] if closed else opened["until"])),
         ("Rows moved", f"{told['rows']:,} in {told['tables']} tables"),
-        ("Downtime", "none" if downtime is None else report_page.duration(downtime)),
+        ("Downtime", "none" if downtime is None else words.duration(downtime)),
         ("Checks before go-live", f"{told['checks_passed']} passed, {told['checks_failed']} failed"),
     ]
     if closed is not None and closed.get("written"):

@@ -28,23 +28,17 @@ from include.cutover import files
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence import lease
-from include.cutover.evidence.record import (
-    EVENTS,
-    Event,
-    Evidence,
-    evidence_root,
-    locked,
-    sealing,
-    sync_folder,
-    write_atomically,
-)
+from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, sealing
 from include.cutover.extras import take as extras
+from include.cutover.files import sync_folder, write_atomically
+from include.cutover.locks import locked
 from include.cutover.plan.model import Plan
 from include.cutover.proof import digests
 from include.cutover.source import backup, backup_archive
 from include.cutover.source.backup import Manifest
-from include.cutover.target import catalog, constraints, sql_files
+from include.cutover.target import drop, sql_files
 from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
 
 log = logging.getLogger(__name__)
 
@@ -184,7 +178,7 @@ class _Work:
                 else:
                     yield from self._drop(run, conninfo)
             except (CutoverError, OSError, psycopg.Error) as error:
-                said = catalog.primary_message(error) if isinstance(error, psycopg.Error) else str(error)
+                said = target_session.primary_message(error) if isinstance(error, psycopg.Error) else str(error)
                 yield Deed(what, run.name, "what it left", False, said, failed=True)
 
     def _runs(self) -> list[_Run]:
@@ -411,12 +405,12 @@ class _Work:
         if conninfo is None:
             yield Deed("drop", run.name, schema, False, "nothing says how to log in to the target", failed=True)
             return
-        with catalog.session(conninfo(), "pg_catalog") as connection:
+        with target_session.session(conninfo(), "pg_catalog") as connection:
             there = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
             if there and not self.dry_run:
                 self.evidence.append(DROPPING, run=run.name, schema=schema, rows=kept.get("rows"))
                 with connection.transaction():
-                    constraints.drop_objects(connection, schema, sql_files.objects(connection, schema))
+                    drop.drop_objects(connection, schema, sql_files.objects(connection, schema))
                     connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(sql.Identifier(schema)))
         if not self.dry_run:
             self.evidence.append(DROPPED, run=run.name, schema=schema)

@@ -42,12 +42,14 @@ from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
 from include.cutover.decisions import snapshot as decided_snapshot
 from include.cutover.errors import CannotCheck, CutoverError
-from include.cutover.evidence.record import Evidence, sync_folder, write_atomically
+from include.cutover.evidence.record import Evidence
+from include.cutover.files import sync_folder, write_atomically
 from include.cutover.proof import canonical, digests
 from include.cutover.proof.digests import Shape
 from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog, ledger
 from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Guard
 
 log = logging.getLogger(__name__)
@@ -129,7 +131,7 @@ def mark(conninfo: str, schema: str, run_id: str, guard: Guard, rows: Mapping[st
         Unreachable: When somebody is in the middle of writing to these tables, or the server does not answer.
         LeaseLost: From ``guard``.
     """
-    with catalog.session(conninfo, schema) as connection, connection.transaction():
+    with target_session.session(conninfo, schema) as connection, connection.transaction():
         guard(connection)
         target_schema.lock_tables(connection, schema)
         row = connection.execute("SELECT pg_current_snapshot()::text, clock_timestamp()::text").fetchone()
@@ -223,7 +225,7 @@ def count(
         CannotCheck: When it cannot be told, or not in that time.
         Unreachable: When the server does not answer.
     """
-    with catalog.session(conninfo, schema) as connection:
+    with target_session.session(conninfo, schema) as connection:
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
         with connection.transaction():
@@ -251,7 +253,7 @@ def export(
     with connection.transaction():
         found = _look(connection, schema, marker, snapshot, seconds, folder)
         # Of the savepoint that succeeds, the setting would stay.
-        connection.execute("SELECT set_config('statement_timeout', %s, true)", [catalog.STATEMENT_TIMEOUT])
+        connection.execute("SELECT set_config('statement_timeout', %s, true)", [target_session.STATEMENT_TIMEOUT])
     return found
 
 
@@ -626,7 +628,7 @@ def _recorded(evidence: Evidence, look: Callable[[Marker, Path | None], Exported
 
 def _reason(error: Exception) -> str:
     if isinstance(error, psycopg.Error):
-        return catalog.primary_message(error)
+        return target_session.primary_message(error)
     if isinstance(error, CutoverError):
         more = error.found or error.expected
         return f"{error.message}: {more}" if more else error.message

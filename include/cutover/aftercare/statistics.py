@@ -16,8 +16,8 @@ from psycopg import Connection
 
 from include.cutover.checks import Check, Outcome
 from include.cutover.plan.afterwards import Aftercare
-from include.cutover.proof import counts
-from include.cutover.target import catalog
+from include.cutover.proof import reading as proof_reading
+from include.cutover.target import session as target_session
 
 SECONDS = 30.0
 OWN_SESSIONS = "cutover-aftercare"
@@ -58,9 +58,9 @@ class Standing:
 
 
 @contextmanager
-def reading(conninfo: str, schema: str, *, seconds: float = SECONDS) -> Iterator[catalog.Connection]:
+def reading(conninfo: str, schema: str, *, seconds: float = SECONDS) -> Iterator[target_session.Connection]:
     """One read-only transaction that sees one moment. It is committed: rolled back, it would count as the application's."""
-    with counts.session(conninfo, schema, seconds=seconds) as connection, connection.transaction():
+    with proof_reading.session(conninfo, schema, seconds=seconds) as connection, connection.transaction():
         yield connection
 
 

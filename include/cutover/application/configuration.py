@@ -14,7 +14,7 @@ from include.cutover.application.secret_store import SecretStore
 from include.cutover.checks import Check, Outcome
 from include.cutover.connections.commands import Local, Remote, Runner
 from include.cutover.errors import CannotCheck, WrongData
-from include.cutover.plan.model import CommandConfiguration, DotenvConfiguration
+from include.cutover.plan.application import CommandConfiguration, DotenvConfiguration
 
 Settings = DotenvConfiguration | CommandConfiguration
 

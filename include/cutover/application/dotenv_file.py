@@ -19,7 +19,7 @@ from dotenv.parser import Binding, parse_stream
 
 from include.cutover import files
 from include.cutover.errors import CannotCheck, Refused, StepFailed, WrongData
-from include.cutover.evidence.record import sync_folder, write_atomically
+from include.cutover.files import sync_folder, write_atomically
 
 log = logging.getLogger(__name__)
 

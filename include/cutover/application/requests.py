@@ -24,8 +24,9 @@ from psycopg import sql
 
 from include.cutover.checks import Check, Outcome
 from include.cutover.masking import mask
-from include.cutover.plan.model import CountTest, SmokeTests, WriteTest
+from include.cutover.plan.application import CountTest, SmokeTests, WriteTest
 from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 log = logging.getLogger(__name__)
 
@@ -324,7 +325,7 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
         return Check(_name(test), _title(test), outcome, expected, _short(found), do, mask(url or _url(smoke, test.path)))
 
     try:
-        with catalog.connect(conninfo, seconds=5) as connection:
+        with target_session.connect(conninfo, seconds=5) as connection:
             connection.execute("SET statement_timeout = '10s'")
             connection.wait_for_statements()
             keys = {table: catalog.primary_key(connection, schema, table) for table in (test.for_table, test.table)}
@@ -354,7 +355,7 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
         return check("failed", f"{test.returns} of the answer is not a key of {test.table}")
     except psycopg.Error as error:
         # Neither a proof nor a disproof: the application may well have written.
-        return check("unknown", f"the target: {catalog.primary_message(error)}", "Look at the target's log.")
+        return check("unknown", f"the target: {target_session.primary_message(error)}", "Look at the target's log.")
 
 
 def _some_key(connection: psycopg.Connection, schema: str, table: str, column: str) -> str | None:

@@ -19,8 +19,8 @@ from include.cutover import files
 from include.cutover.application import dotenv_file
 from include.cutover.connections.commands import Ran, Runner
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
-from include.cutover.evidence.record import write_atomically
-from include.cutover.plan.model import CommandConfiguration
+from include.cutover.files import write_atomically
+from include.cutover.plan.application import CommandConfiguration
 
 log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from include.cutover.application.control.systemd import Systemd
 from include.cutover.connections.commands import Local, Remote, Runner, lines, no_remote
 from include.cutover.errors import CannotCheck, CutoverError, StepFailed
 from include.cutover.masking import mask
-from include.cutover.plan.model import ComposeControl, Service, SupervisorControl, SystemdControl
+from include.cutover.plan.application import ComposeControl, Service, SupervisorControl, SystemdControl
 
 __all__ = ["ServiceResult", "State", "environment", "may_control", "start", "states", "status", "stop"]
 

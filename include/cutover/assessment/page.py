@@ -11,7 +11,7 @@ from html import escape
 from include.cutover.assessment.findings import Assessment, Finding, Severity
 from include.cutover.plan.model import Plan
 from include.cutover.report import pages
-from include.cutover.report.page import duration
+from include.cutover.report.words import duration
 
 _STYLE = """
 .verdict { border-left: 8px solid var(--line); background: var(--band); border-radius: 8px; padding: 12px 18px;

@@ -11,8 +11,10 @@ import typer
 
 from include.cutover.checks import Check, worst
 from include.cutover.connections import tls
-from include.cutover.plan.model import Plan, load_plan
-from include.cutover.target import access, catalog
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
+from include.cutover.target import access
+from include.cutover.target import session as target_session
 
 app = typer.Typer(help="The roles in the target: owner, pipeline, application, reporting.", no_args_is_help=True)
 
@@ -25,7 +27,7 @@ Target = Annotated[str, typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/
 
 def _ends(plan: str, target: str) -> tuple[Plan, str]:
     found = load_plan(plan)
-    return found, tls.demanded(catalog.libpq_url(target), found.tls, "--target")
+    return found, tls.demanded(target_session.libpq_url(target), found.tls, "--target")
 
 
 @app.command(name="sql")
@@ -39,7 +41,7 @@ def show(plan: PlanName, target: Target) -> None:
         ),
         ("as the pipeline's role, or an administrator", access.object_statements),
     ]
-    with catalog.session(conninfo, found.target_schema) as connection:
+    with target_session.session(conninfo, found.target_schema) as connection:
         for title, statements in parts:
             missing = statements(connection, found)
             sys.stdout.write("\n".join([f"-- {title if missing else 'nothing to do ' + title}", *missing]) + "\n")

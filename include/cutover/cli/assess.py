@@ -17,12 +17,13 @@ from include.cutover.assessment.decided import assess_decided
 from include.cutover.assessment.page import render_html
 from include.cutover.connections import tls
 from include.cutover.errors import CannotCheck, CutoverError
-from include.cutover.evidence.record import write_atomically
+from include.cutover.files import write_atomically
 from include.cutover.masking import mask
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 CLEAN, BLOCKED, NOT_ASSESSED = 0, 1, 2
 
@@ -90,7 +91,7 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
 def _target(url: str | None, scratch: Path, plan: Plan) -> Iterator[str]:
     """The connection string of the given server, or of one that lives as long as the block."""
     if url is not None:
-        yield tls.demanded(catalog.libpq_url(url), plan.tls, "--target")
+        yield tls.demanded(target_session.libpq_url(url), plan.tls, "--target")
         return
     cluster = Cluster(scratch / "postgres", free_port())
     try:

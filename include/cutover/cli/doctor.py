@@ -18,10 +18,11 @@ from include.cutover.cli import access as access_command
 from include.cutover.connections import environment, tls
 from include.cutover.errors import CannotCheck
 from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.preflight import doctor
 from include.cutover.preflight import places as preflight_places
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 _OUTCOMES: dict[str, Outcome] = {"stop": "failed", "ask": "unknown", "enough": "passed"}
 
@@ -79,7 +80,7 @@ def _accepted(check: Check) -> Check:
 
 def _target(plan: Plan, url: str | None) -> str | None:
     if url is not None:
-        return tls.demanded(catalog.libpq_url(url), plan.tls, "--target")
+        return tls.demanded(target_session.libpq_url(url), plan.tls, "--target")
     found = environment.conninfo(plan.connections.target)
     return None if found is None else tls.demanded(found, plan.tls, f"connection {plan.connections.target}")
 

@@ -34,10 +34,13 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.masking import mask
 from include.cutover.people.notices import Channel
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import ROOT, DotenvConfiguration, Plan, load_plan, plans_folder
+from include.cutover.places import ROOT, plans_folder
+from include.cutover.plan.application import DotenvConfiguration
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.source import snapshots
 from include.cutover.stack.local import Stack
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 LIVE, NOT_LIVE, UNUSABLE = 0, 1, 2
 STACK = ROOT / "var" / "stack"
@@ -345,7 +348,7 @@ def require_reachable(login: Mapping[str, Any]) -> None:
             dbname=login["schema"], **{"connect_timeout": 10, **login["extra"]},
         ).close()  # fmt: skip
     except psycopg.Error as error:
-        found = catalog.connection_problem(error, login["password"])
+        found = target_session.connection_problem(error, login["password"])
         where = f"{login['host']}:{login['port']}, database {login['schema']}, user {login['login']}"
         do = "Check that the server runs, and every part of --target."
         raise Unreachable("the target does not let anybody in", where=where, found=found, do=do) from None

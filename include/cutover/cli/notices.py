@@ -9,7 +9,8 @@ from rich.markup import escape
 
 from include.cutover.errors import Refused
 from include.cutover.people import notice_texts
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs import rehearsals
 from include.cutover.runs.clock import Clock
 

@@ -22,7 +22,7 @@ from include.cutover.runs import incident
 from include.cutover.source import fence
 from include.cutover.steps import incidents
 from include.cutover.steps.step import Report
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 console = Console(highlight=False)
 fence_app = typer.Typer(help="The fence around an application's SQLite file.", no_args_is_help=True)
@@ -65,7 +65,7 @@ def rollback(
         reason=said,
         by=by or login(),
         source=source,
-        target=None if target is None else catalog.libpq_url(target),
+        target=None if target is None else target_session.libpq_url(target),
         tell=tell,
     )
     console.print(f"[bold]{escape(report.summary)}[/]")

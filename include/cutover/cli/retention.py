@@ -10,8 +10,8 @@ from rich.markup import escape
 
 from include.cutover.aftercare import retention
 from include.cutover.cli.break_glass import EndsOfEvidence
-from include.cutover.plan.model import load_plan
-from include.cutover.target import catalog
+from include.cutover.plan.file import load_plan
+from include.cutover.target import session as target_session
 
 console = Console(highlight=False)
 
@@ -26,7 +26,7 @@ def command(
 ) -> None:
     """Archive and remove old backups, drop kept schemas. Status 0 done, 1 something is in the way."""
     found = load_plan(plan)
-    ends = EndsOfEvidence(retention.evidence_of(plan), target=None if target is None else catalog.libpq_url(target))
+    ends = EndsOfEvidence(retention.evidence_of(plan), target=None if target is None else target_session.libpq_url(target))
     deeds = [
         deed
         for what in ("archive", "remove", "drop")

@@ -11,7 +11,8 @@ from rich.markup import escape
 from include.cutover.accounts import roles as account_roles
 from include.cutover.accounts.roles import Found
 from include.cutover.people.roles import DAGS, ROLES, Accounts, persons, role_name
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 
 console = Console(highlight=False)
 app = typer.Typer(help="Roles in Airflow, from the plan's people.", no_args_is_help=True)

@@ -23,15 +23,20 @@ from include.cutover.connections import tls
 from include.cutover.decisions import decided as decisions
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.proof import content, digests
 from include.cutover.proof import counts as proof_counts
+from include.cutover.proof import orphans as proof_orphans
 from include.cutover.proof.content import TableResult
-from include.cutover.proof.counts import REFERENCE_DATA, ExpectedCount, Reconciliation
+from include.cutover.proof.counts import ExpectedCount, Reconciliation
+from include.cutover.proof.words import REFERENCE_DATA
 from include.cutover.source import backup
 from include.cutover.source import schema as source_schema
-from include.cutover.target import catalog, constraints, structure
+from include.cutover.target import catalog, structure
 from include.cutover.target import schema as target_schema
+from include.cutover.target import sequences as target_sequences
+from include.cutover.target import session as target_session
 
 EQUAL, DIFFERENT, NOT_COMPARED = 0, 1, 2
 
@@ -116,7 +121,7 @@ def run(
     out, err = out or sys.stdout, err or sys.stderr
     try:
         plan = load_plan(plan_name)
-        conninfo = tls.demanded(catalog.libpq_url(target_url), plan.tls, "--target")
+        conninfo = tls.demanded(target_session.libpq_url(target_url), plan.tls, "--target")
         found = verify(plan, file, conninfo, tables=tables, counts_only=counts_only)
     except CutoverError as error:
         err.write(f"cutover: {mask(str(error))}\n")
@@ -172,7 +177,7 @@ def verify(
 
 
 def _require_target(plan: Plan, conninfo: str) -> None:
-    with catalog.session(conninfo, plan.target_schema) as connection:
+    with target_session.session(conninfo, plan.target_schema) as connection:
         found = catalog.tables(connection, plan.target_schema)
         database = connection.info.dbname
     if not set(found) & set(plan.tables):
@@ -263,7 +268,7 @@ def _strangers(plan: Plan, snapshot: Snapshot, conninfo: str) -> list[Check]:
     """Tables that the plan does not know."""
     with source_schema.snapshot(snapshot.file) as reading:
         here = sorted(set(source_schema.tables(reading)) - set(plan.tables) - set(plan.ignored_tables))
-    with catalog.session(conninfo, plan.target_schema) as connection:
+    with target_session.session(conninfo, plan.target_schema) as connection:
         there = sorted(set(catalog.tables(connection, plan.target_schema)) - set(plan.tables))
     do = "Put the table into the plan and its SQL: nothing of it was carried over." if here else ""
     return [
@@ -297,12 +302,14 @@ def _checks(
     schema = plan.target_schema
     orphans = [
         result.check(schema)
-        for result in proof_counts.orphan_checks(conninfo, schema, secret)
+        for result in proof_orphans.orphan_checks(conninfo, schema, secret)
         if result.foreign_key.table in tables
     ]
     sequences = [
         check
-        for check in _tried("sequences", lambda: constraints.check_sequences(conninfo, schema, sqlite_sequence, draw=False))
+        for check in _tried(
+            "sequences", lambda: target_sequences.check_sequences(conninfo, schema, sqlite_sequence, draw=False)
+        )
         if check.outcome == "unknown" or any(check.where == table or check.where.startswith(f"{table}.") for table in tables)
     ]
     return orphans + sequences + _tried("structure", lambda: structure.checks(conninfo, schema, plan.sql_folder, tables))

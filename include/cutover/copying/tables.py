@@ -32,7 +32,8 @@ from include.cutover.copying.blocks import Block, Row, TableReader, wrong_data
 from include.cutover.copying.conversion import TargetColumn, match_columns, target_columns, value_class
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable, WrongData
 from include.cutover.source import schema as source_schema
-from include.cutover.target import catalog, ledger
+from include.cutover.target import ledger
+from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Chunk
 
 log = logging.getLogger(__name__)
@@ -160,7 +161,7 @@ def copy_table(
     try:
         with (
             source_schema.snapshot(snapshot) as reading,
-            catalog.session(conninfo, schema, application_name=_name(conninfo, name)) as connection,
+            target_session.session(conninfo, schema, application_name=_name(conninfo, name)) as connection,
             _Watchdog(connection, stall_seconds) as watchdog,
         ):
             copy = _Copy(reading, connection, watchdog, stall_seconds, run_id, epoch, schema, table, secret)
@@ -248,7 +249,7 @@ class _Watchdog:
     The wait then ends with a broken connection, and the server rolls back.
     """
 
-    def __init__(self, connection: catalog.Connection, seconds: float) -> None:
+    def __init__(self, connection: target_session.Connection, seconds: float) -> None:
         self._connection, self._seconds = connection, seconds
         self._moved = math.inf
         self._over = threading.Event()
@@ -396,7 +397,7 @@ class _Copy:
                 raise error.told(self._where(chunk)) from None
             raise self._explained(chunk, error) from None
         except psycopg.Error as error:
-            raise catalog.as_cutover_error(error, self._where(chunk)) from None
+            raise target_session.as_cutover_error(error, self._where(chunk)) from None
 
     def _attempt(self, chunk: Chunk, meter: _Meter) -> bool:
         self._watchdog.moved()
@@ -482,11 +483,11 @@ class _Copy:
         except WrongData as wrong:
             return wrong
         except psycopg.Error as broken:
-            return catalog.as_cutover_error(broken, self._where(chunk))
+            return target_session.as_cutover_error(broken, self._where(chunk))
         return StepFailed(
             "PostgreSQL refused the chunk, but none of its rows when they were looked at one by one",
             where=self._where(chunk),
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do="Look at the server's log; try again.",
         )
 
@@ -513,14 +514,14 @@ class _Copy:
                 with self._connection.transaction():
                     self._connection.execute(cast, [item.exact(value)])
             except _REFUSED_BY_POSTGRESQL as wrong:
-                found = f"{value_class(value)}; {catalog.primary_message(wrong)}"
+                found = f"{value_class(value)}; {target_session.primary_message(wrong)}"
                 return wrong_data(self._table, item, row.key, "a value that PostgreSQL accepts", found)
         column = f", column {error.diag.column_name}" if error.diag.column_name else ""
         return WrongData(
             "PostgreSQL refuses this row",
             where=f"table {self._table}{column}, key {row.key}",
             expected=f"a row that {error.diag.constraint_name or 'the table'} accepts",
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do="Correct the row in the source, or the constraint in the plan's SQL; then start over.",
         )
 

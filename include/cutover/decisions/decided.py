@@ -44,7 +44,8 @@ from include.cutover.decisions.audit import audit
 from include.cutover.decisions.snapshot import Decided, beside, place
 from include.cutover.decisions.values import Step
 from include.cutover.errors import CutoverError, PlanInvalid, Refused, StepFailed, WrongData
-from include.cutover.evidence.record import locked, sync_folder
+from include.cutover.files import sync_folder
+from include.cutover.locks import locked
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import Shape, quote

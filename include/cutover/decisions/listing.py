@@ -16,7 +16,7 @@ from include.cutover import files
 from include.cutover.copying.conversion import value_class
 from include.cutover.decisions import snapshot as decided_snapshot
 from include.cutover.decisions.snapshot import Decided, Listing, beside
-from include.cutover.evidence.record import sync_folder
+from include.cutover.files import sync_folder
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema

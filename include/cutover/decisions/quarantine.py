@@ -25,7 +25,8 @@ from include.cutover.errors import Refused
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import quote
-from include.cutover.target import catalog, ledger
+from include.cutover.target import ledger
+from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Guard
 
 TABLE = "quarantine"
@@ -121,7 +122,7 @@ def store(conninfo: str, run_id: str, rows: Iterable[QuarantinedRow], guard: Gua
         LeaseLost: From ``guard``.
         Unreachable: When the target does not answer.
     """
-    with catalog.session(conninfo, ledger.SCHEMA) as connection, connection.transaction():
+    with target_session.session(conninfo, ledger.SCHEMA) as connection, connection.transaction():
         if guard is not None:
             guard(connection)
         _ensure(connection)
@@ -135,7 +136,7 @@ def store(conninfo: str, run_id: str, rows: Iterable[QuarantinedRow], guard: Gua
 
 def stored(conninfo: str, run_id: str) -> dict[str, int]:
     """Table → rows of a run in ``cutover.quarantine``; empty where there is no such table."""
-    with catalog.session(conninfo, ledger.SCHEMA) as connection:
+    with target_session.session(conninfo, ledger.SCHEMA) as connection:
         row = connection.execute("SELECT to_regclass('cutover.quarantine')").fetchone()
         return {} if row is None or row[0] is None else _stored(connection, run_id)
 

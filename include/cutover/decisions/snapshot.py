@@ -21,7 +21,7 @@ from urllib.parse import quote as percent_encoded
 import apsw
 
 from include.cutover.errors import CannotCheck
-from include.cutover.evidence.record import write_atomically
+from include.cutover.files import write_atomically
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import Shape, quote
 

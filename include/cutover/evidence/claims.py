@@ -16,7 +16,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from include.cutover.errors import Unreachable
-from include.cutover.evidence.record import end_holders, evidence_root, slug
+from include.cutover.evidence.record import evidence_root
+from include.cutover.files import slug
+from include.cutover.locks import end_holders
 
 WAIT_SECONDS = 120.0  # for an earlier attempt of the same step: it may be about to finish
 PATIENCE_SECONDS = 15.0  # for steps whose work is given up

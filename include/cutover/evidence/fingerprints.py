@@ -7,7 +7,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import ROOT, Plan, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 
 
 def of_files(files: Iterable[Path], base: Path) -> str:

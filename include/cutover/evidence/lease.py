@@ -13,7 +13,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from include.cutover.errors import LeaseLost, Refused
-from include.cutover.evidence.record import Evidence, disk_errors, evidence_root, locked, now, write_atomically
+from include.cutover.evidence.record import Evidence, evidence_root
+from include.cutover.files import disk_errors, now, write_atomically
+from include.cutover.locks import locked
 
 
 @dataclass(frozen=True)

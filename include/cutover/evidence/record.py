@@ -7,33 +7,27 @@ full disk say, is taken out again; a line torn by a crash is recognised and set 
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import re
 import secrets
-import signal
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
-from include.cutover.plan.model import ROOT
+from include.cutover.errors import CannotCheck, Refused
+from include.cutover.files import disk_errors, now, slug, sync_folder, write_atomically
+from include.cutover.locks import locked
+from include.cutover.places import ROOT
 
 EVENTS = "events.jsonl"
 REHEARSALS = "rehearsals"
 """Folder of the evidence root with the rehearsals of each plan; who looks through a plan's runs finds cutovers only."""
 
 GENESIS = "0" * 64
-LOCK_SECONDS = 60.0
-HUNG_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
 
@@ -43,137 +37,6 @@ Event = dict[str, Any]
 def evidence_root() -> Path:
     """Folder of all evidence; ``CUTOVER_EVIDENCE`` overrides it."""
     return Path(os.environ.get("CUTOVER_EVIDENCE") or ROOT / "var" / "evidence")
-
-
-def slug(run_id: str) -> str:
-    """The run id as a folder name: every character outside ``A-Za-z0-9_.-`` becomes ``_``."""
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", run_id).lstrip(".") or "_"
-
-
-def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace ``path`` in one step: a reader, or a crash, sees the old content or the new, never a part.
-
-    File and folder are fsynced before this returns. The temporary file never has a wider mode than ``mode``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.chmod(mode)
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and new names in ``folder`` durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the operating system says about a place that is written to into an error that names the place.
-
-    Raises:
-        StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
-    """
-    try:
-        yield
-    except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        raise StepFailed(
-            "the disk is full" if full else "the place cannot be written",
-            where=str(place),
-            found=error.strerror or type(error).__name__,
-            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
-        ) from None
-
-
-@contextmanager
-def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) -> Iterator[int]:
-    """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
-
-    The lock ends with the process, however that ends.
-
-    Args:
-        brief: It is a lock that everybody holds for milliseconds. A process of this host that still has it after
-            ``HUNG_SECONDS`` was stopped there, and is ended: everything here may be killed at any instant, and is waited for
-            by all others.
-
-    Raises:
-        Unreachable: When somebody else holds it for longer than ``seconds``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-    try:
-        lock(descriptor, path, seconds, brief=brief)
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: bool = False) -> None:
-    """Lock an open file for oneself, until it is closed. Arguments and errors as for ``locked``."""
-    begun, pause, ended = time.monotonic(), 0.001, False
-    while True:
-        try:
-            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waited = time.monotonic() - begun
-            if waited > seconds:
-                raise Unreachable(
-                    "another process keeps this file locked",
-                    where=str(path),
-                    expected=f"the lock within {seconds:g} s",
-                    do="Find that process with lsof; end it if it hangs, then run the step again.",
-                ) from None
-            if brief and waited > HUNG_SECONDS and not ended:
-                ended = end_holders(descriptor, str(path))
-            time.sleep(pause)
-            pause = min(0.05, 2 * pause)
-
-
-def end_holders(descriptor: int, what: str) -> bool:
-    """Kill the processes of this host that hold a kernel lock on an open file, this one left out.
-
-    Args:
-        what: Words for the log.
-
-    Returns:
-        Whether there was one that could be ended. False also where the holders cannot be seen.
-    """
-    status = os.fstat(descriptor)
-    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
-    try:
-        lines = Path("/proc/locks").read_text().splitlines()
-    except OSError:
-        return False
-    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
-    ended = False
-    for pid in {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except (ProcessLookupError, PermissionError) as error:
-            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
-            continue
-        log.warning("%s: ended process %s, which did not come to its end", what, pid)
-        ended = True
-    return ended
-
-
-def now() -> str:
-    """This instant, UTC, ISO 8601 with microseconds."""
-    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,9 @@ from pathlib import Path
 
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused
-from include.cutover.evidence.record import Evidence, lock, now
+from include.cutover.evidence.record import Evidence
+from include.cutover.files import now
+from include.cutover.locks import lock
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ from typing import Any
 from include.cutover import files
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, Unreachable
-from include.cutover.evidence.record import evidence_root, now, slug, sync_folder, write_atomically
+from include.cutover.evidence.record import evidence_root
 from include.cutover.extras import archives, redis_snapshot
+from include.cutover.files import now, slug, sync_folder, write_atomically
 from include.cutover.plan.model import Archive, Plan, RedisSnapshot
 
 log = logging.getLogger(__name__)

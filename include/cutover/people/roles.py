@@ -11,7 +11,8 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from include.cutover.plan.model import People, Person, Plan
+from include.cutover.plan.model import Plan
+from include.cutover.plan.people import People, Person
 
 Permission = tuple[str, str]
 """Action and resource, e.g. ``("can_read", "DAG:cutover_ward_ops")``."""

@@ -34,11 +34,15 @@ from include.cutover.masking import mask
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import places as preflight_places
+from include.cutover.preflight import services as preflight_services
+from include.cutover.preflight import source as preflight_source
+from include.cutover.preflight import target as preflight_target
 from include.cutover.runs import schema_drift
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
-from include.cutover.target import access, catalog, sql_files
+from include.cutover.target import access, sql_files
 from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
 
 ALEMBIC = "alembic_version"
 
@@ -106,7 +110,7 @@ def examine(site: Site, *, send: bool = False) -> list[Check]:
             found = f"{error.message}: {error.found}" if error.found else error.message
             checks.append(Check(name, title, "unknown", error.expected, mask(found), error.do, error.where))
         except psycopg.Error as error:
-            found = mask(catalog.primary_message(error))
+            found = mask(target_session.primary_message(error))
             checks.append(Check(name, title, "unknown", "", found, "Look at the target's log, then ask again."))
     return checks
 
@@ -127,7 +131,7 @@ def target_checks(site: Site) -> list[Check]:
         do = f"Give --target, or {environment.variable(plan.connections.target)} in the environment."
         return [_check("target_connection", "The target's connection is defined", None, "", "nothing says it", do)]
     size = site.live.stat().st_size if site.live is not None and site.live.exists() else 0
-    checks = preflight_places.check_target(site.target, plan=plan, source_bytes=size, application_role=site.role)
+    checks = preflight_target.check_target(site.target, plan=plan, source_bytes=size, application_role=site.role)
     return [*checks, *_application_login(site)] if plan.configuration is not None else checks
 
 
@@ -150,12 +154,12 @@ def _application_login(site: Site) -> list[Check]:
     return [_check("application_login", title, good, f"role {role}, with a password", own, do, where)]
 
 
-def _session(site: Site) -> catalog.Connection | None:
+def _session(site: Site) -> target_session.Connection | None:
     """None where the target cannot be reached: the check of that says why."""
     if site.target is None:
         return None
     try:
-        connection = catalog.connect(site.target, seconds=5)
+        connection = target_session.connect(site.target, seconds=5)
     except psycopg.Error:
         return None
     connection.execute("SET statement_timeout = '15s'")
@@ -313,7 +317,7 @@ def source_checks(site: Site) -> list[Check]:
     if site.live is None:
         do = f"Give --source, or {environment.variable(plan.connections.source)} in the environment."
         return [_check("source_connection", "The source's file is named", None, "", "nothing says it", do)]
-    checks = preflight_places.check_source_file(site.live)
+    checks = preflight_source.check_source_file(site.live)
     if checks[0].outcome != "passed":
         return checks
     with files.scratch("doctor") as scratch:
@@ -326,7 +330,7 @@ def source_checks(site: Site) -> list[Check]:
         if site.target is not None:
             planned = target_schema.planned_schema(site.target, plan.sql_folder)
             checks += [replace(item, where=item.where or str(site.live)) for item in
-                       preflight_places.check_clone(clone, plan=plan, planned=planned)]  # fmt: skip
+                       preflight_source.check_clone(clone, plan=plan, planned=planned)]  # fmt: skip
     return checks
 
 
@@ -443,7 +447,7 @@ def service_checks(site: Site) -> list[Check]:
     """Those of preflight: each answers and obeys, and the application is well."""
     if not site.plan.services or site.plan.smoke_tests is None:
         return []
-    return preflight_places.check_services(site.plan.services, site.plan.smoke_tests, site.remote)
+    return preflight_services.check_services(site.plan.services, site.plan.smoke_tests, site.remote)
 
 
 def channel_checks(site: Site, *, send: bool) -> list[Check]:

@@ -23,12 +23,13 @@ import psycopg
 
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
-from include.cutover.proof import canonical, counts, digests, reference_rows
-from include.cutover.proof.counts import REFERENCE_DATA, SNAPSHOT, rows_text
+from include.cutover.proof import canonical, digests, reference_rows, words
+from include.cutover.proof import reading as proof_reading
 from include.cutover.proof.differences import NAMED, Kind, Row, RowDifference, Tally, key_text, tally
 from include.cutover.proof.digests import Bounds, Cuts, Digests, Part, Shape
+from include.cutover.proof.words import REFERENCE_DATA, SNAPSHOT, rows_text
 from include.cutover.source import schema as source_schema
-from include.cutover.target import catalog
+from include.cutover.target import session as session_target
 
 log = logging.getLogger(__name__)
 
@@ -112,12 +113,12 @@ class TableResult:
     def check(self, schema: str) -> Check:
         """The same as a check for the observer."""
         return Check(
-            name=f"content_{counts.identifier(self.table)}",
+            name=f"content_{words.identifier(self.table)}",
             title=f"every row of {self.table} is the same on both sides",
             outcome=self.outcome,
             expected="" if self.source_rows is None else f"{rows_text(self.source_rows)} ({self.origin})",
             found=self.summary,
-            do={"passed": "", "failed": DIFFERENT, "unknown": counts.UNCOUNTED}[self.outcome],
+            do={"passed": "", "failed": DIFFERENT, "unknown": words.UNCOUNTED}[self.outcome],
             where=f"{schema}.{self.table}",
         )
 
@@ -306,7 +307,7 @@ class _Ends:
     reading: apsw.Connection
     connection: psycopg.Connection
     _sources: _Sessions[apsw.Connection]
-    _targets: _Sessions[catalog.Connection]
+    _targets: _Sessions[session_target.Connection]
     _at_source: ThreadPoolExecutor
     _at_target: ThreadPoolExecutor
     _begun: list[Future[dict[str, Part]]] = field(default_factory=list)
@@ -354,8 +355,8 @@ def _opened(snapshot: Path, conninfo: str, schema: str, workers: int, seconds: f
             yield reading
 
     @contextlib.contextmanager
-    def target_session(moment: str | None = None) -> Iterator[catalog.Connection]:
-        with counts.reading(conninfo, schema, seconds=seconds) as connection:
+    def target_session(moment: str | None = None) -> Iterator[session_target.Connection]:
+        with proof_reading.reading(conninfo, schema, seconds=seconds) as connection:
             if moment is not None:
                 connection.execute(f"SET TRANSACTION SNAPSHOT '{moment}'".encode())
             connection.execute("SET LOCAL jit = off")  # the statements are short and many
@@ -454,9 +455,9 @@ class _Job:
             )
             counted = self._look_closely(found, different, secret) if different else True
         except psycopg.Error as error:
-            if isinstance(catalog.as_cutover_error(error, shape.table), Unreachable):
+            if isinstance(session_target.as_cutover_error(error, shape.table), Unreachable):
                 raise
-            return replace(result, problem=counts.query_problem(error))
+            return replace(result, problem=proof_reading.query_problem(error))
         except (apsw.Error, ValueError) as error:
             return replace(result, problem=_source_problem(error))
         unexplained = different and counted and found.rows == beyond

@@ -21,7 +21,7 @@ import apsw
 import psycopg
 from psycopg import errors, sql
 
-from include.cutover.evidence.record import write_atomically
+from include.cutover.files import write_atomically
 from include.cutover.proof import canonical
 from include.cutover.proof.canonical import Canonical
 from include.cutover.source import schema as source_schema

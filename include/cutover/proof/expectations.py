@@ -25,8 +25,9 @@ from psycopg import sql
 
 from include.cutover.checks import Check, Outcome, worst
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.proof.counts import UNCOUNTED, query_problem, reading, relation_problem, session
+from include.cutover.proof.reading import query_problem, reading, relation_problem, session
 from include.cutover.proof.requirements import Asset, Requirement, Result, cannot_say, in_bounds, in_set, names_at_fault
+from include.cutover.proof.words import UNCOUNTED
 
 # As SQLAlchemy writes the class of an error; one that the server reports about a query has a class of its own.
 _LOST = re.compile(

@@ -14,7 +14,8 @@ from typing import Generic, TypeVar
 import psycopg
 from psycopg import sql
 
-from include.cutover.proof.counts import SHOWN_KEYS, orphan_rows, reading
+from include.cutover.proof.orphans import SHOWN_KEYS, orphan_rows
+from include.cutover.proof.reading import reading
 from include.cutover.target import catalog, sql_files
 from include.cutover.target.catalog import ForeignKey, Index, IndexPart
 

@@ -19,23 +19,9 @@ from include.cutover.errors import CannotCheck
 from include.cutover.proof import content, table_rules
 from include.cutover.proof import counts as proof_counts
 from include.cutover.proof.content import TableResult
-from include.cutover.proof.counts import (
-    MISMATCH,
-    ORPHANS,
-    REFERENCE_DATA,
-    SNAPSHOT,
-    UNCOUNTED,
-    ExpectedCount,
-    Reconciliation,
-    count_text,
-    identifier,
-    key_text,
-    orphan_text,
-    orphan_title,
-    orphans_name,
-    rows_text,
-)
+from include.cutover.proof.counts import ExpectedCount, Reconciliation
 from include.cutover.proof.expectations import StageResult, great_expectations, run_stage
+from include.cutover.proof.orphans import orphan_text, orphan_title, orphans_name
 from include.cutover.proof.requirements import (
     Asset,
     Requirement,
@@ -48,9 +34,20 @@ from include.cutover.proof.requirements import (
     rows_of,
 )
 from include.cutover.proof.table_rules import NULLS_COLUMN, TIMES_COLUMN, Stated, TableRules
-from include.cutover.target import constraints
+from include.cutover.proof.words import (
+    MISMATCH,
+    ORPHANS,
+    REFERENCE_DATA,
+    SNAPSHOT,
+    UNCOUNTED,
+    count_text,
+    identifier,
+    key_text,
+    rows_text,
+)
+from include.cutover.target import sequences
 from include.cutover.target.catalog import ForeignKey, Index
-from include.cutover.target.constraints import NextKey
+from include.cutover.target.sequences import NextKey
 
 _WRONG_ROWS = "Do not go live. The target refuses such rows: find out who changed it, then start again with an empty target."
 _NAMED = 5
@@ -127,7 +124,7 @@ def check_tables(
         comparing.add_done_callback(lambda ended: _nothing_more_comes(compared.values(), ended.exception()))
         counting = background.submit(proof_counts.count_checks, conninfo, schema, expected, seconds=seconds)
         rules = table_rules.read(conninfo, schema, sql_folder)
-        next_keys = constraints.next_keys(conninfo, schema, sqlite_sequence or {})
+        next_keys = sequences.next_keys(conninfo, schema, sqlite_sequence or {})
         great_expectations()
         counts = {row.table: row for row in counting.result()}
         assets = [_reconciliation(list(counts.values()), tables)]
@@ -362,7 +359,7 @@ def _next_key(following: NextKey) -> Requirement:
         "The greatest key of the table or the last that SQLite gave away. The next value was drawn, and taken back.",
         held,
         lambda _: check.found,
-        constraints.SET_AGAIN,
+        sequences.SET_AGAIN,
         elsewhere=True,
     )
 

@@ -12,8 +12,10 @@ from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from include.cutover.evidence.record import EVENTS, REHEARSALS, Evidence, evidence_root, slug
-from include.cutover.report.page import Story, duration
+from include.cutover.evidence.record import EVENTS, REHEARSALS, Evidence, evidence_root
+from include.cutover.files import slug
+from include.cutover.report.story import Story
+from include.cutover.report.words import duration
 
 STYLE = (Path(__file__).parent / "pages.css").read_text(encoding="utf-8")
 

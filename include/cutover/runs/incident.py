@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from include.cutover.errors import CutoverError, PlanInvalid, Refused
-from include.cutover.evidence.record import Event, Evidence, runs, slug
+from include.cutover.evidence.record import Event, Evidence, runs
+from include.cutover.files import slug
 from include.cutover.masking import mask
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 
 CLOSED = "incident.closed"
 OUTCOMES = ("rolled_back", "failed", "released")

@@ -18,7 +18,8 @@ from typing import Any
 
 from include.cutover.checks import Check
 from include.cutover.evidence.record import REHEARSALS, Event, Evidence, rehearsals, runs
-from include.cutover.plan.model import Plan, Service
+from include.cutover.plan.application import Service
+from include.cutover.plan.model import Plan
 from include.cutover.runs import schema_drift
 from include.cutover.runs.clock import Measured
 from include.cutover.runs.verdict import ever_passed, has_passed, newest

@@ -11,11 +11,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from include.cutover.errors import Refused
-from include.cutover.evidence.record import Event, Evidence, evidence_root, runs_below, slug
+from include.cutover.evidence.record import Event, Evidence, evidence_root, runs_below
+from include.cutover.files import slug
 from include.cutover.plan.model import Plan
 from include.cutover.runs import clock as clocks
 from include.cutover.runs import rehearsals
 from include.cutover.runs.clock import Clock
+from include.cutover.runs.deciders import require_decider
 
 OPENED, BEGUN, CALLED_OFF = "schedule.opened", "schedule.begun", "schedule.called_off"
 
@@ -78,22 +80,6 @@ def open_schedule(
     )
     evidence.append(clocks.EVENT, **Clock.of(plan.window, start, rehearsals.measured(plan)).as_fields())
     return evidence
-
-
-def require_decider(plan: Plan, actor: str | None, what: str) -> None:
-    """Refuse everybody but the lead and the deputies.
-
-    Raises:
-        Refused: Names who may.
-    """
-    if actor not in {person.user for person in plan.people.deciders}:
-        raise Refused(
-            f"only the lead or a deputy may {what}",
-            where=f"plan {plan.name}",
-            expected=", ".join(person.user for person in plan.people.deciders),
-            found=actor or "nobody known",
-            do="Log in as one of them and trigger the DAG again.",
-        )
 
 
 def waiting(plan: str) -> Event | None:

@@ -27,7 +27,8 @@ import apsw.sqlite_extra
 from include.cutover import files
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck, Refused, StepFailed
-from include.cutover.evidence.record import locked, now, slug, sync_folder, write_atomically
+from include.cutover.files import now, slug, sync_folder, write_atomically
+from include.cutover.locks import locked
 from include.cutover.source import fence
 from include.cutover.source import schema as source_schema
 

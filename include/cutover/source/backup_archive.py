@@ -14,7 +14,7 @@ from pathlib import Path
 
 from include.cutover import files
 from include.cutover.errors import CannotCheck, StepFailed
-from include.cutover.evidence.record import sync_folder
+from include.cutover.files import sync_folder
 
 _LEVEL = 6
 

@@ -32,7 +32,7 @@ import apsw
 from include.cutover import files
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
-from include.cutover.evidence.record import now, sync_folder, write_atomically
+from include.cutover.files import now, sync_folder, write_atomically
 
 log = logging.getLogger(__name__)
 

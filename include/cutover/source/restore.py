@@ -18,7 +18,8 @@ from pathlib import Path
 from include.cutover import files
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused, StepFailed
-from include.cutover.evidence.record import locked, sync_folder
+from include.cutover.files import sync_folder
+from include.cutover.locks import locked
 from include.cutover.source import backup_archive, fence
 from include.cutover.source import schema as source_schema
 from include.cutover.source.backup import Manifest

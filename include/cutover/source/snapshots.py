@@ -24,7 +24,7 @@ import apsw
 
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
-from include.cutover.evidence.record import sync_folder
+from include.cutover.files import sync_folder
 
 MINIMUM_SQLITE = (3, 45, 0)
 MAGIC = b"SQLite format 3\0"

@@ -29,16 +29,19 @@ from dotenv import dotenv_values
 from werkzeug.security import generate_password_hash
 
 from include.cutover.errors import CannotCheck, PlanInvalid, Refused, StepFailed
-from include.cutover.evidence.record import locked, write_atomically
+from include.cutover.files import write_atomically
+from include.cutover.locks import locked
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import ROOT, Plan, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import parse_plan
+from include.cutover.plan.model import Plan
 from include.cutover.stack.api_client import Client
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.stack.processes import Leader, Roster
 
 log = logging.getLogger(__name__)
 
-ACCOUNTS = ROOT / "include" / "cutover" / "tasks" / "accounts.py"
+ACCOUNTS = ROOT / "include" / "cutover" / "accounts" / "roles.py"
 
 # What no other Airflow that runs this pipeline needs; the rest, with its reasons, is in airflow.env.
 _SETTINGS: Mapping[str, str] = {

@@ -22,8 +22,9 @@ from types import FrameType
 from typing import NamedTuple, NoReturn
 
 from include.cutover.errors import StepFailed
-from include.cutover.evidence.record import locked, write_atomically
-from include.cutover.plan.model import ROOT
+from include.cutover.files import write_atomically
+from include.cutover.locks import locked
+from include.cutover.places import ROOT
 
 
 class _Stat(NamedTuple):

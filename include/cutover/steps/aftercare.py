@@ -22,14 +22,14 @@ from include.cutover.aftercare.statistics import Standing
 from include.cutover.application import configuration, requests
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
-from include.cutover.evidence.record import locked
+from include.cutover.locks import locked
 from include.cutover.masking import mask
 from include.cutover.people import notices
 from include.cutover.plan.afterwards import Aftercare
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.go_live import kept_configuration
 from include.cutover.steps.step import Caller, Ends, Report, Step
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 log = logging.getLogger("cutover")
 
@@ -265,7 +265,7 @@ def _asked(name: str, title: str, ask: Callable[[], Sequence[Check]]) -> list[Ch
         raise
     except (CutoverError, psycopg.Error) as error:
         if isinstance(error, psycopg.Error):
-            error = catalog.as_cutover_error(error, "PostgreSQL")
+            error = target_session.as_cutover_error(error, "PostgreSQL")
         return [could_not(name, title, error)]
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime
 from include.cutover.errors import Refused
 from include.cutover.evidence.record import Evidence, runs
 from include.cutover.people import notices
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.schedule import Call

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 from include.cutover.report import page as report_page
 from include.cutover.runs import incident
 from include.cutover.runs.incident import Incident

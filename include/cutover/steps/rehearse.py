@@ -20,12 +20,16 @@ from include.cutover.evidence import claims, fingerprints, lease
 from include.cutover.evidence.record import Evidence
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan, load_plan
-from include.cutover.preflight import places as preflight_places
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
+from include.cutover.preflight import target as preflight_target
 from include.cutover.report import page as report_page
-from include.cutover.runs import rehearsals, schedule, verdict
+from include.cutover.runs import deciders, rehearsals, runbook, verdict
 from include.cutover.source import fence, snapshots, writable
-from include.cutover.steps import open_run, quiesce, rollback, verify
+from include.cutover.steps import decide as decide_steps
+from include.cutover.steps import preflight as preflight_steps
+from include.cutover.steps import rollback, set_aside
+from include.cutover.steps import take_backup as take_backup_steps
 from include.cutover.steps.step import FROZEN_PLAN, Caller, Ends, Report, Step
 from include.cutover.target import disposable
 
@@ -140,7 +144,7 @@ def open_rehearsal(step: Step) -> Report:
         lease.check(own.series, own.run_id, own.holder)
         return Report("the rehearsal is open")
     plan = load_plan(own.plan.name)
-    schedule.require_decider(plan, own.actor, "start a rehearsal")
+    deciders.require_decider(plan, own.actor, "start a rehearsal")
     own.give_way()
     lease.take_over(own.series, own.run_id, own.holder)
     claims.wait_for_others(own.series, own.holds_lease)
@@ -269,28 +273,28 @@ def check_target(step: Step) -> Report:
     """
     own = _own(step)
     production = own.production
-    checks = preflight_places.check_target(
+    checks = preflight_target.check_target(
         production.target,
         plan=production.plan,
         source_bytes=own.source.stat().st_size,
         application_role=production.ends.application_role(production.plan),
     )
     warnings = []
-    if open_run.pending(production.plan.name):
+    if set_aside.pending(production.plan.name):
         taken = [check for check in checks if check.name == "target_schema_free" and check.outcome == "failed"]
         warnings = [f"{check.title}: not yet ({check.found}); the next cutover puts it aside first" for check in taken]
         checks = [check for check in checks if check not in taken]
-    return Report(open_run.count(checks), {}, checks, accept_unknown=True, warnings=warnings)
+    return Report(preflight_steps.count(checks), {}, checks, accept_unknown=True, warnings=warnings)
 
 
 def check_places(step: Step) -> Report:
     """Look at the services, the application's health, the configuration and the places for backups, as a cutover does."""
-    return open_run.check_places(_own(step).production)
+    return preflight_steps.check_places(_own(step).production)
 
 
 def take_backup(step: Step) -> Report:
     """As in a cutover, into a place of the rehearsal's own; what is said about that place concerns nobody."""
-    return dataclasses.replace(quiesce.take_backup(step), warnings=())
+    return dataclasses.replace(take_backup_steps.take_backup(step), warnings=())
 
 
 def keep_target(step: Step) -> Report:
@@ -337,7 +341,7 @@ LOOKS = ("check_target", "check_source", "assess_source", "check_places")
 
 def required_steps(step: Step) -> list[str]:
     """Names of the steps that must have passed for a green rehearsal, in their order."""
-    moved = verify.required_steps(step, "decide")
+    moved = decide_steps.required_steps(step, "decide")
     moved = moved[moved.index("take_backup") :]
     return [
         *BEGINNING,
@@ -354,8 +358,8 @@ def required_steps(step: Step) -> list[str]:
 def _later(step: Step) -> dict[str, Sequence[str]]:
     """What holds only for what came before it."""
     copies = [name for name in required_steps(step) if name.startswith("copy.")]
-    written = [*copies, *verify.FINISHING]
-    proofs: dict[str, Sequence[str]] = {proof: written for proof in verify.PROOFS if proof != "validate_foreign_keys"}
+    written = [*copies, *runbook.FINISHING]
+    proofs: dict[str, Sequence[str]] = {proof: written for proof in runbook.PROOFS if proof != "validate_foreign_keys"}
     return {
         **proofs,
         **dict.fromkeys(("check_source", "assess_source", "fence_source"), ("clone_source",)),

@@ -18,11 +18,13 @@ from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import claims, lease
 from include.cutover.evidence.record import Event, Evidence, runs
-from include.cutover.report import page as report_page
+from include.cutover.report import incident_document
 from include.cutover.runs.verdict import ever_passed, has_begun, has_touched
 from include.cutover.source import fence, restore, writable
+from include.cutover.steps.abandon import call_off
+from include.cutover.steps.announce import announce
 from include.cutover.steps.go_live import fill, kept_configuration
-from include.cutover.steps.open_run import announce, call_off, put_aside
+from include.cutover.steps.set_aside import put_aside
 from include.cutover.steps.step import Body, Report, Step, Terms, frozen_plan
 
 
@@ -146,7 +148,9 @@ def check_health(step: Step) -> Report:
 
 def write_incident(step: Step) -> Report:
     """What failed, when, and where the evidence is: the document that the inquiry starts from."""
-    path = step.evidence.save("incident.md", report_page.incident_document(step.evidence, step.plan, rollback_reason(step)))
+    path = step.evidence.save(
+        "incident.md", incident_document.incident_document(step.evidence, step.plan, rollback_reason(step))
+    )
     return Report(f"written: {path.name}")
 
 

@@ -9,11 +9,12 @@ from typing import Any
 from include.cutover.errors import Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.people.notices import SECONDS
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
 from include.cutover.steps import notices as notice_steps
-from include.cutover.steps.open_run import window_start
 from include.cutover.steps.step import Caller, Ends
+from include.cutover.steps.wait_for_window import window_start
 
 OPEN_SECONDS = 600.0  # how long the triggered cutover may take until it has opened
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.evidence.record import Evidence, evidence_root
 from include.cutover.people import notices
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.schedule import Call

@@ -27,7 +27,8 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.preflight import disk_space
 from include.cutover.runs import clock, verdict
 from include.cutover.runs.clock import OutOfTime

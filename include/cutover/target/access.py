@@ -24,6 +24,7 @@ from include.cutover.errors import CannotCheck, StepFailed
 from include.cutover.plan.access import Access
 from include.cutover.plan.model import Plan
 from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Guard
 
 LEDGER = "cutover"
@@ -131,7 +132,7 @@ def run(conninfo: str, plan: Plan, *, roles: bool, guard: Guard | None = None) -
         Refused: When the session's role may not do that.
         LeaseLost: From ``guard``.
     """
-    with catalog.session(conninfo, plan.target_schema) as connection, connection.transaction():
+    with target_session.session(conninfo, plan.target_schema) as connection, connection.transaction():
         if guard is not None:
             guard(connection)
         done = []
@@ -363,7 +364,7 @@ def checks(conninfo: str, plan: Plan, *, as_pipeline: bool = False) -> list[Chec
     Raises:
         Unreachable: When the server does not answer.
     """
-    with catalog.session(conninfo, plan.target_schema) as connection:
+    with target_session.session(conninfo, plan.target_schema) as connection:
         own = [pipeline_check(connection, plan)] if as_pipeline else []
         return [*own, *role_checks(connection, plan), *object_checks(connection, plan)]
 

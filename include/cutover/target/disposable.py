@@ -14,7 +14,7 @@ from psycopg.conninfo import make_conninfo
 from psycopg.rows import dict_row
 
 from include.cutover.errors import Refused, StepFailed
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 _PREFIX = "rehearsal"
 
@@ -62,7 +62,7 @@ def make(target: str, database: str) -> tuple[bool, list[str]]:
             try:
                 connection.execute(sql.SQL("CREATE EXTENSION IF NOT EXISTS {} CASCADE").format(sql.Identifier(extension)))
             except psycopg.errors.InsufficientPrivilege as error:
-                lacks.append(f"{extension} ({catalog.primary_message(error)})")
+                lacks.append(f"{extension} ({target_session.primary_message(error)})")
     return not known, lacks
 
 
@@ -86,7 +86,7 @@ def _make(connection: psycopg.Connection, database: str) -> None:
         raise StepFailed(
             "the disposable database was not made",
             where=f"database {database}",
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do="Look at the server's log; then trigger a new rehearsal.",
         ) from None
 
@@ -134,7 +134,7 @@ def drop(target: str, database: str) -> bool:
             raise StepFailed(
                 "the disposable database could not be dropped",
                 where=f"database {database}",
-                found=catalog.primary_message(error),
+                found=target_session.primary_message(error),
                 do=f'Drop it by hand: DROP DATABASE "{database}" WITH (FORCE);',
             ) from None
         return known
@@ -153,6 +153,6 @@ def _exists(connection: psycopg.Connection, database: str) -> bool:
     return connection.execute("SELECT FROM pg_database WHERE datname = %s", [database]).fetchone() is not None
 
 
-def _session(target: str) -> AbstractContextManager[catalog.Connection]:
+def _session(target: str) -> AbstractContextManager[target_session.Connection]:
     """A session of its own; databases are made and dropped outside of transactions."""
-    return catalog.session(target, "pg_catalog", settings={"statement_timeout": "120s"})
+    return target_session.session(target, "pg_catalog", settings={"statement_timeout": "120s"})

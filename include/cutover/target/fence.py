@@ -30,8 +30,9 @@ from psycopg import errors, sql
 
 from include.cutover.errors import Refused, StepFailed, Unreachable
 from include.cutover.target import catalog
-from include.cutover.target.catalog import session
+from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Guard
+from include.cutover.target.session import session
 
 log = logging.getLogger(__name__)
 
@@ -261,7 +262,7 @@ def _changing(connection: psycopg.Connection, guard: Guard | None, role: str) ->
         raise Refused(
             "the pipeline's role may not shut the application's role out, or let it in",
             where=f"role {role}",
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do=required_grants(str(me[0]), role),
         ) from None
 

@@ -24,7 +24,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import Jsonb
 
 from include.cutover.errors import LeaseLost, Refused, Unreachable
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 log = logging.getLogger(__name__)
 
@@ -149,9 +149,9 @@ def ensure(conninfo: str) -> None:
             connection.execute("INSERT INTO cutover.lease DEFAULT VALUES")
 
 
-def _session(conninfo: str, **settings: str) -> AbstractContextManager[catalog.Connection]:
+def _session(conninfo: str, **settings: str) -> AbstractContextManager[target_session.Connection]:
     """A session whose statements are small: one that takes long is not at work but held up."""
-    return catalog.session(conninfo, SCHEMA, settings={"statement_timeout": _STATEMENT_TIMEOUT, **settings})
+    return target_session.session(conninfo, SCHEMA, settings={"statement_timeout": _STATEMENT_TIMEOUT, **settings})
 
 
 def _columns(connection: psycopg.Connection) -> dict[str, set[str]]:

@@ -12,6 +12,7 @@ from psycopg import errors, sql
 
 from include.cutover.errors import Unreachable
 from include.cutover.target import catalog, sql_files
+from include.cutover.target import session as target_session
 from include.cutover.target.sql_files import Guard
 
 IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
@@ -127,7 +128,7 @@ def keep_schema(
         Unreachable: When the server does not answer, or somebody's transaction on these tables does not end.
     """
     kept = kept_name(schema, run_id)
-    with catalog.session(conninfo, schema) as connection, connection.transaction():
+    with target_session.session(conninfo, schema) as connection, connection.transaction():
         if guard is not None:
             guard(connection)
         exists = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [kept]).fetchone() is not None

@@ -37,6 +37,7 @@ from psycopg import errors, sql
 
 from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, Refused, StepFailed, Unreachable
 from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 
 log = logging.getLogger(__name__)
 
@@ -218,7 +219,7 @@ def apply(
     if kind not in KINDS:
         raise ValueError(f"unknown kind {kind}; the kinds are {', '.join(KINDS)}")
     files = discover(plan_sql_folder, KINDS)
-    with catalog.session(conninfo, schema, application_name=application_name) as connection:
+    with target_session.session(conninfo, schema, application_name=application_name) as connection:
         done = {record.name: record for record in applied(connection, schema)}
     _agree(files, done, kind, schema)
     names = []
@@ -276,7 +277,7 @@ def _apply_one(
     """Apply one file in a session of its own, so that no setting of a file reaches the next. False: another runner did."""
     text = _read(migration)
     record_table = _record_table(schema)
-    with catalog.session(conninfo, schema, application_name=application_name) as connection:
+    with target_session.session(conninfo, schema, application_name=application_name) as connection:
         try:
             with connection.transaction():
                 if guard is not None:
@@ -323,7 +324,7 @@ def hold_runner_lock(connection: psycopg.Connection, schema: str) -> None:
             expected=f"it to be done within {_RUNNER_WAIT}",
             do="Wait for its end, then try again; what it applied is left alone.",
         ) from None
-    connection.execute("SELECT set_config('lock_timeout', %s, true)", [catalog.LOCK_TIMEOUT])
+    connection.execute("SELECT set_config('lock_timeout', %s, true)", [target_session.LOCK_TIMEOUT])
 
 
 def objects(connection: psycopg.Connection, schema: str) -> set[str]:
@@ -360,7 +361,7 @@ def rehearsal(
     """
     files = discover(plan_sql_folder, kinds)
     schema = f"cutover_rehearsal_{secrets.token_hex(6)}"
-    with catalog.session(conninfo, schema, application_name=application_name) as connection:
+    with target_session.session(conninfo, schema, application_name=application_name) as connection:
         info, where = connection.info, f"database {connection.info.dbname}"
         if info.parameter_status("in_hot_standby") == "on":
             raise Refused("the target takes no writes", where=where, found="a standby", do="Name the primary server.")
@@ -379,13 +380,13 @@ def rehearsal(
                 raise Refused(
                     "the pipeline's role may not do this: make a scratch schema, in which the plan's SQL is tried",
                     where=where,
-                    found=catalog.primary_message(error),
+                    found=target_session.primary_message(error),
                     do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',
                 ) from None
             for migration in files:
-                catalog.use_schema(connection, schema)
+                target_session.use_schema(connection, schema)
                 execute(connection, migration)
-            catalog.use_schema(connection, schema)
+            target_session.use_schema(connection, schema)
             yield connection, schema
 
 
@@ -451,28 +452,28 @@ def _failure(error: psycopg.Error, migration: Migration, text: str) -> CutoverEr
             "a statement of the file cannot be part of the file's transaction",
             where=where,
             expected="no BEGIN, COMMIT, ROLLBACK or SAVEPOINT, no COPY from or to the client, no SELECT INTO at the end",
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do="Take it out: each file is one transaction already. Nothing of the file was applied.",
         )
     if isinstance(error, errors.InvalidTransactionTermination):
         return Refused(
             "the file calls code that ends the transaction",
             where=where,
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do="Take the call out: each file is one transaction. Nothing of the file was applied.",
         )
     if isinstance(error, errors.ActiveSqlTransaction):
         return Refused(
             "a statement of the file cannot run in a transaction",
             where=where,
-            found=catalog.primary_message(error),
+            found=target_session.primary_message(error),
             do="Leave out CONCURRENTLY: nobody else uses these tables yet. Nothing of the file was applied.",
         )
-    general = catalog.as_cutover_error(error, where)
+    general = target_session.as_cutover_error(error, where)
     if type(general) is not StepFailed or isinstance(error, errors.QueryCanceled):
         return general
     # With a position the message is about the file's text, not about a row.
-    found = f"{diag.message_primary} (SQLSTATE {error.sqlstate})" if place else catalog.primary_message(error)
+    found = f"{diag.message_primary} (SQLSTATE {error.sqlstate})" if place else target_session.primary_message(error)
     names = [
         f"{label} {name}"
         for label, name in (("table", diag.table_name), ("column", diag.column_name), ("constraint", diag.constraint_name))

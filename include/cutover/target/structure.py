@@ -17,6 +17,7 @@ from psycopg import sql
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck
 from include.cutover.target import catalog, sql_files
+from include.cutover.target import session as target_session
 
 Kind = Literal["table", "column", "constraint", "index", "sequence", "trigger"]
 
@@ -133,7 +134,7 @@ def differences(
         made = catalog.tables(connection, scratch)
         wanted = sorted(set(made) & set(tables)) if tables is not None else made
         planned = _objects(connection, scratch, schema, wanted)
-        catalog.use_schema(connection, schema)
+        target_session.use_schema(connection, schema)
         found = _objects(connection, schema, schema, wanted)
     if not wanted:
         raise CannotCheck("the plan's SQL makes none of the tables", where=str(sql_folder))
@@ -173,7 +174,7 @@ def checks(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str]
         results.append(
             _check(f"structure_{kind}", title, len(wrong) > len(harmless), "as the plan's SQL makes it", told, schema)
         )
-    with catalog.session(conninfo, schema) as connection:
+    with target_session.session(conninfo, schema) as connection:
         not_valid = [f"{table}.{name}" for table, name in catalog.not_valid(connection, schema) if table in wanted]
         invalid = _invalid_indexes(connection, schema, wanted)
     title = "every constraint was held against the rows that are there"

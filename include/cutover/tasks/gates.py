@@ -16,7 +16,7 @@ from include.cutover.checks import Check
 from include.cutover.evidence.record import Event
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import places as preflight_places
-from include.cutover.report.page import duration
+from include.cutover.report.words import duration
 from include.cutover.runs import briefing as runs_briefing
 from include.cutover.runs import clock
 from include.cutover.runs.verdict import GO, NO_GO

@@ -8,10 +8,14 @@ from airflow.sdk import TaskGroup
 from airflow.sdk.bases.operator import chain
 
 from include.cutover.plan.model import Plan
-from include.cutover.steps import open_run, quiesce
+from include.cutover.steps import copy_tables, rollback
+from include.cutover.steps import finish_target as finish_target_steps
+from include.cutover.steps import preflight as preflight_steps
+from include.cutover.steps import prepare_target as prepare_target_steps
+from include.cutover.steps import take_backup as take_backup_steps
 from include.cutover.steps import verify as steps_verify
 from include.cutover.steps.step import Body, Terms
-from include.cutover.tasks.going_back import time_for_data
+from include.cutover.tasks.limits import PATIENCE, time_for_data
 from include.cutover.tasks.operators import StepOperator
 from include.cutover.tasks.plans import task_name
 
@@ -20,15 +24,15 @@ def preflight_group(
     plan: Plan,
     operator: type[StepOperator] = StepOperator,
     *,
-    check_target: Body = open_run.check_target,
-    check_places: Body = open_run.check_places,
+    check_target: Body = preflight_steps.check_target,
+    check_places: Body = preflight_steps.check_places,
 ) -> TaskGroup:
     """Look at everything; change nothing."""
     moves_data = time_for_data(plan)
     with TaskGroup("preflight", tooltip="Look at everything; change nothing") as look:
         operator(task_id="check_target", plan=plan.name, body=check_target)
-        operator(task_id="check_source", plan=plan.name, body=open_run.check_source, **moves_data)
-        operator(task_id="assess_source", plan=plan.name, body=open_run.assess_source, **moves_data)
+        operator(task_id="check_source", plan=plan.name, body=preflight_steps.check_source, **moves_data)
+        operator(task_id="assess_source", plan=plan.name, body=preflight_steps.assess_source, **moves_data)
         operator(task_id="check_places", plan=plan.name, body=check_places)
     return look
 
@@ -37,8 +41,8 @@ def prepare_group(plan: Plan, operator: type[StepOperator] = StepOperator) -> Ta
     """Make the empty tables."""
     with TaskGroup("prepare_target", tooltip="Make the empty tables") as prepare_target:
         chain(
-            operator(task_id="apply_ddl", plan=plan.name, body=open_run.apply_ddl),
-            operator(task_id="apply_migrations", plan=plan.name, body=open_run.apply_migrations),
+            operator(task_id="apply_ddl", plan=plan.name, body=prepare_target_steps.apply_ddl),
+            operator(task_id="apply_migrations", plan=plan.name, body=prepare_target_steps.apply_migrations),
         )
     return prepare_target
 
@@ -62,34 +66,34 @@ def move_and_prove(plan: Plan, take_backup: Any, operator: type[StepOperator] = 
         for table, settings in plan.tables.items():
             # A table that is worth several streams takes longest: it goes first.
             if settings.streams == 1:
-                step(task_name(table), quiesce.copy, step=f"copy.{table}", arguments={"table": table}, **copying)
+                step(task_name(table), copy_tables.copy, step=f"copy.{table}", arguments={"table": table}, **copying)
             else:
                 operator.partial(
                     task_id=task_name(table),
                     plan=plan.name,
-                    body=quiesce.copy,
+                    body=copy_tables.copy,
                     step=f"copy.{table}",
                     priority_weight=100,
                     **copying,
                 ).expand(arguments=[{"table": table, "stream": stream} for stream in range(settings.streams)])
 
-    restore_test = step("restore_test", quiesce.restore_test, **moves_data)
+    restore_test = step("restore_test", take_backup_steps.restore_test, **moves_data)
 
-    extras = [step("snapshot_extras", quiesce.snapshot_extras, **moves_data)] if plan.extras.wanted else []
+    extras = [step("snapshot_extras", take_backup_steps.snapshot_extras, **moves_data)] if plan.extras.wanted else []
 
     with TaskGroup("finish_target", tooltip="What is faster and safer after the load") as finish_target:
-        reference = step("load_reference_data", quiesce.load_reference_data)
+        reference = step("load_reference_data", finish_target_steps.load_reference_data)
         chain(
-            step("build_keys_and_indexes", quiesce.build_keys_and_indexes, **moves_data),
+            step("build_keys_and_indexes", finish_target_steps.build_keys_and_indexes, **moves_data),
             reference,
             [
-                step("store_quarantine", quiesce.store_quarantine),
-                step("declare_foreign_keys", quiesce.declare_foreign_keys),
-                step("set_sequences", quiesce.set_sequences),
-                step("analyze_tables", quiesce.analyze_tables, **moves_data),
+                step("store_quarantine", finish_target_steps.store_quarantine),
+                step("declare_foreign_keys", finish_target_steps.declare_foreign_keys),
+                step("set_sequences", finish_target_steps.set_sequences),
+                step("analyze_tables", finish_target_steps.analyze_tables, **moves_data),
             ],
             # An owner is changed under a lock of the whole table: after everything else that works on them.
-            *([step("grant_access", quiesce.grant_access)] if plan.access is not None else []),
+            *([step("grant_access", finish_target_steps.grant_access)] if plan.access is not None else []),
         )
 
     with TaskGroup("verify", tooltip="The proof") as verify:
@@ -101,3 +105,34 @@ def move_and_prove(plan: Plan, take_backup: Any, operator: type[StepOperator] = 
     chain(take_backup, copy, finish_target, verify)
     chain(take_backup, [restore_test, *extras])
     return [verify, restore_test, *extras]
+
+
+def rollback_group(plan: Plan) -> TaskGroup:
+    """Back to SQLite: stop, keep the target, restore, revert, start, look, write down, tell.
+
+    The first task runs whatever became of what is before it: a branch task that was killed must not leave the services down.
+    """
+    return _group(plan, "rollback", "Back to SQLite; needs only the evidence and the plan", trigger_rule="all_done")
+
+
+def release_group(plan: Plan) -> TaskGroup:
+    """Back to SQLite where nothing was copied yet."""
+    return _group(plan, "release", "Nothing was copied: lift the fence, start the services")
+
+
+def _group(plan: Plan, name: str, tooltip: str, trigger_rule: str = "all_success") -> TaskGroup:
+    with TaskGroup(name, tooltip=tooltip) as group:
+        steps = [
+            StepOperator(
+                task_id=step,
+                plan=plan.name,
+                step=f"{name}.{step}",
+                body=body,
+                terms=terms,
+                trigger_rule="all_success" if terms.in_turn else trigger_rule,
+                **PATIENCE | (time_for_data(plan) if step in ("keep_target", "restore_source") else {}),
+            )
+            for step, body, terms in rollback.way_back(name)
+        ]
+        chain(*steps)
+    return group

@@ -8,7 +8,8 @@ import re
 from include.cutover.errors import PlanInvalid
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Evidence
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.steps.step import frozen_plan
 
 

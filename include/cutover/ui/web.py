@@ -28,9 +28,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import report as aftercare_report
 from include.cutover.errors import CannotCheck, CutoverError
-from include.cutover.evidence.record import Evidence, evidence_root, slug
+from include.cutover.evidence.record import Evidence, evidence_root
+from include.cutover.files import slug
+from include.cutover.places import plans_folder
 from include.cutover.plan.afterwards import EVIDENCE_ASIDE
-from include.cutover.plan.model import Plan, load_plan, plans_folder
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.report import data_docs, pages
 from include.cutover.report import page as report_page
 from include.cutover.steps.step import frozen_plan, subject_of

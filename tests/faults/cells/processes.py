@@ -10,7 +10,7 @@ from datetime import datetime
 
 import psycopg
 
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import PLAN, FaultSite, until

@@ -25,8 +25,9 @@ from include.cutover.decisions import snapshot as decided_snapshot
 from include.cutover.errors import CannotCheck, LeaseLost, Unreachable
 from include.cutover.evidence.record import Evidence
 from include.cutover.stack.postgres import Cluster, _without_root, binaries, free_port
-from include.cutover.target import catalog, ledger
+from include.cutover.target import ledger
 from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
 from tests.support.killing import kill_at_every_step
 
 DEVICE, OTHER = "0b51f0a4-8f14-4c4e-9a53-0f6c2d6f7a01", "{0B51F0A48F144C4E9A530F6C2D6F7A02}"
@@ -97,7 +98,7 @@ class Site:
         return {table: changes for table, changes in found.items() if changes.any}
 
     def export(self, marker: Marker, folder: Path, snapshot: Path | None = None) -> rows_since_go_live.Exported:
-        with catalog.session(self.conninfo, "public") as connection, connection.transaction():
+        with target_session.session(self.conninfo, "public") as connection, connection.transaction():
             target_schema.lock_tables(connection, "public")
             return rows_since_go_live.export(connection, "public", marker, snapshot or self.snapshot, folder)
 
@@ -255,7 +256,7 @@ def test_a_transaction_that_was_open_at_go_live_is_found(site: Site) -> None:
 def test_who_is_in_the_middle_of_writing_keeps_the_marker_from_being_set(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "100ms")
     with psycopg.connect(site.conninfo) as connection:
         connection.execute("INSERT INTO items (id) VALUES (30)")
         with pytest.raises(Unreachable, match="in the middle of writing"):
@@ -401,12 +402,12 @@ def test_it_gives_up_in_time_and_the_transaction_goes_on(site: Site, tmp_path: P
     site.run("INSERT INTO items (id) SELECT generate_series(100, 50000)")
     with pytest.raises(CannotCheck, match=r"at most 0\.001 s"):
         rows_since_go_live.count(site.conninfo, "public", marker, site.snapshot, seconds=0.001)
-    with catalog.session(site.conninfo, "public") as connection, connection.transaction():
+    with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         with pytest.raises(CannotCheck):
             rows_since_go_live.export(connection, "public", marker, site.snapshot, tmp_path / "out", seconds=0.001)
-        assert connection.execute("SHOW statement_timeout").fetchone() == (catalog.STATEMENT_TIMEOUT,)
+        assert connection.execute("SHOW statement_timeout").fetchone() == (target_session.STATEMENT_TIMEOUT,)
         rows_since_go_live.export(connection, "public", marker, site.snapshot, tmp_path / "out")
-        assert connection.execute("SHOW statement_timeout").fetchone() == (catalog.STATEMENT_TIMEOUT,)
+        assert connection.execute("SHOW statement_timeout").fetchone() == (target_session.STATEMENT_TIMEOUT,)
         assert connection.execute("SELECT count(*) FROM items").fetchone() == (49_906,)
     assert len(lines(tmp_path / "out", "items")) == 49_901
 
@@ -434,7 +435,7 @@ def test_time_that_is_over_while_writing_is_told_and_the_numbers_stay(
         return write(folder, table, lines)
 
     monkeypatch.setattr(rows_since_go_live, "_write", slow)
-    with catalog.session(site.conninfo, "public") as connection, connection.transaction():
+    with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         found = rows_since_go_live.export(connection, "public", marker, site.snapshot, tmp_path / "out")
         assert connection.execute("SELECT count(*) FROM devices").fetchone() == (2,), "the transaction goes on"
     assert found.problem.endswith("at most 180 s") and found.files == ()
@@ -483,7 +484,7 @@ def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Ev
     site.run("INSERT INTO items (id, name) VALUES (10, 'a secret word')", "DELETE FROM devices")
     told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
     assert told.summary == "written after go-live: devices: 2 deleted; items: 1 inserted"
-    with catalog.session(site.conninfo, "public") as connection, connection.transaction():
+    with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         again = rows_since_go_live.record_export(evidence, "public", connection)
     assert again.summary == f"{told.summary}; exported to kept/rows_after_go_live"
     assert again.figures == told.figures == rows_since_go_live.newest(evidence).figures
@@ -516,6 +517,6 @@ def test_a_fault_of_our_own_is_unknown_too_and_does_not_stop_the_way_back(
     site: Site, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evidence.append(rows_since_go_live.MARKED, **{**site.mark().as_dict(), "snapshot": "nonsense"})
-    with catalog.session(site.conninfo, "public") as connection, connection.transaction():
+    with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         assert rows_since_go_live.record_export(evidence, "public", connection).figures == "unknown"
         assert connection.execute("SELECT 1").fetchone() == (1,), "the transaction goes on"

@@ -22,7 +22,7 @@ import pytest
 from include.cutover.application import services
 from include.cutover.application.control.compose import Container, containers
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
-from include.cutover.plan.model import ComposeControl, Service
+from include.cutover.plan.application import ComposeControl, Service
 
 IMAGE = "python:3.11-slim-bookworm"
 ENGINES = (("docker", "compose"), ("podman-compose",))

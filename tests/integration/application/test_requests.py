@@ -18,7 +18,7 @@ import pytest
 
 from include.cutover.application import requests
 from include.cutover.checks import Check
-from include.cutover.plan.model import SmokeTests
+from include.cutover.plan.application import SmokeTests
 from include.cutover.stack.postgres import free_port
 
 Answer = Callable[["Handler"], None]

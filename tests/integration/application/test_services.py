@@ -23,8 +23,8 @@ from include.cutover.application.control import controller, supervisor
 from include.cutover.application.services import State
 from include.cutover.connections import ssh
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
-from include.cutover.plan.model import CommandControl, Service, SmokeTests, SupervisorControl
-from include.cutover.preflight import places as preflight_places
+from include.cutover.plan.application import CommandControl, Service, SmokeTests, SupervisorControl
+from include.cutover.preflight import services as preflight_services
 from include.cutover.stack.postgres import free_port
 from tests.support.ssh_host import Host, running
 
@@ -554,9 +554,9 @@ def test_a_host_that_is_down_is_found_before_anything_is_stopped(daemon: Daemon)
     smoke = SmokeTests.model_validate({"base_url": "http://127.0.0.1:1", "health": {"path": "/"}})
     pytest.importorskip("paramiko", reason="SSH WAS NOT TRIED: paramiko is not installed")
     down = ssh.Ssh(ssh.login("ward_ops_host", host="127.0.0.1", port=free_port(), extra={"host_key": ""}))
-    check = preflight_places.check_services([over_ssh(daemon.service())], smoke, lambda _: down)[0]
+    check = preflight_services.check_services([over_ssh(daemon.service())], smoke, lambda _: down)[0]
     assert (check.name, check.outcome) == ("service_daemon", "failed")
     assert check.found.startswith("the host does not answer over SSH") and "ward_ops_host" in check.where
     # Where no host can be reached at all.
-    check = preflight_places.check_services([over_ssh(daemon.service())], smoke)[0]
+    check = preflight_services.check_services([over_ssh(daemon.service())], smoke)[0]
     assert (check.outcome, check.found) == ("failed", "no other host can be reached from here")

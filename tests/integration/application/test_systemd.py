@@ -17,8 +17,8 @@ import pytest
 
 from include.cutover.application import services
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
-from include.cutover.plan.model import Service, SmokeTests, SystemdControl
-from include.cutover.preflight import places as preflight_places
+from include.cutover.plan.application import Service, SmokeTests, SystemdControl
+from include.cutover.preflight import services as preflight_services
 
 FAKE = dedent(f"""\
     #!{sys.executable} -S
@@ -159,11 +159,11 @@ def test_sudo_that_wants_a_password_is_found_before_anything_is_stopped(systemd:
     smoke = SmokeTests.model_validate({"base_url": "http://127.0.0.1:1", "health": {"path": "/"}})
     systemd.plays(RUNNING)
     systemd.sudo_allows(STOP)
-    check = preflight_places.check_services([unit(sudo=True)], smoke)[0]
+    check = preflight_services.check_services([unit(sudo=True)], smoke)[0]
     assert (check.outcome, check.found) == ("failed", "sudo does not let start through without a password")
     assert systemd.calls() == [SHOW, f"sudo -n -l -- {STOP}", f"sudo -n -l -- {START}"]
     systemd.sudo_allows(STOP, START)
-    assert preflight_places.check_services([unit(sudo=True)], smoke)[0].outcome == "passed"
+    assert preflight_services.check_services([unit(sudo=True)], smoke)[0].outcome == "passed"
 
 
 def test_a_unit_that_does_not_stop_is_reported_with_the_journal(systemd: Systemd) -> None:

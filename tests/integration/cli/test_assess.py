@@ -21,7 +21,7 @@ import pytest
 from examples.ward_ops.generate import generate
 from include.cutover.assessment.assess import Assessment
 from include.cutover.cli import assess as assess_command
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.postgres import Cluster
 from tests.support.assessing import as_somebody_else
 

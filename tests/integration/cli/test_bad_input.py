@@ -30,11 +30,12 @@ from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import Evidence
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan, load_plan
-from include.cutover.preflight import places as preflight_places
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
+from include.cutover.preflight import target as preflight_target
 from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.steps import open_run
+from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps.step import Caller, Step
 from tests.support.assessing import PERSON, as_somebody_else, insert, source_of
 from tests.support.loaded import load
@@ -248,12 +249,12 @@ def test_preflight_says_the_same_of_a_bad_source(
     ends = Ends(path, shop.cluster.conninfo(shop.database))
     Evidence.of("shop", "run").append("run.opened", run_id="run")
     with pytest.raises(CannotCheck) as refused:
-        open_run.assess_source(Step("shop", "assess_source", Caller("cutover_shop", "run"), ends))
+        preflight_steps.assess_source(Step("shop", "assess_source", Caller("cutover_shop", "run"), ends))
     told = str(refused.value)
     assert says.partition("; ")[0] in told and (str(path) in told or kind == "another application")
     assert "clone" not in told
     try:
-        report = open_run.check_source(Step("shop", "check_source", Caller("cutover_shop", "run"), ends))
+        report = preflight_steps.check_source(Step("shop", "check_source", Caller("cutover_shop", "run"), ends))
     except CannotCheck as error:
         assert says.partition("; ")[0] in str(error)
     else:
@@ -510,7 +511,7 @@ def test_a_target_that_only_reads_by_default(run: Run, shop: Shop) -> None:
         connection.execute(f'ALTER DATABASE "{shop.database}" SET default_transaction_read_only = on')
         try:
             assert [run(command)[0] for command in INSIDE] == [0, 0]
-            checks = preflight_places.check_target(shop.url, plan=load_plan("shop"), source_bytes=1, application_role=None)
+            checks = preflight_target.check_target(shop.url, plan=load_plan("shop"), source_bytes=1, application_role=None)
             assert "target_writable" in {check.name for check in checks if check.outcome == "failed"}
         finally:
             connection.execute(f'ALTER DATABASE "{shop.database}" RESET default_transaction_read_only')
@@ -574,7 +575,7 @@ def test_a_target_that_is_too_old(run: Run, shop: Shop) -> None:
         for command in INSIDE:
             told = refused(run(command, shop.file, url))
             assert "the target is too old; expected PostgreSQL 14 or newer; found PostgreSQL 13.9" in told
-        checks = preflight_places.check_target(url, plan=load_plan("shop"), source_bytes=1, application_role=None)
+        checks = preflight_target.check_target(url, plan=load_plan("shop"), source_bytes=1, application_role=None)
         (check,) = (check for check in checks if check.name == "target_version")
         assert (check.outcome, check.expected, check.found) == ("failed", "PostgreSQL 14 or newer", "PostgreSQL 13.9")
 

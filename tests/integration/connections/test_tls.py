@@ -18,10 +18,11 @@ from include.cutover.connections import tls
 from include.cutover.errors import CannotCheck, Refused, Unreachable
 from include.cutover.evidence.record import Evidence
 from include.cutover.plan.access import Secret, Secrets
-from include.cutover.plan.model import Plan, load_plan
-from include.cutover.preflight import places as preflight_places
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
+from include.cutover.preflight import target as preflight_target
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 from include.cutover.tasks.ends import AirflowEnds
 from tests.support.tls_server import Authority, TlsServer
 
@@ -81,7 +82,7 @@ def test_verify_full_lets_the_right_server_in(
 ) -> None:
     monkeypatch.setenv(TARGET, site.connection(site.good, sslmode="verify-full", sslrootcert=str(site.ours.root)))
     before = site.good.encrypted
-    with catalog.session(conninfo(plan), "public") as connection:
+    with target_session.session(conninfo(plan), "public") as connection:
         assert connection.pgconn.ssl_in_use
         assert connection.execute("SELECT count(*) FROM generate_series(1, 100000) AS n, repeat('x', 10)").fetchone()
     assert site.good.encrypted == before + 1
@@ -105,10 +106,10 @@ def test_the_wrong_server_is_refused_in_clear_words(
     rooted = tmp_path / "missing.pem" if root is None else getattr(site, root).root
     monkeypatch.setenv(TARGET, site.connection(getattr(site, server), host, sslmode="verify-full", sslrootcert=str(rooted)))
     conninfo = AirflowEnds().target_conninfo(plan, "a test")
-    with pytest.raises(Unreachable, match=message) as caught, catalog.session(conninfo, "public"):
+    with pytest.raises(Unreachable, match=message) as caught, target_session.session(conninfo, "public"):
         pytest.fail("it was let in")
     assert advice in caught.value.do and site.cluster.password not in str(caught.value)
-    (check,) = preflight_places.check_target(conninfo, plan=plan, source_bytes=1, application_role=None)
+    (check,) = preflight_target.check_target(conninfo, plan=plan, source_bytes=1, application_role=None)
     assert check.outcome == "failed" and advice in check.do and site.cluster.password not in check.found
 
 
@@ -149,7 +150,7 @@ def test_a_local_socket_has_no_tls(where: str, monkeypatch: pytest.MonkeyPatch) 
 def test_the_command_line_obeys_the_plan(
     site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from include.cutover.plan.model import ROOT
+    from include.cutover.places import ROOT
 
     text = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
     (tmp_path / "ward_ops.yaml").write_text(f"{text}\ntls: require\n", encoding="utf-8")
@@ -171,7 +172,7 @@ def test_the_application_s_url_carries_tls_and_logs_in_with_it(
     monkeypatch.setenv(APPLICATION, site.connection(site.good, sslrootcert=str(site.ours.root)))
     url = AirflowEnds().application_url(plan)
     assert url.startswith("postgresql+psycopg://") and "sslmode=verify-full" in url
-    with psycopg.connect(catalog.libpq_url(url)) as connection:
+    with psycopg.connect(target_session.libpq_url(url)) as connection:
         assert connection.pgconn.ssl_in_use
     assert "ssl" not in AirflowEnds().application_url(plan.model_copy(update={"tls": None})).replace("sslrootcert", "")
 
@@ -195,7 +196,7 @@ def test_its_password_comes_from_where_the_plan_says(
         "connection": Secret(connection="vault_ward_ops"),
     }[kind]
     told = plan.model_copy(update={"tls": None, "secrets": Secrets(application=secret)})
-    with psycopg.connect(catalog.libpq_url(AirflowEnds().application_url(told))):
+    with psycopg.connect(target_session.libpq_url(AirflowEnds().application_url(told))):
         pass
     # And when it is not there, that is said, without what was found.
     for name in ("WARD_OPS_PASSWORD", "AIRFLOW_CONN_VAULT_WARD_OPS"):

@@ -31,7 +31,7 @@ from include.cutover.copying import blocks
 from include.cutover.copying.conversion import TargetColumn, conversion
 from include.cutover.copying.tables import CopyResult, Progress, copy_table, plan_chunks
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused, Unreachable, WrongData
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.proof import content
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster

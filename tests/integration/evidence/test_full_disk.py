@@ -14,12 +14,13 @@ import pytest
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import EVENTS, Evidence
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.preflight import disk_space
 from include.cutover.stack.postgres import Cluster
-from include.cutover.steps import verify
+from include.cutover.steps import decide as decide_steps
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
-from include.cutover.target import catalog
+from include.cutover.target import session as target_session
 from tests.support.full_disk import fill, small_disk
 
 
@@ -131,7 +132,7 @@ def test_steps_forward_are_refused_and_the_way_back_is_recorded(disk: Path, tmp_
         run(step(tmp_path, "build_keys_and_indexes"), says("done"), Terms(opens=True))
     assert f"{disk_space.EVIDENCE_BYTES:,} bytes free" in caught.value.expected and str(disk) in caught.value.where
 
-    decided = run(step(tmp_path, "decide"), verify.decide, Terms(way_back=True, opens=True), {"at": "decide"})
+    decided = run(step(tmp_path, "decide"), decide_steps.decide, Terms(way_back=True, opens=True), {"at": "decide"})
     assert decided.figures["outcome"] == "rollback"
     assert any("copy.users began and never ended" in why for why in decided.figures["why"])
     assert not (disk / "ward_ops" / ".reserve").exists()
@@ -167,7 +168,7 @@ def test_a_target_whose_disk_is_full_is_named_as_that(cluster: Cluster, conninfo
             try:
                 with (
                     pytest.raises(StepFailed, match="the target's disk is full"),
-                    catalog.session(conninfo, "public") as session,
+                    target_session.session(conninfo, "public") as session,
                 ):
                     session.execute("CREATE TABLE t (word text) TABLESPACE small")
                     session.execute("INSERT INTO t SELECT repeat('x', 1000) FROM generate_series(1, 20000)")

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from examples.receivers import Receivers, read_mail, read_slack
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 
 
 def mail(subject: str, text: str) -> EmailMessage:

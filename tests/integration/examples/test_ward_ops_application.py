@@ -28,9 +28,10 @@ from examples.ward_ops.georgia import REGIONS
 from examples.ward_ops.settings import SettingsInvalid, read_settings
 from examples.ward_ops.supervised import DOTENV, WardOps, service_processes
 from include.cutover.errors import Refused, StepFailed
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.target import catalog, constraints, sql_files
+from include.cutover.target import catalog, constraints, sequences, sql_files
 
 SQL = ROOT / "include" / "sql" / "ward_ops"
 PINGS = 1_000
@@ -107,7 +108,7 @@ def load(conninfo: str, generated: Path) -> None:
     for kind in ("post_data", "reference", "foreign_keys"):
         sql_files.apply(conninfo, SQL, kind, schema="public", run_id="test")
     with closing(sqlite3.connect(generated)) as source:
-        constraints.set_sequences(conninfo, "public", dict(source.execute("SELECT name, seq FROM sqlite_sequence")))
+        sequences.set_sequences(conninfo, "public", dict(source.execute("SELECT name, seq FROM sqlite_sequence")))
 
 
 def use(root: Path, conninfo: str) -> None:

@@ -12,9 +12,10 @@ import psycopg
 import pytest
 
 from include.cutover.errors import StepFailed
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import binaries
-from include.cutover.target import catalog, constraints, sql_files
+from include.cutover.target import catalog, constraints, drop, sequences, sql_files
 
 SCHEMA = "ward"
 SQL = ROOT / "include" / "sql" / "ward_ops"
@@ -69,9 +70,9 @@ def test_all_of_it_into_a_schema_of_its_own_and_twice(conninfo: str) -> None:
     keys = constraints.validate_foreign_keys(conninfo, SCHEMA)
     assert len(keys) == 14
     assert all(key.validated for key in keys)
-    constraints.set_sequences(conninfo, SCHEMA, {})
+    sequences.set_sequences(conninfo, SCHEMA, {})
     constraints.analyze(conninfo, SCHEMA)
-    assert {check.outcome for check in constraints.check_sequences(conninfo, SCHEMA, {})} == {"passed"}
+    assert {check.outcome for check in sequences.check_sequences(conninfo, SCHEMA, {})} == {"passed"}
     with psycopg.connect(conninfo) as connection:
         assert catalog.tables(connection, "public") == []
         assert catalog.invalid_indexes(connection, SCHEMA) == []
@@ -90,11 +91,9 @@ def test_a_role_that_owns_the_database_and_no_more_can_do_all_of_it(conninfo: st
                 pass
             apply(own)
             constraints.validate_foreign_keys(own, SCHEMA)
-            constraints.set_sequences(own, SCHEMA, {"georgian_cities": 82})
+            sequences.set_sequences(own, SCHEMA, {"georgian_cities": 82})
             constraints.analyze(own, SCHEMA)
-            assert {check.outcome for check in constraints.check_sequences(own, SCHEMA, {"georgian_cities": 82})} == {
-                "passed"
-            }
+            assert {check.outcome for check in sequences.check_sequences(own, SCHEMA, {"georgian_cities": 82})} == {"passed"}
         finally:
             connection.execute(f"ALTER DATABASE {database} OWNER TO CURRENT_USER".encode())
             connection.execute(f"DROP OWNED BY {role} CASCADE".encode())
@@ -212,7 +211,7 @@ def test_reference_data_into_empty_tables(conninfo: str) -> None:
         ) == []  # fmt: skip
     assert ask(conninfo, "SELECT count(DISTINCT region_id) FROM georgian_cities") == [11]
     assert ask(conninfo, "SELECT count(*) FROM georgian_cities WHERE NOT is_active") == [0]
-    states = {state.table: state.next_value for state in constraints.set_sequences(conninfo, SCHEMA, {})}
+    states = {state.table: state.next_value for state in sequences.set_sequences(conninfo, SCHEMA, {})}
     assert (states["georgian_regions"], states["georgian_cities"]) == (12, 83)
 
 
@@ -338,7 +337,7 @@ def test_psql_makes_the_same_schema(conninfo: str, tmp_path: Path) -> None:
 
 def test_an_abandoned_run_takes_its_empty_tables_back(conninfo: str) -> None:
     apply(conninfo, "pre_data", "migrations")
-    assert len(constraints.drop_empty_schema_objects(conninfo, SCHEMA, "run-1")) == 25
+    assert len(drop.drop_empty_schema_objects(conninfo, SCHEMA, "run-1")) == 25
     with psycopg.connect(conninfo) as connection:
         assert sql_files.objects(connection, SCHEMA) == set()
     assert len(apply(conninfo)) == len(sql_files.discover(SQL, sql_files.KINDS))

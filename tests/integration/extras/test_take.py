@@ -22,9 +22,13 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.extras import archives
 from include.cutover.extras import take as extras
 from include.cutover.people.identities import Identities
-from include.cutover.plan.model import ROOT, Extras, Plan, load_plan, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan, parse_plan
+from include.cutover.plan.model import Extras, Plan
 from include.cutover.stack.postgres import free_port
-from include.cutover.steps import open_run, quiesce, verify
+from include.cutover.steps import decide as decide_steps
+from include.cutover.steps import preflight as preflight_steps
+from include.cutover.steps import take_backup as take_backup_steps
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
 from tests.support.full_disk import small_disk
 from tests.support.killing import kill_at_every_step
@@ -285,7 +289,7 @@ def step_of(tmp_path: Path, plan: Plan, name: str = "snapshot_extras") -> Step:
 def snapshot(step: Step) -> Report:
     if not step.evidence.exists:
         step.evidence.append("run.opened", run_id="run", plan="ward_ops")
-    return run(step, quiesce.snapshot_extras, Terms(opens=True))
+    return run(step, take_backup_steps.snapshot_extras, Terms(opens=True))
 
 
 @pytest.mark.usefixtures("places")
@@ -297,7 +301,7 @@ def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path,
     assert found.outcome == "passed" and found.summary.startswith("1 of 2 extras kept")
     (warning,) = found.warnings
     assert warning.startswith("the snapshot of Redis was not kept: Redis at 127.0.0.1") and "does not answer" in warning
-    assert "snapshot_extras" not in verify.required_steps(optional, "decide")
+    assert "snapshot_extras" not in decide_steps.required_steps(optional, "decide")
     recorded = optional.evidence.last("extras")
     assert recorded is not None and [item["name"] for item in recorded["kept"]] == ["redis", "configuration"]
 
@@ -308,7 +312,7 @@ def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path,
         ("extras_redis", "failed"),
         ("extras_configuration", "passed"),
     ]
-    assert "snapshot_extras" in verify.required_steps(required, "decide")
+    assert "snapshot_extras" in decide_steps.required_steps(required, "decide")
 
 
 def test_what_cannot_be_kept_is_seen_before_anything_stops(
@@ -325,7 +329,7 @@ def test_what_cannot_be_kept_is_seen_before_anything_stops(
     plan = plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None})
     step = step_of(tmp_path, plan, "check_places")
     step.evidence.append("run.opened", run_id="run", plan="ward_ops")
-    report = run(step, open_run.check_places, Terms(opens=True))
+    report = run(step, preflight_steps.check_places, Terms(opens=True))
     assert report.outcome == "failed"
     assert [check.name for check in report.checks if check.outcome == "failed"] == ["extras_redis"]
     assert list(report.warnings) == [f"the archive other will not be kept: {tmp_path}/absent cannot be read"]
@@ -347,7 +351,7 @@ def test_extras_that_nobody_knows_of_are_told_at_the_gate(tree: Path, tmp_path: 
     evidence.append("step.begin", step="snapshot_extras")
 
     def decided() -> Report:
-        return run(step_of(tmp_path, plan, "decide"), verify.decide, Terms(opens=True), {"at": "decide"})
+        return run(step_of(tmp_path, plan, "decide"), decide_steps.decide, Terms(opens=True), {"at": "decide"})
 
     assert list(decided().warnings) == ["the extras of the plan are not known to be kept: snapshot_extras did not pass"]
     snapshot(step_of(tmp_path, plan))

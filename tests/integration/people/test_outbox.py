@@ -17,7 +17,8 @@ from examples.receivers import Receivers
 from include.cutover.evidence.record import Evidence
 from include.cutover.people import notices
 from include.cutover.people.notices import Message
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import free_port
 from include.cutover.steps import notices as notice_steps
 from include.cutover.tasks import channels

@@ -20,7 +20,8 @@ from include.cutover.application import dotenv_file
 from include.cutover.cli import main as cli_main
 from include.cutover.connections import environment
 from include.cutover.evidence.record import Evidence
-from include.cutover.plan.model import ROOT, load_plan, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan, parse_plan
 from include.cutover.preflight import doctor
 from include.cutover.stack.postgres import free_port
 

@@ -22,8 +22,13 @@ import pytest
 from include.cutover.assessment.target import read_target
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.plan.model import ROOT, CommandControl, Plan, Service, SmokeTests
+from include.cutover.places import ROOT
+from include.cutover.plan.application import CommandControl, Service, SmokeTests
+from include.cutover.plan.model import Plan
 from include.cutover.preflight import places as preflight_places
+from include.cutover.preflight import services as preflight_services
+from include.cutover.preflight import source as preflight_source
+from include.cutover.preflight import target as preflight_target
 from include.cutover.source import fence
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster, binaries, free_port
@@ -78,7 +83,7 @@ def bad(checks: list[Check]) -> dict[str, str]:
 def check_target(
     conninfo: str, plan: Plan, *, source_bytes: int = MEGABYTE, application_role: str | None = None
 ) -> list[Check]:
-    return preflight_places.check_target(conninfo, plan=plan, source_bytes=source_bytes, application_role=application_role)
+    return preflight_target.check_target(conninfo, plan=plan, source_bytes=source_bytes, application_role=application_role)
 
 
 # --- the target ---------------------------------------------------------------------------------------------------------
@@ -187,7 +192,7 @@ def test_the_disk_of_a_server_that_is_not_here_is_unknown(
     conninfo: str, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Behind a tunnel a server seems to be on loopback; its processes are not to be seen here."""
-    monkeypatch.setattr(preflight_places, "_PROCESSES", tmp_path)
+    monkeypatch.setattr(preflight_target, "_PROCESSES", tmp_path)
     check = by_name(check_target(conninfo, plan))["target_free_disk"]
     assert check.outcome == "unknown"
     assert "preflight.accept_unknown" in check.do and "go/no-go" in check.do
@@ -370,7 +375,7 @@ def test_partitions_belong_to_their_table(conninfo: str, plan: Plan) -> None:
 def test_a_table_that_somebody_holds_is_unknown_and_not_waited_for(
     conninfo: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(preflight_places._WAITS, "lock_timeout", 0.2)
+    monkeypatch.setitem(preflight_target._WAITS, "lock_timeout", 0.2)
     run(conninfo, "CREATE TABLE devices (id int)")
     with psycopg.connect(conninfo) as holder:
         holder.execute("LOCK TABLE devices")
@@ -428,7 +433,7 @@ def edit(path: Path, *statements: str) -> None:
 def check_source(live: Path, plan: Plan, planned: PlannedSchema = PLANNED) -> list[Check]:
     clone = live.parent / "clone.db"
     source_schema.clone(live, clone)
-    return preflight_places.check_source(live, clone, plan=plan, planned=planned)
+    return preflight_source.check_source(live, clone, plan=plan, planned=planned)
 
 
 def test_a_good_source_passes_every_check(live: Path, plan: Plan) -> None:
@@ -457,7 +462,7 @@ def test_the_files_beside_a_live_database_are_told(live: Path, plan: Plan) -> No
         connection.execute("PRAGMA journal_mode = wal")
         connection.execute("INSERT INTO pings (device) VALUES (NULL)")
         connection.commit()
-        found = by_name(preflight_places.check_source_file(live))["source_file"].found
+        found = by_name(preflight_source.check_source_file(live))["source_file"].found
     assert found.startswith("20 kB, write-ahead log, beside it shop.db-wal of ")
 
 
@@ -492,12 +497,12 @@ def test_a_damaged_source_is_not_looked_into_further(live: Path, plan: Plan) -> 
     content = bytearray(clone.read_bytes())
     content[4096 * 3 + 200 : 4096 * 4] = secrets.token_bytes(4096 - 200)
     clone.write_bytes(content)
-    checks = preflight_places.check_clone(clone, plan=plan, planned=PLANNED)
+    checks = preflight_source.check_clone(clone, plan=plan, planned=PLANNED)
     assert [(check.name, check.outcome) for check in checks] == [("source_integrity", "failed")]
     assert "fault" in checks[0].found
 
     clone.write_bytes(content[:5000])
-    (check,) = preflight_places.check_clone(clone, plan=plan, planned=PLANNED)
+    (check,) = preflight_source.check_clone(clone, plan=plan, planned=PLANNED)
     assert check.outcome == "failed" and "truncated" in check.found
 
 
@@ -507,26 +512,26 @@ def test_a_damaged_source_is_not_looked_into_further(live: Path, plan: Plan) -> 
 )
 def test_something_else_than_a_database_fails(live: Path, content: bytes, found: str) -> None:
     live.write_bytes(content)
-    assert bad(preflight_places.check_source_file(live)) == {"source_file": found}
+    assert bad(preflight_source.check_source_file(live)) == {"source_file": found}
 
 
 def test_a_source_that_is_not_there_fails(tmp_path: Path) -> None:
-    found = bad(preflight_places.check_source_file(tmp_path / "absent.db"))
+    found = bad(preflight_source.check_source_file(tmp_path / "absent.db"))
     assert found == {"source_file": "there is no such file", "source_replaceable": "No such file or directory"}
 
 
 def test_a_fenced_source_fails_and_names_the_run(live: Path) -> None:
     fence.raise_fence(live, run_id="manual__2025-10-11")
-    found = bad(preflight_places.check_source_file(live))
+    found = bad(preflight_source.check_source_file(live))
     assert "manual__2025-10-11" in found["source_file"]
     fence.lift(live)
-    assert bad(preflight_places.check_source_file(live)) == {}
+    assert bad(preflight_source.check_source_file(live)) == {}
 
 
 def test_a_link_to_the_source_is_followed(live: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to(live)
-    assert bad(preflight_places.check_source_file(link)) == {}
+    assert bad(preflight_source.check_source_file(link)) == {}
 
 
 def test_a_mount_of_a_single_file_cannot_be_replaced(live: Path) -> None:
@@ -667,7 +672,7 @@ def smoke(url: str) -> SmokeTests:
 
 def test_services_that_answer_and_a_healthy_application_pass() -> None:
     with answering(b'{"status": "ok", "database": "sqlite"}') as url:
-        checks = preflight_places.check_services([service("api", "true"), service("beat", "false")], smoke(url))
+        checks = preflight_services.check_services([service("api", "true"), service("beat", "false")], smoke(url))
     assert bad(checks) == {}
     assert [(check.name, check.found) for check in checks] == [
         ("service_api", "running"),
@@ -678,7 +683,7 @@ def test_services_that_answer_and_a_healthy_application_pass() -> None:
 
 def test_a_service_that_cannot_be_asked_and_an_application_already_elsewhere_fail() -> None:
     with answering(b'{"status": "ok", "database": "postgresql"}') as url:
-        checks = preflight_places.check_services([service("api", "/nonexistent/program")], smoke(url))
+        checks = preflight_services.check_services([service("api", "/nonexistent/program")], smoke(url))
     assert bad(checks) == {
         "service_api": "a command of the plan cannot be run: No such file or directory",
         "application_health_before": "status ok, database postgresql",

@@ -19,7 +19,7 @@ from psycopg.conninfo import make_conninfo
 
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.proof.expectations import StageResult, run_list, run_stage
 from include.cutover.proof.requirements import (
     Asset,

@@ -20,7 +20,7 @@ from include.cutover.copying import tables as copying
 from include.cutover.proof import content, digests
 from include.cutover.proof.content import TableResult
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints, ledger, structure
+from include.cutover.target import ledger, sequences, structure
 from tests.support.loaded import SCHEMA, Loaded, Spoilt, ward_ops
 
 Found = tuple[str, str, str, str]
@@ -484,7 +484,7 @@ def test_sequences_set_back_are_found(ward: Loaded, spoilt: Spoilt, draw: bool) 
         "monitored_hostgroups": "ALTER SEQUENCE monitored_hostgroups_id_seq MAXVALUE 8 RESTART WITH 8",
     }
     with spoilt.by(*planted.values()):
-        checks = constraints.check_sequences(spoilt.conninfo, SCHEMA, ward.manifest.sqlite_sequence, draw=draw)
+        checks = sequences.check_sequences(spoilt.conninfo, SCHEMA, ward.manifest.sqlite_sequence, draw=draw)
     assert set(failed(checks)) == {f"sequence_{table}_id" for table in planted}
 
 

@@ -16,10 +16,12 @@ from psycopg import sql
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.proof import table_rules, table_suites
-from include.cutover.proof.counts import SHOWN_KEYS, expected_counts
+from include.cutover.proof.counts import expected_counts
 from include.cutover.proof.expectations import StageResult
+from include.cutover.proof.orphans import SHOWN_KEYS
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import catalog, sql_files
+from include.cutover.target import session as target_session
+from include.cutover.target import sql_files
 from tests.support.data_docs import Page, pages, result_page
 from tests.support.loaded import Loaded, ward_ops
 
@@ -100,7 +102,7 @@ class Pair:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}"'.encode())
         try:
             with psycopg.connect(self.cluster.conninfo(name), autocommit=True) as connection:
-                catalog.use_schema(connection, SCHEMA)
+                target_session.use_schema(connection, SCHEMA)
                 for statement in statements:
                     connection.execute(statement.encode())
             yield self.cluster.conninfo(name)
@@ -144,7 +146,7 @@ def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             sql_files.apply(conninfo, folder / "sql", kind, schema=SCHEMA, run_id="run")
             if kind == "pre_data":
                 with psycopg.connect(conninfo, autocommit=True) as connection:
-                    catalog.use_schema(connection, SCHEMA)
+                    target_session.use_schema(connection, SCHEMA)
                     connection.execute(ROWS.encode())
         yield Pair(folder / "source.db", cluster, database, folder / "sql")
     finally:
@@ -336,7 +338,7 @@ def test_a_null_that_the_catalog_denies_is_found(pair: Pair, tmp_path: Path) -> 
 def test_an_index_that_is_there_and_not_valid_proves_nothing(pair: Pair, tmp_path: Path) -> None:
     with pair.spoiled(f"ALTER TABLE {KEYLESS} ADD id bigint DEFAULT 1") as conninfo:
         with psycopg.connect(conninfo, autocommit=True) as connection:
-            catalog.use_schema(connection, SCHEMA)
+            target_session.use_schema(connection, SCHEMA)
             with pytest.raises(psycopg.errors.UniqueViolation):
                 connection.execute(f"CREATE UNIQUE INDEX CONCURRENTLY half ON {KEYLESS} (id)".encode())
         result = pair.check(conninfo, tmp_path / "docs")

@@ -10,14 +10,10 @@ from psycopg.conninfo import make_conninfo
 
 from include.cutover.checks import worst
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.proof.counts import (
-    ExpectedCount,
-    count_checks,
-    expected_counts,
-    orphan_checks,
-    session,
-    smoke_test_database,
-)
+from include.cutover.proof.counts import ExpectedCount, count_checks, expected_counts
+from include.cutover.proof.orphans import orphan_checks
+from include.cutover.proof.reading import session
+from include.cutover.proof.smoke import smoke_test_database
 
 SCHEMA = "Ward"
 

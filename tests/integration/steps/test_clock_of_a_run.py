@@ -24,13 +24,17 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.people import notices
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs import clock as clocks
 from include.cutover.runs import rehearsals, schedule
 from include.cutover.runs.clock import Measured, OutOfTime
 from include.cutover.source.schema import live_schema, schema_fingerprint, schema_objects
-from include.cutover.steps import go_live, open_run, quiesce, verify
+from include.cutover.steps import announce as announce_steps
+from include.cutover.steps import copy_tables, go_live, open_run
+from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import notices as notice_steps
+from include.cutover.steps import wait_for_window as wait_for_window_steps
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
 from include.cutover.tasks import gates, operators
 
@@ -220,7 +224,7 @@ def test_a_long_copy_ends_when_the_rest_does_not_fit_any_more(ends: Ends, monkey
     )
     monkeypatch.setattr(copying, "copy_table", copy_table)
     with pytest.raises(OutOfTime, match=r"the rest takes 20\.0 minutes, as rehearsed by rehearsal"):
-        run(step_of(ends, "copy.users"), quiesce.copy, NOW, {"table": "users"})
+        run(step_of(ends, "copy.users"), copy_tables.copy, NOW, {"table": "users"})
     assert seen == [0, 1]
     assert evidence.last("late", step="copy.users") is not None
 
@@ -233,8 +237,8 @@ def test_the_run_goes_back_and_says_why(ends: Ends, touched: bool, outcome: str)
         passed(evidence, "stop_services", "fence_source", "take_backup")
     late(evidence)
     with pytest.raises(OutOfTime):
-        run(step_of(ends, "copy.users"), quiesce.copy, NOW, {"table": "users"})
-    decided = run(step_of(ends, "decide"), verify.decide, Terms(way_back=True, course=()), {"at": "decide"})
+        run(step_of(ends, "copy.users"), copy_tables.copy, NOW, {"table": "users"})
+    decided = run(step_of(ends, "decide"), decide_steps.decide, Terms(way_back=True, course=()), {"at": "decide"})
     assert decided.figures["outcome"] == outcome
     assert decided.figures["why"][0].startswith("there is no time left to go live: the deadline was ")
     assert told(ends.slack) == told(ends.lead) == ["no time left to go live on PostgreSQL"]
@@ -247,9 +251,9 @@ def test_a_run_that_is_live_stays_live_past_the_deadline(ends: Ends) -> None:
         evidence.append("gate", gate=gate, answer="Go", by="lead", automatic=False)
     step = step_of(ends, "decide_live")
     evidence.append("decision", at="decide", outcome="go_on", why=["a test"])
-    passed(evidence, *verify.required_steps(step, "decide_live"))
+    passed(evidence, *decide_steps.required_steps(step, "decide_live"))
     late(evidence)
-    decided = run(step, verify.decide, Terms(way_back=True, course=()), {"at": "decide_live"})
+    decided = run(step, decide_steps.decide, Terms(way_back=True, course=()), {"at": "decide_live"})
     assert decided.figures["outcome"] == "go_on"
 
 
@@ -291,7 +295,7 @@ def test_a_go_that_comes_past_the_deadline_does_not_count(airflow_ends: Ends) ->
     recorded = evidence.last("gate")
     assert recorded is not None and recorded["answer"] == "No-go" and recorded["by"] == "lead"
     step = step_of(airflow_ends, "decide")
-    decided = run(step, verify.decide, Terms(way_back=True, course=()), {"at": "decide"})
+    decided = run(step, decide_steps.decide, Terms(way_back=True, course=()), {"at": "decide"})
     assert decided.figures["outcome"] == "abandon"
     assert "the gate go_no_go was answered too late by lead" in decided.figures["why"]
 
@@ -322,7 +326,7 @@ def looked_at(ends: Ends, evidence: Evidence) -> None:
 
 
 WAIT = operators.WindowOperator(
-    task_id="wait_for_window", plan=PLAN, body=open_run.wait_for_window, terms=Terms(gate="go_no_go")
+    task_id="wait_for_window", plan=PLAN, body=wait_for_window_steps.wait_for_window, terms=Terms(gate="go_no_go")
 )
 
 
@@ -330,7 +334,7 @@ def test_it_waits_for_the_window_without_a_worker_and_tells_the_freeze_once(airf
     evidence = opened(airflow_ends, 15.005)
     clock = clocks.read(evidence.events())
     assert clock is not None
-    run(step_of(airflow_ends, "announce_start"), open_run.announce, Terms(), {"notice": "start"})
+    run(step_of(airflow_ends, "announce_start"), announce_steps.announce, Terms(), {"notice": "start"})
     assert told(airflow_ends.slack) == ["migration to PostgreSQL begins"]
     assert f"Change freeze for Ward OPS from {clock.freeze:%Y-%m-%d %H:%M} UTC" in airflow_ends.slack.got[0][1]
     looked_at(airflow_ends, evidence)
@@ -346,7 +350,7 @@ def test_it_waits_for_the_window_without_a_worker_and_tells_the_freeze_once(airf
         "change freeze before the migration to PostgreSQL",
     ]
     with pytest.raises(Refused, match="the window has not begun"):
-        run(step_of(airflow_ends, "wait_for_window"), open_run.wait_for_window, Terms(gate="go_no_go"))
+        run(step_of(airflow_ends, "wait_for_window"), wait_for_window_steps.wait_for_window, Terms(gate="go_no_go"))
 
 
 def test_a_window_that_has_begun_is_passed_at_once(airflow_ends: Ends) -> None:
@@ -419,7 +423,7 @@ def test_the_reports_of_steps_are_unchanged_by_a_channel_that_raises(ends: Ends)
 
     ends.slack = Broken("slack")
     opened(ends)
-    done = run(step_of(ends, "announce_start"), open_run.announce, Terms(), {"notice": "start"})
+    done = run(step_of(ends, "announce_start"), announce_steps.announce, Terms(), {"notice": "start"})
     assert done.outcome == "passed" and done.summary.endswith("sent to nobody, not to slack")
     failed = run(step_of(ends, "check"), lambda _: Report("bad", {}, [Check("c", "C", "failed", "", "", "", "")]), Terms())
     assert failed.outcome == "failed"

@@ -21,8 +21,10 @@ from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
 from include.cutover.source import fence
+from include.cutover.steps import announce as announce_steps
 from include.cutover.steps import close_run, rollback
 from include.cutover.steps import open_run as steps_open_run
+from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
 from tests.support.incidents import close_incidents
 
@@ -152,10 +154,10 @@ def test_a_plan_that_changes_while_the_run_is_open_stops_the_next_step(
     step = step_of(source, "one")
     step.name = "announce_start"
     with pytest.raises(Refused, match=r"found changed: plan.*goes back by itself"):
-        run(step, steps_open_run.announce, Terms(), {"notice": "start"})
+        run(step, announce_steps.announce, Terms(), {"notice": "start"})
     ended = evidence.step("announce_start")
     assert ended is not None and ended["outcome"] == "refused"
-    assert run(step, steps_open_run.announce, Terms(way_back=True), {"notice": "start"}).outcome == "passed"
+    assert run(step, announce_steps.announce, Terms(way_back=True), {"notice": "start"}).outcome == "passed"
 
 
 def test_a_plan_that_breaks_counts_as_changed(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,7 +180,7 @@ def test_a_run_that_was_brought_back_by_hand_is_closed_once_and_acts_no_more(sou
     step = step_of(source, "one")
     step.name = "announce_start"
     with pytest.raises(Refused, match="this run is closed"):
-        run(step, steps_open_run.announce, Terms(), {"notice": "start"})
+        run(step, announce_steps.announce, Terms(), {"notice": "start"})
     with pytest.raises(Refused, match="closed already"):
         break_glass.close_by_hand(evidence.folder, reason="again", by="root")
     assert close_incidents("ward_ops") == ["one"]
@@ -198,7 +200,7 @@ def test_a_step_of_a_closed_run_runs_again_only_where_the_way_back_was_not_compl
         step.name = "announce_start"  # the way on stays closed once it is sealed again
         evidence.append("sealed", outcome="failed", summary="")
     with pytest.raises(Refused, match="this run is closed"):
-        run(step, steps_open_run.announce, Terms(way_back=outcome != "failed"), {"notice": "start"})
+        run(step, announce_steps.announce, Terms(way_back=outcome != "failed"), {"notice": "start"})
 
 
 # --- the schema of the source -------------------------------------------------------------------------------------------
@@ -224,7 +226,7 @@ def test_a_schema_that_drifted_since_the_last_run_is_told_to_the_lead(
 
     def look(run_id: str) -> tuple[Report, Evidence]:
         step = Step("ward_ops", "check_source", Caller("cutover_ward_ops", run_id, "lead"), BothEnds(database, conninfo))
-        return run(step, steps_open_run.check_source, Terms(opens=True)), step.evidence
+        return run(step, preflight_steps.check_source, Terms(opens=True)), step.evidence
 
     for run_id in ("one", "two"):
         found, evidence = look(run_id)

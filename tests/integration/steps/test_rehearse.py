@@ -19,7 +19,7 @@ from include.cutover.cli import break_glass, evidence_check
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence import fingerprints, lease, source_lease
 from include.cutover.evidence.record import Evidence, evidence_root, rehearsals, runs
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 from include.cutover.runs import rehearsals as runs_rehearsals
 from include.cutover.runs import schema_drift
 from include.cutover.stack.postgres import Cluster

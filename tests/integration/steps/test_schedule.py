@@ -18,6 +18,7 @@ from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
+from include.cutover.steps import announce as announce_steps
 from include.cutover.steps import edit_notice, open_run, send_pending
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps import schedule as schedule_steps
@@ -121,7 +122,7 @@ def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: 
 
     ends.mail.error = None
     step.name = "announce_start"
-    run(step, open_run.announce, Terms(), {"notice": "start"})
+    run(step, announce_steps.announce, Terms(), {"notice": "start"})
     notice_steps.deliver(step.evidence, step.plan, ends.channels, patient=False)
     notice_steps.deliver(scheduled.evidence, step.plan, ends.channels, patient=False)
     freeze = "change freeze before the migration to PostgreSQL"
@@ -230,7 +231,7 @@ def test_the_outbox_serves_schedules_and_runs_and_then_has_nothing_to_do(
     other = Step(PLAN, "open_run", Caller(f"cutover_{PLAN}", "r1", "lead", {**FORM, "window_start": None}), ends)
     run(other, open_run.open_run, Terms(opens=True))
     other.name = "announce_start"
-    run(other, open_run.announce, Terms(), {"notice": "start"})
+    run(other, announce_steps.announce, Terms(), {"notice": "start"})
     ends.slack.error = ends.mail.error = None
     assert len(pending(ends)) == 2
     minute = call(ends, "minute")
@@ -261,7 +262,7 @@ def held(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Step:
     step = Step(PLAN, "open_run", Caller(f"cutover_{PLAN}", "r1", "lead", {**FORM, "window_start": None}), ends)
     run(step, open_run.open_run, Terms(opens=True))
     step.name = "announce_start"
-    done = run(step, open_run.announce, Terms(), {"notice": "start"})
+    done = run(step, announce_steps.announce, Terms(), {"notice": "start"})
     assert "held until" in done.summary and ends.told == []
     return step
 

@@ -19,9 +19,12 @@ from include.cutover.evidence.record import Event, Evidence, evidence_root
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
+from include.cutover.runs import runbook
 from include.cutover.source import backup, fence
 from include.cutover.stack.postgres import free_port
-from include.cutover.steps import close_run, go_live, open_run, rollback, verify
+from include.cutover.steps import abandon as abandon_steps
+from include.cutover.steps import close_run, go_live, open_run, rollback, set_aside
+from include.cutover.steps import decide as decide_steps
 from include.cutover.steps.step import FROZEN_PLAN, Body, Caller, Report, Step, Terms, run
 from include.cutover.target import ledger
 from tests.support.killing import kill_at_every_step
@@ -220,17 +223,17 @@ def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: Ends, evidence
 
 
 def test_nothing_is_stopped_before_everything_was_looked_at(ends: Ends, evidence: Evidence) -> None:
-    passed(evidence, *verify.BEFORE_STOPPING[:-1])
+    passed(evidence, *runbook.BEFORE_STOPPING[:-1])
     with pytest.raises(Refused, match="wait_for_window has not run"):
-        do(ends, "stop_services", terms=Terms(after=verify.BEFORE_STOPPING))
+        do(ends, "stop_services", terms=Terms(after=runbook.BEFORE_STOPPING))
 
 
 def test_what_was_decided_stays_decided(ends: Ends, evidence: Evidence) -> None:
     passed(evidence, "stop_services")
-    first = do(ends, "decide", verify.decide, Terms(way_back=True, course=()), at="decide")
+    first = do(ends, "decide", decide_steps.decide, Terms(way_back=True, course=()), at="decide")
     assert first.figures["outcome"] == "release"
     passed(evidence, "fence_source", "take_backup")
-    again = do(ends, "decide_live", verify.decide, Terms(way_back=True, course=()), at="decide_live")
+    again = do(ends, "decide_live", decide_steps.decide, Terms(way_back=True, course=()), at="decide_live")
     assert again.figures == first.figures
 
 
@@ -306,7 +309,7 @@ def test_what_could_not_be_cleared_is_put_aside_by_the_next_run(ends: Ends, evid
     passed(evidence, "apply_ddl")
     evidence.append("lease.target", holder=f"{CUTOVER}/one", epoch=1)
     decided(evidence, "abandon")
-    report = do(ends, "abandon", open_run.call_off, Terms(way_back=True, course=("abandon",)))
+    report = do(ends, "abandon", abandon_steps.call_off, Terms(way_back=True, course=("abandon",)))
     assert "the next run puts the target aside" in report.summary
     assert evidence.last("target.pending") is not None
     close(ends)
@@ -321,7 +324,7 @@ def test_the_lease_of_a_target_that_was_down_does_not_stop_the_next_run(
     close(ends)  # with the target down
     ends.target = conninfo
     do_second(ends, "open_run", open_run.open_run, Terms(opens=True))
-    assert open_run.finish_pending(step_of(ends, "check_target", "two")) != []
+    assert set_aside.finish_pending(step_of(ends, "check_target", "two")) != []
     assert ledger.open_run(conninfo, "two", PLAN) > 1
 
 

@@ -18,9 +18,10 @@ from include.cutover.checks import Check
 from include.cutover.cli import main as cli_main
 from include.cutover.errors import CannotCheck, PlanInvalid, StepFailed
 from include.cutover.plan.access import Access
-from include.cutover.plan.model import Plan, load_plan, parse_plan
+from include.cutover.plan.file import load_plan, parse_plan
+from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import Cluster
-from include.cutover.steps import quiesce
+from include.cutover.steps import finish_target as finish_target_steps
 from include.cutover.steps.step import Step
 from include.cutover.target import access, ledger
 from include.cutover.target import fence as target_fence
@@ -372,9 +373,9 @@ def test_the_step_gives_the_rights_that_the_plan_names(site: Site, monkeypatch: 
     step.plan = site.plan
     for name, value in (("target", site.conninfo(site.access.pipeline)), ("guard", None)):
         step.__dict__[name] = value
-    report = quiesce.grant_access(step)
+    report = finish_target_steps.grant_access(step)
     assert "statements" in report.summary and site.reporting in report.summary
-    assert quiesce.grant_access(step).figures == {"statements": 0}
+    assert finish_target_steps.grant_access(step).figures == {"statements": 0}
     assert site.bad == {}
 
 

@@ -15,8 +15,9 @@ import psycopg
 import pytest
 
 from include.cutover.errors import LeaseLost, Refused, Unreachable
-from include.cutover.plan.model import ROOT
-from include.cutover.target import catalog, ledger
+from include.cutover.places import ROOT
+from include.cutover.target import ledger
+from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Chunk
 
 # Writes under its guard, stops itself in the middle of COPY, and tries to commit when it is woken.
@@ -220,7 +221,7 @@ def test_a_lock_that_nothing_frees_is_told(target: str) -> None:
 def test_a_session_keeps_the_whole_name_it_is_given(target: str, run_id: str, step: str) -> None:
     name = ledger.application_name(run_id, step)
     assert name.startswith(ledger.application_name(run_id, ""))
-    with catalog.session(target, "public", application_name=name) as connection:
+    with target_session.session(target, "public", application_name=name) as connection:
         assert connection.execute("SHOW application_name").fetchone() == (name,)
 
 

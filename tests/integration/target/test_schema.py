@@ -8,9 +8,9 @@ import psycopg
 import pytest
 
 from include.cutover.errors import LeaseLost, Unreachable
-from include.cutover.plan.model import ROOT
-from include.cutover.target import catalog
+from include.cutover.places import ROOT
 from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
 from tests.integration.target.test_ledger import wait_until_blocked
 
 
@@ -76,14 +76,14 @@ def test_what_comes_before_sees_the_schema_under_its_name_and_nobody_writing(loa
 
 
 def test_whoever_is_in_the_middle_of_writing_is_waited_for_and_named(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "300ms")
+    monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "300ms")
     with psycopg.connect(loaded, application_name="somebody's psql") as writer:
         writer.execute("INSERT INTO devices VALUES (3)")
         before = schemas(loaded)
         with pytest.raises(Unreachable, match=rf"pid {writer.info.backend_pid}, postgres \(somebody's psql\)"):
             target_schema.keep_schema(loaded, "public", "manual__1")
         assert schemas(loaded) == before
-        monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "60s")
+        monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "60s")
         with ThreadPoolExecutor(1) as pool:
             kept = pool.submit(target_schema.keep_schema, loaded, "public", "manual__1")
             wait_until_blocked(loaded)
@@ -92,7 +92,7 @@ def test_whoever_is_in_the_middle_of_writing_is_waited_for_and_named(loaded: str
 
 
 def test_a_prepared_transaction_is_named(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "100ms")
+    monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "100ms")
     with psycopg.connect(loaded, autocommit=True) as connection:
         connection.execute("BEGIN; INSERT INTO devices VALUES (3); PREPARE TRANSACTION 'left behind'")
         with pytest.raises(Unreachable, match="prepared transaction 'left behind' of postgres"):

@@ -15,9 +15,10 @@ import pytest
 from psycopg import sql
 
 from include.cutover.errors import CannotCheck, LeaseLost, PlanInvalid, Refused, StepFailed, Unreachable
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.postgres import free_port
 from include.cutover.target import catalog, sql_files
+from include.cutover.target import session as target_session
 from tests.unit.target.test_sql_files import write
 
 TABLE = "CREATE TABLE first (id integer);"
@@ -338,7 +339,7 @@ def test_a_runner_that_waits_too_long_says_so(conninfo: str, tmp_path: Path, mon
 def test_a_lock_that_is_not_granted_can_be_tried_again(
     conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(catalog, "LOCK_TIMEOUT", "50ms")
+    monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "50ms")
     write(tmp_path, pre_data__001_a=TABLE, post_data__001_k="ALTER TABLE first ADD PRIMARY KEY (id);")
     run(conninfo, tmp_path)
     with psycopg.connect(conninfo) as other:

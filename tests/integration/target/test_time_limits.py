@@ -20,13 +20,16 @@ import psycopg
 import pytest
 
 from include.cutover.errors import StepFailed, Unreachable
-from include.cutover.evidence.record import Evidence, locked
-from include.cutover.plan.model import ROOT, load_plan
-from include.cutover.preflight import places as preflight_places
+from include.cutover.evidence.record import Evidence
+from include.cutover.locks import locked
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
+from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster
 from include.cutover.steps.step import Report, Step, Terms
-from include.cutover.target import catalog, ledger
+from include.cutover.target import ledger
+from include.cutover.target import session as target_session
 from tests.support.hanging import stopped, through_proxy
 
 SHORT = {"statement_timeout": "300ms"}
@@ -36,9 +39,9 @@ NAME = "time-limits"
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Answers are waited for as briefly as a test can bear."""
-    monkeypatch.setattr(catalog, "ANSWER_SECONDS", 1.0)
-    monkeypatch.setattr(catalog.Connection, "patience", 1.0)
-    monkeypatch.setattr(catalog, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(target_session, "ANSWER_SECONDS", 1.0)
+    monkeypatch.setattr(target_session.Connection, "patience", 1.0)
+    monkeypatch.setattr(target_session, "CONNECT_SECONDS", 2)
     monkeypatch.setattr(ledger, "_STATEMENT_TIMEOUT", "300ms")
 
 
@@ -66,7 +69,7 @@ def test_a_server_process_that_hangs_is_given_up_and_holds_nothing_afterwards(co
         connection.execute("CREATE TABLE t (id int)")
     with (
         pytest.raises(Unreachable) as caught,
-        catalog.session(conninfo, "public", settings=SHORT, application_name=NAME) as connection,
+        target_session.session(conninfo, "public", settings=SHORT, application_name=NAME) as connection,
         connection.transaction(),
     ):
         connection.execute("LOCK TABLE t IN ACCESS EXCLUSIVE MODE")
@@ -83,7 +86,7 @@ def test_a_server_that_hangs_at_commit_is_given_up(conninfo: str, impatient: Non
     for fault in (None, RuntimeError("ours")):
         with (
             pytest.raises((Unreachable, RuntimeError)),
-            catalog.session(conninfo, "public", settings=SHORT) as connection,
+            target_session.session(conninfo, "public", settings=SHORT) as connection,
             connection.transaction(),
         ):
             hung = connection.info.backend_pid
@@ -98,7 +101,7 @@ def test_a_postmaster_that_hangs_is_unreachable(cluster: Cluster, conninfo: str,
     with stopped(cluster.postmaster() or 0):
         with pytest.raises(Unreachable, match="the target does not answer"):
             ledger.take_over(conninfo, "run", "somebody")
-        (check,) = preflight_places.check_target(conninfo, plan=plan, source_bytes=0, application_role=None)
+        (check,) = preflight_target.check_target(conninfo, plan=plan, source_bytes=0, application_role=None)
         assert (check.name, check.outcome) == ("target_reachable", "failed") and "timeout" in check.found
 
 
@@ -107,7 +110,7 @@ def test_a_connection_that_falls_silent_is_given_up_wherever_it_does(conninfo: s
     with (
         through_proxy(conninfo, after) as stalling,
         pytest.raises(Unreachable) as caught,
-        catalog.session(stalling, "public", settings=SHORT) as connection,
+        target_session.session(stalling, "public", settings=SHORT) as connection,
     ):
         for _ in range(100):
             connection.execute("SELECT 1")
@@ -118,9 +121,9 @@ def test_what_is_looked_at_in_preflight_over_a_silent_connection_is_unknown(
     conninfo: str, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look waits to the end of its time; the connection is given up then, and the others find it closed."""
-    monkeypatch.setitem(preflight_places._WAITS, "statement_timeout", 0.3)
+    monkeypatch.setitem(preflight_target._WAITS, "statement_timeout", 0.3)
     with through_proxy(conninfo, 1_500) as stalling:
-        checks = preflight_places.check_target(stalling, plan=load_plan("ward_ops"), source_bytes=0, application_role=None)
+        checks = preflight_target.check_target(stalling, plan=load_plan("ward_ops"), source_bytes=0, application_role=None)
     assert checks[0].outcome == "passed"
     found = [check.found for check in checks if check.outcome == "unknown"]
     assert found[0].startswith("no answer in 1.3 s") and set(found[1:]) == {"the connection is closed"}
@@ -148,7 +151,7 @@ def test_a_silent_target_ends_the_proof(tmp_path: Path, conninfo: str, impatient
 
 def test_work_that_is_given_up_does_not_wait_for_a_server_that_hangs(conninfo: str) -> None:
     """``cut`` from another thread ends a wait at once, whatever the time limits say."""
-    with catalog.session(conninfo, "public") as connection:
+    with target_session.session(conninfo, "public") as connection:
         timer = threading.Timer(0.3, connection.cut)
         with stopped(connection.info.backend_pid):
             timer.start()
@@ -209,7 +212,7 @@ def test_a_task_that_airflow_tells_to_end_ends_with_its_session(conninfo: str) -
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run")
 
     def body(step: Step) -> Report:
-        with catalog.session(conninfo, "public", application_name=NAME) as connection:
+        with target_session.session(conninfo, "public", application_name=NAME) as connection:
             threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGTERM)).start()
             connection.execute("SELECT pg_sleep(600)")
         return Report("never")
@@ -229,7 +232,7 @@ def test_a_task_that_takes_too_long_says_where_it_was(conninfo: str) -> None:
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run")
 
     def body(step: Step) -> Report:
-        with catalog.session(conninfo, "public", application_name=NAME) as connection:
+        with target_session.session(conninfo, "public", application_name=NAME) as connection:
             ledger.ensure(conninfo)
             connection.execute("SELECT pg_sleep(600)")
         return Report("never")

@@ -17,7 +17,8 @@ from include.cutover.errors import StepFailed
 from include.cutover.evidence.record import Evidence
 from include.cutover.people import notices
 from include.cutover.people.notices import Channel, Delivery, Message
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import free_port
 from include.cutover.tasks import channels
 

@@ -17,8 +17,10 @@ from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import Evidence
 from include.cutover.people.identities import Identities
-from include.cutover.plan.model import Plan, load_plan
-from include.cutover.steps import open_run, rollback
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
+from include.cutover.steps import preflight as preflight_steps
+from include.cutover.steps import rollback
 from include.cutover.steps.step import Caller, Step
 from tests.support.ssh_host import Host, running
 
@@ -152,7 +154,7 @@ def test_a_store_and_services_on_another_host_in_the_steps(host: Host, plan: Pla
     step = Step("ward_ops", "check_places", Caller("cutover_ward_ops", "run", "lead"), ends)
     step.plan = Plan.model_validate(data)
 
-    checks = {check.name: check for check in open_run.check_places(step).checks}
+    checks = {check.name: check for check in preflight_steps.check_places(step).checks}
     assert {name: checks[name].outcome for name in ("service_api", "configuration_values")} == {
         "service_api": "passed",
         "configuration_values": "passed",

@@ -17,7 +17,7 @@ from include.cutover.application import configuration
 from include.cutover.application.secret_store import SecretStore
 from include.cutover.connections.commands import Local, Ran
 from include.cutover.errors import CannotCheck, CutoverError, StepFailed, Unreachable
-from include.cutover.plan.model import CommandConfiguration
+from include.cutover.plan.application import CommandConfiguration
 from tests.support.killing import kill_at_every_step
 
 OLD = "sqlite:////srv/ward_ops/data/ward_ops.db"

@@ -12,7 +12,9 @@ from include.cutover.assessment.findings import CODES, Assessment, Finding, colu
 from include.cutover.assessment.objects import checks
 from include.cutover.assessment.page import render_html
 from include.cutover.assessment.values import json_fault, moment
-from include.cutover.plan.model import ROOT, ColumnDecision, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import parse_plan
+from include.cutover.plan.model import ColumnDecision
 
 
 def test_every_code_is_documented_and_no_other() -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from include.cutover.cli.console import Narrator, tell_summary
 from include.cutover.evidence.record import Evidence
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 
 
 @pytest.fixture

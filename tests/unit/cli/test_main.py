@@ -15,7 +15,7 @@ import pytest
 
 from include.cutover.cli.main import main, postgres_connection
 from include.cutover.errors import Refused
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.processes import Roster
 
 PASSWORD = "s3cret-word"

@@ -11,8 +11,9 @@ import yaml
 
 from include.cutover.connections import credentials
 from include.cutover.errors import CannotCheck, PlanInvalid
+from include.cutover.places import ROOT
 from include.cutover.plan.access import Secret
-from include.cutover.plan.model import ROOT, parse_plan
+from include.cutover.plan.file import parse_plan
 
 WARD_OPS = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
 SECRET = "hunter2!"

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.evidence.record import EVENTS, Evidence, runs, slug, write_atomically
+from include.cutover.evidence.record import EVENTS, Evidence, runs
+from include.cutover.files import slug, write_atomically
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 
 from examples.ward_ops.generate import AWKWARD_TEXTS, DEVICES, NOW, generate, main
 from include.cutover.errors import Refused, StepFailed
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 
 INVENTORY = {
     "standalone_devices": 875,

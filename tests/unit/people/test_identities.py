@@ -6,7 +6,7 @@ import pytest
 
 from include.cutover.people.identities import VARIABLE, Identities, check
 from include.cutover.people.roles import Accounts
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 
 FAB = "FabAuthManager"
 

@@ -7,8 +7,9 @@ import re
 import pytest
 
 from include.cutover.errors import PlanInvalid
+from include.cutover.places import plans_folder
 from include.cutover.plan.afterwards import LOG_PATTERNS
-from include.cutover.plan.model import load_plan, parse_plan, plans_folder
+from include.cutover.plan.file import load_plan, parse_plan
 
 WARD_OPS = (plans_folder() / "ward_ops.yaml").read_text(encoding="utf-8")
 

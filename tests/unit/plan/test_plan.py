@@ -12,7 +12,10 @@ import yaml
 from pydantic import ValidationError
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import ROOT, Notices, Plan, load_plan, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan, parse_plan
+from include.cutover.plan.model import Plan
+from include.cutover.plan.people import Notices
 
 WARD_OPS = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
 

@@ -14,7 +14,9 @@ import yaml
 from pydantic import BaseModel
 
 from include.cutover.cli.main import app
-from include.cutover.plan.model import ROOT, Plan, parse_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import parse_plan
+from include.cutover.plan.model import Plan
 
 RUNBOOK = (ROOT / "docs" / "runbook.md").read_text(encoding="utf-8")
 WORKFLOW = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 TARGETS = MAKEFILE.partition(".PHONY: ")[2].split("\n", 1)[0].split()

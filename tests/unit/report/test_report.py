@@ -14,8 +14,11 @@ import pytest
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import EVENTS, Evidence
-from include.cutover.plan.model import Plan, parse_plan
+from include.cutover.plan.file import parse_plan
+from include.cutover.plan.model import Plan
+from include.cutover.report import incident_document
 from include.cutover.report import page as report_page
+from include.cutover.report import words as report_words
 
 START = datetime(2026, 3, 1, 20, 0, 0, tzinfo=UTC)
 TOKEN = "gAAAAABmVqbC9n2xX4Zs0dPq7fYw3uT1kLrE"
@@ -202,7 +205,7 @@ def test_a_live_run_says_so_and_gives_the_downtime(run: Run, plan: Plan) -> None
     stopped, started = (next(e for e in events if e["event"] == f"services.{word}") for word in ("stopped", "started"))
     outage = datetime.fromisoformat(started["time"]) - datetime.fromisoformat(stopped["time"])
     assert told["downtime_seconds"] == pytest.approx(outage.total_seconds(), abs=0.001)
-    assert f"{report_page.duration(outage.total_seconds())} downtime" in page.text
+    assert f"{report_words.duration(outage.total_seconds())} downtime" in page.text
 
 
 def test_a_failure_is_named_first_with_expected_found_and_what_to_do(run: Run, plan: Plan) -> None:
@@ -299,7 +302,7 @@ def _strange(run: Run) -> None:
 def test_what_is_missing_leaves_a_gap_and_no_failure(run: Run, plan: Plan, left: Callable[[Run], None]) -> None:
     left(run)
     assert "</html>" in report_page.run_report(run.evidence, plan)
-    assert "Root cause / follow-up" in report_page.incident_document(run.evidence, plan, "")
+    assert "Root cause / follow-up" in incident_document.incident_document(run.evidence, plan, "")
     assert set(report_page.summary(run.evidence, plan)) == {
         "outcome", "rows", "tables", "checks_passed", "checks_failed", "checks_unknown", "downtime_seconds",
         "duration_seconds", "first_failure",
@@ -324,7 +327,7 @@ def test_a_retry_that_passed_is_no_failure(run: Run, plan: Plan) -> None:
     run.step("take_backup", summary="done")
     assert report_page.summary(run.evidence, plan)["first_failure"] == ""
     assert "(2 tries)" in Page(report_page.run_report(run.evidence, plan)).text
-    assert "the disk is full" in report_page.incident_document(run.evidence, plan, "")
+    assert "the disk is full" in incident_document.incident_document(run.evidence, plan, "")
 
 
 def test_the_cause_comes_before_what_it_caused(run: Run, plan: Plan) -> None:
@@ -349,7 +352,7 @@ def test_broken_evidence_is_shown_as_far_as_it_can_be_read(run: Run, plan: Plan)
     page = Page(report_page.run_report(run.evidence, plan))
     assert "The evidence is damaged" in page.text and "chain broken" in page.text
     assert "rows of users are as many as expected" in page.text
-    assert "The evidence is damaged" in report_page.incident_document(run.evidence, plan, "x")
+    assert "The evidence is damaged" in incident_document.incident_document(run.evidence, plan, "x")
 
 
 def test_without_evidence_there_is_no_report(tmp_path: Path, plan: Plan) -> None:
@@ -357,7 +360,7 @@ def test_without_evidence_there_is_no_report(tmp_path: Path, plan: Plan) -> None
         with pytest.raises(CannotCheck):
             write(Evidence(tmp_path / "nothing"), plan)
     with pytest.raises(CannotCheck):
-        report_page.incident_document(Evidence(tmp_path / "nothing"), plan, "")
+        incident_document.incident_document(Evidence(tmp_path / "nothing"), plan, "")
 
 
 HOSTILE = "<script>alert(1)</script>&\"'><img src=x onerror=alert(1)>"
@@ -391,7 +394,7 @@ def test_every_value_is_escaped(run: Run, plan: Plan, tmp_path: Path) -> None:
     assert HOSTILE in page.text
     assert all(not link.startswith("javascript") for link in page.values("href"))
 
-    document = report_page.incident_document(hostile, evil, HOSTILE)
+    document = incident_document.incident_document(hostile, evil, HOSTILE)
     assert not re.findall(r"(?<!\\)<(?!https?://)\w+", re.sub(r"`[^`\n]*`", "", document))
 
 
@@ -407,7 +410,7 @@ def test_secrets_do_not_get_into_a_report(run: Run, plan: Plan) -> None:
         run.step(f"step_{number}", 1, "error", text, (check,), schema=text)
         run.append("notice", notice=f"n{number}", subject=text, text=text)
     page = report_page.run_report(run.evidence, plan)
-    document = report_page.incident_document(run.evidence, plan, next(iter(secrets)))
+    document = incident_document.incident_document(run.evidence, plan, next(iter(secrets)))
     told = str(report_page.summary(run.evidence, plan))
     for secret in secrets.values():
         assert secret not in page and secret not in document and secret not in told
@@ -457,7 +460,7 @@ def _page(run: Run, plan: Plan) -> str:
 def test_the_incident_document_says_what_failed_and_where_everything_is(run: Run, plan: Plan) -> None:
     rolled_back(run)
     run.evidence.save("plan.json", "{}")
-    document = report_page.incident_document(run.evidence, plan, "the counts differ")
+    document = incident_document.incident_document(run.evidence, plan, "the counts differ")
     for part in (
         "the counts differ",
         "**check_tables** failed at 2026-03-01",
@@ -484,18 +487,18 @@ def test_a_target_that_was_down_is_told_as_pending(run: Run, plan: Plan) -> None
     run.open()
     run.append("rows.written", unknown="connection refused", tables=None, files=[])
     run.step("rollback.keep_target", summary="could not be put aside", pending=True, reason="connection refused")
-    document = report_page.incident_document(run.evidence, plan, "PostgreSQL is down")
+    document = incident_document.incident_document(run.evidence, plan, "PostgreSQL is down")
     assert "could **not** be put aside yet (connection refused)" in document
     assert "- `all tables`: unknown: connection refused" in document
     assert "the next run counts and exports them" in document
     # What was counted before, and what became known later, are told as what they are.
     run.append("rows.written", unknown="", tables={"users": {"in_words": "1 updated"}}, folder="", files=[], problem="")
-    assert "- `users`: 1 updated\n" in report_page.incident_document(run.evidence, plan, "x")
+    assert "- `users`: 1 updated\n" in incident_document.incident_document(run.evidence, plan, "x")
     run.append("rows.written", unknown="gone again", tables=None, files=[])
-    document = report_page.incident_document(run.evidence, plan, "x")
+    document = incident_document.incident_document(run.evidence, plan, "x")
     assert "unknown: gone again" in document and "- `users`: 1 updated (at " in document
     run.append("rows.written", unknown="", tables={}, folder="", files=[], problem="No space left on device")
-    document = report_page.incident_document(run.evidence, plan, "x")
+    document = incident_document.incident_document(run.evidence, plan, "x")
     assert "- `all tables`: none\n" in document and "could be exported** (No space left on device)" in document
     page = Page(report_page.run_report(run.evidence, plan))
     assert "Rows written after go-live" in page.text and "No space left on device" in page.text
@@ -507,7 +510,7 @@ def test_a_target_that_was_down_is_told_as_pending(run: Run, plan: Plan) -> None
      (None, "–")],
 )  # fmt: skip
 def test_durations_in_words(seconds: float | None, text: str) -> None:
-    assert report_page.duration(seconds) == text
+    assert report_words.duration(seconds) == text
 
 
 def test_the_report_says_how_often_a_notice_was_tried_and_who_touched_it(run: Run, plan: Plan) -> None:

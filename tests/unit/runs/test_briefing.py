@@ -10,7 +10,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from include.cutover.people.identities import Identities
-from include.cutover.plan.model import Plan, load_plan
+from include.cutover.plan.file import load_plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs.clock import Clock, Measured
 from include.cutover.tasks.gates import briefing, open_questions, patience, respondents
 

@@ -15,7 +15,8 @@ import pytest
 import yaml
 from dotenv import dotenv_values
 
-from include.cutover.plan.model import ROOT, load_plan
+from include.cutover.places import ROOT
+from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import common_settings
 
 TEXT = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack import preload
 
 LOAD = """

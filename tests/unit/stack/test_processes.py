@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from include.cutover.errors import StepFailed
-from include.cutover.plan.model import ROOT
+from include.cutover.places import ROOT
 from include.cutover.stack.processes import Roster, members
 
 # A leader whose child leaves its process group and ignores SIGTERM, as Airflow's tasks and idle workers do.

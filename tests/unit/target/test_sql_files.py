@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from include.cutover.errors import PlanInvalid
-from include.cutover.plan.model import load_plan
+from include.cutover.plan.file import load_plan
 from include.cutover.target import sql_files
 
 

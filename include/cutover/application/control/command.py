@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from include.cutover.application.control.controller import ByCommands, State
 from include.cutover.connections.commands import Ran, Runner
-from include.cutover.plan.model import CommandControl
+from include.cutover.plan.application import CommandControl
 
 
 class Commands(ByCommands):

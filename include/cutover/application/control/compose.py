@@ -12,7 +12,7 @@ from typing import Any
 from include.cutover.application.control.controller import LOG_LINES, LOOK_SECONDS, ByCommands, State
 from include.cutover.connections.commands import Ran, Runner
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.plan.model import ComposeControl
+from include.cutover.plan.application import ComposeControl
 
 _AT_REST = frozenset({"exited", "dead", "created", "configured", "initialized"})
 _ENDED = frozenset({"exited", "dead", "restarting", "stopped"})

@@ -16,7 +16,7 @@ from include.cutover.application.control.controller import LOG_BYTES, Disobeyed,
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
-from include.cutover.plan.model import SupervisorControl
+from include.cutover.plan.application import SupervisorControl
 
 REQUEST_SECONDS = 5.0
 _PAUSE = 0.1

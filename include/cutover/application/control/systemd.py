@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from include.cutover.application.control.controller import LOG_LINES, ByCommands, State, environment_of
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.plan.model import SystemdControl
+from include.cutover.plan.application import SystemdControl
 
 _PROPERTIES = ("LoadState", "ActiveState", "SubState", "Result", "Job", "InvocationID")
 

@@ -1,0 +1,95 @@
+"""Locks of the kernel on files: held by one process at a time, and gone with it."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import re
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from include.cutover.errors import Unreachable
+
+log = logging.getLogger(__name__)
+
+
+LOCK_SECONDS = 60.0
+
+
+HUNG_SECONDS = 30.0
+
+
+@contextmanager
+def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) -> Iterator[int]:
+    """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        brief: It is a lock that everybody holds for milliseconds. A process of this host that still has it after
+            ``HUNG_SECONDS`` was stopped there, and is ended: everything here may be killed at any instant, and is waited for
+            by all others.
+
+    Raises:
+        Unreachable: When somebody else holds it for longer than ``seconds``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        lock(descriptor, path, seconds, brief=brief)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: bool = False) -> None:
+    """Lock an open file for oneself, until it is closed. Arguments and errors as for ``locked``."""
+    begun, pause, ended = time.monotonic(), 0.001, False
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            waited = time.monotonic() - begun
+            if waited > seconds:
+                raise Unreachable(
+                    "another process keeps this file locked",
+                    where=str(path),
+                    expected=f"the lock within {seconds:g} s",
+                    do="Find that process with lsof; end it if it hangs, then run the step again.",
+                ) from None
+            if brief and waited > HUNG_SECONDS and not ended:
+                ended = end_holders(descriptor, str(path))
+            time.sleep(pause)
+            pause = min(0.05, 2 * pause)
+
+
+def end_holders(descriptor: int, what: str) -> bool:
+    """Kill the processes of this host that hold a kernel lock on an open file, this one left out.
+
+    Args:
+        what: Words for the log.
+
+    Returns:
+        Whether there was one that could be ended. False also where the holders cannot be seen.
+    """
+    status = os.fstat(descriptor)
+    file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return False
+    found = (re.fullmatch(r"\d+: FLOCK +\w+ +\w+ (\d+) (\S+) .*", line) for line in lines)
+    ended = False
+    for pid in {int(match[1]) for match in found if match and match[2] == file} - {os.getpid(), 0}:
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except (ProcessLookupError, PermissionError) as error:
+            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
+            continue
+        log.warning("%s: ended process %s, which did not come to its end", what, pid)
+        ended = True
+    return ended

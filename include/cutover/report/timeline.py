@@ -1,0 +1,89 @@
+"""The timeline of a run, drawn as SVG."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from include.cutover.report.story import StepView, Story
+
+
+class TimelineChart:
+    """Steps along a scale of time on which long waits are cut short, so that what took a second can still be seen."""
+
+    _LONGEST_WAIT = 8.0  # seconds without any step that are drawn as they are
+    _WAIT_WIDTH = 0.03  # part of the whole that a cut wait takes
+
+    def __init__(self, story: Story) -> None:
+        self._story = story
+        spans = sorted((item.begin, item.end) for step in story.steps.values() for item in step.attempts)
+        merged: list[list[datetime]] = []
+        for begin, end in spans:
+            if merged and begin <= merged[-1][1]:
+                merged[-1][1] = max(merged[-1][1], end)
+            else:
+                merged.append([begin, end])
+        edges = [story.start, *(moment for span in merged for moment in span), max([story.end, *(end for _, end in spans)])]
+        pieces = [(edges[i], edges[i + 1], i % 2 == 0) for i in range(len(edges) - 1) if edges[i + 1] > edges[i]]
+        shown = sum((end - begin).total_seconds() for begin, end, idle in pieces if not self._is_cut(begin, end, idle))
+        cuts = sum(self._is_cut(*piece) for piece in pieces)
+        unit = shown / max(0.3, 1 - cuts * self._WAIT_WIDTH) or 1.0
+        self._pieces: list[tuple[datetime, datetime, float, float]] = []
+        self.waits: list[tuple[float, float, float]] = []
+        at = 0.0
+        for begin, end, idle in pieces:
+            seconds = (end - begin).total_seconds()
+            cut = self._is_cut(begin, end, idle)
+            width = self._WAIT_WIDTH if cut else seconds / unit
+            self._pieces.append((begin, end, at, width))
+            if cut:
+                self.waits.append((100 * at, 100 * width, seconds))
+            at += width
+
+    def _is_cut(self, begin: datetime, end: datetime, idle: bool) -> bool:
+        return idle and (end - begin).total_seconds() > self._LONGEST_WAIT
+
+    def percent(self, moment: datetime) -> float:
+        """Where a moment lies, in percent."""
+        for begin, end, at, width in self._pieces:
+            if moment <= end:
+                share = (moment - begin).total_seconds() / (end - begin).total_seconds()
+                return 100 * (at + width * min(1.0, max(0.0, share)))
+        return 100.0 if self._pieces else 0.0
+
+    def bars(self, step: StepView) -> list[dict[str, Any]]:
+        """One bar for each try."""
+        found = []
+        for attempt in step.attempts:
+            left = min(self.percent(attempt.begin), 99.6)
+            width = max(0.4, self.percent(attempt.end) - left)
+            found.append({"left": f"{left:.2f}", "width": f"{width:.2f}", "outcome": attempt.outcome})
+        return found
+
+    @property
+    def shade(self) -> str:
+        """Background of the lanes: when the services were down, and where a wait is cut, as CSS."""
+        layers = []
+        for begin, end in self._story.outages:
+            layers.append(_band("--down", self.percent(begin), self.percent(end or self._story.end)))
+        layers += [_band("--wait", left, left + width) for left, width, _ in self.waits]
+        return ", ".join(layers) or "none"
+
+    @property
+    def phases(self) -> list[tuple[str, list[StepView], float]]:
+        """The parts of the runbook in the order in which they began, with their steps and how long they took."""
+        grouped: dict[str, list[StepView]] = {}
+        for step in self._story.steps.values():
+            grouped.setdefault(step.phase, []).append(step)
+        phases = []
+        for name, steps in grouped.items():
+            begin = min(item.begin for step in steps for item in step.attempts)
+            end = max(item.end for step in steps for item in step.attempts)
+            phases.append((name, steps, (end - begin).total_seconds()))
+        return phases
+
+
+def _band(colour: str, left: float, right: float) -> str:
+    return (
+        f"linear-gradient(90deg, transparent {left:.2f}%, var({colour}) {left:.2f}% {right:.2f}%, transparent {right:.2f}%)"
+    )

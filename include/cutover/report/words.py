@@ -1,0 +1,105 @@
+"""Values of the evidence as text for people: numbers, times, paths, keys."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+
+def duration(seconds: Any) -> str:
+    """``0.42 s``, ``12.3 s``, ``1 min 05 s``, ``2 h 03 min``; a dash for what is no number."""
+    if not isinstance(seconds, int | float) or isinstance(seconds, bool):
+        return "–"
+    if seconds < 9.995:
+        return f"{seconds:.2f} s"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def answer_text(gate: Mapping[str, Any]) -> str:
+    """``Go by lead``, ``No-go: nobody answered in time``, ``Go, automatically as the plan allows``."""
+    answer = str(gate.get("answer"))
+    if gate.get("automatic"):
+        return f"{answer}, automatically as the plan allows"
+    return f"{answer} by {gate['by']}" if gate.get("by") else f"{answer}: nobody answered in time"
+
+
+def only_time(event: Mapping[str, Any]) -> dict[str, Any]:
+    return {"time": event["time"], "subject": "", "text": ""}
+
+
+def clock_text(moment: datetime) -> str:
+    return f"{moment.astimezone(UTC):%H:%M:%S}"
+
+
+def moment_text(moment: Any) -> str:
+    """``2026-03-01 12:00:05 UTC``; text that is no time stays as it is."""
+    if isinstance(moment, datetime):
+        return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
+    text = str(moment or "")
+    try:
+        return moment_text(datetime.fromisoformat(text))
+    except ValueError:
+        return text
+
+
+def as_words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def as_number(value: Any) -> int:
+    return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
+
+
+def grouped_text(value: Any) -> str:
+    """``12,345``; what is no number as it is, nothing as a dash."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return f"{value:,}"
+    return "–" if value is None else str(value)
+
+
+def signed(value: Any) -> str:
+    """``+12``, ``−3``, ``0``."""
+    number = as_number(value)
+    return f"{number:+,}".replace("-", "−") if number else grouped_text(value)
+
+
+def is_plain(value: Any) -> bool:
+    return value is not None and not isinstance(value, dict | list) and value != ""
+
+
+def plain_value(value: Any) -> str:
+    return value_text("", value)
+
+
+def value_text(key: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if key == "bytes":
+        return f"{as_number(value):,} bytes"
+    if key == "time":
+        return moment_text(value)
+    return grouped_text(value)
+
+
+def keys_text(key: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in key.items()) if isinstance(key, dict) else str(key)
+
+
+def address_text(path: Any) -> str:
+    """A relative path as an address."""
+    text = path.as_posix() if isinstance(path, Path) else str(path)
+    return quote(text, safe="/")
+
+
+def weblink_of(url: Any) -> str:
+    """The address when it is one that a page may link to, else nothing."""
+    return str(url) if re.match(r"(?:https?://|/(?!/))[^\s<>\"]+$", str(url or "")) else ""

@@ -1,0 +1,29 @@
+"""Posts the notices of a run."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from include.cutover.people import notice_texts
+from include.cutover.steps import notices as notice_steps
+from include.cutover.steps.step import Report, Step
+
+ANNOUNCE_SECONDS = 5.0
+
+
+"""What a step that tells people gives their channels; the outbox goes on after that."""
+
+
+def announce(step: Step, *, notice: str, reason: str = "") -> Report:
+    """Post one notice and send it to every channel. Never fails: what could not be delivered stays in the outbox, and is in
+    the report.
+
+    Safe to run again: a channel that got the notice does not get it twice.
+    """
+    moment = datetime.now(UTC) if notice == "rollback" else None
+    notice_steps.post(step.evidence, step.plan, notice, run_id=step.run_id, reason=reason, moment=moment)
+    notice_steps.deliver(step.evidence, step.plan, step.ends.channels, seconds=ANNOUNCE_SECONDS)
+    sent, missing, words = notice_steps.told(step.evidence, notice, step.plan)
+    return Report(
+        f"{step.plan.application}: {notice_texts.SUBJECTS[notice]}: {words}", {"sent": len(sent), "failed": len(missing)}
+    )

@@ -1,0 +1,48 @@
+"""Copies one table, or one stream of its chunks."""
+
+from __future__ import annotations
+
+from include.cutover.copying import tables as copying
+from include.cutover.runs import clock as clocks
+from include.cutover.steps.step import Report, Step
+
+
+def copy(step: Step, *, table: str, stream: int = 0) -> Report:
+    """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk.
+
+    When the time is up it ends where it is: the run goes back.
+    """
+    settings = step.plan.tables[table]
+
+    clock = clocks.read(step.evidence.events())
+
+    def tell(progress: copying.Progress) -> None:
+        step.log.info("%s", progress)
+        if clock is not None:
+            clock.require_in_time(step.name, rest_from="build_keys_and_indexes")  # what has begun is measured no more
+
+    result = copying.copy_table(
+        step.decided.file,
+        step.target,
+        run_id=step.run_id,
+        epoch=step.epoch,
+        schema=step.plan.target_schema,
+        table=table,
+        chunk_rows=settings.chunk_rows,
+        stream=stream,
+        streams=settings.streams,
+        secret=settings.secret,
+        on_progress=tell,
+    )
+    rate = result.rows / result.seconds if result.seconds > 0 else 0
+    return Report(
+        f"{table}: {result.rows:,} rows in {result.seconds:.1f} s ({rate:,.0f} rows/s)",
+        {
+            "table": table,
+            "rows": result.rows,
+            "bytes": result.bytes,
+            "seconds": result.seconds,
+            "chunks_copied": result.chunks_copied,
+            "chunks_already_there": result.chunks_already_there,
+        },
+    )

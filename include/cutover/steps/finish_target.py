@@ -1,0 +1,72 @@
+"""Completes the loaded tables: keys, indexes, reference data, foreign keys, sequences, statistics, rights."""
+
+from __future__ import annotations
+
+from include.cutover.decisions import quarantine
+from include.cutover.errors import StepFailed
+from include.cutover.steps.step import Report, Step
+from include.cutover.target import access, constraints, sequences, sql_files
+
+
+def store_quarantine(step: Step) -> Report:
+    """Keep the originals of all rows that a decision touched, whole, in the target. Safe to run again."""
+    if not step.decided.made:
+        return Report("no decision of the plan touched a row")
+    stored = quarantine.store(step.target, step.run_id, quarantine.rows(step.decided, step.plan), step.guard)
+    return Report(f"{sum(stored.values()):,} rows kept in cutover.quarantine", {"rows": stored})
+
+
+def build_keys_and_indexes(step: Step) -> Report:
+    """Primary and unique keys, then indexes: built once over the loaded rows."""
+    return _apply(step, "post_data")
+
+
+def load_reference_data(step: Step) -> Report:
+    """Rows that the application needs and the source did not bring; only into tables without rows."""
+    before = constraints.row_counts(step.target, step.plan.target_schema, step.plan.tables)
+    report = _apply(step, "reference")
+    after = constraints.row_counts(step.target, step.plan.target_schema, step.plan.tables)
+    brought = {table: after[table] - before[table] for table in after if after[table] != before[table]}
+    overwritten = sorted(table for table in brought if before[table])
+    if overwritten:
+        raise StepFailed(
+            "reference data went into a table that the source had filled",
+            where=", ".join(overwritten),
+            do="Let the SQL file insert only where the table has no rows.",
+        )
+    if brought:
+        step.evidence.append("reference.rows", rows=brought)
+    told = ", ".join(f"{rows} into {table}" for table, rows in brought.items())
+    return Report(f"{report.summary}; {told or 'the source had brought it all'}", {"rows": brought})
+
+
+def declare_foreign_keys(step: Step) -> Report:
+    """Foreign keys as NOT VALID: they hold for new rows at once; the old ones are looked at next."""
+    return _apply(step, "foreign_keys")
+
+
+def set_sequences(step: Step) -> Report:
+    """Every sequence past the greatest key and past what SQLite had given away."""
+    states = sequences.set_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence, step.guard)
+    return Report(f"{len(states)} sequences set", {state.name: state.next_value for state in states})
+
+
+def analyze_tables(step: Step) -> Report:
+    """Statistics for the planner, so that the application is not slow in its first minutes."""
+    constraints.analyze(step.target, step.plan.target_schema, step.guard)
+    return Report("statistics gathered")
+
+
+def grant_access(step: Step) -> Report:
+    """The tables become their owner's, and reporting may read them, but for the secret columns. Safe to run again."""
+    roles = access.required(step.plan)
+    done = access.run(step.target, step.plan, roles=False, guard=step.guard)
+    about = ", ".join(name for name in (roles.owner, roles.reporting) if name is not None)
+    return Report(f"rights of {about or roles.application}: {len(done)} statements", {"statements": len(done)})
+
+
+def _apply(step: Step, kind: str) -> Report:
+    names = sql_files.apply(
+        step.target, step.plan.sql_folder, kind, schema=step.plan.target_schema, run_id=step.run_id, guard=step.guard
+    )
+    return Report(f"{kind}: {len(names)} files applied" + (f" ({', '.join(names)})" if names else ""), {"applied": names})

@@ -1,0 +1,218 @@
+"""Checks both ends before anything stops."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from include.cutover import files
+from include.cutover.application import configuration
+from include.cutover.assessment import assess
+from include.cutover.assessment import decided as assessment_decided
+from include.cutover.assessment import page as assessment_page
+from include.cutover.checks import Check
+from include.cutover.errors import CutoverError
+from include.cutover.extras import take as extras
+from include.cutover.people import identities
+from include.cutover.preflight import places as preflight_places
+from include.cutover.preflight import services as preflight_services
+from include.cutover.preflight import source as preflight_source
+from include.cutover.preflight import target as preflight_target
+from include.cutover.proof import expectations
+from include.cutover.runs import rehearsals, schema_drift
+from include.cutover.source import schema as source_schema
+from include.cutover.steps.go_live import fill
+from include.cutover.steps.set_aside import finish_pending
+from include.cutover.steps.step import Report, Step
+from include.cutover.target import access
+from include.cutover.target import schema as target_schema
+
+
+def check_target(step: Step) -> Report:
+    """Look at PostgreSQL: version, size, disk, connections, privileges, and that the schema is free. Changes nothing.
+
+    A schema that an earlier rollback could not put aside, because PostgreSQL was down, is put aside first.
+    """
+    finished = finish_pending(step)
+    checks = preflight_target.check_target(
+        step.target,
+        plan=step.plan,
+        source_bytes=step.source.stat().st_size if step.source.exists() else 0,
+        application_role=step.ends.application_role(step.plan),
+    )
+    if step.plan.access is not None and checks[0].outcome == "passed":
+        checks += access.checks(step.target, step.plan, as_pipeline=True)
+    return Report(count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
+
+
+def check_source(step: Step) -> Report:
+    """Clone the live file in one step and look at the clone: integrity, tables, columns, references. Safe to run again.
+
+    The live file is read once, by the clone. The target is used for its catalog only, through a scratch schema.
+    """
+    with _clone(step) as clone:
+        planned = target_schema.planned_schema(step.target, step.plan.sql_folder)
+        checks = preflight_source.check_source(step.source, clone, plan=step.plan, planned=planned)
+        sound = all(check.outcome == "passed" for check in checks if check.name == "source_integrity")
+        warnings = _schema_drift(step, clone) if sound else []
+        size = clone.stat().st_size
+    if not step.rehearses:
+        checks += _rehearsed(step)
+    return Report(count(checks), {"bytes": size}, checks, warnings=warnings)
+
+
+def _rehearsed(step: Step) -> list[Check]:
+    """Record what the rehearsals before this run found; whether there is the one that the plan requires."""
+    mine = rehearsals.fingerprint(step.evidence.events(), rehearsals.of_plan(step.plan))
+    told = rehearsals.facts(step.plan, mine)
+    step.evidence.append(rehearsals.EVENT, **told)
+    required = rehearsals.check(step.plan, told)
+    return [] if required is None else [required]
+
+
+def _schema_drift(step: Step, clone: Path) -> list[str]:
+    """Record the schema, and tell what changed since it was last proven: a release may have come in between."""
+    with source_schema.snapshot(clone) as connection:
+        fingerprint, objects = source_schema.schema_fingerprint(connection), source_schema.schema_objects(connection)
+    before = schema_drift.baseline(step.plan.name, but=step.evidence)
+    step.evidence.append(
+        schema_drift.EVENT, fingerprint=fingerprint, objects=objects, compared_with=before[0] if before else None
+    )
+    if before is None or before[1]["fingerprint"] == fingerprint:
+        return []
+    run, recorded = before
+    return [schema_drift.warning(run, recorded, schema_drift.between(recorded["objects"], objects))]
+
+
+def assess_source(step: Step) -> Report:
+    """Look at every value of a clone of the live file: what the target would not take, or would change. Safe to run again.
+
+    What blocks stops the run here, before anything was stopped; the lines to put into the plan are in the report.
+    """
+    with _clone(step) as clone:
+        found = assessment_decided.assess_decided(
+            clone,
+            step.plan,
+            assess.read_target(step.target, step.plan.sql_folder),
+            name=step.source.name,
+            on_progress=_Telling(step.log),
+        )
+    step.evidence.save("assessment.html", assessment_page.render_html(found, step.plan))
+    step.evidence.save("assessment.json", found.to_json())
+    checks = [
+        Check(
+            f"assessment_{finding.code}",
+            f"{finding.where or finding.value}: {finding.title}",
+            "failed",
+            "nothing that the target would not take as it is",
+            str(finding).removeprefix("blocks: "),
+            finding.do,
+            finding.where,
+        )
+        for finding in found.blocks
+    ]
+    checks += [
+        Check("assessment", f"Values of {table}", "passed", "", f"{rows:,} rows looked at", "", table)
+        for table, rows in found.tables.items()
+        if not any(finding.table == table for finding in found.blocks)
+    ]
+    docs = step.evidence.folder / "data_docs" / "assess_source"
+    stage = expectations.run_list(
+        "assessment",
+        "Values of the source",
+        checks,
+        step.target,
+        step.plan.target_schema,
+        docs,
+        step.log_url or None,
+        about=f"{step.plan.application} · {step.run_id}",
+    )
+    decided = sum(finding.severity == "decision applied" for finding in found.findings)
+    notes = sum(finding.severity == "note" for finding in found.findings)
+    return Report(
+        f"{found.rows:,} rows looked at: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
+        {
+            "rows": found.rows,
+            "tables": dict(found.tables),
+            "seconds": found.seconds,
+            "blocks": len(found.blocks),
+            "decided": decided,
+            "notes": notes,
+        },
+        stage.checks,
+    )
+
+
+class _Telling:
+    """Logs the progress of the assessment every five seconds."""
+
+    def __init__(self, logger: logging.Logger) -> None:
+        self._log = logger
+        self._next = time.monotonic() + 5
+
+    def __call__(self, progress: assess.Progress) -> None:
+        if time.monotonic() >= self._next:
+            self._next = time.monotonic() + 5
+            self._log.info("%s: %s rows looked at", progress.table, f"{progress.rows:,}")
+
+
+@contextlib.contextmanager
+def _clone(step: Step) -> Iterator[Path]:
+    """A clone of the live file, taken in one step, that is gone after the block."""
+    scratch = step.plan.backup.directory / f".clone-{step.evidence.folder.name}-{step.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, mode=0o700)
+    try:
+        files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
+        source_schema.clone(step.source, scratch / "clone.db")
+        yield scratch / "clone.db"
+    except CutoverError as error:
+        if error.where == str(scratch / "clone.db"):  # which is gone when somebody reads this
+            error.where = str(step.source)
+        raise
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def check_places(step: Step) -> Report:
+    """Look at people, services, the application's health and the places for backups. Leaves no file behind."""
+    checks = [
+        identities.check(step.plan, step.ends.identities()),
+        *preflight_places.check_places(step.source, plan=step.plan),
+        *_configuration(step),
+    ]
+    if step.plan.services and step.plan.smoke_tests is not None:
+        checks += preflight_services.check_services(step.plan.services, step.plan.smoke_tests, step.remote)
+    warnings = []
+    for extra in extras.look(step.plan):
+        if extra.required:
+            checks.append(extra.preview)
+        elif extra.problems:
+            warnings.append(f"{extra.title} will not be kept: {'; '.join(extra.problems)}")
+    return Report(count(checks), {}, checks, warnings=warnings)
+
+
+def _configuration(step: Step) -> list[Check]:
+    """Whether the values that go-live and rollback will write can be written."""
+    settings = step.plan.configuration
+    if settings is None:
+        return []
+    known = {"application_url": step.ends.application_url(step.plan), "source_path": str(step.source)}
+    live, rolled_back = fill(settings.live, **known), fill(settings.rolled_back, **known)
+    return [configuration.check(settings, live, rolled_back, remote=step.remote)]
+
+
+def count(checks: list[Check]) -> str:
+    """How many of the checks passed, and which did not."""
+    bad = [check for check in checks if check.outcome == "failed"]
+    unknown = [check for check in checks if check.outcome == "unknown"]
+    text = f"{len(checks) - len(bad) - len(unknown)} of {len(checks)} checks passed"
+    if bad:
+        text += f"; failed: {'; '.join(f'{check.title}: {check.found}' for check in bad)}"
+    if unknown:
+        text += f"; could not be checked: {', '.join(check.title for check in unknown)}"
+    return text

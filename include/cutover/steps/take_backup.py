@@ -1,0 +1,99 @@
+"""Takes the backup, carries out the plan's decisions, tests a restore, and keeps the extras."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from include.cutover.decisions import decided as decisions
+from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.extras import take as extras
+from include.cutover.proof import content, digests
+from include.cutover.source import backup
+from include.cutover.steps.step import Report, Step
+from include.cutover.target import schema as target_schema
+
+
+def take_backup(step: Step) -> Report:
+    """The backup that everything is copied from and that rollback restores; verified before it counts.
+
+    A second try of the same run finds the verified backup and keeps it.
+    """
+    manifest = backup.take(
+        step.source,
+        step.plan.backup.directory,
+        step.plan.backup.second_copy,
+        run_id=step.run_id,
+        plan=step.plan.name,
+    )
+    checks = backup.verify(manifest)
+    step.evidence.append("backup", **backup.facts(manifest))
+    decided = _decide(step, manifest)
+    rows = sum(manifest.counts.values())
+    return Report(
+        f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables" + _told(decided),
+        {"bytes": manifest.bytes, "sha256": manifest.sha256, "rows": rows, "counts": dict(manifest.counts)},
+        checks,
+        warnings=manifest.warnings,
+    )
+
+
+def _decide(step: Step, manifest: backup.Manifest) -> decisions.Decided:
+    """Carry the plan's decisions out on a clone of the backup, where they touch a row. Copy and proof read the result."""
+    if any(table.columns or table.foreign_keys for table in step.plan.tables.values()):
+        decided = decisions.apply(
+            manifest.file,
+            manifest.file.with_name(f"{manifest.file.name}.decided"),
+            step.plan,
+            target_schema.planned_schema(step.target, step.plan.sql_folder),
+            listing=step.evidence.folder / "decided",
+        )
+    else:
+        decided = decided_snapshot.untouched(manifest.file)
+    step.evidence.append("snapshot", decided=decided.as_dict())
+    return decided
+
+
+def _told(decided: decisions.Decided) -> str:
+    if not decided.made:
+        return ""
+    values = sum(sum(by_decision.values()) for by_decision in decided.touched.values())
+    return f"; by the plan's decisions {values:,} values changed, {sum(decided.quarantined.values()):,} rows in quarantine"
+
+
+def restore_test(step: Step) -> Report:
+    """Open the backup's copy elsewhere and compare every table with the source.
+
+    The digests of the copy, whose bytes are the backup's, are kept beside the backup for the proof and for ``verify``.
+    """
+    scratch = step.plan.backup.directory / f".restore-test-{step.evidence.folder.name}"
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True, mode=0o700)
+
+    def digests_of(file: Path) -> dict[str, str]:
+        kept = digests.beside(step.manifest.file) if file.is_relative_to(scratch) else None
+        return content.source_digests(
+            file, step.target, step.plan.target_schema, step.plan.tables, stored=kept, identity=step.manifest.sha256
+        )
+
+    try:
+        checks = backup.restore_test(step.manifest, scratch, digests=digests_of)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)
+
+
+def snapshot_extras(step: Step) -> Report:
+    """Keep what the plan wants beside the backup: Redis, configuration. Safe to run again: what is whole is kept as it is.
+
+    What the plan requires is a check; anything else that is missing is a warning at the gate and in the report.
+    """
+    kept = extras.take(step.plan, step.run_id, step.source)
+    step.evidence.append("extras", kept=[item.as_dict() for item in kept])
+    there = [item for item in kept if item.file is not None]
+    return Report(
+        f"{len(there)} of {len(kept)} extras kept, {sum(item.bytes for item in there):,} bytes",
+        {"extras": {item.name: item.bytes for item in there}},
+        [item.check for item in kept if item.required or item.whole],
+        warnings=[item.warning for item in kept if item.warning],
+    )
