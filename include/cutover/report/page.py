@@ -16,7 +16,8 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
 from include.cutover.evidence.record import Evidence
 from include.cutover.plan.model import Plan
-from include.cutover.report.story import NEXT_STEPS, Story
+from include.cutover.report.standing import NEXT_STEPS
+from include.cutover.report.story import Story
 from include.cutover.report.timeline import TimelineChart
 from include.cutover.report.words import (
     address_text,
@@ -43,11 +44,14 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
     story = Story(evidence)
     return _page().render(
         story=story,
+        run=story.run,
+        figures=story.figures,
+        artifacts=story.artifacts,
+        standing=story.standing,
         plan=plan,
-        state=story.state,
         summary=summary(evidence, plan, story),
         timeline=TimelineChart(story),
-        next_steps=NEXT_STEPS.get(story.state.outcome, ()),
+        next_steps=NEXT_STEPS.get(story.standing.outcome, ()),
         written=datetime.now(UTC),
     )
 
@@ -78,25 +82,17 @@ def summary(evidence: Evidence, plan: Plan, story: Story | None = None) -> dict[
     Raises:
         CannotCheck: When there is no evidence.
     """
-    told = story or Story(evidence)
-    downtime = told.downtime_seconds
+    story = story or Story(evidence)
+    run, figures = story.run, story.figures
+    downtime = figures.downtime_seconds
     return {
-        "outcome": told.state.outcome,
-        "rows": told.rows,
-        "tables": told.tables,
-        "checks_passed": told.count("passed"),
-        "checks_failed": told.count("failed"),
-        "checks_unknown": told.count("unknown"),
+        "outcome": story.standing.outcome,
+        "rows": figures.rows,
+        "tables": figures.tables,
+        "checks_passed": figures.count("passed"),
+        "checks_failed": figures.count("failed"),
+        "checks_unknown": figures.count("unknown"),
         "downtime_seconds": None if downtime is None else round(downtime, 3),
-        "duration_seconds": round((told.end - told.start).total_seconds(), 3),
-        "first_failure": told.first_failure,
+        "duration_seconds": round((run.end - run.start).total_seconds(), 3),
+        "first_failure": story.first_failure,
     }
-
-
-# ---- the incident document --------------------------------------------------------------------------------------------
-
-
-# ---- the timeline -----------------------------------------------------------------------------------------------------
-
-
-# ---- words ------------------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Address of the report; empty where the run left no evidence."""
-        from include.cutover.report.pages import evidence_of, key_of_dag_run
+        from include.cutover.report.addresses import evidence_of, key_of_dag_run
 
         plan = plan_of(ti_key.dag_id)
         if not plan:
@@ -43,7 +43,7 @@ class DataDocsLink(BaseOperatorLink):
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """Address of the Data Docs; empty as long as there are none."""
-        from include.cutover.report.pages import evidence_of, key_of_dag_run
+        from include.cutover.report.addresses import evidence_of, key_of_dag_run
 
         plan = plan_of(ti_key.dag_id)
         if not plan:

@@ -34,8 +34,8 @@ from include.cutover.places import plans_folder
 from include.cutover.plan.afterwards import EVIDENCE_ASIDE
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.report import data_docs, pages
-from include.cutover.report import page as report_page
+from include.cutover.report import addresses, data_docs, pages, run_list
+from include.cutover.report.page import run_report
 from include.cutover.steps.step import frozen_plan, subject_of
 from include.cutover.ui.links import plan_of
 
@@ -177,7 +177,7 @@ ReadablePlan = Annotated[str, Depends(readable_plan)]
 
 def readable_evidence(plan: ReadablePlan, run: str) -> Evidence:
     """The evidence of a run of a plan that the user may see."""
-    evidence = pages.evidence_of(plan, run)
+    evidence = addresses.evidence_of(plan, run)
     if evidence.folder.is_symlink() or not evidence.exists:
         raise _not_found("No run of this name left evidence.")
     return evidence
@@ -208,8 +208,8 @@ def all_runs(request: Request, user: GetUserDep) -> Response:
             readable_plan(name, request, user)
         except HTTPException:
             continue
-        found[name] = pages.runs_of(name)
-    return HTMLResponse(pages.runs_page(found, _base(request)))
+        found[name] = run_list.runs_of(name)
+    return HTMLResponse(run_list.runs_page(found, _base(request)))
 
 
 @app.get("/-/page.js")
@@ -234,8 +234,8 @@ def of_dag_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> 
     watched = aftercare_record.subject_of(plan, run_id) if dag_id == f"aftercare_{plan}" else None
     if watched is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(watched))}/aftercare", status.HTTP_303_SEE_OTHER)
-    key = pages.key_of_dag_run(dag_id, plan, _subject(plan, run_id) or run_id)
-    if not pages.evidence_of(plan, key).exists:
+    key = addresses.key_of_dag_run(dag_id, plan, _subject(plan, run_id) or run_id)
+    if not addresses.evidence_of(plan, key).exists:
         raise _not_found("This run left no evidence, or has not yet; the log of its first task tells why.")
     return RedirectResponse(f"{_base(request)}/{plan}/{quote(key)}/", status.HTTP_303_SEE_OTHER)
 
@@ -246,24 +246,24 @@ def runs_of_plan(plan: ReadablePlan, request: Request) -> Response:
     """The runs of one plan."""
     if plan not in _plans():
         raise _not_found("There is no such plan.")
-    return HTMLResponse(pages.runs_page({plan: pages.runs_of(plan)}, _base(request)))
+    return HTMLResponse(run_list.runs_page({plan: run_list.runs_of(plan)}, _base(request)))
 
 
 @app.get("/{plan}/{run}")
 def run_without_slash(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
     """To the report's address: the links in it are relative."""
-    return RedirectResponse(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/", status.HTTP_303_SEE_OTHER)
+    return RedirectResponse(f"{_base(request)}/{plan}/{quote(addresses.key_of(evidence))}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}/{run}/")
 def run_page(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
     """The report as of this moment; of a rollback run, that of its cutover."""
-    subject = _subject(plan, pages.key_of(evidence))
+    subject = _subject(plan, addresses.key_of(evidence))
     if subject is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(subject))}/", status.HTTP_303_SEE_OTHER)
     # Whether it is open is asked first: a run that is sealed in between is drawn again once more, not once too little.
     is_open = _is_open(evidence)
-    html = report_page.run_report(evidence, _plan_of_run(plan, evidence))
+    html = run_report(evidence, _plan_of_run(plan, evidence))
     if aftercare_record.evidence_of(plan, evidence.folder.name).exists:
         html = html.replace("<h1", '<p><a href="aftercare">After go-live: what was found since</a></p><h1', 1)
     return _document(
@@ -333,7 +333,7 @@ def docs(plan: ReadablePlan, evidence: ReadableEvidence, name: str, request: Req
         raise _not_found()
     media_type = data_docs.MEDIA_TYPES[PurePosixPath(name).suffix]
     if media_type.startswith("text/html"):
-        address = escape(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/")
+        address = escape(f"{_base(request)}/{plan}/{quote(addresses.key_of(evidence))}/")
         page = content.decode(errors="replace")
         return _document(page.replace("<nav>", f'<nav><a href="{address}">Report of the run</a>', 1), request)
     return Response(content, media_type=media_type)
