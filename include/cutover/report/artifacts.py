@@ -1,4 +1,4 @@
-"""Everything that a run kept, and where: backup, extras, rows written after go-live, files of the evidence."""
+"""What a run kept and where: backup, extras, rows written after go-live, files of the evidence."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _ENVELOPE = frozenset({"seq", "time", "event", "previous"})
 
 
 class Artifacts:
-    """The places of what a run kept, as pairs of a label and a text."""
+    """Everything that a run kept; lists of a label and a text."""
 
     def __init__(self, run: RunEvents, figures: RunFigures) -> None:
         self._run = run
@@ -61,9 +61,9 @@ class Artifacts:
         known = next((event for event in reversed(counts) if isinstance(event.get("tables"), dict)), None)
         lines = []
         if counts and counts[-1] is not known:
-            lines.append(("all tables", f"unknown: {counts[-1].get('unknown') or 'no reason is recorded'}"))
+            lines.append(("all tables", f"unknown: {counts[-1].get('unknown') or 'no reason was recorded'}"))
         if known is not None:
-            when = f" (at {clock_text(time_of(known))}, before)" if lines else ""
+            when = f" (counted at {clock_text(time_of(known))})" if lines else ""
             rows = [(str(table), f"{item.get('in_words')}{when}") for table, item in known["tables"].items()]
             lines += rows or [("all tables", f"none{when}")]
         return lines

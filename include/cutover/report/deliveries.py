@@ -9,7 +9,7 @@ from include.cutover.report.words import only_time
 
 
 def notices_of(run: RunEvents) -> list[dict[str, Any]]:
-    """Return each notice with its ``deliveries`` per channel, each with its ``tries``, and ``said``: what people did to it.
+    """Return each notice with its ``deliveries`` per channel, each with its ``tries``, and what people ``said`` about it.
 
     A notice that belonged to the open run and was never sent is left out once the run is over.
     """

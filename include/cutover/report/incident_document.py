@@ -1,4 +1,4 @@
-"""The incident document of a run that went back, in Markdown."""
+"""The incident document of a run that was rolled back, in Markdown."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from include.cutover.report.words import (
 
 
 def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
-    """What failed, when and why, where everything was kept, and what is left to find out: Markdown for the inquiry.
+    """Return the incident document as Markdown: failures, timeline, kept data, and the questions of the inquiry.
 
     Args:
+        evidence: That of the run.
+        plan: The plan that the run froze.
         reason: Why the run was rolled back.
 
     Raises:
@@ -56,9 +58,12 @@ def _head(story: Story, plan: Plan, reason: str) -> str:
         ("Application", _md(plan.application)),
         ("Started by", f"{_md(opened.get('actor') or 'not recorded')}: {_md(opened.get('reason') or 'no reason recorded')}"),
         ("Opened", moment_text(story.run.start)),
-        ("This was written", moment_text(datetime.now(UTC))),
-        ("State then", _md(f"{story.standing.headline}. {story.standing.sentence}")),
-        ("Downtime", downtime + (", and the services are not recorded as started" if story.figures.still_down else "")),
+        ("Written", moment_text(datetime.now(UTC))),
+        ("State at that time", _md(f"{story.standing.headline}. {story.standing.sentence}")),
+        (
+            "Downtime",
+            downtime + (", and there is no record that the services were started" if story.figures.still_down else ""),
+        ),
         ("Reason", _md(reason) or "not given"),
         ("First cause", _md(story.first_failure) or "no step failed"),
         ("Lead", _md(plan.people.lead.name)),
@@ -92,7 +97,7 @@ def _what_failed(story: Story) -> str:
 
 
 def _timeline_table(story: Story) -> str:
-    lines = ["## Timeline", "", "| Time (UTC) | Step | Outcome | Took | What it said |", "|---|---|---|---|---|"]
+    lines = ["## Timeline", "", "| Time (UTC) | Step | Outcome | Took | Summary |", "|---|---|---|---|---|"]
     rows: list[tuple[datetime, str]] = []
     stamp = clock_text if story.run.start.date() == story.run.end.date() else moment_text
     for step in story.steps.values():
@@ -104,20 +109,20 @@ def _timeline_table(story: Story) -> str:
                     f" | {_md(attempt.summary)} |",
                 )
             )
-    told = {
-        "services.stopped": "the services go down",
-        "services.started": "the services are up",
+    notable = {
+        "services.stopped": "services down",
+        "services.started": "services up",
         "live": "live on PostgreSQL",
-        "reopened": "a rollback was asked for",
-        "rollback.asked": "a rollback was asked for",
-        "continued": "the way back goes on",
-        "sealed": "the run is closed",
+        "reopened": "rollback requested",
+        "rollback.asked": "rollback requested",
+        "continued": "rollback continued",
+        "sealed": "run closed",
     }
     for event in story.run.events:
-        if event["event"] in told:
+        if event["event"] in notable:
             on = {"target": " on PostgreSQL", "source": " on SQLite"}.get(str(event.get("on")), "")
             by = f" by {_md(event['by'])}" if event.get("by") else ""
-            rows.append((time_of(event), f"| {stamp(time_of(event))} | **{told[event['event']]}{on}{by}** | | | |"))
+            rows.append((time_of(event), f"| {stamp(time_of(event))} | **{notable[event['event']]}{on}{by}** | | | |"))
     return "\n".join([*lines, *(text for _, text in sorted(rows, key=lambda row: row[0]))])
 
 
@@ -143,10 +148,10 @@ def _kept_part(story: Story) -> str:
         lines.append(f"- The target's data: schema {_code(schema)} in the target database.")
     elif target.get("pending"):
         lines.append(
-            f"- The target's data could **not** be put aside yet ({_md(target.get('reason'))}); the next run does it."
+            f"- The target's data could **not** be set aside yet ({_md(target.get('reason'))}); the next run does it first."
         )
     for name in source.get("kept") or []:
-        lines.append(f"- The source as it was found: {_code(name)} in the folder {_code('kept')} of the evidence.")
+        lines.append(f"- The source as found: {_code(name)} in the folder {_code('kept')} of the evidence.")
     lines += [
         f"- Backup, {_md(label.lower())}: {_code(value)}"
         for label, value in story.artifacts.backup
@@ -161,16 +166,16 @@ def _kept_part(story: Story) -> str:
 def _written_part(story: Story) -> str:
     if not story.artifacts.written_after:
         return ""
-    lines = ["## Rows written after go-live", "", "They are in PostgreSQL only: SQLite is as of the backup.", ""]
+    lines = ["## Rows written after go-live", "", "They are in PostgreSQL only: SQLite has the data of the backup.", ""]
     lines += [f"- {_code(table)}: {_md(rows)}" for table, rows in story.artifacts.written_after]
     export = story.artifacts.written_files
     if export.get("files"):
         lines += ["", f"Exported to {_code(export['folder'])} of the evidence, whole rows, secret columns included:", ""]
         lines += [f"- {_code(item['name'])}: {grouped_text(item['lines'])} lines" for item in export["files"]]
     if export.get("problem"):
-        lines += ["", f"**Not all of them could be exported** ({_md(export['problem'])}); they are in the kept schema."]
+        lines += ["", f"**The export is not complete** ({_md(export['problem'])}); all rows are in the kept schema."]
     if story.run.newest("rows.written").get("tables") is None:
-        lines += ["", "When the target can be reached, the next run counts and exports them before it begins."]
+        lines += ["", "The next run counts and exports them first, once the target can be reached."]
     return "\n".join(lines)
 
 
@@ -195,15 +200,15 @@ def _follow_up(plan: Plan) -> str:
             "",
             "- Root cause:",
             "- Why the checks before the window did not find it:",
-            "- What is corrected, where, by whom:",
-            "- What happens with the kept data, and until when it is kept:",
+            "- Fix, where, by whom:",
+            "- Kept data: what to do with it, and until when to keep it:",
             "- New window:",
         ]
     )
 
 
 def _md(text: Any) -> str:
-    """Text as Markdown shows it unchanged, on one line."""
+    """Escape a text so that Markdown shows it unchanged, on one line."""
     flat = " ".join(("" if text is None else str(text)).split())
     return re.sub(r"([\\`*\[\]|<>#]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
 

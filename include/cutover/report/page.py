@@ -1,8 +1,8 @@
-"""The report of a run for the observer and the lead, and the document that an inquiry starts from.
+"""The report of a run, for the observer and the lead.
 
-Both are derived from the events of the evidence and nothing else, so that they can be written for a run that was killed,
-with PostgreSQL down, or years later. A missing event leaves a gap that is said, never a failure. What looks like a secret is
-masked once more before anything is rendered, and every value is escaped.
+It is derived from the events of the evidence and nothing else, so it can be written for a run that was killed, with
+PostgreSQL down, or years later. A missing event leaves a visible gap, never a failure. Text that looks like a secret is
+masked again before rendering, and every value is escaped.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from include.cutover.report.words import (
 
 
 def run_report(evidence: Evidence, plan: Plan) -> str:
-    """The report as one HTML page that needs nothing beside itself: no script, no other file.
+    """Render the report as one HTML page that needs no script and no other file.
 
     Links to Data Docs and files are relative to the folder of the evidence, where the page belongs.
 
@@ -72,7 +72,7 @@ def _page() -> Template:
 
 
 def summary(evidence: Evidence, plan: Plan, story: Story | None = None) -> dict[str, Any]:
-    """The run in a few figures.
+    """Summarise the run in a few figures.
 
     Returns:
         ``outcome`` (``running`` while the run is open), ``rows``, ``tables``, ``checks_passed``, ``checks_failed``,

@@ -12,7 +12,7 @@ STYLE = (Path(__file__).parent / "pages.css").read_text(encoding="utf-8")
 
 
 def page(title: str, body: str) -> str:
-    """A whole HTML page; ``body`` is HTML already, ``title`` is text."""
+    """Return a whole HTML page; ``body`` is HTML already, ``title`` is text."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -21,12 +21,12 @@ def page(title: str, body: str) -> str:
 
 
 def message(title: str, *sentences: str) -> str:
-    """A page that says one thing."""
+    """Return a page with a title and some sentences."""
     return page(title, f"<h1>{escape(title)}</h1>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences))
 
 
 def document(title: str, markdown: str) -> str:
-    """A page from Markdown; HTML in it is text, and an address that is no plain link is none."""
+    """Return a page made from Markdown; HTML in it is shown as text, and unsafe addresses are not linked."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)

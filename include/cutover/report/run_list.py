@@ -49,7 +49,7 @@ class RunSummary:
 
 
 def summarise(evidence: Evidence) -> RunSummary:
-    """The line of a run. Damaged evidence is a line too: it must not hide the other runs."""
+    """Return the line of a run. Damaged evidence gets a line too: it must not hide the other runs."""
     key = key_of(evidence)
     story = Story(evidence)
     begin = story.run.start if story.run.events else None
@@ -73,7 +73,7 @@ def summarise(evidence: Evidence) -> RunSummary:
         key=key,
         run_id=str(opened.get("run_id") or key),
         kind=str(opened.get("dag_id") or "cutover").partition("_")[0],
-        state="Waits for an answer" if waits else story.standing.headline,
+        state="Waiting for an answer" if waits else story.standing.headline,
         tone="busy" if waits else story.standing.tone,
         opened=begin,
         actor=str(opened.get("actor") or ""),
@@ -84,25 +84,25 @@ def summarise(evidence: Evidence) -> RunSummary:
 
 
 def runs_of(plan: str) -> list[RunSummary]:
-    """All runs and rehearsals of a plan that left evidence, newest first."""
+    """List all runs and rehearsals of a plan that left evidence, newest first."""
     found = [*_all_below(evidence_root() / plan), *_all_below(evidence_root() / REHEARSALS / plan)]
     never = datetime.max.replace(tzinfo=UTC)
     return sorted((summarise(item) for item in found), key=lambda run: (run.opened or never, run.key), reverse=True)
 
 
 def _all_below(folder: Path) -> list[Evidence]:
-    """Whatever state it is in: damaged evidence is shown as well."""
+    """List all evidence in a folder, damaged evidence included."""
     return [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
 
 
 def _waits(story: Story) -> bool:
-    """Whether the last thing that happened is a question."""
-    telling = [event for event in story.run.events if event["event"] != "file" and not event["event"].startswith("notice")]
-    return bool(telling) and telling[-1]["event"] == "gate.asked"
+    """Report whether the last event is a question, notices and files aside."""
+    seen = [event for event in story.run.events if event["event"] != "file" and not event["event"].startswith("notice")]
+    return bool(seen) and seen[-1]["event"] == "gate.asked"
 
 
 def runs_page(plans: Mapping[str, Sequence[RunSummary]], base: str) -> str:
-    """The runs of each plan, in one page.
+    """Render the runs of each plan as one page.
 
     Args:
         plans: By name.
@@ -110,7 +110,7 @@ def runs_page(plans: Mapping[str, Sequence[RunSummary]], base: str) -> str:
     """
     parts = ["<h1>Cutovers</h1>"]
     if not plans:
-        parts.append("<p>There is no plan whose DAG you may see.</p>")
+        parts.append("<p>You may not see the DAG of any plan.</p>")
     for name, found in plans.items():
         parts.append(f"<h2>{escape(name)}</h2>")
         if not found:

@@ -10,7 +10,14 @@ from include.cutover.report.steps import StepHistory
 
 
 class Standing(NamedTuple):
-    """Where a run stands: a word for programs, a headline, a sentence, and one of good, warn, bad, calm, busy."""
+    """Where a run stands.
+
+    Attributes:
+        outcome: A word for programs, as in the seal.
+        headline: The same in words.
+        sentence: One sentence about it.
+        tone: One of good, warn, bad, calm, busy.
+    """
 
     outcome: str
     headline: str
@@ -20,56 +27,58 @@ class Standing(NamedTuple):
 
 _STANDINGS = {
     "live": Standing("live", "Live on PostgreSQL", "The application runs on PostgreSQL; every step before passed.", "good"),
-    "rolled_back": Standing("rolled_back", "Rolled back", "The application runs on SQLite again, as of the backup.", "warn"),
+    "rolled_back": Standing(
+        "rolled_back", "Rolled back", "The application runs on SQLite again, with the data of the backup.", "warn"
+    ),
     "released": Standing(
         "released",
         "Released",
-        "Called off after the services had stopped: they run on SQLite again, nothing was lost.",
+        "Called off after the services had stopped: they run on SQLite again. No data was lost.",
         "warn",
     ),
     "abandoned": Standing(
-        "abandoned", "Abandoned", "Called off before anything was stopped: the application was not touched.", "calm"
+        "abandoned", "Abandoned", "Called off before the services were stopped: the application was not touched.", "calm"
     ),
-    "failed": Standing("failed", "Failed", "The run did not reach a safe end: somebody must look now.", "bad"),
-    "rehearsed": Standing("rehearsed", "Rehearsed", "Everything passed on a clone, the way back included.", "good"),
+    "failed": Standing("failed", "Failed", "The run did not reach a safe end. It needs attention now.", "bad"),
+    "rehearsed": Standing("rehearsed", "Rehearsed", "Every step passed on a clone, including the way back.", "good"),
     "rehearsal_failed": Standing(
         "rehearsal_failed",
-        "Rehearsal not green",
-        "The application was not touched: this would have stopped a cutover.",
+        "Rehearsal failed",
+        "The application was not touched. The same failure would have stopped a cutover.",
         "bad",
     ),
-    "lost": Standing("lost", "Taken over", "Another run took over; this one does nothing more.", "warn"),
-    "running": Standing("running", "Running", "The run is not closed.", "busy"),
+    "lost": Standing("lost", "Taken over", "Another run took over. This one does nothing more.", "warn"),
+    "running": Standing("running", "Running", "The run is still open.", "busy"),
 }
 
 
 NEXT_STEPS = {
     "live": (
-        "Follow the aftercare: it looks at logs, jobs and PostgreSQL, takes a first backup, and asks when something is red.",
-        "Without one: watch the logs for an hour, see that scheduled tasks run again, and that PostgreSQL is backed up.",
-        "The backup of SQLite is kept for as long as the plan's retention says.",
+        "Follow the aftercare: it checks logs, jobs and PostgreSQL, takes a first backup, and asks you when a check fails.",
+        "Without aftercare: watch the logs for an hour; check that scheduled jobs run and that PostgreSQL is backed up.",
+        "The SQLite backup is kept as long as the plan's retention says.",
     ),
     "rolled_back": (
-        "Look at the first failure, and at the document incident.md.",
-        "The target's data was put aside for the inquiry; nothing was dropped.",
-        "Plan a new window only when the cause is known and corrected.",
+        "Read the first failure and incident.md.",
+        "The target's data was set aside for the inquiry; nothing was dropped.",
+        "Plan a new window only after the cause is found and fixed.",
     ),
     "released": (
-        "Look at the first failure. Nothing of the source was overwritten.",
-        "Plan a new window when the cause is corrected.",
+        "Read the first failure. The source was not overwritten.",
+        "Plan a new window after the cause is fixed.",
     ),
-    "abandoned": ("Look at the first failure. Plan a new window when the cause is corrected.",),
+    "abandoned": ("Read the first failure. Plan a new window after the cause is fixed.",),
     "failed": (
-        "Look at the first failure and at the state of the services now.",
-        "Run the rollback DAG; it needs this evidence and the plan only.",
+        "Read the first failure and check the services now.",
+        "Run the rollback DAG. It needs only this evidence and the plan.",
     ),
-    "rehearsed": ("Plan the window. A change of schema, plan, SQL or code wants another rehearsal.",),
+    "rehearsed": ("Plan the window. After a change of schema, plan, SQL or code, rehearse again.",),
     "rehearsal_failed": (
-        "Look at the first failure. Database and files are kept until the next rehearsal.",
-        "Correct the cause, then rehearse again.",
+        "Read the first failure. Database and files are kept until the next rehearsal.",
+        "Fix the cause, then rehearse again.",
     ),
     "lost": ("Follow the run that holds the lease.",),
-    "running": ("Wait for the end. When nothing moves any more, run the rollback DAG.",),
+    "running": ("Wait for the end. If the run hangs, run the rollback DAG.",),
 }
 
 
@@ -85,14 +94,14 @@ def standing_of(run: RunEvents, steps: Mapping[str, StepHistory], failures: Sequ
         outcome = str(run.sealed.get("outcome"))
         return _STANDINGS.get(outcome, Standing(outcome, outcome.replace("_", " ").capitalize(), "", "warn"))
     if run.newest("reopened") or run.newest("rollback.asked") or any(s.phase == "Roll back" for s in steps.values()):
-        return Standing("running", "Rolling back", "The way back is not finished.", "bad" if failures else "busy")
+        return Standing("running", "Rolling back", "The rollback is not complete.", "bad" if failures else "busy")
     if run.newest("live"):
         return Standing(
-            "running", "Live on PostgreSQL", "The application runs on PostgreSQL; the run is not closed.", "good"
+            "running", "Live on PostgreSQL", "The application runs on PostgreSQL; the run is still open.", "good"
         )
     if failures:
-        return Standing("running", "Running, with a failure", "A step did not pass; the run is not closed.", "bad")
+        return Standing("running", "Running, with a failure", "A step did not pass; the run is still open.", "bad")
     asked, answered = run.newest("gate.asked"), run.newest("gate")
     if asked and (not answered or answered["seq"] < asked["seq"]):
-        return Standing("running", "Waits for an answer", f"The gate {asked.get('gate')} is open for the lead.", "busy")
+        return Standing("running", "Waiting for an answer", f"The gate {asked.get('gate')} is waiting for the lead.", "busy")
     return _STANDINGS["running"]

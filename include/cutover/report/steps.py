@@ -21,7 +21,7 @@ class Attempt:
 
     Attributes:
         begin: When it began.
-        end: When it ended; where no end is recorded, the next try's begin or the run's last event.
+        end: When it ended; without a recorded end, when the next try began, or the run's last event.
         outcome: ``passed``, ``failed``, ``error``, ``refused``; without a recorded end ``running``, or ``unfinished`` when
             the run went on without it.
         summary: One line about it.
@@ -89,7 +89,7 @@ class _Try:
 
 
 def step_histories(run: RunEvents) -> dict[str, StepHistory]:
-    """Return every step that left a record, by name, in the order of beginning."""
+    """Return every step that left a record, by name, in the order in which they began."""
     begun: dict[str, list[_Try]] = {}
     for event in run.events:
         kind, name = event["event"], str(event.get("step") or "")
@@ -138,7 +138,7 @@ def _attempt(run: RunEvents, item: _Try, following: datetime | None) -> Attempt:
         return Attempt(item.begin, max(item.begin, time_of(item.end)), outcome, summary)
     end = max(item.begin, following or run.end)
     if following is not None or _went_on_after(run, item.begin):
-        return Attempt(item.begin, end, "unfinished", "no end is recorded")
+        return Attempt(item.begin, end, "unfinished", "no end was recorded")
     return Attempt(item.begin, end, "running", "no end yet")
 
 

@@ -1,4 +1,4 @@
-"""The story of a run: everything that its events say about steps, gates, figures and outcome."""
+"""The story of a run: its steps, gates, figures, outcome and kept files, read from its events."""
 
 from __future__ import annotations
 

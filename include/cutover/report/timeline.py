@@ -11,7 +11,7 @@ from include.cutover.report.story import Story
 
 
 class TimelineChart:
-    """Steps along a scale of time on which long waits are cut short, so that what took a second can still be seen."""
+    """Steps along a time scale on which long waits are cut short, so that a step of one second stays visible."""
 
     _LONGEST_WAIT = 8.0  # seconds without any step that are drawn as they are
     _WAIT_WIDTH = 0.03  # part of the whole that a cut wait takes
@@ -56,7 +56,7 @@ class TimelineChart:
         return idle and (end - begin).total_seconds() > self._LONGEST_WAIT
 
     def percent(self, moment: datetime) -> float:
-        """Where a moment lies, in percent."""
+        """Return the position of a moment, in percent."""
         for begin, end, at, width in self._pieces:
             if moment <= end:
                 share = (moment - begin).total_seconds() / (end - begin).total_seconds()
@@ -64,7 +64,7 @@ class TimelineChart:
         return 100.0 if self._pieces else 0.0
 
     def bars(self, step: StepHistory) -> list[dict[str, Any]]:
-        """One bar for each try."""
+        """Return one bar for each try."""
         found = []
         for attempt in step.attempts:
             left = min(self.percent(attempt.begin), 99.6)
@@ -74,7 +74,7 @@ class TimelineChart:
 
     @property
     def shade(self) -> str:
-        """Background of the lanes: when the services were down, and where a wait is cut, as CSS."""
+        """Background of the lanes as CSS: the time without services, and the waits that are cut short."""
         layers = []
         for begin, end in self._story.figures.outages:
             layers.append(_band("--down", self.percent(begin), self.percent(end or self._story.run.end)))
