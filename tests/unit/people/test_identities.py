@@ -35,7 +35,7 @@ def test_somebody_without_an_account_is_a_fault_that_says_what_to_do() -> None:
 def test_a_variable_that_is_no_map_knows_nobody(text: str | None) -> None:
     known = Identities.of_variable(text, FAB)
     assert known.ids == {}
-    assert "missing" in known.where or "no JSON object" in known.where
+    assert "missing" in known.where or "not a JSON object" in known.where
     assert check(load_plan("ward_ops"), known).outcome == "failed"
 
 
