@@ -97,7 +97,7 @@ def test_a_secret_in_what_is_said_is_masked(rolled_back: Evidence) -> None:
 def test_a_way_back_that_is_not_complete_comes_first(source: Path) -> None:  # noqa: F811
     evidence = open_run(source, "one")
     evidence.append("sealed", outcome="failed", summary="")
-    with pytest.raises(Refused, match=r"did not come to its end.*trigger rollback_ward_ops again.*incident_ward_ops"):
+    with pytest.raises(Refused, match=r"was not completed.*trigger rollback_ward_ops again.*incident_ward_ops"):
         open_run(source, "two")
     with pytest.raises(Refused, match="way back of this run is not complete"):
         incidents.close(PLAN, by="lead", **SAID)

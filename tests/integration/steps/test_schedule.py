@@ -143,10 +143,10 @@ def test_only_the_lead_schedules_and_calls_off(ends: Ends, actor: str | None) ->
 @pytest.mark.parametrize(
     ("minutes", "form", "match"),
     [
-        (-1, {}, "scheduled for a time to come"),
+        (-1, {}, "scheduled for a future time"),
         (None, {}, "needs the start of the window"),
         (60, {"approve": "auto"}, "does not allow automatic approval"),
-        (None, {"action": "call off"}, "nothing is scheduled"),
+        (None, {"action": "call off"}, "no cutover is scheduled"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(ends: Ends, minutes: float | None, form: dict[str, Any], match: str) -> None:
@@ -207,7 +207,7 @@ def test_a_cutover_that_begins_cannot_be_called_off_behind_its_back(ends: Ends) 
     schedule_steps.open_schedule(scheduled)
     run_id, form = schedule_steps.begin(scheduled)
     open_cutover(ends, run_id, form)
-    with pytest.raises(Refused, match="nothing is scheduled that has not begun"):
+    with pytest.raises(Refused, match="no cutover is scheduled that has not begun"):
         schedule_steps.open_schedule(call(ends, "s2", minutes=None, action="call off"))
     assert "migration did not take place" not in ends.told
 
