@@ -27,5 +27,5 @@ def test_without_a_plan_nothing_is_made(
     monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))
     assert first_start.main() == 1
     said = capsys.readouterr().err
-    assert "nobody gets a right to this plan's DAGs" in said
-    assert "there is no plan that can be read" in said
+    assert "no user gets rights on this plan's DAGs" in said
+    assert "there is no valid plan" in said
