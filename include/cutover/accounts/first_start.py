@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import psycopg
 
-from include.cutover.accounts import roles as account_roles
+from include.cutover.accounts import roles
 from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, StepFailed, Unreachable
 from include.cutover.people.roles import Accounts
 from include.cutover.places import plans_folder
@@ -107,12 +107,12 @@ def migrate() -> None:
 
 def make_accounts(wanted: Accounts, passwords: Mapping[str, str]) -> list[str]:
     """Make the roles with exactly their rights, and the accounts of the plans' people; return what is missing."""
-    there = set(account_roles.look(wanted).ids)
+    there = set(roles.look(wanted).ids)
     elsewhere = os.environ.get("CUTOVER_LOG_IN", "password") != "password"
     without = [user for user in wanted.users if user not in there and user not in passwords]
     if without and not elsewhere:
         return [f"CUTOVER_PASSWORDS has no password for {user}, who is in a plan and has no account" for user in without]
-    found = account_roles.apply(wanted, make_users=True)
+    found = roles.apply(wanted, make_users=True)
     new = [user for user in wanted.users if user not in there and user in passwords]
     if new and not elsewhere:
         _set_passwords({user: passwords[user] for user in new})

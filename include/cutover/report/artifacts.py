@@ -1,4 +1,4 @@
-"""What a run kept and where: backup, extras, rows written after go-live, files of the evidence."""
+"""Everything a run kept, with its place: backup, extras, rows written after go-live, files of the evidence."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ def _head(story: Story, plan: Plan, reason: str) -> str:
         ("Started by", f"{_md(opened.get('actor') or 'not recorded')}: {_md(opened.get('reason') or 'no reason recorded')}"),
         ("Opened", moment_text(story.run.start)),
         ("Written", moment_text(datetime.now(UTC))),
-        ("State at that time", _md(f"{story.standing.headline}. {story.standing.sentence}")),
+        ("State at that time", _md(f"{story.state.headline}. {story.state.sentence}")),
         (
             "Downtime",
             downtime + (", and there is no record that the services were started" if story.figures.still_down else ""),

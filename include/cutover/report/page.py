@@ -16,7 +16,7 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
 from include.cutover.evidence.record import Evidence
 from include.cutover.plan.model import Plan
-from include.cutover.report.standing import NEXT_STEPS
+from include.cutover.report.run_state import NEXT_STEPS
 from include.cutover.report.story import Story
 from include.cutover.report.timeline import TimelineChart
 from include.cutover.report.words import (
@@ -47,11 +47,11 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
         run=story.run,
         figures=story.figures,
         artifacts=story.artifacts,
-        standing=story.standing,
+        state=story.state,
         plan=plan,
         summary=summary(evidence, plan, story),
         timeline=TimelineChart(story),
-        next_steps=NEXT_STEPS.get(story.standing.outcome, ()),
+        next_steps=NEXT_STEPS.get(story.state.outcome, ()),
         written=datetime.now(UTC),
     )
 
@@ -86,7 +86,7 @@ def summary(evidence: Evidence, plan: Plan, story: Story | None = None) -> dict[
     run, figures = story.run, story.figures
     downtime = figures.downtime_seconds
     return {
-        "outcome": story.standing.outcome,
+        "outcome": story.state.outcome,
         "rows": figures.rows,
         "tables": figures.tables,
         "checks_passed": figures.count("passed"),

@@ -10,7 +10,7 @@ from include.cutover.report.artifacts import Artifacts
 from include.cutover.report.deliveries import notices_of
 from include.cutover.report.events import RunEvents
 from include.cutover.report.figures import RunFigures
-from include.cutover.report.standing import Standing, standing_of
+from include.cutover.report.run_state import RunState, state_of
 from include.cutover.report.steps import StepHistory, failures_of, step_histories
 from include.cutover.report.words import answer_text
 from include.cutover.runs import briefing
@@ -38,9 +38,9 @@ class Story:
         self.failures = failures_of(self.steps.values())
 
     @cached_property
-    def standing(self) -> Standing:
+    def state(self) -> RunState:
         """Where the run stands."""
-        return standing_of(self.run, self.steps, self.failures)
+        return state_of(self.run, self.steps, self.failures)
 
     @property
     def first_failure(self) -> str:

@@ -64,9 +64,9 @@ def of_rehearsal(events: Sequence[Event]) -> list[Fact]:
         found.append(("Disposable database", f"{database['name']}, {state}"))
     spans = rehearsals.spans(events)
     if spans.down is not None:
-        found.append(("From the fence to the proof", duration(spans.down)))
+        found.append(("From the fence to the proof", _duration(spans.down)))
     if spans.back is not None:
-        found.append(("The way back", duration(spans.back)))
+        found.append(("The way back", _duration(spans.back)))
     sealed = next((event for event in reversed(events) if event["event"] == "sealed"), None)
     if sealed is not None:
         kept = "; ".join(sealed.get("kept") or [])
@@ -112,19 +112,19 @@ def _listed(texts: Sequence[str], between: str = "; ") -> str:
 def _expected(expected: Mapping[str, Any]) -> str:
     runs = int(expected["runs"])
     spread = (
-        f"{duration(expected['low'])} to {duration(expected['high'])} in the last {runs} rehearsals"
+        f"{_duration(expected['low'])} to {_duration(expected['high'])} in the last {runs} rehearsals"
         if runs > 1
         else "by one rehearsal"
     )
     parts = "; ".join(
-        f"{part} {duration(seconds)} {known}"
+        f"{part} {_duration(seconds)} {known}"
         for part, seconds, known in expected["parts"]
         if seconds or known == rehearsals.REHEARSED
     )
-    return f"{duration(expected['seconds'])}, {spread} ({parts})"
+    return f"{_duration(expected['seconds'])}, {spread} ({parts})"
 
 
-def duration(seconds: float) -> str:
+def _duration(seconds: float) -> str:
     """Return ``0.4 s``, ``75.2 s`` or ``12.0 min``."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 

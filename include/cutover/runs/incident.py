@@ -25,7 +25,7 @@ SHORTEST = 3  # characters of cause, fix and reference
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptItem:
     """Something that was kept for the inquiry, and its place."""
 
     what: str
@@ -86,36 +86,36 @@ def incidents(plan: str) -> list[Incident]:
     return [found for run in runs(plan) if (found := of(run)) is not None]
 
 
-def kept(evidence: Evidence) -> list[Kept]:
+def kept(evidence: Evidence) -> list[KeptItem]:
     """List everything kept for the inquiry, with its place, from the events and the folder of the evidence."""
     found = []
     schema, pending = evidence.last("target.kept"), evidence.last("target.pending")
     if schema is not None:
         rows = sum(int(number) for number in (schema.get("rows") or {}).values())
-        found.append(Kept("the target's data", f"schema {schema['schema']} in the target, {rows:,} rows"))
+        found.append(KeptItem("the target's data", f"schema {schema['schema']} in the target, {rows:,} rows"))
     if pending is not None and (schema is None or schema["seq"] < pending["seq"]):
-        found.append(Kept("the target's data", "still in its place in the target; the next run sets it aside first"))
+        found.append(KeptItem("the target's data", "still in its place in the target; the next run sets it aside first"))
     written = evidence.last("rows.written")
     if written is not None and written.get("files"):
         lines = sum(int(item["lines"]) for item in written["files"])
-        found.append(Kept("rows written after go-live", f"{evidence.folder / written['folder']}, {lines:,} lines"))
+        found.append(KeptItem("rows written after go-live", f"{evidence.folder / written['folder']}, {lines:,} lines"))
     elif written is not None and written.get("tables") is None:
-        found.append(Kept("rows written after go-live", f"unknown: {written.get('unknown')}"))
+        found.append(KeptItem("rows written after go-live", f"unknown: {written.get('unknown')}"))
     folder = evidence.folder / "kept"
     logs = sorted((folder / "logs").glob("*.log"))
     if logs:
-        found.append(Kept("logs of the services", f"{folder / 'logs'}: {', '.join(path.name for path in logs)}"))
-    found += [Kept("the source as it was found", str(path)) for path in _found(folder)]
+        found.append(KeptItem("logs of the services", f"{folder / 'logs'}: {', '.join(path.name for path in logs)}"))
+    found += [KeptItem("the source as it was found", str(path)) for path in _found(folder)]
     document = evidence.folder / "incident.md"
     if document.is_file():
-        found.append(Kept("incident document", str(document)))
+        found.append(KeptItem("incident document", str(document)))
     backup = evidence.last("backup") or {}
     found += [
-        Kept(title, str(backup[key]))
+        KeptItem(title, str(backup[key]))
         for key, title in (("file", "backup"), ("second_file", "second copy"))
         if backup.get(key)
     ]
-    found.append(Kept("evidence", str(evidence.folder)))
+    found.append(KeptItem("evidence", str(evidence.folder)))
     return found
 
 
@@ -213,7 +213,7 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
             "only the lead or a deputy may close an incident",
             where=f"plan {plan}",
             expected=", ".join(deciders),
-            found=by or "nobody known",
+            found=by or "an unknown user",
             do="Ask one of them to close it.",
         )
     given = {"cause": cause.strip(), "fix": fix.strip(), "reference": reference.strip()}

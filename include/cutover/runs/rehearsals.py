@@ -209,7 +209,7 @@ def latest(plan: str, *, green: bool = False) -> Rehearsal | None:
 
 
 @dataclass(frozen=True)
-class Part:
+class TimePart:
     """A part of an expected time: its name, its seconds, and the source of that figure."""
 
     what: str
@@ -218,7 +218,7 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedTime:
     """The expected time of a cutover or its way back, by rehearsals.
 
     Attributes:
@@ -233,13 +233,13 @@ class Expected:
     low: float
     high: float
     runs: int
-    parts: tuple[Part, ...]
+    parts: tuple[TimePart, ...]
 
 
 REHEARSED, LIMIT = "rehearsed", "at most, by the plan's limits"
 
 
-def downtime(plan: Plan, rehearsals: Sequence[Rehearsal]) -> Expected | None:
+def downtime(plan: Plan, rehearsals: Sequence[Rehearsal]) -> ExpectedTime | None:
     """Return the expected time without services, without the wait at the gate. None where no rehearsal got that far.
 
     Args:
@@ -250,18 +250,18 @@ def downtime(plan: Plan, rehearsals: Sequence[Rehearsal]) -> Expected | None:
     return _expected("from the fence to the proof", measured, _unmeasured(plan, _BEFORE_SERVICES_RUN))
 
 
-def rollback_time(plan: Plan, rehearsals: Sequence[Rehearsal]) -> Expected | None:
+def rollback_time(plan: Plan, rehearsals: Sequence[Rehearsal]) -> ExpectedTime | None:
     """Return the expected time of the whole way back, as for ``downtime``."""
     measured = [item.back for item in rehearsals if item.back is not None][:SPREAD]
     return _expected("target set aside, backup restored", measured, _unmeasured(plan, _BACK))
 
 
-def _expected(what: str, measured: Sequence[float], others: Sequence[Part]) -> Expected | None:
+def _expected(what: str, measured: Sequence[float], others: Sequence[TimePart]) -> ExpectedTime | None:
     if not measured:
         return None
     more = sum(part.seconds for part in others)
-    parts = (Part(what, measured[0], REHEARSED), *others)
-    return Expected(measured[0] + more, min(measured) + more, max(measured) + more, len(measured), parts)
+    parts = (TimePart(what, measured[0], REHEARSED), *others)
+    return ExpectedTime(measured[0] + more, min(measured) + more, max(measured) + more, len(measured), parts)
 
 
 def measured(plan: Plan) -> Measured | None:
@@ -282,7 +282,7 @@ def measured(plan: Plan) -> Measured | None:
     return Measured(found.run_id, back.seconds, remaining)
 
 
-def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[Part]:
+def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[TimePart]:
     """Return the parts that a rehearsal leaves out, as the newest real run measured them, else by the plan's limits."""
     past = [run.events() for run in reversed(runs(plan.name))]
     parts = []
@@ -290,7 +290,7 @@ def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[Part]:
         words = step.replace("rollback.", "").replace("_", " ")
         events = next((events for events in past if ever_passed(events, step)), None)
         if events is None:
-            parts.append(Part(words, _limit(plan, step), LIMIT))
+            parts.append(TimePart(words, _limit(plan, step), LIMIT))
             continue
         opened = _last(events, "run.opened")
         end = next(
@@ -298,7 +298,7 @@ def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[Part]:
             for event in reversed(events)
             if event["event"] == "step.end" and event.get("step") == step and event.get("outcome") == "passed"
         )
-        parts.append(Part(words, float(end.get("seconds") or 0), f"as in the run {opened.get('run_id')}"))
+        parts.append(TimePart(words, float(end.get("seconds") or 0), f"as in the run {opened.get('run_id')}"))
     return parts
 
 
@@ -355,7 +355,7 @@ def facts(plan: Plan, mine: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _as_dict(expected: Expected) -> dict[str, Any]:
+def _as_dict(expected: ExpectedTime) -> dict[str, Any]:
     return {
         "seconds": round(expected.seconds, 1),
         "low": round(expected.low, 1),

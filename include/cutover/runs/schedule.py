@@ -15,8 +15,7 @@ from include.cutover.errors import Refused
 from include.cutover.evidence.record import Event, Evidence, evidence_root, runs_below
 from include.cutover.files import slug
 from include.cutover.plan.model import Plan
-from include.cutover.runs import clock as clocks
-from include.cutover.runs import rehearsals
+from include.cutover.runs import clock, rehearsals
 from include.cutover.runs.clock import Clock
 from include.cutover.runs.deciders import require_decider
 
@@ -88,7 +87,7 @@ def open_schedule(
         window_start=start.isoformat(),
         cutover=f"scheduled__{start:%Y-%m-%dT%H:%M}__{secrets.token_hex(16)}",
     )
-    evidence.append(clocks.EVENT, **Clock.of(plan.window, start, rehearsals.measured(plan)).as_fields())
+    evidence.append(clock.EVENT, **Clock.of(plan.window, start, rehearsals.measured(plan)).as_fields())
     return evidence
 
 
@@ -154,7 +153,7 @@ def scheduled_by(plan: str, schedule: str, run_id: str, actor: str | None) -> st
             "this run was not scheduled by the schedule that it names",
             where=f"plan {plan}: scheduled",
             expected="the run that schedule_<plan> announced",
-            found=f"{schedule[:60]}, triggered by {actor or 'nobody known'}",
+            found=f"{schedule[:60]}, triggered by {actor or 'an unknown user'}",
             do="Leave the field empty to begin an unscheduled cutover.",
         )
     begun = evidence.last(BEGUN) or evidence.append(BEGUN, run_id=run_id)

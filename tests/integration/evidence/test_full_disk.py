@@ -96,7 +96,7 @@ def test_a_torn_line_is_kept_until_there_is_room_to_set_it_aside(disk: Path) -> 
     assert kept.read_bytes() == torn and len(evidence.events()) == 2
 
 
-def test_files_and_the_lease_stay_what_they_were(disk: Path) -> None:
+def test_files_and_lease_are_unchanged_on_a_full_disk(disk: Path) -> None:
     evidence = Evidence.of("ward_ops", "run")
     evidence.append("run.opened")
     evidence.save("report.html", "old")
@@ -145,7 +145,7 @@ def test_steps_forward_are_refused_and_the_way_back_is_recorded(disk: Path, tmp_
         json.loads(line)
 
 
-def test_what_went_wrong_first_is_told_also_when_it_cannot_be_recorded(
+def test_first_error_is_raised_even_when_it_cannot_be_recorded(
     disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run")

@@ -10,7 +10,7 @@ from include.cutover.accounts import first_start
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"lead": ""}', '{"lead": 7}', '"secret-text"'])
-def test_passwords_that_cannot_be_read_are_a_fault_that_shows_none(
+def test_invalid_passwords_are_refused_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     monkeypatch.setenv("CUTOVER_PASSWORDS", text)
@@ -20,7 +20,7 @@ def test_passwords_that_cannot_be_read_are_a_fault_that_shows_none(
     assert "secret-text" not in said
 
 
-def test_without_a_plan_nothing_is_made(
+def test_without_a_valid_plan_no_account_is_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.yaml").write_text("name: [")

@@ -82,12 +82,12 @@ def test_writers_side_by_side_and_killed_keep_the_chain(evidence: Evidence) -> N
     assert len(events) > 10
 
 
-def test_no_evidence_is_an_error_not_an_empty_list(evidence: Evidence) -> None:
+def test_missing_evidence_is_an_error(evidence: Evidence) -> None:
     with pytest.raises(CannotCheck, match="no evidence"):
         evidence.events()
 
 
-def test_a_rollback_opens_a_sealed_run_again(evidence: Evidence) -> None:
+def test_rollback_reopens_a_sealed_run(evidence: Evidence) -> None:
     evidence.append("run.opened")
     assert evidence.sealed is None
     evidence.append("sealed", outcome="live")
@@ -97,7 +97,7 @@ def test_a_rollback_opens_a_sealed_run_again(evidence: Evidence) -> None:
     assert evidence.sealed is None
 
 
-def test_files_stay_inside_the_folder(evidence: Evidence) -> None:
+def test_file_outside_the_folder_is_refused(evidence: Evidence) -> None:
     evidence.append("run.opened")
     with pytest.raises(Refused):
         evidence.save("../outside.txt", "x")

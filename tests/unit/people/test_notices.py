@@ -171,7 +171,7 @@ def test_no_secret_in_a_recorded_error(evidence: Evidence, error: Exception, rec
     assert "SeC" not in (evidence.folder / "events.jsonl").read_text()
 
 
-def test_what_was_missed_is_sent_once_when_the_channel_is_back(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_notices_are_sent_once_when_the_channel_is_back(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     slack, mail = Box("slack", error=OSError("down")), Box("mail")
     notices.post(evidence, Message("start", "Start", "begins"))
     notices.post(evidence, Message("completion", "End", "complete"))
@@ -212,7 +212,7 @@ def test_the_pause_grows_with_each_failure(evidence: Evidence) -> None:
     assert notices.is_pending(evidence.events(), ["slack"], datetime.now(UTC))
 
 
-def test_what_is_due_later_waits_and_knows_then_why(evidence: Evidence) -> None:
+def test_due_notice_waits_and_gets_its_reason_when_it_is_sent(evidence: Evidence) -> None:
     slack, soon = Box("slack"), datetime.now(UTC) + timedelta(seconds=0.3)
     notices.post(evidence, Message("deadline", "s", "It is late: <reason> <b>", due=soon, while_open=True))
     assert drain([slack], evidence) == [] and slack.got == []
@@ -227,7 +227,7 @@ def test_what_is_due_later_waits_and_knows_then_why(evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize("end", ["sealed", "live"])
-def test_the_clock_is_silent_once_the_run_is_closed(evidence: Evidence, end: str) -> None:
+def test_notices_of_the_clock_are_not_sent_once_the_run_is_closed(evidence: Evidence, end: str) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("deadline", "s", "late", while_open=True))
     notices.post(evidence, Message("completion", "s", "complete"))
@@ -240,7 +240,7 @@ def test_the_clock_is_silent_once_the_run_is_closed(evidence: Evidence, end: str
     assert not notices.is_pending(evidence.events(), ["slack"], datetime.now(UTC))
 
 
-def test_only_what_concerns_the_lead_goes_to_the_lead(evidence: Evidence) -> None:
+def test_the_lead_gets_only_the_notices_for_the_lead(evidence: Evidence) -> None:
     slack, lead = Box("slack"), Box("lead")
     notices.post(evidence, Message("start", "s", "begins"))
     notices.post(evidence, Message("deadline", "s", "late", lead=True))
@@ -251,7 +251,7 @@ def test_only_what_concerns_the_lead_goes_to_the_lead(evidence: Evidence) -> Non
 # --- the communicator ---------------------------------------------------------------------------------------------------
 
 
-def test_a_held_notice_goes_when_it_is_released(evidence: Evidence) -> None:
+def test_held_notice_is_sent_when_it_is_released(evidence: Evidence) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("completion", "s", "as the plan says"), hold=timedelta(minutes=5))
     assert drain([slack], evidence) == []
@@ -267,7 +267,7 @@ def test_a_held_notice_goes_when_it_is_released(evidence: Evidence) -> None:
         notices.edit(evidence, "completion", "too late", by="communicator", channels=["slack", "mail"])
 
 
-def test_a_held_notice_goes_by_itself_when_nobody_looks(evidence: Evidence) -> None:
+def test_held_notice_is_sent_when_it_is_not_released_in_time(evidence: Evidence) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("rollback", "s", "text"), hold=timedelta(seconds=0.2))
     assert drain([slack], evidence) == []
@@ -276,7 +276,7 @@ def test_a_held_notice_goes_by_itself_when_nobody_looks(evidence: Evidence) -> N
     assert slack.got == [("s", "text")]
 
 
-def test_a_withheld_notice_goes_nowhere_until_it_is_released_after_all(evidence: Evidence) -> None:
+def test_withheld_notice_is_not_sent_until_it_is_released(evidence: Evidence) -> None:
     slack, mail = Box("slack", error=OSError("down")), Box("mail")
     send("start", "text", "s", [slack, mail], evidence)
     slack.error = None

@@ -9,7 +9,7 @@ from include.cutover.report.events import RunEvents
 from include.cutover.report.steps import StepHistory
 
 
-class Standing(NamedTuple):
+class RunState(NamedTuple):
     """Where a run stands.
 
     Attributes:
@@ -25,30 +25,30 @@ class Standing(NamedTuple):
     tone: str
 
 
-_STANDINGS = {
-    "live": Standing("live", "Live on PostgreSQL", "The application runs on PostgreSQL; every step before passed.", "good"),
-    "rolled_back": Standing(
+_STATES = {
+    "live": RunState("live", "Live on PostgreSQL", "The application runs on PostgreSQL; every step before passed.", "good"),
+    "rolled_back": RunState(
         "rolled_back", "Rolled back", "The application runs on SQLite again, with the data of the backup.", "warn"
     ),
-    "released": Standing(
+    "released": RunState(
         "released",
         "Released",
         "Called off after the services had stopped: they run on SQLite again. No data was lost.",
         "warn",
     ),
-    "abandoned": Standing(
+    "abandoned": RunState(
         "abandoned", "Abandoned", "Called off before the services were stopped: the application was not touched.", "calm"
     ),
-    "failed": Standing("failed", "Failed", "The run did not reach a safe end. It needs attention now.", "bad"),
-    "rehearsed": Standing("rehearsed", "Rehearsed", "Every step passed on a clone, including the way back.", "good"),
-    "rehearsal_failed": Standing(
+    "failed": RunState("failed", "Failed", "The run did not reach a safe end. It needs attention now.", "bad"),
+    "rehearsed": RunState("rehearsed", "Rehearsed", "Every step passed on a clone, including the way back.", "good"),
+    "rehearsal_failed": RunState(
         "rehearsal_failed",
         "Rehearsal failed",
         "The application was not touched. The same failure would have stopped a cutover.",
         "bad",
     ),
-    "lost": Standing("lost", "Taken over", "Another run took over. This one does nothing more.", "warn"),
-    "running": Standing("running", "Running", "The run is still open.", "busy"),
+    "lost": RunState("lost", "Taken over", "Another run took over. This one does nothing more.", "warn"),
+    "running": RunState("running", "Running", "The run is still open.", "busy"),
 }
 
 
@@ -82,7 +82,7 @@ NEXT_STEPS = {
 }
 
 
-def standing_of(run: RunEvents, steps: Mapping[str, StepHistory], failures: Sequence[StepHistory]) -> Standing:
+def state_of(run: RunEvents, steps: Mapping[str, StepHistory], failures: Sequence[StepHistory]) -> RunState:
     """Return where a run stands.
 
     Args:
@@ -92,16 +92,16 @@ def standing_of(run: RunEvents, steps: Mapping[str, StepHistory], failures: Sequ
     """
     if run.sealed:
         outcome = str(run.sealed.get("outcome"))
-        return _STANDINGS.get(outcome, Standing(outcome, outcome.replace("_", " ").capitalize(), "", "warn"))
+        return _STATES.get(outcome, RunState(outcome, outcome.replace("_", " ").capitalize(), "", "warn"))
     if run.newest("reopened") or run.newest("rollback.asked") or any(s.phase == "Roll back" for s in steps.values()):
-        return Standing("running", "Rolling back", "The rollback is not complete.", "bad" if failures else "busy")
+        return RunState("running", "Rolling back", "The rollback is not complete.", "bad" if failures else "busy")
     if run.newest("live"):
-        return Standing(
+        return RunState(
             "running", "Live on PostgreSQL", "The application runs on PostgreSQL; the run is still open.", "good"
         )
     if failures:
-        return Standing("running", "Running, with a failure", "A step did not pass; the run is still open.", "bad")
+        return RunState("running", "Running, with a failure", "A step did not pass; the run is still open.", "bad")
     asked, answered = run.newest("gate.asked"), run.newest("gate")
     if asked and (not answered or answered["seq"] < asked["seq"]):
-        return Standing("running", "Waiting for an answer", f"The gate {asked.get('gate')} is waiting for the lead.", "busy")
-    return _STANDINGS["running"]
+        return RunState("running", "Waiting for an answer", f"The gate {asked.get('gate')} is waiting for the lead.", "busy")
+    return _STATES["running"]
