@@ -226,7 +226,14 @@ def icon() -> Response:
 
 @app.get("/-/dag_run/{dag_id}/{run_id}")
 def of_dag_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> Response:
-    """Redirect a run of any DAG to its report; a rollback to the report of the cutover that it worked on."""
+    """Redirect a run of any DAG to its report; a rollback to the report of the cutover that it worked on.
+
+    Args:
+        dag_id: Id of the DAG.
+        run_id: Id of its run.
+        request: The request.
+        user: The reader.
+    """
     name = plan_of(dag_id)
     if not name:
         raise _not_found("This DAG is not part of a cutover, so its runs have no report.")
@@ -327,7 +334,14 @@ def incident(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -
 
 @app.get("/{plan}/{run}/data_docs/{name:path}")
 def docs(plan: ReadablePlan, evidence: ReadableEvidence, name: str, request: Request) -> Response:
-    """Serve a file of the run's Data Docs."""
+    """Serve a file of the run's Data Docs.
+
+    Args:
+        plan: Name of the plan.
+        evidence: The run.
+        name: Path below ``data_docs``, as it came from outside.
+        request: The request.
+    """
     content = data_docs.read(evidence.folder, name)
     if content is None:
         raise _not_found()
