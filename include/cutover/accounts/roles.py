@@ -129,7 +129,7 @@ def _security_manager() -> Iterator[Any]:
         raise Refused(
             "Airflow does not use the FAB auth manager, so its roles are not made here",
             where="[core] auth_manager", expected=FAB, found=manager,
-            do="Make roles and accounts as that auth manager wants them; docs/architecture.md says what each role needs.",
+            do="Make the roles and accounts with its own means; see docs/decisions/0012-roles-by-dag.md.",
         )  # fmt: skip
     from airflow.providers_manager import ProvidersManager
 
