@@ -8,7 +8,7 @@ groups of the identity provider give no rights.
 (``preferred_username``: the claim that is the plan's user name). Redirect URI: ``<address>/auth/oauth-authorized/<name>``.
 
 ``ldap``: LDAP_SERVER (``ldaps://…``), LDAP_SEARCH, LDAP_BIND_USER, LDAP_BIND_PASSWORD, LDAP_UID_FIELD (``uid``) and
-LDAP_CA_FILE. It needs python-ldap in the image: docs/operations.md.
+LDAP_CA_FILE. It needs python-ldap in the image: docs/deployment.md.
 """
 
 import os

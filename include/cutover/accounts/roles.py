@@ -130,7 +130,7 @@ def _security_manager() -> Iterator[Any]:
         raise Refused(
             "Airflow does not use the FAB auth manager, so its roles cannot be made here",
             where="[core] auth_manager", expected=FAB, found=manager,
-            do="Make roles and accounts in that auth manager; docs/architecture.md lists the needs of each role.",
+            do="Make the roles and accounts with its own means; see docs/decisions/0012-roles-by-dag.md.",
         )  # fmt: skip
     from airflow.providers_manager import ProvidersManager
 
