@@ -29,6 +29,7 @@ from include.cutover.errors import CutoverError
 from include.cutover.plan.model import Plan
 from include.cutover.proof import content, counts, digests, orphans
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import constraints, ledger, sequences, sql_files, structure
 from include.cutover.target import schema as target_schema
@@ -124,7 +125,7 @@ class Bench:
     def _cut_over(self, case: Case, file: Path, plan: Plan, folder: Path, checks: list[Check]) -> None:
         planned = target_schema.planned_schema(self.conninfo, folder / "sql")
         decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned, listing=folder / "evidence")
-        with source_schema.snapshot(file) as reading:
+        with snapshots.snapshot(file) as reading:
             given, rows = (
                 source_schema.sqlite_sequence(reading),
                 source_schema.counts(reading, source_schema.tables(reading)),

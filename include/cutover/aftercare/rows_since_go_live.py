@@ -47,6 +47,7 @@ from include.cutover.files import sync_folder, write_atomically
 from include.cutover.proof import canonical, digests
 from include.cutover.proof.digests import Shape
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.target import catalog, ledger
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -328,7 +329,7 @@ def _open(stack: contextlib.ExitStack, snapshot: Path | None, clock: _Clock) -> 
     if snapshot is None:
         return None
     try:
-        reading = stack.enter_context(contextlib.closing(source_schema.open_snapshot(snapshot)))
+        reading = stack.enter_context(contextlib.closing(snapshots.open_snapshot(snapshot)))
     except CannotCheck as error:
         log.warning("inserts cannot be told from updates: %s", error)
         return None

@@ -30,7 +30,8 @@ from include.cutover.errors import Refused
 from include.cutover.plan.model import ColumnDecision, Plan, Table
 from include.cutover.proof import canonical
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape
+from include.cutover.source import snapshots
+from include.cutover.source.schema import TableShape
 
 __all__ = ["CODES", "Assessment", "Finding", "Progress", "assess", "read_target"]
 
@@ -90,13 +91,13 @@ def _looked_at(
     snapshot: Path, plan: Plan, target: Target, on_progress: Callable[[Progress], None] | None
 ) -> tuple[list[Finding], dict[str, int]]:
     """All findings about the source as it stands, and the rows of each table."""
-    with source_schema.snapshot(snapshot) as conn:
+    with snapshots.snapshot(snapshot) as conn:
         canonical.prepare(conn)
         expressions.prepare(conn)
         there = source_schema.tables(conn)
         source_schema.require_application(there, plan.tables, plan.name, snapshot)
         findings = table_findings(conn, plan, target)
-        shapes: dict[str, Shape] = {}
+        shapes: dict[str, TableShape] = {}
         columns: dict[str, dict[str, AssessedColumn]] = {}
         rows: dict[str, int] = {}
         for table in sorted(set(there) & set(plan.tables) & set(target.tables)):

@@ -27,7 +27,7 @@ from include.cutover.decisions.snapshot import Decided, beside, place
 from include.cutover.plan.model import ColumnDecision, Plan
 from include.cutover.proof.canonical import INTEGERS, base_type
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source.schema import TableShape, quote
 from include.cutover.target.catalog import ForeignKey
 from include.cutover.target.schema import PlannedSchema
 
@@ -312,7 +312,7 @@ class _Audit:
             for name, decision in decisions.items()
         }
 
-    def _named(self, shape: Shape, key: Sequence[Any]) -> str:
+    def _named(self, shape: TableShape, key: Sequence[Any]) -> str:
         table = self._plan.tables.get(shape.table)
         return decided_snapshot.key_text(shape, key, table.secret if table else (), self._encoding)
 

@@ -48,7 +48,8 @@ from include.cutover.files import sync_folder
 from include.cutover.locks import locked
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source import snapshots
+from include.cutover.source.schema import TableShape, quote
 from include.cutover.target.catalog import ForeignKey
 from include.cutover.target.schema import PlannedSchema
 
@@ -186,7 +187,7 @@ class _Found:
 def _probe(snapshot: Path, plan: Plan, planned: PlannedSchema) -> _Found:
     """Count what the decisions would touch: one scan for each table with decisions, one query for each foreign key."""
     values = 0
-    with source_schema.snapshot(snapshot) as connection:
+    with snapshots.snapshot(snapshot) as connection:
         decided_values.register(connection)
         for table, settings in sorted(plan.tables.items()):
             steps = decided_values.steps(connection, table, settings.columns, planned)
@@ -232,7 +233,7 @@ def _types(planned: PlannedSchema) -> dict[str, dict[str, str]]:
     return {table: {column.name: column.stored_type for column in columns} for table, columns in planned.columns.items()}
 
 
-def _rows(shape: Shape) -> str:
+def _rows(shape: TableShape) -> str:
     """The table as ``r``, by its rows: an index may lack some."""
     return f"main.{quote(shape.table)} AS r{' NOT INDEXED' if shape.rowid else ''}"
 
@@ -283,7 +284,7 @@ def _make(
 def _clone(snapshot: Path, to: Path) -> None:
     """The backup's pages as they are, in one step; bytes 18 and 19 of the header say that there is no log."""
     os.close(os.open(to, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
-    with source_schema.snapshot(snapshot) as reading:
+    with snapshots.snapshot(snapshot) as reading:
         writing = apsw.Connection(str(to), flags=apsw.SQLITE_OPEN_READWRITE)
         try:
             _unsafe_but_fast(writing, "main")
@@ -353,7 +354,7 @@ def _explained(error: apsw.Error, clone: Path) -> CutoverError:
         return StepFailed(
             "the decided snapshot cannot be written", where=str(clone.parent), found=str(error), do="Make room."
         )
-    return source_schema.explain(error, str(clone))
+    return snapshots.explain(error, str(clone))
 
 
 def _sync(path: Path) -> None:
@@ -395,7 +396,7 @@ class _Work:
         self._keys = [key for key in planned.foreign_keys if {key.table, key.referenced_table} <= plan.tables.keys()]
         self._types = _types(planned)
         self._encoding = decided_snapshot.text_encoding(connection)
-        self._shapes: dict[str, Shape] = {}
+        self._shapes: dict[str, TableShape] = {}
         self._changed: dict[str, set[str]] = {}
         self._numbers = {table: number for number, table in enumerate(sorted(plan.tables))}
         self._round = 0
@@ -460,7 +461,7 @@ class _Work:
         )
         self._changed.setdefault(table, set()).add(name)
 
-    def _refuse_unfit(self, shape: Shape, step: Step, count: int) -> None:
+    def _refuse_unfit(self, shape: TableShape, step: Step, count: int) -> None:
         """Nothing may be touched that cannot become what the decision says."""
         where = f"table {shape.table}, column {step.column.name}"
         is_rowid = step.column.primary_key and step.column.declared_type.upper() == "INTEGER"
@@ -490,7 +491,7 @@ class _Work:
                 do="Correct these rows in the source, or the decision. Nothing was made.",
             )
 
-    def _let_stand(self, shape: Shape, step: Step) -> None:
+    def _let_stand(self, shape: TableShape, step: Step) -> None:
         """Let the column keep what is written to it: a TEXT column would turn 1 into '1', a NUMERIC one '12' into 12.
 
         The type is taken out of the clone's CREATE TABLE. Values that are there stay as they are, which is not so with
@@ -642,7 +643,7 @@ class _Work:
 
     # --- small things
 
-    def _shape(self, table: str) -> Shape:
+    def _shape(self, table: str) -> TableShape:
         if table not in self._shapes:
             self._shapes[table] = source_schema.shape(self._connection, table)
         return self._shapes[table]
@@ -653,7 +654,7 @@ class _Work:
     def _value(self, query: str, bindings: Sequence[Any] = ()) -> Any:
         return self._connection.execute(query, bindings).get
 
-    def _named(self, shape: Shape, places: str) -> str:
+    def _named(self, shape: TableShape, places: str) -> str:
         """The keys of the first rows at these places."""
         names = ", ".join(decided_snapshot.key_columns(shape, "original"))
         rows = self._connection.execute(

@@ -20,7 +20,7 @@ from include.cutover.files import sync_folder
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source.schema import TableShape, quote
 
 LISTING = "touched.jsonl"
 
@@ -61,7 +61,7 @@ def _listed(decided: Decided, plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def _values(
-    connection: apsw.Connection, shape: Shape, t: int, column: str, names: str, secret: Collection[str], encoding: str
+    connection: apsw.Connection, shape: TableShape, t: int, column: str, names: str, secret: Collection[str], encoding: str
 ) -> Iterator[dict[str, Any]]:
     c = quote(column)
     places = f"(SELECT place, decision, foreign_key FROM record.touched WHERE t = {t} AND c = ?)"
@@ -87,7 +87,7 @@ def _values(
 
 
 def _rows(
-    connection: apsw.Connection, shape: Shape, t: int, names: str, secret: Collection[str], encoding: str
+    connection: apsw.Connection, shape: TableShape, t: int, names: str, secret: Collection[str], encoding: str
 ) -> Iterator[dict[str, Any]]:
     places = f"(SELECT place, foreign_key, follows, round FROM record.removed WHERE t = {t})"
     query = f"SELECT x.foreign_key, x.follows, {names} FROM {beside(shape, places, 'original')} ORDER BY x.round, x.place"

@@ -23,7 +23,8 @@ import apsw
 from include.cutover.errors import CannotCheck
 from include.cutover.files import write_atomically
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source import snapshots
+from include.cutover.source.schema import TableShape, quote
 
 _VERSION = 1
 HIDDEN = "***"
@@ -170,7 +171,7 @@ def same_snapshot(decided: Decided) -> bool:
 @contextlib.contextmanager
 def opened(decided: Decided) -> Iterator[apsw.Connection]:
     """The decided snapshot as ``main``, the backup as ``original``, the record as ``record``; none can be changed."""
-    with source_schema.snapshot(decided.file) as connection:
+    with snapshots.snapshot(decided.file) as connection:
         attach(connection, decided.snapshot, "original")
         attach(connection, decided.record, "record")
         yield connection
@@ -181,7 +182,7 @@ def attach(connection: apsw.Connection, path: Path, name: str) -> None:
     connection.execute(f"ATTACH ? AS {name}", (f"file:{percent_encoded(str(path.absolute()))}?immutable=1",))
 
 
-def place(shape: Shape, alias: str) -> str:
+def place(shape: TableShape, alias: str) -> str:
     """SQL for the place of a row of ``alias``.
 
     Raises:
@@ -201,7 +202,7 @@ def place(shape: Shape, alias: str) -> str:
     return "(" + " || ',' || ".join(f"typeof({cell}) || ':' || hex(CAST({cell} AS BLOB))" for cell in cells) + ")"
 
 
-def beside(shape: Shape, places: str, *schemas: str) -> str:
+def beside(shape: TableShape, places: str, *schemas: str) -> str:
     """A FROM clause: the rows at ``places`` (a query or table with a column ``place``, named ``x``) in each schema.
 
     The order of the join is fixed: by rowid from the places, otherwise from one scan of the first schema's table.
@@ -248,12 +249,12 @@ def encoded(text: str, encoding: str) -> bytes:
     return text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass")
 
 
-def key_columns(shape: Shape, alias: str) -> list[str]:
+def key_columns(shape: TableShape, alias: str) -> list[str]:
     """SQL for the columns that name a row to a person."""
     return [readable(f"{alias}.{quote(name)}") for name in shape.key] or [place(shape, alias)]
 
 
-def key_text(shape: Shape, values: Sequence[Any], secret: Collection[str], encoding: str = "utf-8") -> str:
+def key_text(shape: TableShape, values: Sequence[Any], secret: Collection[str], encoding: str = "utf-8") -> str:
     """The key of a row for a person, from the values of ``key_columns``; what is secret is hidden."""
     names = shape.key or ("rowid",)
     shown = [HIDDEN if name in secret else _shown(value, encoding) for name, value in zip(names, values, strict=True)]

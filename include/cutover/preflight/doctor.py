@@ -38,8 +38,8 @@ from include.cutover.preflight import services as preflight_services
 from include.cutover.preflight import source as preflight_source
 from include.cutover.preflight import target as preflight_target
 from include.cutover.runs import schema_drift
+from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
-from include.cutover.source import snapshots
 from include.cutover.target import access, sql_files
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -322,8 +322,8 @@ def source_checks(site: Site) -> list[Check]:
         return checks
     with files.scratch("doctor") as scratch:
         clone = scratch / "clone.db"
-        snapshots.sound_clone(site.live, clone)
-        with source_schema.snapshot(clone) as reading:
+        cloning.sound_clone(site.live, clone)
+        with snapshots.snapshot(clone) as reading:
             checks.append(_alembic(reading, plan))
             objects = source_schema.schema_objects(reading)
         checks.append(_drift(plan, objects))

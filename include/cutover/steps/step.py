@@ -32,7 +32,8 @@ from include.cutover.plan.model import Plan
 from include.cutover.preflight import disk_space
 from include.cutover.runs import clock, verdict
 from include.cutover.runs.clock import OutOfTime
-from include.cutover.source import backup
+from include.cutover.source import backup_manifest
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps import notices as notice_steps
 from include.cutover.target import ledger
 
@@ -202,12 +203,12 @@ class Step:
         return ledger.guard(self.run_id, self.epoch)
 
     @cached_property
-    def manifest(self) -> backup.Manifest:
+    def manifest(self) -> Manifest:
         """The verified backup of this run, by whichever of its copies can be read."""
         event = self.evidence.last("backup")
         if event is None:
             raise CannotCheck("this run has no backup", where=self.run_id, expected="the step take_backup passed")
-        return backup.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
+        return backup_manifest.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
 
     @cached_property
     def decided(self) -> decisions.Decided:

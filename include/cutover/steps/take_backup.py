@@ -9,7 +9,8 @@ from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import snapshot as decided_snapshot
 from include.cutover.extras import take as extras
 from include.cutover.proof import content, digests
-from include.cutover.source import backup
+from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import schema as target_schema
 
@@ -26,8 +27,8 @@ def take_backup(step: Step) -> Report:
         run_id=step.run_id,
         plan=step.plan.name,
     )
-    checks = backup.verify(manifest)
-    step.evidence.append("backup", **backup.facts(manifest))
+    checks = backup_copies.verify(manifest)
+    step.evidence.append("backup", **backup_manifest.facts(manifest))
     decided = _decide(step, manifest)
     rows = sum(manifest.counts.values())
     return Report(
@@ -38,7 +39,7 @@ def take_backup(step: Step) -> Report:
     )
 
 
-def _decide(step: Step, manifest: backup.Manifest) -> decisions.Decided:
+def _decide(step: Step, manifest: Manifest) -> decisions.Decided:
     """Carry the plan's decisions out on a clone of the backup, where they touch a row. Copy and proof read the result."""
     if any(table.columns or table.foreign_keys for table in step.plan.tables.values()):
         decided = decisions.apply(
@@ -77,7 +78,7 @@ def restore_test(step: Step) -> Report:
         )
 
     try:
-        checks = backup.restore_test(step.manifest, scratch, digests=digests_of)
+        checks = trial_restore.restore_test(step.manifest, scratch, digests=digests_of)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)

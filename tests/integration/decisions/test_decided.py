@@ -28,6 +28,7 @@ from include.cutover.decisions.decided import Decided
 from include.cutover.errors import LeaseLost, PlanInvalid, Refused, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.target import ledger
 from include.cutover.target import schema as target_schema
 from include.cutover.target.catalog import Column, ForeignKey
@@ -88,7 +89,7 @@ def sha256(path: Path) -> str:
 
 
 def rows_of(path: Path, query: str) -> list[tuple[Any, ...]]:
-    with source_schema.snapshot(path) as connection:
+    with snapshots.snapshot(path) as connection:
         return connection.execute(query).fetchall()
 
 
@@ -607,9 +608,9 @@ def test_what_follows_an_orphan_goes_with_it_three_levels_deep(place: Path, site
         "devices.devices_site_fkey": 1,
         "sites.sites_region_fkey": 1,
     }
-    with source_schema.snapshot(sites) as connection:
+    with snapshots.snapshot(sites) as connection:
         before = source_schema.counts(connection, source_schema.tables(connection))
-    with source_schema.snapshot(decided.file) as connection:
+    with snapshots.snapshot(decided.file) as connection:
         assert decided.expected_rows(before) == source_schema.counts(connection, source_schema.tables(connection))
     reasons = {(line["table"], line["key"]): line["because"] for line in lines(decided)}
     assert reasons["sites", f"id={U2.upper()}"] == "it points to no row"

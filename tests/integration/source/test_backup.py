@@ -20,8 +20,9 @@ import pytest
 from include.cutover.checks import worst
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence.record import Evidence
-from include.cutover.source import backup, fence
+from include.cutover.source import backup, backup_copies, backup_manifest, fence, snapshots, trial_restore
 from include.cutover.source import schema as source_schema
+from include.cutover.source.backup_manifest import Manifest
 from tests.support.killing import kill_at_every_step
 
 RUN = "manual__2025-10-11T08:00:00+00:00"
@@ -58,7 +59,7 @@ def places(tmp_path: Path) -> tuple[Path, Path]:
     return tmp_path / "backups" / "ward_ops", tmp_path / "second" / "ward_ops"
 
 
-def take(live: Path, places: tuple[Path, Path | None], run_id: str = RUN) -> backup.Manifest:
+def take(live: Path, places: tuple[Path, Path | None], run_id: str = RUN) -> Manifest:
     return backup.take(live, *places, run_id=run_id, plan="ward_ops")
 
 
@@ -107,14 +108,14 @@ def test_a_backup_is_the_database_without_the_fence(
         assert (path.stat().st_size, stat.S_IMODE(path.stat().st_mode)) == (manifest.bytes, 0o600)
         assert visible(path.parent) == [path.name, f"{path.name}.manifest.json"]
         assert hidden(path.parent) == []
-        assert backup.load(path.with_name(f"{path.name}.manifest.json")) == manifest
+        assert backup_manifest.load(path.with_name(f"{path.name}.manifest.json")) == manifest
     assert manifest.counts == {"device": 2, "empty": 0, 'odd "name': 3, "pair": 3}
     assert manifest.sqlite_sequence == {"device": 3}
     assert (manifest.mode, manifest.uid, manifest.fenced) == (0o660, os.getuid(), fenced)
-    with source_schema.snapshot(manifest.file) as connection:
+    with snapshots.snapshot(manifest.file) as connection:
         assert source_schema.schema_fingerprint(connection) == manifest.schema_fingerprint
-    assert worst(backup.verify(manifest)) == "passed"
-    assert len(backup.verify(manifest)) == 8
+    assert worst(backup_copies.verify(manifest)) == "passed"
+    assert len(backup_copies.verify(manifest)) == 8
 
 
 def test_the_wal_is_part_of_the_backup(tmp_path: Path, places: tuple[Path, Path]) -> None:
@@ -138,7 +139,7 @@ def test_a_second_call_of_the_run_returns_the_first_backup(live: Path, places: t
     other = take(live, places, run_id="other")
     assert other.file != first.file
     assert other.counts["empty"] == 1
-    assert worst(backup.verify(first)) == "passed"
+    assert worst(backup_copies.verify(first)) == "passed"
 
 
 def test_a_name_that_is_taken_gets_the_run_behind_it(live: Path, places: tuple[Path, Path]) -> None:
@@ -150,9 +151,9 @@ def test_a_name_that_is_taken_gets_the_run_behind_it(live: Path, places: tuple[P
 def test_without_a_second_place(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
     manifest = take(live, (places[0], None))
     assert (manifest.second_file, manifest.copies) == (None, (manifest.file,))
-    assert worst(backup.verify(manifest)) == "passed"
-    assert len(backup.verify(manifest)) == 4
-    assert worst(backup.restore_test(manifest, tmp_path / "scratch")) == "passed"
+    assert worst(backup_copies.verify(manifest)) == "passed"
+    assert len(backup_copies.verify(manifest)) == 4
+    assert worst(trial_restore.restore_test(manifest, tmp_path / "scratch")) == "passed"
 
 
 def test_copies_on_one_disk_are_a_warning(live: Path, tmp_path: Path) -> None:
@@ -170,7 +171,7 @@ def test_copies_on_one_disk_are_a_warning(live: Path, tmp_path: Path) -> None:
             manifest = take(live, places, run_id=str(places))
             assert manifest.same_device is bool(said)
             assert manifest.warnings[:-1] == ((said,) if said else ())
-            assert backup.facts(manifest)["same_device"] is bool(said)
+            assert backup_manifest.facts(manifest)["same_device"] is bool(said)
     finally:
         shutil.rmtree(memory)
 
@@ -218,13 +219,13 @@ def test_both_places_must_differ(live: Path, tmp_path: Path) -> None:
 def test_the_evidence_gets_enough_to_find_it_again(live: Path, places: tuple[Path, Path]) -> None:
     manifest = take(live, places)
     evidence = Evidence.of("ward_ops", RUN)
-    evidence.append("backup", **backup.facts(manifest))
+    evidence.append("backup", **backup_manifest.facts(manifest))
     event = evidence.last("backup")
     assert event is not None
     assert (event["sha256"], event["bytes"]) == (manifest.sha256, manifest.bytes)
-    assert backup.load(Path(event["manifest"])) == manifest
+    assert backup_manifest.load(Path(event["manifest"])) == manifest
     Path(event["manifest"]).unlink()
-    assert backup.load(Path(event["manifest"]), Path(event["second_manifest"])) == manifest
+    assert backup_manifest.load(Path(event["manifest"]), Path(event["second_manifest"])) == manifest
 
 
 def test_a_damaged_manifest_is_noticed(live: Path, places: tuple[Path, Path]) -> None:
@@ -232,18 +233,19 @@ def test_a_damaged_manifest_is_noticed(live: Path, places: tuple[Path, Path]) ->
     text = manifest.path.read_text()
     for damaged in (text.replace('"device": 2', '"device": 3'), text[:-10], "", "[]", "null"):
         with pytest.raises(CannotCheck, match="damaged"):
-            backup.Manifest.from_json(damaged)
+            Manifest.from_json(damaged)
     with pytest.raises(CannotCheck, match=r"another version; expected 1; found 2"):
-        backup.Manifest.from_json(json.dumps({**json.loads(text), "version": 2}))
+        Manifest.from_json(json.dumps({**json.loads(text), "version": 2}))
     manifest.path.write_text("{")
     with pytest.raises(CannotCheck, match="damaged"):
-        backup.load(manifest.path)
+        backup_manifest.load(manifest.path)
     assert manifest.second_file is not None
     assert (
-        backup.load(manifest.path, manifest.second_file.with_name(f"{manifest.second_file.name}.manifest.json")) == manifest
+        backup_manifest.load(manifest.path, manifest.second_file.with_name(f"{manifest.second_file.name}.manifest.json"))
+        == manifest
     )
     with pytest.raises(CannotCheck, match="cannot be read"):
-        backup.load(places[0] / "none")
+        backup_manifest.load(places[0] / "none")
 
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
@@ -253,7 +255,7 @@ def test_damage_is_found_and_mended_from_the_other_copy(
 ) -> None:
     manifest = take(live, places)
     damage(manifest.copies[number])
-    failed = {check.name for check in backup.verify(manifest) if check.outcome == "failed"}
+    failed = {check.name for check in backup_copies.verify(manifest) if check.outcome == "failed"}
     prefix = ("backup", "second_copy")[number]
     assert failed == {
         flip: {f"{prefix}_hash", f"{prefix}_integrity"},
@@ -261,7 +263,7 @@ def test_damage_is_found_and_mended_from_the_other_copy(
         Path.unlink: {f"{prefix}_present"},
     }[damage]  # fmt: skip
     assert take(live, places) == manifest
-    assert worst(backup.verify(manifest)) == "passed"
+    assert worst(backup_copies.verify(manifest)) == "passed"
 
 
 def test_when_no_copy_is_whole_another_backup_is_taken(live: Path, places: tuple[Path, Path]) -> None:
@@ -269,7 +271,7 @@ def test_when_no_copy_is_whole_another_backup_is_taken(live: Path, places: tuple
     flip(manifest.copies[0])
     truncate(manifest.copies[1])
     again = take(live, places)
-    assert worst(backup.verify(again)) == "passed"
+    assert worst(backup_copies.verify(again)) == "passed"
     assert dump(again.file) == dump(live)
     assert [name for name in visible(places[0]) if name.endswith(".damaged")] == [
         f"{manifest.file.name}.damaged",
@@ -282,7 +284,7 @@ def test_a_copy_that_cannot_be_read_is_unknown(live: Path, places: tuple[Path, P
     assert manifest.second_file is not None
     manifest.second_file.unlink()
     manifest.second_file.mkdir()
-    checks = backup.verify(manifest)
+    checks = backup_copies.verify(manifest)
     assert worst([check for check in checks if check.name.startswith("backup")]) == "passed"
     assert [check.outcome for check in checks if check.name.startswith("second_copy")] == ["unknown"]
 
@@ -321,9 +323,9 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(live: Path, places: tuple[Pa
     assert in_little_room(lambda: take(live, places)) != ""
     assert [(visible(place), hidden(place)) for place in places] == [([], []), ([], [])]
     manifest = take(live, places)
-    assert worst(backup.verify(manifest)) == "passed"
+    assert worst(backup_copies.verify(manifest)) == "passed"
     scratch = tmp_path / "scratch"
-    found = in_little_room(lambda: backup.restore_test(manifest, scratch))
+    found = in_little_room(lambda: trial_restore.restore_test(manifest, scratch))
     assert found.startswith(f"StepFailed: {scratch}")
     assert "the disk is full" in found
     assert list(scratch.iterdir()) == []
@@ -356,9 +358,11 @@ def test_killed_at_any_step_the_next_attempt_finishes(live: Path, places: tuple[
     for step in kill_at_every_step(begin, lambda: take(live, places), after=False):
         manifests = [path for place in places if place.exists() for path in place.glob("*.manifest.json")]
         for path in manifests:
-            assert worst(backup.verify(backup.load(path))) == "passed", f"{step}: a manifest without whole copies"
+            assert worst(backup_copies.verify(backup_manifest.load(path))) == "passed", (
+                f"{step}: a manifest without whole copies"
+            )
         manifest = take(live, places)
-        assert worst(backup.verify(manifest)) == "passed", step
+        assert worst(backup_copies.verify(manifest)) == "passed", step
         assert dump(manifest.file) == expected, step
         for place in places:
             assert (len(visible(place)), hidden(place)) == (2, []), step
@@ -367,7 +371,7 @@ def test_killed_at_any_step_the_next_attempt_finishes(live: Path, places: tuple[
 def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
     fence.raise_fence(live, run_id=RUN)
     manifest = take(live, places)
-    checks = backup.restore_test(manifest, tmp_path / "scratch")
+    checks = trial_restore.restore_test(manifest, tmp_path / "scratch")
     assert [(check.name, check.outcome) for check in checks] == [
         ("restore_test_hash", "passed"),
         ("restore_test_integrity", "passed"),
@@ -386,13 +390,13 @@ def test_the_restore_test_names_the_table_that_differs(live: Path, places: tuple
         connection.execute("UPDATE device SET raw = CAST(raw AS BLOB) WHERE id = 2")
         connection.execute("UPDATE pair SET a = 3 WHERE a = 2")
     fence.raise_fence(live, run_id=RUN)
-    failed = [check for check in backup.restore_test(manifest, tmp_path) if check.outcome == "failed"]
+    failed = [check for check in trial_restore.restore_test(manifest, tmp_path) if check.outcome == "failed"]
     assert [check.name for check in failed] == ["restore_test_content"]
     assert "device: " in failed[0].found
     assert "pair: " in failed[0].found
     assert "odd" not in failed[0].found
     wrong = replace(manifest, counts={**manifest.counts, "pair": 4})
-    failed = [check for check in backup.restore_test(wrong, tmp_path) if check.outcome == "failed"]
+    failed = [check for check in trial_restore.restore_test(wrong, tmp_path) if check.outcome == "failed"]
     assert [check.name for check in failed] == ["restore_test_counts", "restore_test_content"]
     assert failed[0].found == "pair: 4 became 3"
 
@@ -403,11 +407,11 @@ def test_the_restore_test_fails_on_a_damaged_copy(
 ) -> None:
     manifest = take(live, places)
     damage(manifest.copies[1])
-    checks = backup.restore_test(manifest, tmp_path / "scratch")
+    checks = trial_restore.restore_test(manifest, tmp_path / "scratch")
     assert [(check.name, check.outcome) for check in checks] == [("restore_test_hash", "failed")]
     manifest.copies[1].unlink()
     with pytest.raises(CannotCheck):
-        backup.restore_test(manifest, tmp_path / "scratch")
+        trial_restore.restore_test(manifest, tmp_path / "scratch")
 
 
 def test_digests_tell_apart_what_looks_alike(tmp_path: Path) -> None:
@@ -418,5 +422,5 @@ def test_digests_tell_apart_what_looks_alike(tmp_path: Path) -> None:
         with closing(sqlite3.connect(path)) as connection, connection:
             connection.execute("CREATE TABLE t (a)")
             connection.execute(f"INSERT INTO t VALUES ({value})")
-        found.append(backup.content_digests(path)["t"])
+        found.append(trial_restore.content_digests(path)["t"])
     assert len(set(found)) == len(values)

@@ -17,7 +17,7 @@ import apsw
 import pytest
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.source import fence
+from include.cutover.source import database_file, fence, fence_note, holders
 from tests.support.killing import kill_at_every_step
 
 RUN = "manual__2025-10-11T08:00:00+00:00"
@@ -208,7 +208,7 @@ def test_a_connection_that_slept_through_the_fence_writes_again(source: Path) ->
 def test_raising_twice_is_raising_once(source: Path) -> None:
     first = fence.raise_fence(source, run_id=RUN, note="Cutover of Ward OPS")
     assert fence.raise_fence(source, run_id=RUN) == first
-    note = json.loads(fence.note_path(source).read_text())
+    note = json.loads(fence_note.note_path(source).read_text())
     assert (note["run_id"], note["note"], note["mode"], note["original"]) == (RUN, "Cutover of Ward OPS", "0664", [1, 1])
     assert first.note == source.with_name("ward ops.db.fence.json")
 
@@ -231,7 +231,7 @@ def test_the_note_tells_how_to_lift_the_fence_by_hand(tmp_path: Path) -> None:
     before = content(source)
     fence.raise_fence(source, run_id=RUN)
     subprocess.run(
-        json.loads(fence.note_path(source).read_text())["how_to_lift"], shell=True, check=True, capture_output=True
+        json.loads(fence_note.note_path(source).read_text())["how_to_lift"], shell=True, check=True, capture_output=True
     )
     assert names(source) == ["it's a ward.db"]
     assert stat.S_IMODE(source.stat().st_mode) == 0o664
@@ -290,7 +290,7 @@ def test_whoever_the_fence_would_not_stop_is_named_and_nothing_changes(
         with pytest.raises(Refused) as error:
             fence.raise_fence(source, run_id=RUN, busy_seconds=0.2)
         assert f"pid {rogue.process.pid} python" in str(error.value)
-        assert not fence.note_path(source).exists()
+        assert not fence_note.note_path(source).exists()
         assert source.read_bytes()[18] == (2 if journal_mode == "wal" else 1)
         assert stat.S_IMODE(source.stat().st_mode) == 0o664
         assert rogue.ask("INSERT INTO doomed VALUES (3)") == []
@@ -305,7 +305,7 @@ def test_a_short_transaction_is_waited_for(source: Path) -> None:
         if child == 0:
             fence.raise_fence(source, run_id=RUN, busy_seconds=30)
             os._exit(0)
-        while not fence.note_path(source).exists():
+        while not fence_note.note_path(source).exists():
             pass
         assert application.ask("COMMIT") == []
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -373,7 +373,7 @@ def test_a_broken_fence_is_noticed(source: Path, breaking: Callable[[Path], None
 
 def test_a_fence_without_its_note_is_not_guessed_at(source: Path) -> None:
     fence.raise_fence(source, run_id=RUN)
-    fence.note_path(source).unlink()
+    fence_note.note_path(source).unlink()
     state = fence.status(source)
     assert (state.raised, state.intact, state.run_id) == (True, False, None)
     assert "note is missing" in state.detail
@@ -385,7 +385,7 @@ def test_a_fence_without_its_note_is_not_guessed_at(source: Path) -> None:
 
 def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    for data in (None, b"", b"text" * 100, fence.MAGIC + b"\x10\0\1\1" + b"\xff" * 4076):
+    for data in (None, b"", b"text" * 100, database_file.MAGIC + b"\x10\0\1\1" + b"\xff" * 4076):
         if data is not None:
             path.write_bytes(data)
         actions: list[Callable[[], object]] = [
@@ -393,13 +393,13 @@ def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
             lambda: fence.status(path),
             lambda: fence.lift(path),
         ]
-        for action in actions if data is None or not data.startswith(fence.MAGIC) else actions[:1]:
+        for action in actions if data is None or not data.startswith(database_file.MAGIC) else actions[:1]:
             with pytest.raises(CannotCheck):
                 action()
     assert names(path) == ["x.db"]
     with closing(sqlite3.connect(tmp_path / "y.db")) as connection, connection:
         connection.execute("CREATE TABLE t (a)")
-    fence.note_path(tmp_path / "y.db").write_text("{")
+    fence_note.note_path(tmp_path / "y.db").write_text("{")
     with pytest.raises(CannotCheck, match="unreadable"):
         fence.status(tmp_path / "y.db")
 
@@ -412,7 +412,7 @@ def test_wal_mode_waits_for_nobody_who_reads(tmp_path: Path) -> None:
         shell.ask("BEGIN;; SELECT count(*) FROM device")
         state = fence.lift(source)
         assert not state.raised
-        assert "in WAL mode: somebody reads it" in state.detail
+        assert "in WAL mode: another process reads it" in state.detail
     assert names(source) == ["ward.db"]
     assert source.read_bytes()[18:20] == b"\1\1"
     with client(source) as application:
@@ -490,27 +490,27 @@ def test_killed_at_any_step_of_lifting(tmp_path: Path, journal_mode: str) -> Non
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 def test_holders_are_found_with_what_they_hold(tmp_path: Path, journal_mode: str) -> None:
     source = make(tmp_path / "ward.db", journal_mode)
-    assert fence.open_files(source) == []
+    assert holders.open_files(source) == []
     with client(source) as application:
-        held = fence.open_files(source)
+        held = holders.open_files(source)
         assert {holder.pid for holder in held} == {application.process.pid}
         expected = {"ward.db"} if journal_mode == "delete" else {"ward.db", "ward.db-wal", "ward.db-shm"}
         assert {holder.file.name for holder in held} == expected
         assert all(holder.write for holder in held)
         assert held[0].command.startswith("python")
         assert CLIENT not in held[0].command
-        assert fence.open_files(source, but=[application.process.pid]) == []
-        check = fence.check_nobody_holds(source)
+        assert holders.open_files(source, but=[application.process.pid]) == []
+        check = holders.check_nobody_holds(source)
         assert check.outcome == "failed"
         assert str(application.process.pid) in check.found
-    assert fence.open_files(source) == []
+    assert holders.open_files(source) == []
 
 
 def test_readers_other_names_and_deleted_files_do_not_hide(source: Path, tmp_path: Path) -> None:
     other = tmp_path / "other name"
     other.hardlink_to(source)
     with other.open("rb") as file:
-        (holder,) = fence.open_files(source)
+        (holder,) = holders.open_files(source)
         assert (holder.pid, holder.file, holder.write) == (os.getpid(), other, False)
         assert file.read(6) == b"SQLite"
     journal = source.with_name(f"{source.name}-journal")
@@ -518,14 +518,14 @@ def test_readers_other_names_and_deleted_files_do_not_hide(source: Path, tmp_pat
         source.unlink()
         journal.unlink()
         make(source)
-        held = fence.open_files(source)
+        held = holders.open_files(source)
         assert {holder.file.name for holder in held} == {"ward ops.db (deleted)", "ward ops.db-journal (deleted)"}
         assert all(holder.write for holder in held)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
     with (elsewhere / source.name).open("wb"):
         (elsewhere / source.name).unlink()
-        assert fence.open_files(source) == []
+        assert holders.open_files(source) == []
 
 
 def test_a_mapping_without_a_descriptor_is_found(source: Path) -> None:
@@ -538,14 +538,14 @@ def test_a_mapping_without_a_descriptor_is_found(source: Path) -> None:
     try:
         assert process.stdout is not None
         process.stdout.readline()
-        assert [(holder.pid, holder.write) for holder in fence.open_files(source)] == [(process.pid, True)]
+        assert [(holder.pid, holder.write) for holder in holders.open_files(source)] == [(process.pid, True)]
     finally:
         process.communicate("\n")
 
 
 def test_what_another_user_cannot_see_is_said(source: Path) -> None:
     """As root nothing of this host stays hidden; as somebody else the processes of root do, but not their locks."""
-    assert "not visible to this user" not in fence.visible() or os.geteuid() != 0
+    assert "not visible to this user" not in holders.hidden_processes() or os.geteuid() != 0
     if os.geteuid() != 0:
         return
     for folder in source.parents:
@@ -558,8 +558,8 @@ def test_what_another_user_cannot_see_is_said(source: Path) -> None:
             os.setgroups([])
             os.setgid(4343)
             os.setuid(4242)
-            check = fence.check_nobody_holds(source)
-            answer = [fence.visible(), check.outcome, [holder.pid for holder in fence.open_files(source)]]
+            check = holders.check_nobody_holds(source)
+            answer = [holders.hidden_processes(), check.outcome, [holder.pid for holder in holders.open_files(source)]]
             os.write(writing, json.dumps(answer).encode())
             os._exit(0)
         os.close(writing)

@@ -17,8 +17,9 @@ import apsw
 import pytest
 
 from include.cutover.errors import CannotCheck, CutoverError, Refused, Unreachable
+from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
-from include.cutover.source.snapshots import JOURNAL_MAGIC
+from include.cutover.source.database_file import JOURNAL_MAGIC
 
 NOBODY = 65534
 
@@ -82,12 +83,12 @@ def as_somebody_else() -> Iterator[Path]:
 
 
 def test_a_sound_file_opens_and_cannot_be_written(simple: Path) -> None:
-    connection = source_schema.open_snapshot(simple)
+    connection = snapshots.open_snapshot(simple)
     assert source_schema.counts(connection, ["t"]) == {"t": 500}
     with pytest.raises(apsw.ReadOnlyError):
         connection.execute("DELETE FROM t")
     connection.close()
-    assert source_schema.integrity(simple) == []
+    assert snapshots.integrity(simple) == []
     assert [item.name for item in simple.parent.iterdir()] == ["simple.db"]
 
 
@@ -138,14 +139,14 @@ def spoilt(kind: str, simple: Path) -> Path:
 def test_what_is_not_a_snapshot_is_named(simple: Path, kind: str, says: str) -> None:
     path = spoilt(kind, simple)
     with pytest.raises(CannotCheck, match=says) as caught:
-        source_schema.open_snapshot(path)
+        snapshots.open_snapshot(path)
     assert str(path) in caught.value.where
     assert "encrypted" not in str(caught.value) or kind == "encrypted"
 
 
 def test_a_committed_journal_that_was_left_is_no_obstacle(simple: Path) -> None:
     simple.with_name(simple.name + "-journal").write_bytes(bytes(512))
-    source_schema.open_snapshot(simple).close()
+    snapshots.open_snapshot(simple).close()
 
 
 def test_an_unreadable_file_is_named() -> None:
@@ -156,14 +157,14 @@ def test_an_unreadable_file_is_named() -> None:
         if os.getuid() == 0:
             os.seteuid(NOBODY)
         with pytest.raises(CannotCheck, match="cannot be read; found Permission denied"):
-            source_schema.open_snapshot(path)
+            snapshots.open_snapshot(path)
 
 
 def test_integrity_reports_a_damaged_page(simple: Path) -> None:
     content = bytearray(simple.read_bytes())
     content[3 * 4096 : 3 * 4096 + 64] = b"\xaa" * 64
     simple.write_bytes(content)
-    assert source_schema.integrity(simple)
+    assert snapshots.integrity(simple)
 
 
 # --- cloning ------------------------------------------------------------------------------------------------------------
@@ -189,9 +190,9 @@ def test_a_clone_beside_live_writers_is_one_moment(tmp_path: Path, mode: str) ->
         movements = 0
         for number in range(4):
             clone = tmp_path / f"clone{number}.db"
-            source_schema.clone(live, clone)
-            assert source_schema.integrity(clone) == []
-            connection = source_schema.open_snapshot(clone)
+            cloning.clone(live, clone)
+            assert snapshots.integrity(clone) == []
+            connection = snapshots.open_snapshot(clone)
             balances = [balance for (balance,) in connection.execute("SELECT balance FROM account ORDER BY id")]
             found = source_schema.counts(connection, ["movement"])["movement"]
             connection.close()
@@ -217,10 +218,10 @@ def test_cloning_changes_nothing_beside_an_open_application(tmp_path: Path, mode
     with contextlib.closing(apsw.Connection(str(live))) as application:
         application.execute("INSERT INTO t VALUES ('in the log')")
         before = digests(live)
-        source_schema.clone(live, clone)
+        cloning.clone(live, clone)
         assert digests(live) == before
         application.execute("INSERT INTO t VALUES ('later')")
-    connection = source_schema.open_snapshot(clone)
+    connection = snapshots.open_snapshot(clone)
     assert connection.execute("SELECT a FROM t").fetchall() == [("in the log",)]
     connection.close()
     assert [item.name for item in clone.parent.iterdir()] == ["clone.db"]
@@ -229,7 +230,7 @@ def test_cloning_changes_nothing_beside_an_open_application(tmp_path: Path, mode
 
 def test_no_side_files_are_made_beside_a_wal_database_that_nobody_has_open(tmp_path: Path) -> None:
     live = database(tmp_path / "app.db", "PRAGMA journal_mode=WAL", "CREATE TABLE t(a)", "INSERT INTO t VALUES (1)")
-    source_schema.clone(live, tmp_path / "clone.db")
+    cloning.clone(live, tmp_path / "clone.db")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["app.db", "clone.db"]
 
 
@@ -262,12 +263,12 @@ def test_what_a_killed_writer_left_is_recovered_in_the_clone_only(
         live.with_name("app.db-shm").unlink(missing_ok=True)
     assert live.with_name("app.db" + log).exists()
     before = digests(live)
-    source_schema.clone(live, tmp_path / "clone.db")
+    cloning.clone(live, tmp_path / "clone.db")
     assert digests(live) == before
-    connection = source_schema.open_snapshot(tmp_path / "clone.db")
+    connection = snapshots.open_snapshot(tmp_path / "clone.db")
     assert source_schema.counts(connection, ["t"]) == {"t": rows}
     connection.close()
-    assert source_schema.integrity(tmp_path / "clone.db") == []
+    assert snapshots.integrity(tmp_path / "clone.db") == []
 
 
 @pytest.mark.parametrize(("mode", "rows"), [("WAL", 51), ("DELETE", 1)])
@@ -280,8 +281,8 @@ def test_media_that_cannot_be_written_can_be_cloned_with_its_log(tmp_path: Path,
         folder.chmod(0o555)
         if os.getuid() == 0:
             os.seteuid(NOBODY)
-        source_schema.clone(folder / "app.db", Path(own) / "clone.db")
-        connection = source_schema.open_snapshot(Path(own) / "clone.db")
+        cloning.clone(folder / "app.db", Path(own) / "clone.db")
+        connection = snapshots.open_snapshot(Path(own) / "clone.db")
         assert source_schema.counts(connection, ["t"]) == {"t": rows}
         connection.close()
 
@@ -290,8 +291,8 @@ def test_a_fenced_file_can_be_cloned(simple: Path) -> None:
     content = bytearray(simple.read_bytes())
     content[18] = 3
     simple.write_bytes(content)
-    source_schema.clone(simple, simple.with_name("clone.db"))
-    connection = source_schema.open_snapshot(simple.with_name("clone.db"))
+    cloning.clone(simple, simple.with_name("clone.db"))
+    connection = snapshots.open_snapshot(simple.with_name("clone.db"))
     assert source_schema.counts(connection, ["t"]) == {"t": 500}
     connection.close()
 
@@ -300,16 +301,16 @@ def test_a_clone_replaces_an_older_one_and_its_logs(simple: Path, tmp_path: Path
     clone = tmp_path / "clone.db"
     clone.write_bytes(b"old")
     clone.with_name("clone.db-wal").write_bytes(b"old")
-    source_schema.clone(simple, clone)
-    source_schema.clone(simple, clone)
-    source_schema.open_snapshot(clone).close()
+    cloning.clone(simple, clone)
+    cloning.clone(simple, clone)
+    snapshots.open_snapshot(clone).close()
 
 
 def test_a_database_that_stays_locked_is_unreachable_and_leaves_nothing(simple: Path, tmp_path: Path) -> None:
     with contextlib.closing(apsw.Connection(str(simple))) as application:
         application.execute("BEGIN EXCLUSIVE")
         with pytest.raises(Unreachable, match="locked") as caught:
-            source_schema.clone(simple, tmp_path / "clone.db", busy_seconds=0.2)
+            cloning.clone(simple, tmp_path / "clone.db", busy_seconds=0.2)
         assert caught.value.retry_helps
     assert sorted(item.name for item in tmp_path.iterdir()) == ["simple.db"]
 
@@ -318,7 +319,7 @@ def test_a_database_that_stays_locked_is_unreachable_and_leaves_nothing(simple: 
 def test_what_cannot_be_cloned_leaves_nothing(simple: Path, tmp_path: Path, kind: str) -> None:
     path = spoilt(kind, simple)
     with pytest.raises(CannotCheck):
-        source_schema.clone(path, tmp_path / "clone.db")
+        cloning.clone(path, tmp_path / "clone.db")
     assert not (tmp_path / "clone.db").exists()
     assert not [item for item in tmp_path.iterdir() if item.name.startswith(".")]
 
@@ -326,13 +327,13 @@ def test_what_cannot_be_cloned_leaves_nothing(simple: Path, tmp_path: Path, kind
 def test_the_live_file_is_never_the_clone(simple: Path) -> None:
     before = simple.read_bytes()
     with pytest.raises(Refused):
-        source_schema.clone(simple, simple)
+        cloning.clone(simple, simple)
     assert simple.read_bytes() == before
 
 
 def test_a_full_or_missing_place_is_named(simple: Path) -> None:
     with pytest.raises(CutoverError, match="cannot be written"):
-        source_schema.clone(simple, Path("/proc/nowhere/clone.db"))
+        cloning.clone(simple, Path("/proc/nowhere/clone.db"))
 
 
 # --- what is in it ------------------------------------------------------------------------------------------------------
@@ -355,7 +356,7 @@ def odd(tmp_path: Path) -> Iterator[apsw.Connection]:
         "INSERT INTO counted VALUES (7)",
         "DELETE FROM counted",
     )
-    connection = source_schema.open_snapshot(path)
+    connection = snapshots.open_snapshot(path)
     yield connection
     connection.close()
 
@@ -402,7 +403,7 @@ def test_the_column_that_is_the_rowid_is_known(tmp_path: Path) -> None:
         "CREATE TABLE none(a INTEGER)",
         "CREATE TABLE without(a INTEGER PRIMARY KEY) WITHOUT ROWID",
     )
-    connection = source_schema.open_snapshot(path)
+    connection = snapshots.open_snapshot(path)
     found = {table: source_schema.shape(connection, table).alias for table in source_schema.tables(connection)}
     connection.close()
     assert found == dict.fromkeys(found) | {"yes": "id"}
@@ -410,7 +411,7 @@ def test_the_column_that_is_the_rowid_is_known(tmp_path: Path) -> None:
 
 def test_sequences_outlive_their_rows(odd: apsw.Connection, simple: Path) -> None:
     assert source_schema.sqlite_sequence(odd) == {"select": 41, "counted": 7}
-    connection = source_schema.open_snapshot(simple)
+    connection = snapshots.open_snapshot(simple)
     assert source_schema.sqlite_sequence(connection) == {}
     connection.close()
 
@@ -422,7 +423,7 @@ def test_the_fingerprint_is_that_of_the_schema_alone(tmp_path: Path) -> None:
         "b": ["CREATE TABLE y(b)", "CREATE TABLE x(a)", "INSERT INTO x VALUES (1)"],
         "c": ["CREATE TABLE x(a)", "CREATE TABLE y(b TEXT)"],
     }.items():
-        connection = source_schema.open_snapshot(database(tmp_path / name, *statements))
+        connection = snapshots.open_snapshot(database(tmp_path / name, *statements))
         prints.append(source_schema.schema_fingerprint(connection))
         connection.close()
     assert prints[0] == prints[1] != prints[2]
@@ -434,7 +435,7 @@ def test_the_fingerprint_is_not_that_of_sqlite_s_own_tables(tmp_path: Path) -> N
     analyzed = ["CREATE TABLE gone(a INTEGER PRIMARY KEY AUTOINCREMENT)", "DROP TABLE gone", "ANALYZE"]
     prints = []
     for name, statements in {"plain": schema, "analyzed": [*schema, *analyzed]}.items():
-        connection = source_schema.open_snapshot(database(tmp_path / name, *statements))
+        connection = snapshots.open_snapshot(database(tmp_path / name, *statements))
         prints.append((source_schema.schema_fingerprint(connection), source_schema.schema_objects(connection)))
         connection.close()
     assert prints[0] == prints[1]
@@ -473,7 +474,7 @@ def references(tmp_path: Path) -> Iterator[apsw.Connection]:
         "CREATE TABLE child(a INTEGER, b TEXT)",
         "INSERT INTO child VALUES (1, 'x'), (1, 'y'), (NULL, 'y'), (2, 'x')",
     )
-    connection = source_schema.open_snapshot(path)
+    connection = snapshots.open_snapshot(path)
     yield connection
     connection.close()
 
