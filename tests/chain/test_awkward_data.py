@@ -32,9 +32,10 @@ from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check, worst
 from include.cutover.cli import assess as assess_command
 from include.cutover.copying import tables as copying
-from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
-from include.cutover.decisions.decided import Decided
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.audit import audit
+from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import CutoverError, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import source as preflight_source
@@ -511,7 +512,7 @@ def made(conninfo: str, folder: Path) -> World:
     target_sql_files.apply(conninfo, sql_files, "pre_data", schema=SCHEMA, run_id="slipped")
     slipped = copied_without_the_assessment(conninfo, file)
 
-    decided = decisions.apply(file, folder / "decided" / "s.db", plan, target.planned, listing=folder / "evidence")
+    decided = apply_decisions(file, folder / "decided" / "s.db", plan, target.planned, listing=folder / "evidence")
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run", "shop")
     failed = {}
@@ -540,7 +541,7 @@ def made(conninfo: str, folder: Path) -> World:
         assessed,
         by_its_lines,
         decided,
-        decisions.audit(decided, plan, target.planned),
+        audit(decided, plan, target.planned),
         slipped,
         failed,
         {result.table: result for result in content.compare(decided.file, conninfo, SCHEMA, tables)},

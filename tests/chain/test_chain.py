@@ -23,8 +23,9 @@ from include.cutover.assessment.assess import CODES, Assessment, read_target
 from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check
 from include.cutover.copying.tables import copy_table
-from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.audit import audit
 from include.cutover.errors import CutoverError
 from include.cutover.plan.model import Plan
 from include.cutover.proof import content, counts, digests, orphans
@@ -124,7 +125,7 @@ class Bench:
 
     def _cut_over(self, case: Case, file: Path, plan: Plan, folder: Path, checks: list[Check]) -> None:
         planned = target_schema.planned_schema(self.conninfo, folder / "sql")
-        decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned, listing=folder / "evidence")
+        decided = apply_decisions(file, folder / "backup" / "decided.db", plan, planned, listing=folder / "evidence")
         with snapshots.snapshot(file) as reading:
             given, rows = (
                 source_schema.sqlite_sequence(reading),
@@ -153,7 +154,7 @@ class Bench:
         checks += sequences.check_sequences(self.conninfo, SCHEMA, given)
         checks += structure.checks(self.conninfo, SCHEMA, folder / "sql", list(plan.tables))
         if decided.made:
-            checks += decisions.audit(decided, plan, planned)
+            checks += audit(decided, plan, planned)
             quarantine.store(self.conninfo, RUN, quarantine.rows(decided, plan))
 
 

@@ -25,7 +25,7 @@ from include.cutover.assessment.keys import References, duplicates
 from include.cutover.assessment.objects import column_findings, object_findings, sequence_findings, table_findings
 from include.cutover.assessment.scan import RowCheck, TableScan
 from include.cutover.assessment.target import Target, TargetTable, read_target
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.fit import misfits
 from include.cutover.errors import Refused
 from include.cutover.plan.model import ColumnDecision, Plan, Table
 from include.cutover.proof import canonical
@@ -115,7 +115,7 @@ def _looked_at(
 
 def _misfits(plan: Plan, target: Target, columns: Mapping[str, Mapping[str, AssessedColumn]]) -> list[Finding]:
     """Decisions that can never be carried out, each with its path in the plan."""
-    faults = decisions.misfits(plan, target.planned)
+    faults = misfits(plan, target.planned)
     for table in sorted(set(plan.tables) & set(plan.ignored_tables)):
         faults.append(f"ignored_tables.{table}: it stands under tables too")
     for table, known in columns.items():

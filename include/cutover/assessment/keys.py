@@ -11,7 +11,7 @@ from include.cutover.assessment.columns import INTEGERS, AssessedColumn, rowid_a
 from include.cutover.assessment.expressions import Translated, Untranslatable, translated
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, lines
 from include.cutover.assessment.scan import RowNames
-from include.cutover.decisions.snapshot import place, text_encoding
+from include.cutover.decisions.decided_snapshot import place, text_encoding
 from include.cutover.plan.model import ForeignKeyDecision, Plan
 from include.cutover.proof import canonical
 from include.cutover.source.schema import TableShape, quote

@@ -20,7 +20,7 @@ import apsw
 from include.cutover.assessment.columns import AssessedColumn, all_of, any_of
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, column_lines
 from include.cutover.assessment.values import Text, ValueJudge, Verdict
-from include.cutover.decisions.snapshot import text_encoding
+from include.cutover.decisions.decided_snapshot import text_encoding
 from include.cutover.masking import mask
 from include.cutover.plan.model import ColumnDecision
 from include.cutover.source.schema import TableShape, key_text, quote

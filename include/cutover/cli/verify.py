@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from include.cutover import files
 from include.cutover.checks import Check, Outcome
 from include.cutover.connections import tls
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
 from include.cutover.plan.file import load_plan
@@ -199,7 +199,7 @@ def _snapshot(plan: Plan, file: Path, conninfo: str) -> Iterator[Snapshot]:
         snapshot = _backup(file) or _clone(file, scratch / "clone.db")
         if any(table.columns or table.foreign_keys for table in plan.tables.values()):
             planned = target_schema.planned_schema(conninfo, plan.sql_folder)
-            decided = decisions.apply(snapshot.file, scratch / "decided.db", plan, planned)
+            decided = apply_decisions(snapshot.file, scratch / "decided.db", plan, planned)
             if decided.made:
                 snapshot = Snapshot(decided.file, decided.sha256, None, f"{snapshot.told}, with the plan's decisions")
         yield snapshot

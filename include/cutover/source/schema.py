@@ -257,8 +257,8 @@ def orphans(
     for column, other in zip(fk.columns, fk.referenced_columns, strict=True):
         ends = (column_types.get(fk.table, {}).get(column), column_types.get(fk.referenced_table, {}).get(other))
         as_uuid = "uuid" in ends
-        own.append(_uuid_digits(quote(column)) if as_uuid else f"{quote(column)} COLLATE BINARY")
-        referenced.append(_uuid_digits(quote(other)) if as_uuid else quote(other))
+        own.append(uuid_digits(quote(column)) if as_uuid else f"{quote(column)} COLLATE BINARY")
+        referenced.append(uuid_digits(quote(other)) if as_uuid else quote(other))
     present = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.columns)
     there = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.referenced_columns)
     # The set on the right is built once, as an index in a temporary file where it is large.
@@ -273,7 +273,7 @@ def orphans(
     if not cells:
         names = tuple(name for name in fk.columns if name not in secret)
         cells = tuple(quote(name) for name in names) or ("'…'",)
-    rows = conn.execute(f"SELECT {', '.join(_readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
+    rows = conn.execute(f"SELECT {', '.join(readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
     return count, [key_text(names or ("key",), row) for row in rows]
 
 
@@ -295,11 +295,12 @@ def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) ->
         raise CannotCheck("a column of the foreign key is not in the source", where=table, expected=", ".join(missing))
 
 
-def _uuid_digits(column: str) -> str:
+def uuid_digits(column: str) -> str:
+    """Return SQL for the digits of a uuid, however it is spelled."""
     return f"lower(replace(replace(replace({column}, '-', ''), '{{', ''), '}}', ''))"
 
 
-def _readable(expression: str) -> str:
+def readable(expression: str) -> str:
     """Return SQL for text as bytes: reading text that is not UTF-8 fails, and a key is needed most there."""
     return f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB) ELSE {expression} END"
 

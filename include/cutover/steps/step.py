@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from include.cutover.checks import Check
 from include.cutover.connections.commands import Remote, Runner
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, PlanInvalid, Refused
 from include.cutover.evidence import claims, fingerprints, lease
 from include.cutover.evidence.record import Event, Evidence
@@ -211,12 +211,12 @@ class Step:
         return backup_manifest.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
 
     @cached_property
-    def decided(self) -> decisions.Decided:
+    def decided(self) -> Decided:
         """What copy and proof read: the backup, or what the plan's decisions made of it."""
         event = self.evidence.last("snapshot")
         if event is None:
             raise CannotCheck("this run has no snapshot", where=self.run_id, expected="the step take_backup passed")
-        return decisions.Decided.from_dict(event["decided"])
+        return Decided.from_dict(event["decided"])
 
     @cached_property
     def remote(self) -> Remote:

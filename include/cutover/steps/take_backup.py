@@ -5,8 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from include.cutover.decisions import decided as decisions
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.extras import take as extras
 from include.cutover.proof import content, digests
 from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
@@ -39,10 +40,10 @@ def take_backup(step: Step) -> Report:
     )
 
 
-def _decide(step: Step, manifest: Manifest) -> decisions.Decided:
+def _decide(step: Step, manifest: Manifest) -> Decided:
     """Carry the plan's decisions out on a clone of the backup, where they touch a row. Copy and proof read the result."""
     if any(table.columns or table.foreign_keys for table in step.plan.tables.values()):
-        decided = decisions.apply(
+        decided = apply_decisions(
             manifest.file,
             manifest.file.with_name(f"{manifest.file.name}.decided"),
             step.plan,
@@ -55,7 +56,7 @@ def _decide(step: Step, manifest: Manifest) -> decisions.Decided:
     return decided
 
 
-def _told(decided: decisions.Decided) -> str:
+def _told(decided: Decided) -> str:
     if not decided.made:
         return ""
     values = sum(sum(by_decision.values()) for by_decision in decided.touched.values())

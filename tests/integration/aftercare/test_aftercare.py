@@ -20,7 +20,7 @@ from include.cutover.aftercare import checks as aftercare_checks
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.checks import Check
 from include.cutover.connections.commands import no_remote
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.people import notices

@@ -25,7 +25,7 @@ from include.cutover.aftercare.retention import Deed, Kind
 from include.cutover.checks import worst
 from include.cutover.cli import evidence_check
 from include.cutover.cli.main import main
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Evidence

@@ -21,10 +21,11 @@ from hypothesis import strategies as st
 
 from include.cutover.checks import Check, worst
 from include.cutover.copying import tables as copying
-from include.cutover.decisions import decided as decisions
-from include.cutover.decisions import quarantine
-from include.cutover.decisions import snapshot as decided_snapshot
-from include.cutover.decisions.decided import Decided
+from include.cutover.decisions import decided_snapshot, quarantine
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.audit import audit
+from include.cutover.decisions.decided_snapshot import Decided
+from include.cutover.decisions.fit import misfits
 from include.cutover.errors import LeaseLost, PlanInvalid, Refused, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
@@ -119,9 +120,9 @@ def place(tmp_path: Path) -> Path:
 def carry_out(place: Path, snapshot: Path, plan: Plan, planned: PlannedSchema) -> Decided:
     """Apply, prove that the backup is as it was, and audit."""
     before = sha256(snapshot)
-    decided = decisions.apply(snapshot, place / "decided.db", plan, planned, listing=place / "evidence")
+    decided = apply_decisions(snapshot, place / "decided.db", plan, planned, listing=place / "evidence")
     assert sha256(snapshot) == before
-    checks = decisions.audit(decided, plan, planned)
+    checks = audit(decided, plan, planned)
     assert worst(checks) == "passed", [check for check in checks if check.outcome != "passed"]
     return decided
 
@@ -152,7 +153,7 @@ def one_column(
 
 def test_without_a_decision_not_even_the_backup_is_looked_at(tmp_path: Path) -> None:
     missing = tmp_path / "no backup"
-    decided = decisions.apply(missing, tmp_path / "new" / "decided.db", plan_of({"t": {}}), schema_of({"t": {"x": "date"}}))
+    decided = apply_decisions(missing, tmp_path / "new" / "decided.db", plan_of({"t": {}}), schema_of({"t": {"x": "date"}}))
     assert decided.file == missing and not decided.made
     assert not (tmp_path / "new").exists()
 
@@ -176,11 +177,11 @@ def test_decisions_that_touch_no_row_make_no_file(tmp_path: Path) -> None:
             },
         }
     )
-    decided = decisions.apply(snapshot, tmp_path / "new" / "decided.db", plan, planned, listing=tmp_path / "evidence")
+    decided = apply_decisions(snapshot, tmp_path / "new" / "decided.db", plan, planned, listing=tmp_path / "evidence")
     assert decided == decided_snapshot.untouched(snapshot)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.db"]
     assert decided.expected_rows({"p": 1, "t": 2}) == {"p": 1, "t": 2}
-    assert worst(decisions.audit(decided, plan, planned)) == "passed"
+    assert worst(audit(decided, plan, planned)) == "passed"
     assert [*quarantine.rows(decided, plan)] == []
 
 
@@ -388,12 +389,12 @@ def test_decisions_about_one_value_follow_one_another(place: Path) -> None:
         ("text", {"empty_as_null": True}, "a value like any other"),
         ("date!", {"empty_as_null": True}, "NOT NULL in the target"),
         ("bytea", {"strip_nul": True}, "bytea holds NUL bytes"),
-        ("uuid", {"encoding": "latin-1"}, "uuid is no text"),
-        ("text", {"encoding": "utf-16"}, "cannot be told from UTF-8"),
-        ("text", {"encoding": "base64"}, "cannot be told from UTF-8"),
-        ("text", {"encoding": "unicode_escape"}, "cannot be told from UTF-8"),
-        ("text", {"encoding": "utf-7"}, "cannot be told from UTF-8"),
-        ("text", {"datetime": "unix"}, "text holds no date"),
+        ("uuid", {"encoding": "latin-1"}, "uuid is not a text type"),
+        ("text", {"encoding": "utf-16"}, "cannot be distinguished from UTF-8"),
+        ("text", {"encoding": "base64"}, "cannot be distinguished from UTF-8"),
+        ("text", {"encoding": "unicode_escape"}, "cannot be distinguished from UTF-8"),
+        ("text", {"encoding": "utf-7"}, "cannot be distinguished from UTF-8"),
+        ("text", {"datetime": "unix"}, "text is not a date type"),
         ("integer", {"boolean": {"yes": True}}, "the target's type is integer"),
         ("boolean", {"boolean": {}}, "the map is empty"),
         ("boolean", {"boolean": {"1": False}}, "0 is false and 1 is true"),
@@ -403,16 +404,16 @@ def test_a_decision_that_does_not_fit_is_refused_before_anything_is_read(
     tmp_path: Path, kind: str, decision: dict[str, Any], fault: str
 ) -> None:
     plan, planned = plan_of({"t": {"columns": {"x": decision}}}), schema_of({"t": {"x": kind}})
-    (found,) = decisions.misfits(plan, planned)
+    (found,) = misfits(plan, planned)
     assert found.startswith("tables.t.columns.x.") and fault in found
     with pytest.raises(PlanInvalid, match=fault):
-        decisions.apply(tmp_path / "no backup", tmp_path / "decided.db", plan, planned)
+        apply_decisions(tmp_path / "no backup", tmp_path / "decided.db", plan, planned)
 
 
 def test_encodings_that_people_have_are_taken() -> None:
     planned = schema_of({"t": {"x": "text"}})
     for name in ("latin-1", "cp1252", "cp1251", "koi8-r", "iso8859-15", "gb18030", "big5", "euc-jp", "shift_jis", "utf-8"):
-        assert decisions.misfits(plan_of({"t": {"columns": {"x": {"encoding": name}}}}), planned) == []
+        assert misfits(plan_of({"t": {"columns": {"x": {"encoding": name}}}}), planned) == []
 
 
 def test_names_that_are_not_there_are_misfits() -> None:
@@ -426,7 +427,7 @@ def test_names_that_are_not_there_are_misfits() -> None:
             },
         }
     )
-    assert decisions.misfits(plan, planned) == [
+    assert misfits(plan, planned) == [
         "tables.u: the target has no such table",
         "tables.t.columns.y: the target has no such column",
         "tables.t.foreign_keys.t_p_fkey: set_null, but p is NOT NULL in the target",
@@ -476,7 +477,7 @@ def test_a_table_without_rowid(place: Path) -> None:
 
 def test_the_key_of_a_table_without_rowid_is_not_changed(place: Path) -> None:
     table = "CREATE TABLE t (id INTEGER, x TEXT PRIMARY KEY) WITHOUT ROWID"
-    with pytest.raises(Refused, match=r"column x.*tells the rows of this table apart"):
+    with pytest.raises(Refused, match=r"column x.*identifies the rows of this table"):
         one_column(place, "", "text!", {"strip_nul": True}, ["a\0"], table)
 
 
@@ -654,7 +655,7 @@ def test_a_row_that_goes_is_not_first_robbed_of_a_reference(place: Path, sites: 
 def test_a_row_that_would_become_an_orphan_of_a_blocking_key_stops_it(place: Path, sites: Path, blocking: str) -> None:
     plan = sites_plan({name: choice for name, choice in EVERYTHING_GOES.items() if name != blocking})
     with pytest.raises(Refused, match=rf"{blocking}.*e\.g\. id="):
-        decisions.apply(sites, place / "decided.db", plan, PLANNED)
+        apply_decisions(sites, place / "decided.db", plan, PLANNED)
     assert sorted(path.name for path in place.iterdir()) == [".decided.db.lock", "backup.db"]
 
 
@@ -667,14 +668,14 @@ def test_a_blocking_key_does_not_stop_a_row_that_goes_by_another(place: Path, si
 
 def test_more_orphans_than_allowed_are_refused_and_nothing_is_made(place: Path, sites: Path) -> None:
     with pytest.raises(Refused, match=r"sites_region_fkey.*at most 0 rows; found 1 rows"):
-        decisions.apply(sites, place / "decided.db", sites_plan(EVERYTHING_GOES, 0), PLANNED)
+        apply_decisions(sites, place / "decided.db", sites_plan(EVERYTHING_GOES, 0), PLANNED)
     assert sorted(path.name for path in place.iterdir()) == ["backup.db"]
 
 
 def test_orphans_that_follow_count_as_well(place: Path, sites: Path) -> None:
     run_sql(sites, "UPDATE alerts SET other = NULL; UPDATE alerts SET device = 'd2' WHERE id <> 1")
     with pytest.raises(Refused, match=r"alerts_device_fkey.*at most 2 rows; found 3 rows"):
-        decisions.apply(sites, place / "decided.db", sites_plan(EVERYTHING_GOES, 2), PLANNED)
+        apply_decisions(sites, place / "decided.db", sites_plan(EVERYTHING_GOES, 2), PLANNED)
     assert sorted(path.name for path in place.iterdir()) == [".decided.db.lock", "backup.db"]
     assert carry_out(place, sites, sites_plan(EVERYTHING_GOES, 3), PLANNED).quarantined["alerts"] == 3
 
@@ -704,7 +705,7 @@ def test_a_value_decision_that_breaks_a_reference_stops_it(place: Path) -> None:
     planned = schema_of({"p": {"id": "text!"}, "t": {"id": "integer!", "p": "text"}}, [("t", "t_p_fkey", "p", "p", "id")])
     strip = {"columns": {"id": {"strip_nul": True}}}
     with pytest.raises(Refused, match=r"t\.t_p_fkey.*id=1"):
-        decisions.apply(snapshot, place / "decided.db", plan_of({"p": strip, "t": {}}), planned)
+        apply_decisions(snapshot, place / "decided.db", plan_of({"p": strip, "t": {}}), planned)
     both = plan_of({"p": strip, "t": {"columns": {"p": {"strip_nul": True}}}})
     assert carry_out(place, snapshot, both, planned).touched == {"p": {"strip_nul": 1}, "t": {"strip_nul": 1}}
 
@@ -761,12 +762,12 @@ def test_a_domain_is_what_it_is_made_from(place: Path, conninfo: str, tmp_path: 
     planned = target_schema.planned_schema(conninfo, made)
     columns = {"flag": {"boolean": {"yes": True}}, "at": {"datetime": "unix"}, "doc": {"strip_nul": True}}
     plan = plan_of({"p": {}, "t": {"columns": columns, "foreign_keys": {"of_p": {"orphans": "quarantine"}}}})
-    assert decisions.misfits(plan, planned) == []
+    assert misfits(plan, planned) == []
     decided = carry_out(place, snapshot, plan, planned)
     (row,) = rows_of(decided.file, "SELECT flag, note, at, doc FROM t")
     assert row == (1, "", "1970-01-01 00:00:00.000000", '""') and not decided.quarantined
     wrong = plan_of({"p": {}, "t": {"columns": {"note": {"empty_as_null": True}, "at": {"boolean": {"yes": True}}}}})
-    assert len(decisions.misfits(wrong, planned)) == 2
+    assert len(misfits(wrong, planned)) == 2
 
 
 def test_composite_keys_and_null_in_a_part_of_them(place: Path) -> None:
@@ -856,7 +857,7 @@ def test_an_index_that_calls_the_applications_own_function_is_named(place: Path)
     connection.close()
     plan = plan_of({"t": {"columns": {"x": {"empty_as_null": True}}}})
     with pytest.raises(Refused, match="of_the_application"):
-        decisions.apply(snapshot, place / "decided.db", plan, schema_of({"t": {"id": "integer!", "x": "date"}}))
+        apply_decisions(snapshot, place / "decided.db", plan, schema_of({"t": {"id": "integer!", "x": "date"}}))
 
 
 def test_not_null_in_the_source_stops_set_null(place: Path) -> None:
@@ -869,7 +870,7 @@ def test_not_null_in_the_source_stops_set_null(place: Path) -> None:
         {"p": {"id": "integer!"}, "t": {"id": "integer!", "p": "integer"}}, [("t", "t_p_fkey", "p", "p", "id")]
     )
     with pytest.raises(Refused, match="NOT NULL in the source"):
-        decisions.apply(
+        apply_decisions(
             snapshot,
             place / "decided.db",
             plan_of({"p": {}, "t": {"foreign_keys": {"t_p_fkey": {"orphans": "set_null"}}}}),
@@ -919,7 +920,7 @@ def test_killed_at_any_step_it_is_whole_or_not_there(place: Path, sites: Path) -
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def action() -> None:
-        decisions.apply(sites, place / "decided.db", plan, PLANNED, listing=place / "evidence")
+        apply_decisions(sites, place / "decided.db", plan, PLANNED, listing=place / "evidence")
 
     wheres = []
     for where in kill_at_every_step(begin, action):
@@ -942,7 +943,7 @@ def test_killed_in_the_middle_of_the_work(place: Path) -> None:
     plan = plan_of({"t": {"columns": {"x": {"datetime": "unix"}}}})
     child = os.fork()
     if child == 0:
-        decisions.apply(snapshot, place / "decided.db", plan, planned)
+        apply_decisions(snapshot, place / "decided.db", plan, planned)
         os._exit(0)
     while not (place / ".decided.db.partial" / "record").exists():
         assert os.waitpid(child, os.WNOHANG) == (0, 0)
@@ -958,7 +959,7 @@ def test_too_little_free_disk_is_refused_before_the_clone(place: Path, sites: Pa
     usage = shutil.disk_usage(place)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=1_000))
     with pytest.raises(Refused, match="free disk"):
-        decisions.apply(sites, place / "decided.db", sites_plan(EVERYTHING_GOES), PLANNED)
+        apply_decisions(sites, place / "decided.db", sites_plan(EVERYTHING_GOES), PLANNED)
     assert sorted(path.name for path in place.iterdir()) == [".decided.db.lock", "backup.db"]
 
 
@@ -1046,9 +1047,9 @@ def test_a_changed_decided_snapshot_is_found(
 ) -> None:
     decided, plan, planned = audited
     run_sql(decided.file, tampering)
-    assert "decided_hash" in failed(decisions.audit(decided, plan, planned))
+    assert "decided_hash" in failed(audit(decided, plan, planned))
     # A fault of the code that made the file would be in its hash as well.
-    checks = decisions.audit(replace(decided, sha256=sha256(decided.file)), plan, planned)
+    checks = audit(replace(decided, sha256=sha256(decided.file)), plan, planned)
     assert found_by in failed(checks), failed(checks)
     assert "decided_hash" not in failed(checks)
 
@@ -1070,7 +1071,7 @@ def test_a_changed_decided_snapshot_is_found(
 def test_a_changed_record_is_found(audited: tuple[Decided, Plan, PlannedSchema], tampering: str, found_by: str) -> None:
     decided, plan, planned = audited
     run_sql(decided.record, tampering)
-    assert found_by in failed(decisions.audit(decided, plan, planned))
+    assert found_by in failed(audit(decided, plan, planned))
 
 
 def test_a_row_taken_out_without_need_is_found(audited: tuple[Decided, Plan, PlannedSchema]) -> None:
@@ -1079,7 +1080,7 @@ def test_a_row_taken_out_without_need_is_found(audited: tuple[Decided, Plan, Pla
     run_sql(decided.file, "DELETE FROM t WHERE id = 2")
     run_sql(decided.record, "INSERT INTO removed SELECT t, 2, 't_p_fkey', 0, 1 FROM tables WHERE name = 't'")
     run_sql(decided.record, "DELETE FROM touched WHERE place = 2")
-    checks = decisions.audit(replace(decided, sha256=sha256(decided.file)), plan, planned)
+    checks = audit(replace(decided, sha256=sha256(decided.file)), plan, planned)
     assert "decided_references" in failed(checks)
     assert not failed(checks) & {"decided_counts", "decided_differences", "decided_values"}
 
@@ -1096,16 +1097,14 @@ def test_rows_that_justify_only_one_another_are_found(place: Path) -> None:
     assert decided.quarantined == {"t": 2}
     run_sql(decided.file, "DELETE FROM t")
     run_sql(decided.record, "INSERT INTO removed VALUES (0, 1, 't_up_fkey', 1, 9), (0, 2, 't_up_fkey', 1, 9)")
-    checks = decisions.audit(
-        replace(decided, sha256=sha256(decided.file), quarantined={"t": 4}, listing=None), plan, planned
-    )
+    checks = audit(replace(decided, sha256=sha256(decided.file), quarantined={"t": 4}, listing=None), plan, planned)
     assert failed(checks) == {"decided_ground"}
 
 
 def test_more_than_the_plan_allows_is_found(audited: tuple[Decided, Plan, PlannedSchema]) -> None:
     decided, plan, planned = audited
     tables = {**plan.tables, "t": plan.tables["t"].model_copy(update={"foreign_keys": {}})}
-    assert "decided_references" in failed(decisions.audit(decided, plan.model_copy(update={"tables": tables}), planned))
+    assert "decided_references" in failed(audit(decided, plan.model_copy(update={"tables": tables}), planned))
 
 
 def test_a_changed_listing_or_backup_is_found(audited: tuple[Decided, Plan, PlannedSchema]) -> None:
@@ -1113,9 +1112,9 @@ def test_a_changed_listing_or_backup_is_found(audited: tuple[Decided, Plan, Plan
     assert decided.listing is not None
     content_of = decided.listing.file.read_text().splitlines(keepends=True)
     decided.listing.file.write_text("".join(content_of[1:]))
-    assert failed(decisions.audit(decided, plan, planned)) == {"decided_listing"}
+    assert failed(audit(decided, plan, planned)) == {"decided_listing"}
     decided.snapshot.touch()
-    assert "decided_backup" in failed(decisions.audit(decided, plan, planned))
+    assert "decided_backup" in failed(audit(decided, plan, planned))
 
 
 def test_tables_are_compared_row_by_row_where_their_pages_moved(place: Path) -> None:
@@ -1167,12 +1166,12 @@ def test_errors_and_checks_show_no_secret(place: Path) -> None:
     plan = plan_of({"t": {"secret": ["token"], "columns": {"x": {"encoding": "cp1252"}}}})
     planned = schema_of({"t": {"token": "text!", "x": "text"}})
     with pytest.raises(WrongData) as caught:
-        decisions.apply(snapshot, place / "decided.db", plan, planned)
+        apply_decisions(snapshot, place / "decided.db", plan, planned)
     assert SECRET not in str(caught.value) and "token=***" in str(caught.value)
     plan = plan_of({"t": {"secret": ["token"], "columns": {"x": {"encoding": "latin-1"}}}})
     decided = carry_out(place, snapshot, plan, planned)
     run_sql(decided.file, "UPDATE t SET x = 'other'")
-    checks = decisions.audit(decided, plan, planned)
+    checks = audit(decided, plan, planned)
     assert "decided_values" in failed(checks) and SECRET not in json.dumps([check.as_dict() for check in checks])
 
 
@@ -1368,10 +1367,10 @@ def test_any_net_of_references_comes_to_rest(place: Path, tables: Sequence[Any],
         for row in model[table].values()
     ):
         with pytest.raises(Refused, match="point nowhere"):
-            decisions.apply(snapshot, place / "decided.db", plan, planned)
+            apply_decisions(snapshot, place / "decided.db", plan, planned)
         return
     try:
-        decided = decisions.apply(snapshot, place / "decided.db", plan, planned)
+        decided = apply_decisions(snapshot, place / "decided.db", plan, planned)
     except Refused:
         assert orphans("block")  # orphans from the beginning, which no decision is about
         return
@@ -1381,7 +1380,7 @@ def test_any_net_of_references_comes_to_rest(place: Path, tables: Sequence[Any],
     assert found_rows == model
     assert decided.made == touched
     if not orphans("block"):
-        assert worst(decisions.audit(decided, plan, planned)) == "passed"
+        assert worst(audit(decided, plan, planned)) == "passed"
 
 
 JSON_TEXT = st.text(st.sampled_from('\\u0"na\0ა ')) | st.text(max_size=8)
@@ -1418,7 +1417,7 @@ def test_two_at_once_make_one(place: Path, sites: Path) -> None:
         child = os.fork()
         if child == 0:
             try:
-                decisions.apply(sites, place / "decided.db", plan, PLANNED, listing=place / "evidence")
+                apply_decisions(sites, place / "decided.db", plan, PLANNED, listing=place / "evidence")
                 os._exit(0)
             finally:
                 os._exit(1)
