@@ -29,7 +29,7 @@ from include.cutover.aftercare import record as aftercare_record
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, sealing
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import EXTRAS_MANIFEST, extras_folders
 from include.cutover.files import sync_folder, write_atomically
 from include.cutover.locks import locked
 from include.cutover.plan.model import Plan
@@ -347,7 +347,7 @@ class _Work:
             away(file, lambda path, content=content: _foreign(path, content))  # type: ignore[misc]
             away(backup_archive.archive_of(file), lambda path, content=content: _foreign_archive(path, content))  # type: ignore[misc]
             away(digests.beside(file), _foreign_json)
-        for folder in extras.folders(self._frozen(run), run.run_id):
+        for folder in extras_folders(self._frozen(run), run.run_id):
             self._unlink_extras(folder, run, away, left)
         for file in copies:
             away(backup_manifest.manifest_of(file), lambda path: _foreign_manifest(path, run))
@@ -370,8 +370,8 @@ class _Work:
             return
         for name, sha256 in known.items():
             away(folder / name, lambda path, content=sha256: _foreign(path, content))  # type: ignore[misc]
-        if {item.name for item in folder.iterdir()} <= {extras.MANIFEST}:
-            away(folder / extras.MANIFEST, _foreign_json)
+        if {item.name for item in folder.iterdir()} <= {EXTRAS_MANIFEST}:
+            away(folder / EXTRAS_MANIFEST, _foreign_json)
             folder.rmdir()
             sync_folder(folder.parent)
         else:
@@ -489,7 +489,7 @@ def _decided(run: _Run) -> list[tuple[Path, str]]:
 def _extras_of(folder: Path, run: _Run) -> dict[str, str] | None:
     """File name → SHA-256 of what the run kept there; None where the manifest is not this run's."""
     try:
-        data = json.loads((folder / extras.MANIFEST).read_bytes())
+        data = json.loads((folder / EXTRAS_MANIFEST).read_bytes())
         if data["run_id"] != run.run_id:
             return None
         return {Path(item["file"]).name: str(item["sha256"]) for item in data["extras"] if item["file"] is not None}

@@ -16,7 +16,7 @@ from include.cutover.assessment import decided as assessment_decided
 from include.cutover.assessment import page as assessment_page
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import preview_extras
 from include.cutover.people import identities
 from include.cutover.preflight import places as preflight_places
 from include.cutover.preflight import services as preflight_services
@@ -189,7 +189,7 @@ def check_places(step: Step) -> Report:
     if step.plan.services and step.plan.smoke_tests is not None:
         checks += preflight_services.check_services(step.plan.services, step.plan.smoke_tests, step.remote)
     warnings = []
-    for extra in extras.look(step.plan):
+    for extra in preview_extras(step.plan):
         if extra.required:
             checks.append(extra.preview)
         elif extra.problems:

@@ -8,7 +8,7 @@ from pathlib import Path
 from include.cutover.decisions import decided_snapshot
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.decisions.decided_snapshot import Decided
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import take_extras
 from include.cutover.proof import content, digests
 from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
 from include.cutover.source.backup_manifest import Manifest
@@ -90,7 +90,7 @@ def snapshot_extras(step: Step) -> Report:
 
     What the plan requires is a check; anything else that is missing is a warning at the gate and in the report.
     """
-    kept = extras.take(step.plan, step.run_id, step.source)
+    kept = take_extras(step.plan, step.run_id, step.source)
     step.evidence.append("extras", kept=[item.as_dict() for item in kept])
     there = [item for item in kept if item.file is not None]
     return Report(

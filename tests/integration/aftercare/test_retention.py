@@ -29,7 +29,7 @@ from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Evidence
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import EXTRAS_MANIFEST, KeptExtra, extras_folders
 from include.cutover.plan.model import Plan
 from include.cutover.proof import digests
 from include.cutover.source import backup, backup_manifest, restore
@@ -37,7 +37,7 @@ from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps import rollback
 from include.cutover.steps.step import Caller, Step
 from include.cutover.target import schema as target_schema
-from tests.integration.decisions.test_decided import plan_of
+from tests.support.deciding import plan_of
 from tests.support.killing import kill_at_every_step
 
 NAME = "house"
@@ -65,13 +65,13 @@ class House:
         evidence.append("backup", **backup_manifest.facts(manifest))
         evidence.append("snapshot", decided=decided_snapshot.untouched(manifest.file).as_dict())
         digests.beside(manifest.file).write_text("{}")
-        for place in extras.folders(self.plan, run_id):
+        for place in extras_folders(self.plan, run_id):
             place.mkdir(mode=0o700)
             (place / "configuration.tar.gz").write_bytes(b"kept")
-            kept = extras.Kept(
+            kept = KeptExtra(
                 "configuration", False, place / "configuration.tar.gz", sha256=hashlib.sha256(b"kept").hexdigest()
             )
-            (place / extras.MANIFEST).write_text(json.dumps({"run_id": run_id, "extras": [kept.as_dict()]}, default=str))
+            (place / EXTRAS_MANIFEST).write_text(json.dumps({"run_id": run_id, "extras": [kept.as_dict()]}, default=str))
         if outcome is not None:
             evidence.append("decision", at="decide_live", outcome="go_on" if outcome == "live" else "rollback", why=[""])
             evidence.append("sealed", outcome=outcome)

@@ -19,8 +19,8 @@ import pytest
 from include.cutover import files
 from include.cutover.errors import PlanInvalid, Refused, StepFailed
 from include.cutover.evidence.record import Evidence
-from include.cutover.extras import archives
-from include.cutover.extras import take as extras
+from include.cutover.extras import archives, take
+from include.cutover.extras.take import KeptExtra, preview_extras, take_extras
 from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan, parse_plan
@@ -90,7 +90,7 @@ def test_an_archive_brings_back_what_was_there(tree: Path, tmp_path: Path) -> No
     assert described(tmp_path / "back" / str(tree).lstrip("/")) == described(tree)
 
 
-def test_what_cannot_be_kept_is_named_and_the_rest_is_kept(tree: Path, tmp_path: Path) -> None:
+def test_files_that_cannot_be_archived_are_named_and_the_rest_is_kept(tree: Path, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(tree / "socket"))
     os.mkfifo(tree / "pipe")
@@ -105,7 +105,7 @@ def test_what_cannot_be_kept_is_named_and_the_rest_is_kept(tree: Path, tmp_path:
     assert found.entries == 12
 
 
-def test_what_may_not_be_read_is_named(tree: Path, tmp_path: Path) -> None:
+def test_files_without_read_permission_are_named(tree: Path, tmp_path: Path) -> None:
     (tree / "repository").chmod(0)
     script = "import json, sys; from pathlib import Path; from include.cutover.extras import archives\n"
     script += (
@@ -137,9 +137,7 @@ def test_backups_and_the_database_do_not_get_into_an_archive(tree: Path, tmp_pat
     assert not [name for name in names if name.startswith(("/data/app.db", "/data/backups"))]
 
 
-def test_an_archive_that_does_not_read_back_is_no_archive(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_archive_that_does_not_read_back_is_removed(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     to = tmp_path / "a.tar.gz"
     archives.write([tree], to)
     whole, fsync = to.read_bytes(), os.fsync
@@ -155,7 +153,7 @@ def test_an_archive_that_does_not_read_back_is_no_archive(
         assert not to.exists()
 
 
-def test_without_room_nothing_is_begun(tree: Path, tmp_path: Path) -> None:
+def test_too_little_room_for_an_archive_is_refused(tree: Path, tmp_path: Path) -> None:
     (tree / "large").write_bytes(os.urandom(6 << 20))
     with small_disk(tmp_path / "small", 8) as place, pytest.raises(Refused, match="not enough free disk"):
         archives.write([tree], place / "a.tar.gz")
@@ -169,7 +167,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
     monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "first"))
     monkeypatch.setenv("WARD_OPS_SECOND_COPY", str(tmp_path / "second"))
     monkeypatch.setenv("REDIS_PASSWORD", PASSWORD)
-    monkeypatch.setattr(extras, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(take, "PAUSE_SECONDS", 0)
     yield tmp_path / "first" / "ward_ops" / "extras-run", tmp_path / "second" / "ward_ops" / "extras-run"
 
 
@@ -188,7 +186,7 @@ def test_everything_lies_in_both_places_with_a_manifest(
         server.client.set("a", "b")
         redis = {"url": server.url, "password_env": "REDIS_PASSWORD"}
         plan = plan_with(redis=redis, archives=[archive(tree), archive(tree / ".env", name="secrets")])
-        kept = extras.take(plan, "run", tmp_path / "ward_ops.db")
+        kept = take_extras(plan, "run", tmp_path / "ward_ops.db")
     assert [(item.name, item.whole, item.warning) for item in kept] == [
         ("redis", True, ""),
         ("configuration", True, ""),
@@ -208,23 +206,23 @@ def test_everything_lies_in_both_places_with_a_manifest(
         assert PASSWORD not in (place / "manifest.json").read_text()
 
 
-def test_a_second_try_keeps_what_is_whole_and_makes_the_rest_anew(
+def test_second_attempt_keeps_whole_extras_and_makes_the_rest_again(
     tree: Path, places: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plan = plan_with(archives=[archive(tree), archive(tree / "empty", name="other"), archive(tree / "late", name="late")])
-    first = extras.take(plan, "run", tmp_path / "ward_ops.db")
+    first = take_extras(plan, "run", tmp_path / "ward_ops.db")
     assert [item.whole for item in first] == [True, True, False]
     assert "the archive late is not complete" in first[2].warning and "No such file" in first[2].warning
     (places[1] / "other.tar.gz").write_bytes(b"damaged")
     (tree / "late").write_text("now it is there")
     stamp = (places[0] / "configuration.tar.gz").stat().st_mtime_ns
-    second = extras.take(plan, "run", tmp_path / "ward_ops.db")
+    second = take_extras(plan, "run", tmp_path / "ward_ops.db")
     assert [item.whole for item in second] == [True, True, True]
     assert (places[0] / "configuration.tar.gz").stat().st_mtime_ns == stamp
     assert files.digest(places[1] / "other.tar.gz") == files.digest(places[0] / "other.tar.gz") == second[1].sha256
 
 
-def test_killed_at_any_step_the_next_try_has_everything(tmp_path: Path, places: tuple[Path, Path]) -> None:
+def test_killed_at_any_step_the_next_attempt_has_everything(tmp_path: Path, places: tuple[Path, Path]) -> None:
     (tmp_path / "app").mkdir()
     (tmp_path / "app" / ".env").write_text(SECRET)
     plan = plan_with(archives=[archive(tmp_path / "app")])
@@ -233,16 +231,16 @@ def test_killed_at_any_step_the_next_try_has_everything(tmp_path: Path, places: 
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
 
-    def take() -> list[extras.Kept]:
-        return extras.take(plan, "run", tmp_path / "ward_ops.db")
+    def action() -> list[KeptExtra]:
+        return take_extras(plan, "run", tmp_path / "ward_ops.db")
 
-    for where in kill_at_every_step(begin, take, after=False):
-        assert [item.warning for item in take()] == [""], where
+    for where in kill_at_every_step(begin, action, after=False):
+        assert [item.warning for item in action()] == [""], where
         for place in places:
             assert sorted(path.name for path in place.iterdir()) == ["configuration.tar.gz", "manifest.json"], where
 
 
-def test_a_plan_says_what_its_extras_are() -> None:
+def test_plan_without_or_with_wrong_extras_is_read_or_refused() -> None:
     text = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
     begin, end = text.index("extras:"), text.index("window:")
 
@@ -293,7 +291,7 @@ def snapshot(step: Step) -> Report:
 
 
 @pytest.mark.usefixtures("places")
-def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path, tmp_path: Path) -> None:
+def test_missing_extra_is_a_warning_and_a_required_one_stops_the_run(tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("redis", reason="REDIS WAS NOT TRIED: the client is not installed")
     absent = {"url": f"redis://127.0.0.1:{free_port()}"}
     optional = step_of(tmp_path, plan_with(redis=absent, archives=[archive(tree)]))
@@ -315,7 +313,7 @@ def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path,
     assert "snapshot_extras" in decide_steps.required_steps(required, "decide")
 
 
-def test_what_cannot_be_kept_is_seen_before_anything_stops(
+def test_extra_that_cannot_be_kept_is_found_before_anything_stops(
     tree: Path, places: tuple[Path, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A required one fails preflight, where nothing was touched; another is told."""
@@ -323,7 +321,7 @@ def test_what_cannot_be_kept_is_seen_before_anything_stops(
     with running(tmp_path_factory.mktemp("redis")) as server:
         redis = {"url": server.url, "password_env": "REDIS_PASSWORD", "required": True}
         plan = plan_with(redis=redis, archives=[archive(tree), archive(tmp_path / "absent", name="other")])
-        found = [(item.name, item.preview.outcome) for item in extras.look(plan)]
+        found = [(item.name, item.preview.outcome) for item in preview_extras(plan)]
         assert found == [("redis", "passed"), ("configuration", "passed"), ("other", "failed")]
         assert server.client.info("persistence")["rdb_bgsave_in_progress"] == 0 and not places[0].exists()
     plan = plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None})
@@ -336,14 +334,14 @@ def test_what_cannot_be_kept_is_seen_before_anything_stops(
 
 
 @pytest.mark.usefixtures("places")
-def test_an_archive_that_is_required_must_be_complete(tree: Path, tmp_path: Path) -> None:
+def test_required_archive_must_be_complete(tree: Path, tmp_path: Path) -> None:
     step = step_of(tmp_path, plan_with(archives=[archive(tree, tmp_path / "absent", required=True)]))
     found = snapshot(step)
     assert found.outcome == "failed" and "absent: No such file" in found.checks[0].found
 
 
 @pytest.mark.usefixtures("places")
-def test_extras_that_nobody_knows_of_are_told_at_the_gate(tree: Path, tmp_path: Path) -> None:
+def test_extras_of_unknown_state_are_a_warning_at_the_gate(tree: Path, tmp_path: Path) -> None:
     """Their task was killed, or a person marked it as done: it stops nothing that the plan does not require, and is told."""
     plan = plan_with(archives=[archive(tree)])
     evidence = Evidence.of("ward_ops", "run")

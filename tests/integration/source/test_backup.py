@@ -250,7 +250,7 @@ def test_a_damaged_manifest_is_noticed(live: Path, places: tuple[Path, Path]) ->
 
 @pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
 @pytest.mark.parametrize("number", [0, 1])
-def test_damage_is_found_and_mended_from_the_other_copy(
+def test_damaged_copy_is_found_and_made_again_from_the_other(
     live: Path, places: tuple[Path, Path], damage: Callable[[Path], None], number: int
 ) -> None:
     manifest = take(live, places)
@@ -289,7 +289,7 @@ def test_a_copy_that_cannot_be_read_is_unknown(live: Path, places: tuple[Path, P
     assert [check.outcome for check in checks if check.name.startswith("second_copy")] == ["unknown"]
 
 
-def test_room_is_asked_for_before_anything_is_written(live: Path, places: tuple[Path, Path]) -> None:
+def test_too_little_room_is_refused_before_anything_is_written(live: Path, places: tuple[Path, Path]) -> None:
     os.truncate(live, 1 << 43)  # sparse: no disk has that much
     with pytest.raises(Refused, match="not enough free disk") as error:
         take(live, places)

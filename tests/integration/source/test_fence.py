@@ -213,7 +213,7 @@ def test_raising_twice_is_raising_once(source: Path) -> None:
     assert first.note == source.with_name("ward ops.db.fence.json")
 
 
-def test_another_run_is_refused_and_told_who_holds_the_fence(source: Path) -> None:
+def test_another_run_is_refused_and_the_fence_s_run_is_named(source: Path) -> None:
     fence.raise_fence(source, run_id=RUN)
     actions: list[Callable[[], object]] = [
         lambda: fence.raise_fence(source, run_id="other"),
@@ -226,7 +226,7 @@ def test_another_run_is_refused_and_told_who_holds_the_fence(source: Path) -> No
     assert fence.status(source).intact
 
 
-def test_the_note_tells_how_to_lift_the_fence_by_hand(tmp_path: Path) -> None:
+def test_the_note_s_commands_lift_the_fence_by_hand(tmp_path: Path) -> None:
     source = make(tmp_path / "it's a ward.db")
     before = content(source)
     fence.raise_fence(source, run_id=RUN)
@@ -280,7 +280,7 @@ def test_a_hot_journal_is_rolled_back_first(source: Path) -> None:
         ("delete", ["PRAGMA locking_mode = EXCLUSIVE", "UPDATE device SET note = 'x'"]),
     ],
 )
-def test_whoever_the_fence_would_not_stop_is_named_and_nothing_changes(
+def test_processes_that_the_fence_would_not_stop_are_named_and_nothing_changes(
     tmp_path: Path, journal_mode: str, doing: list[str]
 ) -> None:
     source = make(tmp_path / "ward.db", journal_mode)
@@ -371,7 +371,7 @@ def test_a_broken_fence_is_noticed(source: Path, breaking: Callable[[Path], None
     assert source.read_bytes()[18:20] == b"\1\1"
 
 
-def test_a_fence_without_its_note_is_not_guessed_at(source: Path) -> None:
+def test_fence_without_its_note_is_refused(source: Path) -> None:
     fence.raise_fence(source, run_id=RUN)
     fence_note.note_path(source).unlink()
     state = fence.status(source)
@@ -383,7 +383,7 @@ def test_a_fence_without_its_note_is_not_guessed_at(source: Path) -> None:
             action()
 
 
-def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
     for data in (None, b"", b"text" * 100, database_file.MAGIC + b"\x10\0\1\1" + b"\xff" * 4076):
         if data is not None:
@@ -404,7 +404,7 @@ def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
         fence.status(tmp_path / "y.db")
 
 
-def test_wal_mode_waits_for_nobody_who_reads(tmp_path: Path) -> None:
+def test_lift_does_not_wait_for_readers_to_set_wal_mode(tmp_path: Path) -> None:
     """Going back must not hang on a forgotten shell; that the mode is another one now is said."""
     source = make(tmp_path / "ward.db", "wal")
     fence.raise_fence(source, run_id=RUN)
@@ -506,7 +506,7 @@ def test_holders_are_found_with_what_they_hold(tmp_path: Path, journal_mode: str
     assert holders.open_files(source) == []
 
 
-def test_readers_other_names_and_deleted_files_do_not_hide(source: Path, tmp_path: Path) -> None:
+def test_holders_are_found_under_other_names_and_after_deletion(source: Path, tmp_path: Path) -> None:
     other = tmp_path / "other name"
     other.hardlink_to(source)
     with other.open("rb") as file:
@@ -543,7 +543,7 @@ def test_a_mapping_without_a_descriptor_is_found(source: Path) -> None:
         process.communicate("\n")
 
 
-def test_what_another_user_cannot_see_is_said(source: Path) -> None:
+def test_processes_hidden_from_this_user_are_reported(source: Path) -> None:
     """As root nothing of this host stays hidden; as somebody else the processes of root do, but not their locks."""
     assert "not visible to this user" not in holders.hidden_processes() or os.geteuid() != 0
     if os.geteuid() != 0:
@@ -571,5 +571,5 @@ def test_what_another_user_cannot_see_is_said(source: Path) -> None:
     assert pids == [application.process.pid]
 
 
-def test_both_versions_of_sqlite_were_tried() -> None:
+def test_both_versions_of_sqlite_are_covered() -> None:
     assert apsw.sqlite_lib_version() != sqlite3.sqlite_version

@@ -177,7 +177,7 @@ def test_killed_at_any_step_the_next_attempt_finishes(
     assert seen == {"no database", "as found", "restored"}
 
 
-def test_twice_is_once(live: Path, manifest: Manifest, kept: Path) -> None:
+def test_restoring_twice_is_restoring_once(live: Path, manifest: Manifest, kept: Path) -> None:
     leave_a_wal(live)
     first = restore.restore(live, manifest, kept)
     inode = live.stat().st_ino
@@ -198,7 +198,7 @@ def test_what_was_kept_before_is_not_overwritten(live: Path, manifest: Manifest,
     assert fence.status(kept / live.name).raised
 
 
-def test_a_damaged_first_copy_is_passed_over(live: Path, manifest: Manifest, kept: Path) -> None:
+def test_with_a_damaged_first_copy_the_second_is_restored(live: Path, manifest: Manifest, kept: Path) -> None:
     data = bytearray(manifest.file.read_bytes())
     data[5000] ^= 1
     manifest.file.write_bytes(data)
@@ -267,14 +267,14 @@ def test_a_link_is_followed(live: Path, manifest: Manifest, kept: Path, tmp_path
     assert digest(live) == manifest.sha256
 
 
-def test_no_room_is_said_before_anything_moves(live: Path, manifest: Manifest, kept: Path) -> None:
+def test_too_little_room_is_refused_before_anything_moves(live: Path, manifest: Manifest, kept: Path) -> None:
     found = files_of(live.parent)
     with pytest.raises(Refused, match="not enough free disk"):
         restore.restore(live, replace(manifest, bytes=1 << 43), kept)
     assert files_of(live.parent) == found
 
 
-def test_open_files_that_cannot_be_looked_at_are_no_licence(live: Path, manifest: Manifest, kept: Path) -> None:
+def test_restore_is_refused_when_open_files_cannot_be_checked(live: Path, manifest: Manifest, kept: Path) -> None:
     """Nor can a mount of a single file be replaced. Both are made in mount namespaces of their own."""
     script = f"""
 import sys

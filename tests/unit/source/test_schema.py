@@ -136,7 +136,7 @@ def spoilt(kind: str, simple: Path) -> Path:
         ("journal beside", "log lies beside"),
     ],
 )
-def test_what_is_not_a_snapshot_is_named(simple: Path, kind: str, says: str) -> None:
+def test_file_that_is_not_a_snapshot_is_refused(simple: Path, kind: str, says: str) -> None:
     path = spoilt(kind, simple)
     with pytest.raises(CannotCheck, match=says) as caught:
         snapshots.open_snapshot(path)
@@ -144,7 +144,7 @@ def test_what_is_not_a_snapshot_is_named(simple: Path, kind: str, says: str) -> 
     assert "encrypted" not in str(caught.value) or kind == "encrypted"
 
 
-def test_a_committed_journal_that_was_left_is_no_obstacle(simple: Path) -> None:
+def test_leftover_of_a_committed_journal_is_ignored(simple: Path) -> None:
     simple.with_name(simple.name + "-journal").write_bytes(bytes(512))
     snapshots.open_snapshot(simple).close()
 
@@ -254,7 +254,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 @pytest.mark.parametrize(("mode", "log", "rows"), [("WAL", "-wal", 51), ("DELETE", "-journal", 1)])
 @pytest.mark.parametrize("shm", [True, False])
-def test_what_a_killed_writer_left_is_recovered_in_the_clone_only(
+def test_log_of_a_killed_writer_is_recovered_in_the_clone_only(
     tmp_path: Path, mode: str, log: str, rows: int, shm: bool
 ) -> None:
     live = tmp_path / "app.db"
@@ -316,7 +316,7 @@ def test_a_database_that_stays_locked_is_unreachable_and_leaves_nothing(simple: 
 
 
 @pytest.mark.parametrize("kind", ["missing", "zero bytes", "encrypted", "truncated", "directory"])
-def test_what_cannot_be_cloned_leaves_nothing(simple: Path, tmp_path: Path, kind: str) -> None:
+def test_failed_clone_leaves_nothing(simple: Path, tmp_path: Path, kind: str) -> None:
     path = spoilt(kind, simple)
     with pytest.raises(CannotCheck):
         cloning.clone(path, tmp_path / "clone.db")
@@ -502,7 +502,7 @@ def test_orphans_of_a_secret_key_are_named_by_their_rows(references: apsw.Connec
     )
 
 
-def test_orphans_of_what_is_not_there_cannot_be_checked(references: apsw.Connection) -> None:
+def test_orphans_of_missing_tables_and_columns_cannot_be_checked(references: apsw.Connection) -> None:
     with pytest.raises(CannotCheck, match="nowhere"):
         source_schema.orphans(references, Key("child", ("a",), "nowhere", ("a",)), {})
     with pytest.raises(CannotCheck, match="zzz"):
