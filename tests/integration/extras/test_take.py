@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import stat
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,9 +12,9 @@ from typing import Any
 import pytest
 
 from include.cutover import files
-from include.cutover.errors import PlanInvalid, Refused, StepFailed
+from include.cutover.errors import PlanInvalid
 from include.cutover.evidence.record import Evidence
-from include.cutover.extras import archives, take
+from include.cutover.extras import take
 from include.cutover.extras.take import KeptExtra, preview_extras, take_extras
 from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
@@ -30,136 +25,8 @@ from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps import take_backup as take_backup_steps
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
-from tests.support.full_disk import small_disk
 from tests.support.killing import kill_at_every_step
 from tests.support.redis_server import PASSWORD, running
-
-SECRET = "SECRET_KEY=hunter2\n"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A configuration as they are: a secret, links in and out, a repository, odd names and modes."""
-    tree, outside = tmp_path / "etc", tmp_path / "outside"
-    for folder in (tree / "repository" / ".git", outside):
-        folder.mkdir(parents=True)
-    (outside / "of others").write_text("not ours")
-    for name, content, mode in (
-        (".env", SECRET, 0o600),
-        ("repository/.git/HEAD", "ref: refs/heads/main\n", 0o644),
-        ("repository/run.sh", "#!/bin/sh\n", 0o755),
-        ("empty", "", 0o640),
-        ("name with blanks and ქართული", "x" * 100_000, 0o444),
-    ):
-        path = tree / name
-        path.write_text(content)
-        path.chmod(mode)
-    (tree / "to a file").symlink_to(".env")
-    (tree / "to others").symlink_to(outside)
-    (tree / "to nowhere").symlink_to("/nowhere")
-    (tree / "repository").chmod(0o750)
-    if os.geteuid() == 0:
-        os.chown(tree / ".env", 12_345, 23_456)
-    return tree
-
-
-def described(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """Everything below a folder: type, mode, owner, time, and content or where a link leads."""
-    found = {}
-    for path in sorted([folder, *folder.rglob("*")]):
-        status = path.lstat()
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""  # noqa: PTH115
-        owner = (status.st_uid, status.st_gid)
-        found[str(path.relative_to(folder))] = (status.st_mode, *owner, int(status.st_mtime), content)
-    return found
-
-
-# --- archives ------------------------------------------------------------------------------------------------------------
-
-
-def test_an_archive_brings_back_what_was_there(tree: Path, tmp_path: Path) -> None:
-    to = tmp_path / "configuration.tar.gz"
-    to.write_bytes(b"left by a killed attempt")
-    found = archives.write([tree], to)
-    assert (found.problems, found.entries) == ((), 11)
-    assert (found.bytes, found.sha256) == (to.stat().st_size, files.digest(to))
-    assert stat.S_IMODE(to.stat().st_mode) == 0o600
-    with tarfile.open(to) as tar:
-        tar.extractall(tmp_path / "back", filter="fully_trusted")
-        assert not any("of others" in name for name in tar.getnames()), "a link that leads out was followed"
-    assert described(tmp_path / "back" / str(tree).lstrip("/")) == described(tree)
-
-
-def test_files_that_cannot_be_archived_are_named_and_the_rest_is_kept(tree: Path, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tree / "socket"))
-    os.mkfifo(tree / "pipe")
-    growing = Path("/proc/self/stat")  # has no size before it is read
-    found = archives.write([tree, tmp_path / "absent", growing], tmp_path / "a.tar.gz")
-    assert found.problems == (
-        f"{tree}/pipe: not a file, folder or link",
-        f"{tree}/socket: not a file, folder or link",
-        f"{tmp_path}/absent: No such file or directory",
-        f"{growing}: it changed while it was read",
-    )
-    assert found.entries == 12
-
-
-def test_files_without_read_permission_are_named(tree: Path, tmp_path: Path) -> None:
-    (tree / "repository").chmod(0)
-    script = "import json, sys; from pathlib import Path; from include.cutover.extras import archives\n"
-    script += (
-        "found = archives.write([Path(sys.argv[1])], Path(sys.argv[2])); print(json.dumps([found.problems, found.entries]))"
-    )
-    rights = "-dac_override,-dac_read_search"  # with them root reads everything
-    as_anybody = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
-    done = subprocess.run(
-        [*as_anybody, sys.executable, "-c", script, str(tree), str(tmp_path / "a.tar.gz")],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    problems, entries = json.loads(done.stdout)
-    named = [f"{tree}/repository: Permission denied"]
-    if os.geteuid() == 0:  # then it belongs to somebody else
-        named.append(f"{tree}/.env: Permission denied")
-    assert sorted(problems) == sorted(named)
-    assert entries == 9 - len(named)
-
-
-def test_backups_and_the_database_do_not_get_into_an_archive(tree: Path, tmp_path: Path) -> None:
-    backups = tree / "data" / "backups"
-    backups.mkdir(parents=True)
-    (tree / "data" / "app.db").write_text("the backup has it")
-    (tree / "link to the database").symlink_to("data/app.db")
-    found = archives.write([tree], backups / "a.tar.gz", but=[backups, tree / "data" / "app.db"])
-    with tarfile.open(backups / "a.tar.gz") as tar:
-        names = [name.removeprefix(str(tree).lstrip("/")) for name in tar.getnames()]
-    assert found.problems == () and "/data" in names and "/link to the database" in names
-    assert not [name for name in names if name.startswith(("/data/app.db", "/data/backups"))]
-
-
-def test_archive_that_does_not_read_back_is_removed(tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    to = tmp_path / "a.tar.gz"
-    archives.write([tree], to)
-    whole, fsync = to.read_bytes(), os.fsync
-    for damage in (whole[:-20], whole[: len(whole) // 2], whole[:200] + b"\xff" + whole[201:]):
-
-        def on_a_broken_disk(descriptor: int, damage: bytes = damage) -> None:
-            fsync(descriptor)
-            to.write_bytes(damage)
-
-        monkeypatch.setattr(os, "fsync", on_a_broken_disk)
-        with pytest.raises(StepFailed, match="does not read back"):
-            archives.write([tree], to)
-        assert not to.exists()
-
-
-def test_too_little_room_for_an_archive_is_refused(tree: Path, tmp_path: Path) -> None:
-    (tree / "large").write_bytes(os.urandom(6 << 20))
-    with small_disk(tmp_path / "small", 8) as place, pytest.raises(Refused, match="not enough free disk"):
-        archives.write([tree], place / "a.tar.gz")
-
-
-# --- the extras of a plan ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -224,7 +91,7 @@ def test_second_attempt_keeps_whole_extras_and_makes_the_rest_again(
 
 def test_killed_at_any_step_the_next_attempt_has_everything(tmp_path: Path, places: tuple[Path, Path]) -> None:
     (tmp_path / "app").mkdir()
-    (tmp_path / "app" / ".env").write_text(SECRET)
+    (tmp_path / "app" / ".env").write_text("SECRET_KEY=hunter2\n")
     plan = plan_with(archives=[archive(tmp_path / "app")])
 
     def begin() -> None:
@@ -256,9 +123,6 @@ def test_plan_without_or_with_wrong_extras_is_read_or_refused() -> None:
     ):
         with pytest.raises(PlanInvalid, match=fault):
             parsed(section)
-
-
-# --- the step ------------------------------------------------------------------------------------------------------------
 
 
 class Ends:

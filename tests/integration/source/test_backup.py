@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -12,79 +11,20 @@ import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from include.cutover.checks import worst
 from include.cutover.errors import CannotCheck, CutoverError, Refused
-from include.cutover.evidence.record import Evidence
-from include.cutover.source import backup, backup_copies, backup_manifest, fence, snapshots, trial_restore
+from include.cutover.source import backup_copies, backup_manifest, fence, snapshots, trial_restore
 from include.cutover.source import schema as source_schema
-from include.cutover.source.backup_manifest import Manifest
+from tests.support.backups import RUN, dump, make_live, take, visible
 from tests.support.killing import kill_at_every_step
-
-RUN = "manual__2025-10-11T08:00:00+00:00"
-
-SCHEMA = """
-CREATE TABLE device (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, score REAL, raw BLOB);
-CREATE TABLE pair (b TEXT COLLATE NOCASE, a INT, PRIMARY KEY (b, a DESC)) WITHOUT ROWID;
-CREATE TABLE "odd ""name" (rowid TEXT, _rowid_ TEXT, oid TEXT, doubled AS (rowid || rowid));
-CREATE TABLE empty (a);
-CREATE VIEW names AS SELECT name FROM device;
-INSERT INTO device (name, score, raw) VALUES ('ა', 0.1 + 0.2, x'00ff'), ('b', 9e999, 'text'), (NULL, NULL, NULL);
-DELETE FROM device WHERE name IS NULL;
-INSERT INTO pair VALUES ('b', 1), ('b', 2), ('A', 1);
-INSERT INTO "odd ""name" (rowid) VALUES (NULL), (x'80'), (char(0) || 'after NUL');
-"""
-
-
-def make(path: Path, journal_mode: str = "delete") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA journal_mode={journal_mode}")
-        connection.executescript(SCHEMA)
-    path.chmod(0o660)
-    return path
-
-
-@pytest.fixture
-def live(tmp_path: Path) -> Path:
-    return make(tmp_path / "app" / "ward_ops.db")
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> tuple[Path, Path]:
-    return tmp_path / "backups" / "ward_ops", tmp_path / "second" / "ward_ops"
-
-
-def take(live: Path, places: tuple[Path, Path | None], run_id: str = RUN) -> Manifest:
-    return backup.take(live, *places, run_id=run_id, plan="ward_ops")
-
-
-def dump(path: Path) -> list[str]:
-    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
-        connection.text_factory = lambda data: data.decode(errors="surrogateescape")
-        return list(connection.iterdump())
-
-
-def visible(folder: Path) -> list[str]:
-    return sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
 
 
 def hidden(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.name.startswith(".") and not item.name.endswith(".lock"))
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 512)
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
@@ -92,7 +32,7 @@ def truncate(path: Path) -> None:
 def test_a_backup_is_the_database_without_the_fence(
     tmp_path: Path, places: tuple[Path, Path], journal_mode: str, fenced: bool
 ) -> None:
-    live = make(tmp_path / "app" / "ward_ops.db", journal_mode)
+    live = make_live(tmp_path / "app" / "ward_ops.db", journal_mode)
     header = live.read_bytes()[18:20]
     if fenced:
         fence.raise_fence(live, run_id=RUN)
@@ -119,7 +59,7 @@ def test_a_backup_is_the_database_without_the_fence(
 
 
 def test_the_wal_is_part_of_the_backup(tmp_path: Path, places: tuple[Path, Path]) -> None:
-    live = make(tmp_path / "app" / "ward_ops.db", "wal")
+    live = make_live(tmp_path / "app" / "ward_ops.db", "wal")
     with closing(sqlite3.connect(live, isolation_level=None)) as application:
         application.execute("PRAGMA wal_autocheckpoint = 0")
         application.execute("INSERT INTO empty VALUES ('only in the WAL')")
@@ -216,79 +156,6 @@ def test_both_places_must_differ(live: Path, tmp_path: Path) -> None:
         take(live, (tmp_path / "a", tmp_path / "a"))
 
 
-def test_the_evidence_gets_enough_to_find_it_again(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    evidence = Evidence.of("ward_ops", RUN)
-    evidence.append("backup", **backup_manifest.facts(manifest))
-    event = evidence.last("backup")
-    assert event is not None
-    assert (event["sha256"], event["bytes"]) == (manifest.sha256, manifest.bytes)
-    assert backup_manifest.load(Path(event["manifest"])) == manifest
-    Path(event["manifest"]).unlink()
-    assert backup_manifest.load(Path(event["manifest"]), Path(event["second_manifest"])) == manifest
-
-
-def test_a_damaged_manifest_is_noticed(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    text = manifest.path.read_text()
-    for damaged in (text.replace('"device": 2', '"device": 3'), text[:-10], "", "[]", "null"):
-        with pytest.raises(CannotCheck, match="damaged"):
-            Manifest.from_json(damaged)
-    with pytest.raises(CannotCheck, match=r"another version; expected 1; found 2"):
-        Manifest.from_json(json.dumps({**json.loads(text), "version": 2}))
-    manifest.path.write_text("{")
-    with pytest.raises(CannotCheck, match="damaged"):
-        backup_manifest.load(manifest.path)
-    assert manifest.second_file is not None
-    assert (
-        backup_manifest.load(manifest.path, manifest.second_file.with_name(f"{manifest.second_file.name}.manifest.json"))
-        == manifest
-    )
-    with pytest.raises(CannotCheck, match="cannot be read"):
-        backup_manifest.load(places[0] / "none")
-
-
-@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-@pytest.mark.parametrize("number", [0, 1])
-def test_damaged_copy_is_found_and_made_again_from_the_other(
-    live: Path, places: tuple[Path, Path], damage: Callable[[Path], None], number: int
-) -> None:
-    manifest = take(live, places)
-    damage(manifest.copies[number])
-    failed = {check.name for check in backup_copies.verify(manifest) if check.outcome == "failed"}
-    prefix = ("backup", "second_copy")[number]
-    assert failed == {
-        flip: {f"{prefix}_hash", f"{prefix}_integrity"},
-        truncate: {f"{prefix}_size", f"{prefix}_hash", f"{prefix}_integrity"},
-        Path.unlink: {f"{prefix}_present"},
-    }[damage]  # fmt: skip
-    assert take(live, places) == manifest
-    assert worst(backup_copies.verify(manifest)) == "passed"
-
-
-def test_when_no_copy_is_whole_another_backup_is_taken(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    flip(manifest.copies[0])
-    truncate(manifest.copies[1])
-    again = take(live, places)
-    assert worst(backup_copies.verify(again)) == "passed"
-    assert dump(again.file) == dump(live)
-    assert [name for name in visible(places[0]) if name.endswith(".damaged")] == [
-        f"{manifest.file.name}.damaged",
-        f"{manifest.file.name}.manifest.json.damaged",
-    ]
-
-
-def test_a_copy_that_cannot_be_read_is_unknown(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    assert manifest.second_file is not None
-    manifest.second_file.unlink()
-    manifest.second_file.mkdir()
-    checks = backup_copies.verify(manifest)
-    assert worst([check for check in checks if check.name.startswith("backup")]) == "passed"
-    assert [check.outcome for check in checks if check.name.startswith("second_copy")] == ["unknown"]
-
-
 def test_too_little_room_is_refused_before_anything_is_written(live: Path, places: tuple[Path, Path]) -> None:
     os.truncate(live, 1 << 43)  # sparse: no disk has that much
     with pytest.raises(Refused, match="not enough free disk") as error:
@@ -366,61 +233,3 @@ def test_killed_at_any_step_the_next_attempt_finishes(live: Path, places: tuple[
         assert dump(manifest.file) == expected, step
         for place in places:
             assert (len(visible(place)), hidden(place)) == (2, []), step
-
-
-def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
-    fence.raise_fence(live, run_id=RUN)
-    manifest = take(live, places)
-    checks = trial_restore.restore_test(manifest, tmp_path / "scratch")
-    assert [(check.name, check.outcome) for check in checks] == [
-        ("restore_test_hash", "passed"),
-        ("restore_test_integrity", "passed"),
-        ("restore_test_counts", "passed"),
-        ("restore_test_content", "passed"),
-    ]
-    assert checks[-1].title == "Every table of the copy holds what ward_ops.db holds"
-    assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def test_the_restore_test_names_the_table_that_differs(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
-    """What neither hash nor counts can show: a backup that is whole, and is not the source's content."""
-    manifest = take(live, places)
-    with closing(sqlite3.connect(live)) as connection, connection:
-        connection.execute("UPDATE device SET score = score + 1e-16 WHERE id = 1")
-        connection.execute("UPDATE device SET raw = CAST(raw AS BLOB) WHERE id = 2")
-        connection.execute("UPDATE pair SET a = 3 WHERE a = 2")
-    fence.raise_fence(live, run_id=RUN)
-    failed = [check for check in trial_restore.restore_test(manifest, tmp_path) if check.outcome == "failed"]
-    assert [check.name for check in failed] == ["restore_test_content"]
-    assert "device: " in failed[0].found
-    assert "pair: " in failed[0].found
-    assert "odd" not in failed[0].found
-    wrong = replace(manifest, counts={**manifest.counts, "pair": 4})
-    failed = [check for check in trial_restore.restore_test(wrong, tmp_path) if check.outcome == "failed"]
-    assert [check.name for check in failed] == ["restore_test_counts", "restore_test_content"]
-    assert failed[0].found == "pair: 4 became 3"
-
-
-@pytest.mark.parametrize("damage", [flip, truncate])
-def test_the_restore_test_fails_on_a_damaged_copy(
-    live: Path, places: tuple[Path, Path], tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    manifest = take(live, places)
-    damage(manifest.copies[1])
-    checks = trial_restore.restore_test(manifest, tmp_path / "scratch")
-    assert [(check.name, check.outcome) for check in checks] == [("restore_test_hash", "failed")]
-    manifest.copies[1].unlink()
-    with pytest.raises(CannotCheck):
-        trial_restore.restore_test(manifest, tmp_path / "scratch")
-
-
-def test_digests_tell_apart_what_looks_alike(tmp_path: Path) -> None:
-    values = ["1", "1.0", "'1'", "x'31'", "NULL", "''", "x''", "0.1 + 0.2", "0.3", "'a' || char(0)", "'a'", "'A'"]
-    found = []
-    for number, value in enumerate(values):
-        path = tmp_path / f"{number}.db"
-        with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("CREATE TABLE t (a)")
-            connection.execute(f"INSERT INTO t VALUES ({value})")
-        found.append(trial_restore.content_digests(path)["t"])
-    assert len(set(found)) == len(values)

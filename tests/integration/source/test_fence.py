@@ -7,28 +7,20 @@ import os
 import sqlite3
 import stat
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.source import database_file, fence, fence_note, holders
+from include.cutover.source import database_file, fence, fence_note
 from tests.support.killing import kill_at_every_step
+from tests.support.sqlite_clients import Client, client, make_source
 
 RUN = "manual__2025-10-11T08:00:00+00:00"
 
-SCHEMA = """
-CREATE TABLE device (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, note TEXT);
-CREATE TABLE doomed (a);
-CREATE INDEX by_note ON device (note);
-INSERT INTO device (name, note) VALUES ('a', 'one'), ('b', 'two'), ('c', NULL);
-INSERT INTO doomed VALUES (1);
-"""
 
 WRITES = [
     "INSERT INTO device (name) VALUES ('d')",
@@ -53,80 +45,6 @@ WRITES = [
     "BEGIN IMMEDIATE;; INSERT INTO doomed VALUES (2)",
     "BEGIN EXCLUSIVE;; UPDATE doomed SET a = 2",
 ]
-
-CLIENT = """
-import importlib, json, sys
-module, path = sys.argv[1:]
-if module == "apsw":
-    import apsw
-    connection = apsw.Connection(path)
-    run = lambda sql: [row for part in sql.split(";; ") for row in connection.execute(part)]
-else:
-    import sqlite3
-    connection = sqlite3.connect(path, isolation_level=None)
-    def run(sql):
-        rows = []
-        for part in sql.split(";; "):
-            rows = connection.execute(part).fetchall()
-        return rows
-print(json.dumps("ready"), flush=True)
-for line in sys.stdin:
-    try:
-        answer = {"rows": run(json.loads(line))}
-    except Exception as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Client:
-    """Another process with a connection of its own, as the application has."""
-
-    def __init__(self, module: str, path: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, module, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdin is not None
-        self.output, self.input = self.process.stdout, self.process.stdin
-        assert json.loads(self.output.readline()) == "ready"
-
-    def ask(self, sql: str) -> Any:
-        """What SQLite answers: rows, or the error as a string."""
-        self.input.write(json.dumps(sql) + "\n")
-        self.input.flush()
-        answer = json.loads(self.output.readline())
-        return answer.get("rows", answer.get("error"))
-
-    def close(self) -> None:
-        self.input.close()
-        self.output.close()
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def client(path: Path, module: str = "sqlite3") -> Iterator[Client]:
-    """A client that has read already, so that its cache is warm."""
-    found = Client(module, path)
-    try:
-        assert found.ask("SELECT count(*) FROM device") == [[3]]
-        yield found
-    finally:
-        found.close()
-
-
-def make(path: Path, journal_mode: str = "delete") -> Path:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA journal_mode={journal_mode}")
-        connection.executescript(SCHEMA)
-    path.chmod(0o664)
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return make(tmp_path / "ward ops.db")
 
 
 def content(path: Path) -> list[str]:
@@ -179,7 +97,7 @@ def refuse_every_write(someone: Client) -> None:
 @pytest.mark.parametrize("module", ["sqlite3", "apsw"])
 @pytest.mark.parametrize("journal_mode", ["delete", "truncate", "persist", "wal"])
 def test_after_the_lift_the_application_writes_again(tmp_path: Path, module: str, journal_mode: str) -> None:
-    source = make(tmp_path / "ward.db", journal_mode)
+    source = make_source(tmp_path / "ward.db", journal_mode)
     before, mode, header = content(source), stat.S_IMODE(source.stat().st_mode), source.read_bytes()[18:20]
     fence.raise_fence(source, run_id=RUN)
     assert source.read_bytes()[18:20] == bytes([3, 1])
@@ -227,7 +145,7 @@ def test_another_run_is_refused_and_the_fence_s_run_is_named(source: Path) -> No
 
 
 def test_the_note_s_commands_lift_the_fence_by_hand(tmp_path: Path) -> None:
-    source = make(tmp_path / "it's a ward.db")
+    source = make_source(tmp_path / "it's a ward.db")
     before = content(source)
     fence.raise_fence(source, run_id=RUN)
     subprocess.run(
@@ -241,7 +159,7 @@ def test_the_note_s_commands_lift_the_fence_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_wal_is_part_of_what_is_fenced(tmp_path: Path) -> None:
-    source = make(tmp_path / "ward.db", "wal")
+    source = make_source(tmp_path / "ward.db", "wal")
     application = Client("sqlite3", source)
     assert application.ask("PRAGMA wal_autocheckpoint = 0") == [[0]]
     assert application.ask("INSERT INTO device (name) VALUES ('only in the WAL')") == []
@@ -283,7 +201,7 @@ def test_a_hot_journal_is_rolled_back_first(source: Path) -> None:
 def test_processes_that_the_fence_would_not_stop_are_named_and_nothing_changes(
     tmp_path: Path, journal_mode: str, doing: list[str]
 ) -> None:
-    source = make(tmp_path / "ward.db", journal_mode)
+    source = make_source(tmp_path / "ward.db", journal_mode)
     with client(source) as rogue:
         for sql in doing:
             rogue.ask(sql)
@@ -406,7 +324,7 @@ def test_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
 
 def test_lift_does_not_wait_for_readers_to_set_wal_mode(tmp_path: Path) -> None:
     """Going back must not hang on a forgotten shell; that the mode is another one now is said."""
-    source = make(tmp_path / "ward.db", "wal")
+    source = make_source(tmp_path / "ward.db", "wal")
     fence.raise_fence(source, run_id=RUN)
     with client(source) as shell:
         shell.ask("BEGIN;; SELECT count(*) FROM device")
@@ -432,7 +350,7 @@ def test_a_link_is_followed(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 def test_killed_at_any_step_of_raising(tmp_path: Path, journal_mode: str) -> None:
-    pristine = make(tmp_path / "pristine.db", journal_mode)
+    pristine = make_source(tmp_path / "pristine.db", journal_mode)
     before = content(pristine)
     source = tmp_path / "place" / "ward.db"
     source.parent.mkdir()
@@ -461,7 +379,7 @@ def test_killed_at_any_step_of_raising(tmp_path: Path, journal_mode: str) -> Non
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 def test_killed_at_any_step_of_lifting(tmp_path: Path, journal_mode: str) -> None:
-    pristine = make(tmp_path / "pristine.db", journal_mode)
+    pristine = make_source(tmp_path / "pristine.db", journal_mode)
     before = content(pristine)
     source = tmp_path / "place" / "ward.db"
     source.parent.mkdir()
@@ -482,93 +400,6 @@ def test_killed_at_any_step_of_lifting(tmp_path: Path, journal_mode: str) -> Non
             step
         )
         assert content(source) == before, step
-
-
-# --- who has it open -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-def test_holders_are_found_with_what_they_hold(tmp_path: Path, journal_mode: str) -> None:
-    source = make(tmp_path / "ward.db", journal_mode)
-    assert holders.open_files(source) == []
-    with client(source) as application:
-        held = holders.open_files(source)
-        assert {holder.pid for holder in held} == {application.process.pid}
-        expected = {"ward.db"} if journal_mode == "delete" else {"ward.db", "ward.db-wal", "ward.db-shm"}
-        assert {holder.file.name for holder in held} == expected
-        assert all(holder.write for holder in held)
-        assert held[0].command.startswith("python")
-        assert CLIENT not in held[0].command
-        assert holders.open_files(source, but=[application.process.pid]) == []
-        check = holders.check_nobody_holds(source)
-        assert check.outcome == "failed"
-        assert str(application.process.pid) in check.found
-    assert holders.open_files(source) == []
-
-
-def test_holders_are_found_under_other_names_and_after_deletion(source: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other name"
-    other.hardlink_to(source)
-    with other.open("rb") as file:
-        (holder,) = holders.open_files(source)
-        assert (holder.pid, holder.file, holder.write) == (os.getpid(), other, False)
-        assert file.read(6) == b"SQLite"
-    journal = source.with_name(f"{source.name}-journal")
-    with source.open("r+b"), journal.open("wb"):
-        source.unlink()
-        journal.unlink()
-        make(source)
-        held = holders.open_files(source)
-        assert {holder.file.name for holder in held} == {"ward ops.db (deleted)", "ward ops.db-journal (deleted)"}
-        assert all(holder.write for holder in held)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with (elsewhere / source.name).open("wb"):
-        (elsewhere / source.name).unlink()
-        assert holders.open_files(source) == []
-
-
-def test_a_mapping_without_a_descriptor_is_found(source: Path) -> None:
-    script = (
-        "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); f.close(); print(flush=True); input()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(source)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert [(holder.pid, holder.write) for holder in holders.open_files(source)] == [(process.pid, True)]
-    finally:
-        process.communicate("\n")
-
-
-def test_processes_hidden_from_this_user_are_reported(source: Path) -> None:
-    """As root nothing of this host stays hidden; as somebody else the processes of root do, but not their locks."""
-    assert "not visible to this user" not in holders.hidden_processes() or os.geteuid() != 0
-    if os.geteuid() != 0:
-        return
-    for folder in source.parents:
-        folder.chmod(folder.stat().st_mode | 0o011)
-    with client(source) as application:
-        application.ask("BEGIN IMMEDIATE")
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.setgroups([])
-            os.setgid(4343)
-            os.setuid(4242)
-            check = holders.check_nobody_holds(source)
-            answer = [holders.hidden_processes(), check.outcome, [holder.pid for holder in holders.open_files(source)]]
-            os.write(writing, json.dumps(answer).encode())
-            os._exit(0)
-        os.close(writing)
-        os.waitpid(child, 0)
-        hidden, outcome, pids = json.loads(os.read(reading, 10_000))
-        os.close(reading)
-    assert "not visible to this user" in hidden
-    assert outcome == "failed"
-    assert pids == [application.process.pid]
 
 
 def test_both_versions_of_sqlite_are_covered() -> None:
