@@ -62,10 +62,10 @@ def _concerned(audited: Audited, key: ForeignKey) -> bool:
     """Check whether decisions changed an end of it or took out rows that it may point to."""
     return any(
         audited.connection.execute(
-            f"SELECT EXISTS (SELECT 1 FROM record.{what} JOIN record.tables USING (t) WHERE name = ? AND {condition})",
+            f"SELECT EXISTS (SELECT 1 FROM record.{kind} JOIN record.tables USING (t) WHERE name = ? AND {condition})",
             bindings,
         ).get
-        for what, condition, bindings in (
+        for kind, condition, bindings in (
             ("removed", "true", (key.referenced_table,)),
             ("touched", "c IN (SELECT value FROM json_each(?))", (key.table, json.dumps(key.columns))),
             (
@@ -82,15 +82,15 @@ def _with_a_parent(audited: Audited, key: ForeignKey, orphaned: dict[Row, list[R
     shape, t = source_schema.shape(audited.connection, key.table), audited.tables[key.table]
     wanted: dict[_KeyValues, list[Row]] = {}
     wrong = []
-    for what in ("removed", "touched"):
-        places = f"(SELECT DISTINCT place FROM record.{what} WHERE t = {t} AND foreign_key = ?)"
+    for kind in ("removed", "touched"):
+        places = f"(SELECT DISTINCT place FROM record.{kind} WHERE t = {t} AND foreign_key = ?)"
         for at, found in _ends(
             audited, key, key.table, key.columns, f"{beside(shape, places, 'original')}", "original", key.name
         ):
             if None in found:
                 wrong.append(f"{audited.recorded_row_name((t, at))} points to nothing")
             wanted.setdefault(found, []).append((t, at))
-            if what == "removed":
+            if kind == "removed":
                 orphaned[t, at] = []
     parents = key.referenced_table
     clause = f"main.{quote(parents)} AS main"
@@ -123,7 +123,7 @@ def _ends(
         key: The foreign key.
         table: The table of this end.
         columns: The columns of this end.
-        clause: FROM clause that gives its rows.
+        clause: FROM clause with its rows.
         alias: Name of the table in it.
         *bindings: Values of the clause's parameters.
         decided: Compare the values as the decisions make them.
@@ -132,7 +132,7 @@ def _ends(
     cells = ", ".join(decided_snapshot.cell(f"{alias}.{quote(name)}") for name in columns)
     at = place(source_schema.shape(audited.connection, table), alias)
     pairs = list(zip(key.columns, key.referenced_columns, strict=True))
-    types = [{audited.type(key.table, own), audited.type(key.referenced_table, other)} for own, other in pairs]
+    types = [{audited.column_type(key.table, own), audited.column_type(key.referenced_table, other)} for own, other in pairs]
     for where, *found in audited.connection.execute(f"SELECT {at}, {cells} FROM {clause}", bindings):
         values = [(found[2 * number], found[2 * number + 1]) for number in range(len(columns))]
         values = [rules[name](value) if name in rules else value for name, value in zip(columns, values, strict=True)]

@@ -59,11 +59,11 @@ def unexplained(audited: Audited, table: str, *, compared_all: bool) -> Iterator
         "new": f"FROM {now} WHERE NOT EXISTS (SELECT 1 FROM {was} WHERE {same})",
         "still there": f"FROM {now} WHERE {there} IN {removed}",
     }
-    for what, clause in queries.items():
-        side = "now" if what in ("new", "still there") else "was"
+    for difference, clause in queries.items():
+        side = "now" if difference in ("new", "still there") else "was"
         keys = ", ".join(decided_snapshot.key_columns(shape, side))
         for key in audited.connection.execute(f"SELECT {keys} {clause} LIMIT {NAMED + 1}"):
-            yield f"{audited.row_name(shape, key)} {what}"
+            yield f"{audited.row_name(shape, key)} {difference}"
 
 
 def values(audited: Audited, table: str) -> Check:

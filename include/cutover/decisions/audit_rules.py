@@ -39,6 +39,7 @@ class ColumnRule:
     encoding: str
 
     def __call__(self, cell: Cell) -> Cell:
+        """Return the cell that the decisions make of the original one."""
         kind, value = cell
         decision = self.decision
         if decision.encoding is not None and (kind == "blob" or (kind == "text" and not self._valid(value))):

@@ -49,7 +49,7 @@ class Audited:
     """A decided snapshot with its backup and record.
 
     Attributes:
-        connection: As ``decided_snapshot.opened`` gives it.
+        connection: From ``decided_snapshot.opened``.
         types: Table → column → stored type in the target.
         encoding: Of the database's text.
         tables: Table → its number in the record.
@@ -77,7 +77,7 @@ class Audited:
         decision = table.foreign_keys.get(key.name) if table else None
         return decision.orphans if decision else "block"
 
-    def type(self, table: str, column: str) -> str:
+    def column_type(self, table: str, column: str) -> str:
         """Return the base type of a column in the target; empty where it is unknown."""
         return base_type(self.types.get(table, {}).get(column, ""))
 

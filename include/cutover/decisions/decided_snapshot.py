@@ -42,7 +42,7 @@ RECORD_TABLES = """
 
 @dataclass(frozen=True)
 class Listing:
-    """The file that lists what was touched, one JSON object per line."""
+    """The file that lists every touched value and row, one JSON object per line."""
 
     file: Path
     sha256: str

@@ -33,7 +33,7 @@ def refuse_more_than_allowed(plan: Plan, key: ForeignKey, rows: int) -> None:
             where=f"{key.table}.{key.name}",
             expected=f"at most {allowed:,} rows",
             found=f"{rows:,} rows",
-            do="Look at the rows; correct them in the source or raise at_most in the plan. Nothing was made.",
+            do="Check the rows; correct them in the source or raise at_most in the plan. Nothing was made.",
         )
 
 

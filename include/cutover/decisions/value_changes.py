@@ -129,9 +129,9 @@ class ValueChanger:
             return
         before = source_schema.columns(self._work.connection, shape.table)
         create = self._work.value("SELECT sql FROM main.sqlite_schema WHERE type = 'table' AND name = ?", (shape.table,))
-        anew = value_sql.without_type(create, column.name, "ANY" if strict else "")
+        changed = value_sql.without_type(create, column.name, "ANY" if strict else "")
         self._work.run("PRAGMA writable_schema = ON")
-        self._work.run("UPDATE main.sqlite_schema SET sql = ? WHERE type = 'table' AND name = ?", (anew, shape.table))
+        self._work.run("UPDATE main.sqlite_schema SET sql = ? WHERE type = 'table' AND name = ?", (changed, shape.table))
         self._work.run("PRAGMA writable_schema = RESET")
         expected = [
             replace(item, declared_type="ANY" if strict else "") if item.name == column.name else item for item in before

@@ -1,7 +1,7 @@
 """The plan's decisions about values, as SQL over the rows of an SQLite table.
 
-A change says which values a decision touches, and what each becomes. SQLite does the work
-wherever it can; Python functions are called only for values that are touched, or may be.
+A change says which values a decision touches, and what each becomes. SQLite does the work wherever it can; Python functions
+are called only for values that are touched, or may be.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ def _change(
     c = f"r.{quote(column.name)}"
     data = f"CAST({c} AS BLOB)"
     if kind == "encoding":
-        # Text with ASCII alone is UTF-8. In a UTF-16 database broken text is no text in an encoding.
+        # Text with ASCII alone is UTF-8. In a UTF-16 database broken text cannot be read in another encoding.
         beyond_ascii = f"({c} GLOB ('*[^' || char(1) || '-' || char(127) || ']*') OR instr({c}, char(0)) > 0)"
         broken = f"typeof({c}) = 'text' AND {beyond_ascii} AND cutover_is_not_utf8({data})" if utf8 else "false"
         condition, new = f"(typeof({c}) = 'blob' OR {broken})", f"cutover_read({data}, :{binding})"
@@ -162,7 +162,7 @@ def _datetime_change(column: SourceColumn, target: Column, decision: ColumnDecis
     return ValueChange(column, target, "datetime", condition, new, "text", expected)
 
 
-# --- what the SQL calls -------------------------------------------------------------------------------------------------
+# --- functions that the SQL calls ----------------------------------------------------------------------------------------
 
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799  # 0001-01-01 00:00:00 and 9999-12-31 23:59:59 in unix seconds
 _JULIAN_SECONDS = 210_866_760_000  # from the first Julian day to 1970

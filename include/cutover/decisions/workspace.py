@@ -25,7 +25,7 @@ _KEYS_NAMED = 3
 
 
 class Workspace:
-    """A connection as ``opened`` gives it, with plan and schema.
+    """A connection from ``opened``, with plan and schema.
 
     Attributes:
         connection: The clone as ``main``, the record, the scratch database ``work`` and the backup as ``original``.
@@ -54,7 +54,7 @@ class Workspace:
         self.connection.execute(query, bindings).fetchall()
 
     def value(self, query: str, bindings: Sequence[Any] = ()) -> Any:
-        """Return the value that a query gives."""
+        """Return the single value of a query."""
         return self.connection.execute(query, bindings).get
 
     def examples(self, shape: TableShape, places: str) -> str:

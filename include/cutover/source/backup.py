@@ -234,7 +234,7 @@ def _of_run(directory: Path, database: Path, run_id: str, plan: str) -> Manifest
         except CannotCheck as error:
             log.warning("left alone: %s", error)
             continue
-        if (found.run_id, found.plan, found.source) == (run_id, plan, database) and backup_copies.mend(found):
+        if (found.run_id, found.plan, found.source) == (run_id, plan, database) and backup_copies.repair(found):
             return found
     return None
 

@@ -30,9 +30,9 @@ def _verify_copy(path: Path, manifest: Manifest, name: str) -> list[Check]:
     words = {"backup": "The backup", "second_copy": "The second copy"}[name]
     do = "Run take_backup again: it makes this copy again from a whole one."
 
-    def check(what: str, title: str, outcome: Outcome, expected: str, found: str) -> Check:
+    def check(aspect: str, title: str, outcome: Outcome, expected: str, found: str) -> Check:
         advice = "" if outcome == "passed" else do
-        return Check(f"{name}_{what}", f"{words} {title}", outcome, expected, found, advice, str(path))
+        return Check(f"{name}_{aspect}", f"{words} {title}", outcome, expected, found, advice, str(path))
 
     try:
         size, digest = path.stat().st_size, files.digest(path)
@@ -51,7 +51,7 @@ def _verify_copy(path: Path, manifest: Manifest, name: str) -> list[Check]:
     ]
 
 
-def mend(manifest: Manifest) -> bool:
+def repair(manifest: Manifest) -> bool:
     """Make copies that are missing or damaged again from a whole one; without a whole one, rename all and return False."""
     whole = [path for path in manifest.copies if _has_hash(path, manifest.sha256)]
     for path in manifest.copies:

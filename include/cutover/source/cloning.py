@@ -83,7 +83,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
             "the clone cannot be written",
             where=str(to),
             found=error.strerror or type(error).__name__,
-            do="Make room there, or mend the rights, then run the step again.",
+            do="Make room there, or correct the rights, then run the step again.",
         ) from None
     finally:
         if scratch is not None:

@@ -185,7 +185,7 @@ def _require_intact(database: Path) -> FenceState:
 
 
 def _give_up_raising(database: Path, note: FenceNote) -> None:
-    """Undo an attempt that failed: as long as the byte is not set there is no fence, and then there must be no note."""
+    """Undo a failed attempt: without the byte there is no fence, and then there must be no note."""
     with suppress(CannotCheck):
         header = fence_header.read(database)
         if header[WRITE_VERSION] != FENCED:
@@ -197,7 +197,7 @@ def _give_up_raising(database: Path, note: FenceNote) -> None:
 def lift(source: Path, *, run_id: str | None = None) -> FenceState:
     """Make the database writable again: mode, header bytes and journal mode as they were. The content is not touched.
 
-    New connections write at once. One that read the file while it was fenced takes it for read-only until it is opened anew.
+    New connections write at once. One that read the fenced file takes it for read-only until it is opened again.
 
     Safe to run again: without a fence nothing happens, and what a killed attempt left is finished.
 

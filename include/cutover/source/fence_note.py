@@ -115,7 +115,7 @@ def read(database: Path) -> FenceNote | None:
             "the fence's note is unreadable",
             where=str(path),
             found=type(error).__name__,
-            do="The file is fenced or not as byte 18 says (3 is fenced); mend or remove the note by hand.",
+            do="Byte 18 of the file says whether it is fenced (3 is fenced); repair or remove the note by hand.",
         ) from None
     if note.version != _VERSION:
         raise CannotCheck(
@@ -185,6 +185,6 @@ def missing(database: Path) -> Refused:
         "the database is fenced and its note is missing",
         where=str(database),
         expected=str(note_path(database)),
-        do="Somebody removed the note, or put a copy of a fenced file here. When no run is in flight, make the file "
+        do="The note was removed, or a copy of a fenced file was put here. When no run is in flight, make the file "
         f"writable, set its bytes {WRITE_VERSION} and {READ_VERSION} to 1, and try again.",
     )

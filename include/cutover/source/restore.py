@@ -3,7 +3,7 @@
 The order makes it safe. A whole and verified copy of the backup lies ready beside the database before anything is
 moved. Then the found database goes, and its ``-wal``, ``-shm``, ``-journal`` and fence note after it. Only when none of them
 is left, durably, the copy gets the database's name: a log that stayed would be replayed into the restored file, and a check
-of integrity would not notice. Killed in between, there is no database: that is better than a wrong one, and the next attempt
+of integrity would not notice. Killed in between, there is no database: better than a wrong one, and the next attempt
 finishes.
 """
 
@@ -160,7 +160,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
                 where=str(ready.parent),
                 expected=f"SHA-256 {manifest.sha256}",
                 found=found,
-                do="Do not trust that disk; mend it, then run the step again.",
+                do="Do not trust that disk; repair it, then run the step again.",
             )
     except BaseException:
         ready.unlink(missing_ok=True)
