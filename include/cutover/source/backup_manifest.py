@@ -66,7 +66,7 @@ class Manifest:
 
     @property
     def path(self) -> Path:
-        """Where the manifest lies."""
+        """The manifest's file."""
         return manifest_of(self.file)
 
     @property
