@@ -32,14 +32,16 @@ from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check, worst
 from include.cutover.cli import assess as assess_command
 from include.cutover.copying import tables as copying
-from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
-from include.cutover.decisions.decided import Decided
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.audit import audit
+from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import CutoverError, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import source as preflight_source
 from include.cutover.proof import content, orphans
 from include.cutover.proof.content import TableResult
+from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger
@@ -510,7 +512,7 @@ def made(conninfo: str, folder: Path) -> World:
     target_sql_files.apply(conninfo, sql_files, "pre_data", schema=SCHEMA, run_id="slipped")
     slipped = copied_without_the_assessment(conninfo, file)
 
-    decided = decisions.apply(file, folder / "decided" / "s.db", plan, target.planned, listing=folder / "evidence")
+    decided = apply_decisions(file, folder / "decided" / "s.db", plan, target.planned, listing=folder / "evidence")
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run", "shop")
     failed = {}
@@ -526,7 +528,7 @@ def made(conninfo: str, folder: Path) -> World:
                 except psycopg.errors.UniqueViolation as error:
                     failed[of(case, "{t}")] = target_session.primary_message(error)
     quarantine.store(conninfo, "run", quarantine.rows(decided, plan), ledger.guard("run", epoch))
-    with source_schema.snapshot(file) as reading:
+    with snapshots.snapshot(file) as reading:
         given = source_schema.sqlite_sequence(reading)
     target_sequences.set_sequences(conninfo, SCHEMA, given)
     tables = [table for case in CASES for table in of(case, case.tables) if not case.refused or case.arrives]
@@ -539,7 +541,7 @@ def made(conninfo: str, folder: Path) -> World:
         assessed,
         by_its_lines,
         decided,
-        decisions.audit(decided, plan, target.planned),
+        audit(decided, plan, target.planned),
         slipped,
         failed,
         {result.table: result for result in content.compare(decided.file, conninfo, SCHEMA, tables)},
@@ -765,7 +767,7 @@ def test_what_is_committed_is_content_wherever_it_lies(
     killed_while_writing(live, mode, commit=commit)
     beside = {item.name: item.read_bytes() for item in live.parent.iterdir() if not item.name.endswith("-shm")}
     assert beside.keys() == {"s.db", "s.db-wal" if mode == "WAL" else "s.db-journal"}
-    source_schema.sound_clone(live, tmp_path / "clone.db")
+    cloning.sound_clone(live, tmp_path / "clone.db")
     assert {name: (live.parent / name).read_bytes() for name in beside} == beside
     target = target_of(conninfo, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, v text)")
     assert not assess.assess(tmp_path / "clone.db", plan_of({"t": None}), target).blocks

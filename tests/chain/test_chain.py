@@ -23,12 +23,14 @@ from include.cutover.assessment.assess import CODES, Assessment, read_target
 from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check
 from include.cutover.copying.tables import copy_table
-from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.audit import audit
 from include.cutover.errors import CutoverError
 from include.cutover.plan.model import Plan
 from include.cutover.proof import content, counts, digests, orphans
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import constraints, ledger, sequences, sql_files, structure
 from include.cutover.target import schema as target_schema
@@ -123,8 +125,8 @@ class Bench:
 
     def _cut_over(self, case: Case, file: Path, plan: Plan, folder: Path, checks: list[Check]) -> None:
         planned = target_schema.planned_schema(self.conninfo, folder / "sql")
-        decided = decisions.apply(file, folder / "backup" / "decided.db", plan, planned, listing=folder / "evidence")
-        with source_schema.snapshot(file) as reading:
+        decided = apply_decisions(file, folder / "backup" / "decided.db", plan, planned, listing=folder / "evidence")
+        with snapshots.snapshot(file) as reading:
             given, rows = (
                 source_schema.sqlite_sequence(reading),
                 source_schema.counts(reading, source_schema.tables(reading)),
@@ -152,7 +154,7 @@ class Bench:
         checks += sequences.check_sequences(self.conninfo, SCHEMA, given)
         checks += structure.checks(self.conninfo, SCHEMA, folder / "sql", list(plan.tables))
         if decided.made:
-            checks += decisions.audit(decided, plan, planned)
+            checks += audit(decided, plan, planned)
             quarantine.store(self.conninfo, RUN, quarantine.rows(decided, plan))
 
 

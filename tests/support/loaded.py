@@ -17,7 +17,7 @@ from include.cutover.copying import tables as copying
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.source import backup
-from include.cutover.source.backup import Manifest
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import constraints, ledger, sequences, sql_files
 from include.cutover.target.schema import row_counts

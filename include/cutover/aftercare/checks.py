@@ -19,6 +19,7 @@ from include.cutover.plan.afterwards import Aftercare, GrowingTable
 from include.cutover.plan.application import SmokeTests
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.target import sequences as target_sequences
 
 _ENOUGH = 5.0  # rows that must be awaited before their number says something
@@ -116,7 +117,7 @@ def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: date
     day = (stopped - timedelta(seconds=seconds, days=1)).strftime("%Y-%m-%d")
     recent = f"(typeof({column}) <> 'text' OR {column} >= ?3)"
     try:
-        with source_schema.snapshot(snapshot) as reading:
+        with snapshots.snapshot(snapshot) as reading:
             query = (
                 f"SELECT count(*), min(moment) FROM (SELECT {moment} AS moment FROM {table} WHERE {recent})"  # noqa: S608
                 " WHERE moment >= ?1 AND moment < ?2"

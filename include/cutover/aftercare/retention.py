@@ -29,13 +29,13 @@ from include.cutover.aftercare import record as aftercare_record
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, sealing
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import EXTRAS_MANIFEST, extras_folders
 from include.cutover.files import sync_folder, write_atomically
 from include.cutover.locks import locked
 from include.cutover.plan.model import Plan
 from include.cutover.proof import digests
-from include.cutover.source import backup, backup_archive
-from include.cutover.source.backup import Manifest
+from include.cutover.source import backup_archive, backup_manifest
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.target import drop, sql_files
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -347,10 +347,10 @@ class _Work:
             away(file, lambda path, content=content: _foreign(path, content))  # type: ignore[misc]
             away(backup_archive.archive_of(file), lambda path, content=content: _foreign_archive(path, content))  # type: ignore[misc]
             away(digests.beside(file), _foreign_json)
-        for folder in extras.folders(self._frozen(run), run.run_id):
+        for folder in extras_folders(self._frozen(run), run.run_id):
             self._unlink_extras(folder, run, away, left)
         for file in copies:
-            away(backup.manifest_of(file), lambda path: _foreign_manifest(path, run))
+            away(backup_manifest.manifest_of(file), lambda path: _foreign_manifest(path, run))
         return gone, left
 
     def _unlink_extras(
@@ -370,8 +370,8 @@ class _Work:
             return
         for name, sha256 in known.items():
             away(folder / name, lambda path, content=sha256: _foreign(path, content))  # type: ignore[misc]
-        if {item.name for item in folder.iterdir()} <= {extras.MANIFEST}:
-            away(folder / extras.MANIFEST, _foreign_json)
+        if {item.name for item in folder.iterdir()} <= {EXTRAS_MANIFEST}:
+            away(folder / EXTRAS_MANIFEST, _foreign_json)
             folder.rmdir()
             sync_folder(folder.parent)
         else:
@@ -471,7 +471,7 @@ def _foreign_manifest(path: Path, run: _Run) -> str:
     if not _is_plain(path):
         return "it is a link, or no regular file"
     try:
-        return "" if backup.load(path).run_id == run.run_id else "it is the manifest of another run"
+        return "" if backup_manifest.load(path).run_id == run.run_id else "it is the manifest of another run"
     except CannotCheck as error:
         return error.message
 
@@ -489,7 +489,7 @@ def _decided(run: _Run) -> list[tuple[Path, str]]:
 def _extras_of(folder: Path, run: _Run) -> dict[str, str] | None:
     """File name → SHA-256 of what the run kept there; None where the manifest is not this run's."""
     try:
-        data = json.loads((folder / extras.MANIFEST).read_bytes())
+        data = json.loads((folder / EXTRAS_MANIFEST).read_bytes())
         if data["run_id"] != run.run_id:
             return None
         return {Path(item["file"]).name: str(item["sha256"]) for item in data["extras"] if item["file"] is not None}
@@ -502,7 +502,7 @@ def _manifest(run: _Run) -> Manifest | None:
     if taken is None:
         return None
     try:
-        return backup.load(*(Path(taken[key]) for key in ("manifest", "second_manifest") if taken.get(key)))
+        return backup_manifest.load(*(Path(taken[key]) for key in ("manifest", "second_manifest") if taken.get(key)))
     except CannotCheck:
         return None
 
@@ -530,16 +530,16 @@ def _has_dump(plan: str, run: _Run) -> bool:
 
 def _say_where(file: Path, archive: Path) -> None:
     """Put the archive into the manifest beside the file, where that is this backup's, and into the other copy's."""
-    beside = backup.manifest_of(file)
+    beside = backup_manifest.manifest_of(file)
     if not _is_plain(beside):
         return
-    manifest = backup.load(beside)
+    manifest = backup_manifest.load(beside)
     if file == manifest.file:
         said = replace(manifest, archive=archive)
     elif file == manifest.second_file:
         said = replace(manifest, second_archive=archive)
     else:
         return
-    for path in {backup.manifest_of(copy) for copy in manifest.copies}:
-        if _is_plain(path) and backup.load(path).sha256 == manifest.sha256:
+    for path in {backup_manifest.manifest_of(copy) for copy in manifest.copies}:
+        if _is_plain(path) and backup_manifest.load(path).sha256 == manifest.sha256:
             write_atomically(path, said.to_json().encode(), 0o600)

@@ -38,15 +38,15 @@ import psycopg
 from psycopg import errors, sql
 
 from include.cutover import files
-from include.cutover.decisions import decided as decisions
-from include.cutover.decisions import quarantine
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot, quarantine
+from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.evidence.record import Evidence
 from include.cutover.files import sync_folder, write_atomically
 from include.cutover.proof import canonical, digests
 from include.cutover.proof.digests import Shape
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.target import catalog, ledger
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -328,7 +328,7 @@ def _open(stack: contextlib.ExitStack, snapshot: Path | None, clock: _Clock) -> 
     if snapshot is None:
         return None
     try:
-        reading = stack.enter_context(contextlib.closing(source_schema.open_snapshot(snapshot)))
+        reading = stack.enter_context(contextlib.closing(snapshots.open_snapshot(snapshot)))
     except CannotCheck as error:
         log.warning("inserts cannot be told from updates: %s", error)
         return None
@@ -606,7 +606,7 @@ def _recorded(evidence: Evidence, look: Callable[[Marker, Path | None], Exported
     if marked is None:
         return record_unknown(evidence, "no marker was taken at go-live")
     try:
-        snapshot = decisions.Decided.from_dict(decided["decided"]).file if decided else None
+        snapshot = Decided.from_dict(decided["decided"]).file if decided else None
         found = look(Marker.from_dict(marked), snapshot)
     except Exception as error:  # whatever it is, going back does not wait for it
         expected = isinstance(error, CutoverError | psycopg.Error)  # and the text of the latter may quote rows

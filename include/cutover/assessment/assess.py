@@ -25,12 +25,13 @@ from include.cutover.assessment.keys import References, duplicates
 from include.cutover.assessment.objects import column_findings, object_findings, sequence_findings, table_findings
 from include.cutover.assessment.scan import RowCheck, TableScan
 from include.cutover.assessment.target import Target, TargetTable, read_target
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.fit import misfits
 from include.cutover.errors import Refused
 from include.cutover.plan.model import ColumnDecision, Plan, Table
 from include.cutover.proof import canonical
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape
+from include.cutover.source import snapshots
+from include.cutover.source.schema import TableShape
 
 __all__ = ["CODES", "Assessment", "Finding", "Progress", "assess", "read_target"]
 
@@ -90,13 +91,13 @@ def _looked_at(
     snapshot: Path, plan: Plan, target: Target, on_progress: Callable[[Progress], None] | None
 ) -> tuple[list[Finding], dict[str, int]]:
     """All findings about the source as it stands, and the rows of each table."""
-    with source_schema.snapshot(snapshot) as conn:
+    with snapshots.snapshot(snapshot) as conn:
         canonical.prepare(conn)
         expressions.prepare(conn)
         there = source_schema.tables(conn)
         source_schema.require_application(there, plan.tables, plan.name, snapshot)
         findings = table_findings(conn, plan, target)
-        shapes: dict[str, Shape] = {}
+        shapes: dict[str, TableShape] = {}
         columns: dict[str, dict[str, AssessedColumn]] = {}
         rows: dict[str, int] = {}
         for table in sorted(set(there) & set(plan.tables) & set(target.tables)):
@@ -114,7 +115,7 @@ def _looked_at(
 
 def _misfits(plan: Plan, target: Target, columns: Mapping[str, Mapping[str, AssessedColumn]]) -> list[Finding]:
     """Decisions that can never be carried out, each with its path in the plan."""
-    faults = decisions.misfits(plan, target.planned)
+    faults = misfits(plan, target.planned)
     for table in sorted(set(plan.tables) & set(plan.ignored_tables)):
         faults.append(f"ignored_tables.{table}: it stands under tables too")
     for table, known in columns.items():

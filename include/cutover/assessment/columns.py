@@ -18,7 +18,7 @@ from include.cutover.assessment.target import TargetTable
 from include.cutover.copying.conversion import Conversion, TargetColumn, conversion
 from include.cutover.errors import Refused
 from include.cutover.plan.model import ColumnDecision
-from include.cutover.source.schema import Shape, SourceColumn, affinity, quote
+from include.cutover.source.schema import SourceColumn, TableShape, affinity, quote
 
 INTEGERS = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
 TEXTS = frozenset({"text", "varchar", "bpchar"})
@@ -158,7 +158,7 @@ def type_name(target: TargetColumn) -> str:
     return _TYPE_NAMES.get(target.base, target.base)
 
 
-def rowid_alias(conn: apsw.Connection, shape: Shape) -> str | None:
+def rowid_alias(conn: apsw.Connection, shape: TableShape) -> str | None:
     """The column that is the rowid by another name (INTEGER PRIMARY KEY), where there is one."""
     if shape.rowid is None or len(shape.key) != 1:
         return None

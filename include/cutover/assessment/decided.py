@@ -14,7 +14,7 @@ from include.cutover import files
 from include.cutover.assessment.assess import Progress, assess
 from include.cutover.assessment.findings import Assessment, Finding, ordered
 from include.cutover.assessment.target import Target
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, Refused, WrongData
 from include.cutover.plan.model import Plan
 
@@ -50,7 +50,7 @@ def assess_decided(
     rows = sum(item.rows for item in touched)
     files.require_space({snapshot.parent: snapshot.stat().st_size + rows * _BYTES_PER_ROW + _MARGIN})
     try:
-        decided = decisions.apply(snapshot, snapshot.with_name(f"{snapshot.name}.decided"), plan, target.planned)
+        decided = apply_decisions(snapshot, snapshot.with_name(f"{snapshot.name}.decided"), plan, target.planned)
     except (PlanInvalid, Refused, WrongData, CannotCheck) as error:
         return replace(found, findings=ordered([*found.findings, _failed(error, plan)]))
     if not (decided.made or left_open):

@@ -16,7 +16,7 @@ import apsw
 
 from include.cutover.assessment.columns import TEXTS
 from include.cutover.copying.conversion import TargetColumn
-from include.cutover.decisions.snapshot import text_encoding
+from include.cutover.decisions.decided_snapshot import text_encoding
 from include.cutover.source.schema import quote
 
 LOWER, UPPER = "cutover_lower", "cutover_upper"

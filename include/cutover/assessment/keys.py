@@ -11,10 +11,10 @@ from include.cutover.assessment.columns import INTEGERS, AssessedColumn, rowid_a
 from include.cutover.assessment.expressions import Translated, Untranslatable, translated
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, lines
 from include.cutover.assessment.scan import RowNames
-from include.cutover.decisions.snapshot import place, text_encoding
+from include.cutover.decisions.decided_snapshot import place, text_encoding
 from include.cutover.plan.model import ForeignKeyDecision, Plan
 from include.cutover.proof import canonical
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source.schema import TableShape, quote
 from include.cutover.target.catalog import ForeignKey, Index
 
 # Different values of these stay different values in the target.
@@ -27,7 +27,7 @@ Columns = Mapping[str, AssessedColumn]
 
 
 def duplicates(
-    conn: apsw.Connection, shape: Shape, columns: Columns, indexes: Iterable[Index], secret: Sequence[str]
+    conn: apsw.Connection, shape: TableShape, columns: Columns, indexes: Iterable[Index], secret: Sequence[str]
 ) -> list[Finding]:
     """Rows that are the same under a unique key of the target, each with the key of another.
 
@@ -56,7 +56,7 @@ def _named(index: Index) -> str:
     return ", ".join(part.column or part.definition for part in index.parts)
 
 
-def _held_by_source(conn: apsw.Connection, shape: Shape, columns: Columns, index: Index) -> bool:
+def _held_by_source(conn: apsw.Connection, shape: TableShape, columns: Columns, index: Index) -> bool:
     """Whether the source itself keeps these columns unique, and nothing makes different values equal on the way."""
     names = {part.column for part in index.parts}
     if None in names or index.nulls_equal or not all(part.deterministic for part in index.parts):
@@ -117,7 +117,7 @@ def comparable(column: AssessedColumn, encoding: str = "utf-8") -> str:
 
 
 def _duplicates(
-    conn: apsw.Connection, shape: Shape, index: Index, parts: list[str], condition: str, secret: Sequence[str]
+    conn: apsw.Connection, shape: TableShape, index: Index, parts: list[str], condition: str, secret: Sequence[str]
 ) -> Finding | None:
     names = RowNames(shape, secret)
     numbered = ", ".join(f"{part} AS k{number}" for number, part in enumerate(parts))
@@ -178,7 +178,7 @@ class References:
         conn: apsw.Connection,
         plan: Plan,
         keys: Sequence[ForeignKey],
-        shapes: Mapping[str, Shape],
+        shapes: Mapping[str, TableShape],
         columns: Mapping[str, Columns],
     ) -> None:
         self._conn, self._plan, self._shapes, self._columns = conn, plan, shapes, columns

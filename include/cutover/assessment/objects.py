@@ -15,7 +15,7 @@ from include.cutover.assessment.findings import Finding, cut, lines
 from include.cutover.assessment.target import Target, TargetTable
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source.schema import TableShape, quote
 
 _WHY = "why it is left behind"
 _BECAME = "what became of it"
@@ -92,7 +92,7 @@ def column_findings(columns: Sequence[source_schema.SourceColumn], table: Target
 # --- sequences ----------------------------------------------------------------------------------------------------------
 
 
-def sequence_findings(conn: apsw.Connection, shapes: Mapping[str, Shape], target: Target) -> list[Finding]:
+def sequence_findings(conn: apsw.Connection, shapes: Mapping[str, TableShape], target: Target) -> list[Finding]:
     """Keys that either side gives away by itself: how far it is, and whether the target can go on."""
     found = []
     given = source_schema.sqlite_sequence(conn)
@@ -111,7 +111,7 @@ def sequence_findings(conn: apsw.Connection, shapes: Mapping[str, Shape], target
 
 
 def _next_key(
-    conn: apsw.Connection, shape: Shape, made: TargetTable, column: str, given: int | None, *, is_rowid: bool
+    conn: apsw.Connection, shape: TableShape, made: TargetTable, column: str, given: int | None, *, is_rowid: bool
 ) -> list[Finding]:
     """What keeps the target from giving the next key of a column."""
     table, there = shape.table, made.columns[column]

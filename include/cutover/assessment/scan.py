@@ -20,10 +20,10 @@ import apsw
 from include.cutover.assessment.columns import AssessedColumn, all_of, any_of
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, column_lines
 from include.cutover.assessment.values import Text, ValueJudge, Verdict
-from include.cutover.decisions.snapshot import text_encoding
+from include.cutover.decisions.decided_snapshot import text_encoding
 from include.cutover.masking import mask
 from include.cutover.plan.model import ColumnDecision
-from include.cutover.source.schema import Shape, key_text, quote
+from include.cutover.source.schema import TableShape, key_text, quote
 
 FIRST_BLOCK, LARGEST_BLOCK = 1_000, 20_000  # rows
 BLOCK_BYTES = 1024 * 1024  # of text handed to Python at once
@@ -82,7 +82,7 @@ class _Group:
 class RowNames:
     """How the rows of a table are named to a person: by the primary key, unless that is secret, NULL or not there."""
 
-    def __init__(self, shape: Shape, secret: Sequence[str], encoding: str = "utf-8") -> None:
+    def __init__(self, shape: TableShape, secret: Sequence[str], encoding: str = "utf-8") -> None:
         self._names, self._encoding = shape.key, encoding
         self._hidden = bool(set(shape.key) & set(secret))
         self._has_rowid = shape.rowid is not None
@@ -117,7 +117,7 @@ class TableScan:
     def __init__(
         self,
         conn: apsw.Connection,
-        shape: Shape,
+        shape: TableShape,
         columns: Sequence[AssessedColumn],
         checks: Sequence[RowCheck] = (),
         *,

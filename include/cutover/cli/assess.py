@@ -21,7 +21,7 @@ from include.cutover.files import write_atomically
 from include.cutover.masking import mask
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.source import schema as source_schema
+from include.cutover.source import cloning
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.target import session as target_session
 
@@ -73,7 +73,7 @@ def _assessed(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assess
     with files.scratch("assess") as scratch:
         clone = scratch / "clone.db"
         try:
-            source_schema.sound_clone(file, clone)
+            cloning.sound_clone(file, clone)
             with _target(target, scratch, plan) as conninfo:
                 made = read_target(conninfo, plan.sql_folder)
             tell = _Teller(err)

@@ -38,7 +38,7 @@ from include.cutover.places import ROOT, plans_folder
 from include.cutover.plan.application import DotenvConfiguration
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.source import snapshots
+from include.cutover.source import database_file
 from include.cutover.stack.local import Stack
 from include.cutover.target import session as target_session
 
@@ -99,7 +99,7 @@ def run(
         )
     if len(reason.strip()) < 3:
         raise Refused("the reason is too short", where="--reason", expected="a ticket or a sentence")
-    snapshots.require_database(source)
+    database_file.require_database(source)
     file = source.resolve()
     login = postgres_connection(target)
     require_reachable(login)

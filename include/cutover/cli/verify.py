@@ -20,7 +20,7 @@ from typing import Any, TextIO
 from include.cutover import files
 from include.cutover.checks import Check, Outcome
 from include.cutover.connections import tls
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
 from include.cutover.plan.file import load_plan
@@ -31,7 +31,7 @@ from include.cutover.proof import orphans as proof_orphans
 from include.cutover.proof.content import TableResult
 from include.cutover.proof.counts import ExpectedCount, Reconciliation
 from include.cutover.proof.words import REFERENCE_DATA
-from include.cutover.source import backup
+from include.cutover.source import backup_manifest, cloning, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog, structure
 from include.cutover.target import schema as target_schema
@@ -153,7 +153,7 @@ def verify(
     secret = {name: table.secret for name, table in plan.tables.items()}
     _require_target(plan, conninfo)  # before the source is cloned
     with _snapshot(plan, file, conninfo) as snapshot:
-        with source_schema.snapshot(snapshot.file) as reading:
+        with snapshots.snapshot(snapshot.file) as reading:
             source_schema.require_application(source_schema.tables(reading), plan.tables, plan.name, file)
         if counts_only:
             return Verification(plan.name, snapshot.told, _counts(plan, snapshot, conninfo, wanted))
@@ -169,7 +169,7 @@ def verify(
         )
         checks = [] if tables else _strangers(plan, snapshot, conninfo)
         own = _rows(snapshot, [result.table for result in compared if result.source_rows is None])
-        with source_schema.snapshot(snapshot.file) as reading:
+        with snapshots.snapshot(snapshot.file) as reading:
             given = {table: last for table, last in source_schema.sqlite_sequence(reading).items() if table in wanted}
     counts = [_count(result, own.get(result.table, 0)) for result in compared]
     checks += _checks(plan, conninfo, wanted, given, secret)
@@ -199,7 +199,7 @@ def _snapshot(plan: Plan, file: Path, conninfo: str) -> Iterator[Snapshot]:
         snapshot = _backup(file) or _clone(file, scratch / "clone.db")
         if any(table.columns or table.foreign_keys for table in plan.tables.values()):
             planned = target_schema.planned_schema(conninfo, plan.sql_folder)
-            decided = decisions.apply(snapshot.file, scratch / "decided.db", plan, planned)
+            decided = apply_decisions(snapshot.file, scratch / "decided.db", plan, planned)
             if decided.made:
                 snapshot = Snapshot(decided.file, decided.sha256, None, f"{snapshot.told}, with the plan's decisions")
         yield snapshot
@@ -211,7 +211,7 @@ def _backup(file: Path) -> Snapshot | None:
     if not os.path.exists(path):  # noqa: PTH110  where the folder is closed, the file itself says so
         return None
     try:
-        manifest = backup.load(path)
+        manifest = backup_manifest.load(path)
     except CannotCheck:
         return None  # of another kind, or damaged: then the file is only what it is
     found = files.digest(file)
@@ -227,7 +227,7 @@ def _backup(file: Path) -> Snapshot | None:
 
 
 def _clone(file: Path, to: Path) -> Snapshot:
-    source_schema.sound_clone(file, to)
+    cloning.sound_clone(file, to)
     return Snapshot(to, "", None, f"{file.name} as it was a moment ago")
 
 
@@ -236,7 +236,7 @@ def _clone(file: Path, to: Path) -> Snapshot:
 
 def _rows(snapshot: Snapshot, tables: Sequence[str]) -> dict[str, int]:
     """Rows of those of the tables that the source has."""
-    with source_schema.snapshot(snapshot.file) as reading:
+    with snapshots.snapshot(snapshot.file) as reading:
         here = set(source_schema.tables(reading))
         return source_schema.counts(reading, [table for table in tables if table in here])
 
@@ -266,7 +266,7 @@ def _count(result: TableResult, own: int) -> Reconciliation:
 
 def _strangers(plan: Plan, snapshot: Snapshot, conninfo: str) -> list[Check]:
     """Tables that the plan does not know."""
-    with source_schema.snapshot(snapshot.file) as reading:
+    with snapshots.snapshot(snapshot.file) as reading:
         here = sorted(set(source_schema.tables(reading)) - set(plan.tables) - set(plan.ignored_tables))
     with target_session.session(conninfo, plan.target_schema) as connection:
         there = sorted(set(catalog.tables(connection, plan.target_schema)) - set(plan.tables))

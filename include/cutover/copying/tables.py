@@ -32,6 +32,7 @@ from include.cutover.copying.blocks import Block, Row, TableReader, wrong_data
 from include.cutover.copying.conversion import TargetColumn, match_columns, target_columns, value_class
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable, WrongData
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.target import ledger
 from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Chunk
@@ -160,7 +161,7 @@ def copy_table(
     name = ledger.application_name(run_id, f"copy.{table}.{stream}" if streams > 1 else f"copy.{table}")
     try:
         with (
-            source_schema.snapshot(snapshot) as reading,
+            snapshots.snapshot(snapshot) as reading,
             target_session.session(conninfo, schema, application_name=_name(conninfo, name)) as connection,
             _Watchdog(connection, stall_seconds) as watchdog,
         ):

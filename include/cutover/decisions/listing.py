@@ -1,5 +1,5 @@
 # ruff: noqa: S608  every identifier is quoted, every value is bound
-"""Lists what decisions touched, value by value and row by row, for people: one JSON object per line."""
+"""The listing for people: every touched value and every row taken out, one JSON object per line."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ import apsw
 
 from include.cutover import files
 from include.cutover.copying.conversion import value_class
-from include.cutover.decisions import snapshot as decided_snapshot
-from include.cutover.decisions.snapshot import Decided, Listing, beside
+from include.cutover.decisions import decided_snapshot
+from include.cutover.decisions.decided_snapshot import Decided, Listing, beside
 from include.cutover.files import sync_folder
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source.schema import TableShape, quote
 
 LISTING = "touched.jsonl"
 
 _SHOWN_CHARACTERS = 80
-_READ_CHARACTERS = 4_000  # of a value, before what looks like a secret is taken out of it and it is cut
+_READ_CHARACTERS = 4_000  # of a value, before secrets in it are masked and it is cut
 
 
-def write(decided: Decided, plan: Plan, folder: Path) -> Listing:
+def write_listing(decided: Decided, plan: Plan, folder: Path) -> Listing:
     """Write every touched value and every row taken out, one JSON object a line; the same bytes each time."""
     files.make_private(folder)
     path, partial = folder / LISTING, folder / f".{LISTING}.partial"
@@ -61,7 +61,7 @@ def _listed(decided: Decided, plan: Plan) -> Iterator[dict[str, Any]]:
 
 
 def _values(
-    connection: apsw.Connection, shape: Shape, t: int, column: str, names: str, secret: Collection[str], encoding: str
+    connection: apsw.Connection, shape: TableShape, t: int, column: str, names: str, secret: Collection[str], encoding: str
 ) -> Iterator[dict[str, Any]]:
     c = quote(column)
     places = f"(SELECT place, decision, foreign_key FROM record.touched WHERE t = {t} AND c = ?)"
@@ -74,7 +74,7 @@ def _values(
         old, new = _cell(was, before, encoding), _cell(became, after, encoding)
         line = {
             "table": shape.table,
-            "key": decided_snapshot.key_text(shape, names_of, secret, encoding),
+            "key": decided_snapshot.row_name(shape, names_of, secret, encoding),
             "column": column,
             "decision": decision,
             **({"foreign_key": key} if key else {}),
@@ -87,14 +87,14 @@ def _values(
 
 
 def _rows(
-    connection: apsw.Connection, shape: Shape, t: int, names: str, secret: Collection[str], encoding: str
+    connection: apsw.Connection, shape: TableShape, t: int, names: str, secret: Collection[str], encoding: str
 ) -> Iterator[dict[str, Any]]:
     places = f"(SELECT place, foreign_key, follows, round FROM record.removed WHERE t = {t})"
     query = f"SELECT x.foreign_key, x.follows, {names} FROM {beside(shape, places, 'original')} ORDER BY x.round, x.place"
     for key, follows, *names_of in connection.execute(query):
         yield {
             "table": shape.table,
-            "key": decided_snapshot.key_text(shape, names_of, secret, encoding),
+            "key": decided_snapshot.row_name(shape, names_of, secret, encoding),
             "column": None,
             "decision": "quarantine",
             "foreign_key": key,
@@ -105,7 +105,7 @@ def _rows(
 
 
 def _cell(kind: str, value: Any, encoding: str) -> tuple[str, str | None]:
-    """Class and content of a value for the listing."""
+    """Return class and content of a value for the listing."""
     if kind == "text":
         try:
             text = value.decode(encoding)
@@ -119,6 +119,6 @@ def _cell(kind: str, value: Any, encoding: str) -> tuple[str, str | None]:
 
 def _cut(text: str) -> str:
     shown = text[:_READ_CHARACTERS]
-    if "@" in shown or shown.upper() != shown.lower():  # without a letter there is no word that a secret follows
+    if "@" in shown or shown.upper() != shown.lower():  # without a letter it has no word that a secret follows
         shown = mask(shown)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[: _SHOWN_CHARACTERS - 1]}…"

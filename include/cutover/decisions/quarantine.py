@@ -1,11 +1,11 @@
 # ruff: noqa: S608  every identifier is quoted, every value is bound
-"""Keeps the originals of all rows that a decision touched in the target, whole, in the table ``cutover.quarantine``.
+"""The quarantine: the whole originals of all rows that a decision touched, in the target's table ``cutover.quarantine``.
 
-That is where somebody finds, long after the cutover, what a row was before a decision changed it or left it out. A row is
-kept as JSON from which it can be built again: text, integers and reals as they are, and an object for what JSON has no word
-for: ``{"blob": "<hex>"}``, ``{"text": "<hex>"}`` for text that is not valid or holds NUL, ``{"real": "Infinity"}``.
+There a row can be found, long after the cutover, as it was before a decision changed it or took it out. A row is kept as
+JSON from which it can be built again: text, integers and reals as they are, and an object for values that JSON cannot
+express: ``{"blob": "<hex>"}``, ``{"text": "<hex>"}`` for text that is not valid or holds NUL, ``{"real": "Infinity"}``.
 
-Secret columns are kept too: the table lies beside the ledger, where the application's role may not look. They never reach a
+Secret columns are kept too: the table lies beside the ledger, which the application's role may not read. They never reach a
 file or a log.
 """
 
@@ -19,8 +19,8 @@ from typing import Any, Literal
 
 import psycopg
 
-from include.cutover.decisions import snapshot as decided_snapshot
-from include.cutover.decisions.snapshot import Decided, beside
+from include.cutover.decisions import decided_snapshot
+from include.cutover.decisions.decided_snapshot import Decided, beside
 from include.cutover.errors import Refused
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
@@ -47,9 +47,10 @@ class QuarantinedRow:
     """A row of the backup that a decision touched.
 
     Attributes:
+        table: Its table.
         key: Its key for a person; secret columns of the key are hidden.
         kind: ``taken out`` rows are not in the target, ``changed`` ones are, with other values.
-        reason: Which decision, and why.
+        reason: The decision, and its cause.
         row: Column → value as JSON text, see the module's docstring. Holds secrets.
     """
 
@@ -61,7 +62,7 @@ class QuarantinedRow:
 
 
 def rows(decided: Decided, plan: Plan) -> Iterator[QuarantinedRow]:
-    """The originals of all rows that were taken out or changed, read from the backup one by one. Memory stays flat.
+    """Read the originals of all rows that were taken out or changed, one by one, from the backup. Memory stays flat.
 
     Raises:
         CannotCheck: When a file cannot be read.
@@ -91,11 +92,11 @@ def rows(decided: Decided, plan: Plan) -> Iterator[QuarantinedRow]:
                         for number, name in enumerate(names)
                     }
                     text = json.dumps(row, ensure_ascii=False, allow_nan=False)
-                    yield QuarantinedRow(table, decided_snapshot.key_text(shape, key, secret, encoding), kind, reason, text)
+                    yield QuarantinedRow(table, decided_snapshot.row_name(shape, key, secret, encoding), kind, reason, text)
 
 
 def as_json(kind: str, value: Any, encoding: str) -> Any:
-    """A value of SQLite as ``decided_snapshot.cell`` reads it, in the form that the module's docstring describes."""
+    """Return a value that ``decided_snapshot.cell`` read, in the form that the module's docstring describes."""
     if kind == "blob":
         return {"blob": value.hex()}
     if kind == "text":
@@ -112,13 +113,19 @@ def as_json(kind: str, value: Any, encoding: str) -> Any:
 def store(conninfo: str, run_id: str, rows: Iterable[QuarantinedRow], guard: Guard | None = None) -> dict[str, int]:
     """Write the rows into ``cutover.quarantine``, in one transaction. Memory stays flat.
 
-    Safe to run again: the run's rows take the place of those that an earlier attempt brought, and other runs' rows stay.
+    Safe to run again: the run's rows replace those of an earlier attempt, and other runs' rows stay.
+
+    Args:
+        conninfo: Connection to the target.
+        run_id: The run that the rows belong to.
+        rows: The rows.
+        guard: Checks, in the same transaction, that the run still holds its lease.
 
     Returns:
-        Table → rows that are there now from this run.
+        Table → rows of this run in the table now.
 
     Raises:
-        Refused: When a table of that name is there and is another one.
+        Refused: When another table of that name exists.
         LeaseLost: From ``guard``.
         Unreachable: When the target does not answer.
     """
@@ -135,7 +142,7 @@ def store(conninfo: str, run_id: str, rows: Iterable[QuarantinedRow], guard: Gua
 
 
 def stored(conninfo: str, run_id: str) -> dict[str, int]:
-    """Table → rows of a run in ``cutover.quarantine``; empty where there is no such table."""
+    """Count the rows of a run in ``cutover.quarantine``, per table; empty where it does not exist."""
     with target_session.session(conninfo, ledger.SCHEMA) as connection:
         row = connection.execute("SELECT to_regclass('cutover.quarantine')").fetchone()
         return {} if row is None or row[0] is None else _stored(connection, run_id)
@@ -150,7 +157,7 @@ def _stored(connection: psycopg.Connection, run_id: str) -> dict[str, int]:
 
 
 def _ensure(connection: psycopg.Connection) -> None:
-    """Make the table where it is missing; several processes may want to at once."""
+    """Create the table where it is missing; several processes may do so at once."""
     connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cutover ledger', 0))")
     columns = {
         name

@@ -1,7 +1,7 @@
 """An archive of files and folders, with owners and modes, read back and compared after it was written.
 
-Symbolic links are kept as links and never followed, so nothing outside of the named paths gets in. What cannot be read, or
-changes while it is read, is named. Sockets, pipes and devices are not kept, nor are extended attributes.
+Symbolic links are kept as links and never followed, so nothing outside the named paths gets in. Files that cannot be read,
+or change while they are read, are reported. Sockets, pipes, devices and extended attributes are not kept.
 """
 
 from __future__ import annotations
@@ -29,11 +29,13 @@ _TYPES = {stat.S_IFREG: tarfile.REGTYPE, stat.S_IFDIR: tarfile.DIRTYPE, stat.S_I
 
 @dataclass(frozen=True)
 class Archived:
-    """What is in an archive.
+    """The content of an archive.
 
     Attributes:
-        entries: Files, folders and links.
-        problems: What was named or found and is not in it as it should be, each with the reason.
+        bytes: Size of the archive.
+        sha256: Of the archive.
+        entries: Number of files, folders and links.
+        problems: Paths that are missing in it or changed while they were read, each with the reason.
     """
 
     bytes: int
@@ -52,7 +54,9 @@ def write(paths: Sequence[Path], to: Path, *, but: Collection[Path] = ()) -> Arc
     first, and a failed attempt leaves nothing.
 
     Args:
-        but: Files and folders that are left out wherever they come up, such as the backups themselves.
+        paths: Files and folders to archive.
+        to: The archive to make.
+        but: Files and folders that are left out wherever they are found, such as the backups themselves.
 
     Raises:
         StepFailed: When the place cannot be written, or the archive does not read back as it was written.
@@ -88,7 +92,7 @@ def _name(path: Path) -> str:
 
 
 def _walk(path: Path, out: Collection[Path], problems: list[str]) -> Iterator[tuple[Path, os.stat_result]]:
-    """The path and everything below it, folders before what is in them."""
+    """Yield the path and everything below it, folders before their content."""
     try:
         status = path.lstat()
         if not stat.S_ISLNK(status.st_mode) and files.real(path) in out:
@@ -105,7 +109,7 @@ def _walk(path: Path, out: Collection[Path], problems: list[str]) -> Iterator[tu
 
 
 def _add(tar: tarfile.TarFile, path: Path, status: os.stat_result, scratch: Path, problems: list[str]) -> _Entry | None:
-    """Add one entry, and return what must be read back; None where it cannot be read, which is among the problems then."""
+    """Add one entry and return what must be read back; None, and a problem, where it cannot be read."""
     info = tarfile.TarInfo(_name(path))
     info.type = _TYPES[stat.S_IFMT(status.st_mode)]
     info.mode, info.uid, info.gid = stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid
@@ -129,7 +133,7 @@ def _add(tar: tarfile.TarFile, path: Path, status: os.stat_result, scratch: Path
 
 
 def _read(path: Path, to: IO[bytes], status: os.stat_result) -> bool:
-    """Read a file's content; whether it stayed the same meanwhile."""
+    """Read a file's content; return False when it changed meanwhile."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     with os.fdopen(descriptor, "rb") as file:
         while block := file.read(_BLOCK):

@@ -1,7 +1,7 @@
-"""A dump of Redis or Valkey, read as far as it takes to know that it is whole, and what it is of.
+"""Reads a dump of Redis or Valkey far enough to verify that it is whole, and to learn its server.
 
-A dump begins with a magic word and the version of its format, tells about its server, and ends with a mark and a checksum
-over all before it. A server with ``rdbchecksum no`` writes zeros for it; such a dump can be told to be complete, no more.
+A dump begins with a magic word and the version of its format, describes its server, and ends with a mark and a checksum over
+all before it. A server with ``rdbchecksum no`` writes zeros for it; such a dump can be verified to be complete, not more.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _LONGEST_WORD = 1 << 16
 
 @dataclass(frozen=True)
 class Dump:
-    """What a dump says of itself.
+    """The description that a dump holds of itself.
 
     Attributes:
         format: E.g. ``REDIS0011``.
         server: Version of the server that wrote it; empty where it does not say.
         created: When its writing began, by the server's clock, in seconds since 1970; None where it does not say.
-        checksum: Whether it has one; it was right then.
+        checksum: True when it has one; it was verified.
     """
 
     format: str
@@ -42,10 +42,10 @@ class Dump:
 
 
 def read(path: Path) -> Dump:
-    """What a dump says of itself, after its end and its checksum were looked at. Reads the file from its device.
+    """Verify the end and the checksum of a dump, read from its device, and return its description.
 
     Raises:
-        StepFailed: When it is no dump, or is cut off or damaged.
+        StepFailed: When it is not a dump, or is cut off or damaged.
         CannotCheck: When it cannot be read.
     """
     try:
@@ -97,7 +97,7 @@ def _read(file: BinaryIO, path: Path) -> Dump:
 
 
 def _about(file: BinaryIO) -> dict[str, str]:
-    """The words about the server that a dump begins with; ends at the first that is not understood."""
+    """Read the fields about the server at the beginning; stop at the first that is not understood."""
     found = {}
     while file.read(1) == bytes([_ABOUT]):
         key, value = _word(file), _word(file)
@@ -108,7 +108,7 @@ def _about(file: BinaryIO) -> dict[str, str]:
 
 
 def _word(file: BinaryIO) -> str | None:
-    """A string as the format has it, or an integer that stands for one; None for compressed and very long ones."""
+    """Read a string, or an integer in its place; None for compressed and very long ones."""
     first = file.read(1)
     if not first:
         return None

@@ -3,7 +3,7 @@
 ``rdb``: the server streams its dump, as it does to a new replica; nothing but the connection is needed.
 ``bgsave``: the server writes its dump file, which is then copied from where the tasks can read it.
 
-Whatever was running before is not taken for the snapshot: the dump must have been begun after it was asked for.
+A save that was under way before does not count: the dump must have been begun after it was asked for.
 """
 
 from __future__ import annotations
@@ -38,11 +38,14 @@ _SLACK = 8 << 20
 
 
 @dataclass(frozen=True)
-class Snapshot:
-    """A dump that was taken and found whole.
+class TakenSnapshot:
+    """A dump that was taken and verified.
 
     Attributes:
-        keys: In all databases of the server, when it was asked for.
+        bytes: Its size.
+        sha256: Of the file.
+        keys: Number of keys in all databases of the server, when the dump was asked for.
+        dump: Its description of itself.
     """
 
     bytes: int
@@ -51,13 +54,13 @@ class Snapshot:
     dump: rdb.Dump
 
 
-def take(settings: RedisSnapshot, to: Path) -> Snapshot:
+def take(settings: RedisSnapshot, to: Path) -> TakenSnapshot:
     """Take a snapshot into the new file ``to``, durable and readable by its owner only, and verify it.
 
     Safe to run again: what a killed attempt left there is removed, and a failed one leaves nothing.
 
     Raises:
-        Unreachable: When the server does not answer, or the snapshot does not come to its end in time.
+        Unreachable: When the server does not answer, or the snapshot does not finish in time.
         CannotCheck: When the server refuses, or its dump file cannot be read.
         StepFailed: When the dump is damaged or the place cannot be written.
         Refused: When there is not enough room.
@@ -72,7 +75,7 @@ def take(settings: RedisSnapshot, to: Path) -> Snapshot:
                 sha256 = server.stream(to) if settings.kind == "rdb" else server.saved(to)
                 dump = rdb.read(to)
                 if dump.created is None or dump.created >= asked:
-                    return Snapshot(to.stat().st_size, sha256, keys, dump)
+                    return TakenSnapshot(to.stat().st_size, sha256, keys, dump)
                 if settings.kind == "bgsave":
                     raise StepFailed(
                         "the dump file is not the one that the server has just written",
@@ -81,7 +84,7 @@ def take(settings: RedisSnapshot, to: Path) -> Snapshot:
                         found=str(dump.created),
                         do="Name the file as the tasks see it in extras.redis.file, or use kind: rdb.",
                     )
-                log.info("%s gave the dump of a save that was under way; once more", server.where)
+                log.info("%s gave the dump of a save that was under way; retrying", server.where)
                 server.wait()
     except BaseException:
         to.unlink(missing_ok=True)
@@ -90,8 +93,8 @@ def take(settings: RedisSnapshot, to: Path) -> Snapshot:
         server.close()
 
 
-def look(settings: RedisSnapshot) -> None:
-    """Log in and ask what a snapshot asks; nothing is saved.
+def probe(settings: RedisSnapshot) -> None:
+    """Log in and make the requests of a snapshot that save nothing.
 
     Raises:
         Unreachable, CannotCheck: As ``take``.
@@ -107,7 +110,7 @@ def look(settings: RedisSnapshot) -> None:
 
 
 class _Server:
-    """One Redis, asked through one client."""
+    """One Redis server, through one client."""
 
     def __init__(self, settings: RedisSnapshot) -> None:
         self._settings = settings
@@ -139,7 +142,7 @@ class _Server:
             password=self._password or None,
             socket_timeout=_ANSWER_SECONDS,
             socket_connect_timeout=_ANSWER_SECONDS,
-            retry=Retry(NoBackoff(), 0),  # whoever runs the step tries again
+            retry=Retry(NoBackoff(), 0),  # the caller of the step retries
             protocol=2,  # a replication stream knows no other
         )
         self._client.ping()
@@ -150,7 +153,7 @@ class _Server:
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
-        """Turn what the client says into errors that name the server and hold no password."""
+        """Turn the client's errors into errors that name the server and hold no password."""
         import redis.exceptions
 
         try:
@@ -180,22 +183,22 @@ class _Server:
         return mask(said.replace(self._password, "***") if self._password else said)
 
     def wait(self) -> None:
-        """A short pause, unless the time is over."""
+        """Pause shortly, unless the time is over."""
         if time.monotonic() > self._deadline:
             raise Unreachable(
-                "the snapshot of Redis did not come to its end",
+                "the snapshot of Redis did not finish in time",
                 where=self.where,
                 expected=f"its end within {self._settings.seconds} s",
-                do="Look at the server's log; give it more time with extras.redis.seconds.",
+                do="Check the server's log; give it more time with extras.redis.seconds.",
             )
         time.sleep(_PAUSE)
 
     def now(self) -> int:
-        """The server's clock, in whole seconds."""
+        """Return the server's clock, in whole seconds."""
         return int(self._client.time()[0])
 
     def keys(self) -> int:
-        """Keys in all databases."""
+        """Count the keys in all databases."""
         return sum(int(found["keys"]) for found in self._client.info("keyspace").values())
 
     # --- kind: bgsave
@@ -220,7 +223,9 @@ class _Server:
         import redis.exceptions
 
         before = self._client.lastsave()
-        while int(before.timestamp()) >= self.now():  # LASTSAVE tells whole seconds: a second save in one could not be seen
+        while (
+            int(before.timestamp()) >= self.now()
+        ):  # LASTSAVE gives whole seconds: a second save within one could not be seen
             self.wait()
         while True:
             try:
@@ -254,7 +259,7 @@ class _Server:
                 with contextlib.suppress(redis.exceptions.ResponseError):  # an older server knows no rdb-only
                     connection.read_response()
             connection.send_command("SYNC")
-            # From here on it is no protocol of requests and answers any more, which is all that the client speaks.
+            # From here on the server streams; the client only knows requests and answers.
             reader = _Reader(connection._sock, self._deadline, self.wait)
             first = reader.line()
             if not first.startswith("$"):
@@ -289,24 +294,26 @@ class _Server:
                 keep(tail[:-_MARK])
                 tail = tail[-_MARK:]
         else:
-            raise CannotCheck("the server began a stream that is not known", where=self.where, found=length[:60])
+            raise CannotCheck("the server began an unknown kind of stream", where=self.where, found=length[:60])
         os.fsync(descriptor)
         return total.hexdigest()
 
 
 class _Reader:
-    """What comes over a socket, line by line or as it is, until a deadline."""
+    """The data from a socket, by lines or blocks, until a deadline."""
 
     def __init__(self, sock: socket.socket, deadline: float, wait: Callable[[], None]) -> None:
         self._socket, self._deadline, self._wait, self._buffer = sock, deadline, wait, b""
 
     def line(self) -> str:
-        """The next line that is not empty: while the server writes its dump it sends empty ones."""
+        """Read the next line that is not empty: while the server writes its dump it sends empty ones."""
         while True:
             line, end, rest = self._buffer.partition(b"\n")
             if not end:
                 if len(line) > _LONGEST_LINE:
-                    raise CannotCheck("what answers is not Redis", found=f"a line of more than {_LONGEST_LINE} bytes")
+                    raise CannotCheck(
+                        "the server that answers is not Redis", found=f"a line of more than {_LONGEST_LINE} bytes"
+                    )
                 self._buffer += self._received(_LONGEST_LINE)
                 continue
             self._buffer = rest
@@ -314,7 +321,7 @@ class _Reader:
                 return text
 
     def some(self, most: int) -> bytes:
-        """At least one byte."""
+        """Read at least one byte, at most ``most``."""
         if self._buffer:
             block, self._buffer = self._buffer[:most], self._buffer[most:]
             return block

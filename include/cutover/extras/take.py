@@ -1,8 +1,8 @@
-"""What is kept beside the backup, by the plan's ``extras``: a snapshot of Redis, and archives of configuration.
+"""Takes the plan's ``extras``: a snapshot of Redis, and archives of configuration, kept beside the backup.
 
 They lie in a folder of the run in each place of the backup, open to their owner only, with a manifest that is written last.
-Nothing puts them back by itself: they are for people, and so one that is missing is told and, unless the plan requires it,
-stops nothing.
+No step restores them: they are for people. A missing one is reported and, unless the plan requires it, does not stop the
+run.
 """
 
 from __future__ import annotations
@@ -26,22 +26,25 @@ from include.cutover.plan.model import Archive, Plan, RedisSnapshot
 
 log = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
+EXTRAS_MANIFEST = "manifest.json"
 REDIS = "redis"
 _VERSION = 1
-_PAUSE_SECONDS = 1.0
+PAUSE_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
-class Kept:
-    """One thing that was kept, or could not be.
+class KeptExtra:
+    """An extra that was kept, or could not be.
 
     Attributes:
         name: ``redis``, or the archive's.
+        required: The plan requires it.
         file: In the first place of the backup; None where it is missing.
         second_file: Its copy in the second place; None where the plan names none.
-        details: What is known of its content.
-        problems: Why it is missing, or what of it is.
+        bytes: Its size.
+        sha256: Of the file.
+        details: Facts about its content.
+        problems: Why it, or a part of it, is missing.
     """
 
     name: str
@@ -55,95 +58,97 @@ class Kept:
 
     @property
     def whole(self) -> bool:
-        """Whether it is there, with everything that belongs to it."""
+        """True when it is there and complete."""
         return self.file is not None and not self.problems
 
     @property
     def title(self) -> str:
-        """What it is, in words."""
+        """Its name, in words."""
         return "the snapshot of Redis" if self.name == REDIS else f"the archive {self.name}"
 
     @property
     def check(self) -> Check:
-        """Whether it is there and whole."""
+        """The check that it is there and whole."""
         return Check(
             f"extras_{self.name}",
             f"{self.title[0].upper()}{self.title[1:]} is kept",
             "passed" if self.whole else "failed",
             "a file, whole and verified",
             self.warning or f"{self.bytes:,} bytes, SHA-256 {self.sha256[:12]}…",
-            "" if self.whole else "Mend what is named, or set required: false in the plan's extras.",
+            "" if self.whole else "Repair what is named, or set required: false in the plan's extras.",
             str(self.file or ""),
         )
 
     @property
     def preview(self) -> Check:
-        """Whether it can be kept; of what ``look`` gives."""
+        """The check that it can be kept; of those that ``preview_extras`` returns."""
         return Check(
             f"extras_{self.name}",
             f"{self.title[0].upper()}{self.title[1:]} can be kept",
             "failed" if self.problems else "passed",
             "something that can be read",
             "; ".join(self.problems) or "it can",
-            "Mend what is named, or set required: false in the plan's extras." if self.problems else "",
+            "Repair what is named, or set required: false in the plan's extras." if self.problems else "",
         )
 
     @property
     def warning(self) -> str:
-        """In one sentence what is missing; empty where it is whole."""
+        """One sentence on what is missing; empty where it is whole."""
         if self.whole:
             return ""
         state = "was not kept" if self.file is None else "is not complete"
         return f"{self.title} {state}: {'; '.join(self.problems)}"
 
     def as_dict(self) -> dict[str, Any]:
-        """For the manifest and the evidence."""
+        """Return the fields for the manifest and the evidence."""
         return {name: str(value) if isinstance(value, Path) else value for name, value in asdict(self).items()}
 
 
-def folders(plan: Plan, run_id: str) -> list[Path]:
-    """Where the extras of a run lie: in the first place of the backup, and in the second where there is one."""
+def extras_folders(plan: Plan, run_id: str) -> list[Path]:
+    """Return the folders of a run's extras: in the first place of the backup, and in the second where there is one."""
     places = [plan.backup.directory, plan.backup.second_copy]
     return [place / f"extras-{slug(run_id)}" for place in places if place is not None]
 
 
-def look(plan: Plan) -> list[Kept]:
-    """Whether what the plan names can be kept, as far as that can be seen before anything is stopped.
+def preview_extras(plan: Plan) -> list[KeptExtra]:
+    """Check that the plan's extras can be kept, as far as that is possible before anything is stopped.
 
     Returns:
-        One for each, with its problems; no file of it is made.
+        One for each extra, with its problems; no file is made.
     """
     found = []
     if plan.extras.redis is not None:
         problems: tuple[str, ...] = ()
         try:
-            redis_snapshot.look(plan.extras.redis)
+            redis_snapshot.probe(plan.extras.redis)
         except CutoverError as error:
             problems = (str(error),)
-        found.append(Kept(REDIS, plan.extras.redis.required, problems=problems))
+        found.append(KeptExtra(REDIS, plan.extras.redis.required, problems=problems))
     for archive in plan.extras.archives:
         absent = tuple(f"{path} cannot be read" for path in archive.paths if not os.access(path, os.R_OK))
-        found.append(Kept(archive.name, archive.required, problems=absent))
+        found.append(KeptExtra(archive.name, archive.required, problems=absent))
     return found
 
 
-def take(plan: Plan, run_id: str, source: Path) -> list[Kept]:
-    """Keep everything that the plan names, each verified. Safe to run again: what is whole is kept as it is.
+def take_extras(plan: Plan, run_id: str, source: Path) -> list[KeptExtra]:
+    """Take and verify every extra that the plan names. Safe to run again: whole ones are kept as they are.
 
     Args:
-        source: The application's database; the backup has it, so no archive does.
+        plan: The plan.
+        run_id: The run that keeps them.
+        source: The application's database; it is in the backup, so it is left out of archives.
 
     Returns:
-        What became of each; what could not be kept is among them and says why.
+        Every extra; one that could not be kept says why.
 
     Raises:
         StepFailed: When the manifest cannot be written.
     """
-    places = folders(plan, run_id)
+    places = extras_folders(plan, run_id)
     for place in places:
-        for left in place.glob(".*"):  # by an attempt that was killed; its step is claimed, so it is no more at work
+        for left in place.glob(".*"):  # by a killed attempt; the step is claimed, so that attempt has ended
             left.unlink(missing_ok=True)
-    before = _known(places[0] / MANIFEST)
+    before = _known(places[0] / EXTRAS_MANIFEST)
     found = []
     for name, required, file, make in _wanted(plan, source):
         known = before.get(name)
@@ -158,13 +163,13 @@ def take(plan: Plan, run_id: str, source: Path) -> list[Kept]:
     for place in reversed(places):
         with files.disk_errors(place):
             files.make_private(place)
-            write_atomically(place / MANIFEST, text.encode(), 0o600)
+            write_atomically(place / EXTRAS_MANIFEST, text.encode(), 0o600)
     return found
 
 
 @dataclass(frozen=True)
 class _Made:
-    """A file that was made: what is known of it, and what of it is missing."""
+    """A file that was made: facts about it, and what is missing in it."""
 
     details: Mapping[str, Any]
     problems: tuple[str, ...] = ()
@@ -174,7 +179,7 @@ _Make = Callable[[Path], _Made]
 
 
 def _wanted(plan: Plan, source: Path) -> list[tuple[str, bool, str, _Make]]:
-    """Name, whether it is required, file name, and what makes it."""
+    """Return, for each extra, its name, whether it is required, its file name, and the function that makes it."""
     wanted: list[tuple[str, bool, str, _Make]] = []
     if plan.extras.redis is not None:
         redis = plan.extras.redis
@@ -201,8 +206,15 @@ def _archive(archive: Archive, out: list[Path]) -> _Make:
     return make
 
 
-def _keep(name: str, required: bool, paths: list[Path], make: _Make) -> Kept:
-    """Make the first file, under its name only when it is whole on disk, and copy it to the second place."""
+def _keep(name: str, required: bool, paths: list[Path], make: _Make) -> KeptExtra:
+    """Make the first file, under its name only when it is whole on disk, and copy it to the second place.
+
+    Args:
+        name: Of the extra.
+        required: The plan requires it.
+        paths: Its file in each place.
+        make: Makes it.
+    """
     partials = [path.with_name(f".{path.name}.partial") for path in paths]
     try:
         for path in paths:
@@ -210,8 +222,8 @@ def _keep(name: str, required: bool, paths: list[Path], make: _Make) -> Kept:
         try:
             made = make(partials[0])
         except Unreachable as error:
-            log.warning("once more: %s", error)
-            time.sleep(_PAUSE_SECONDS)
+            log.warning("retrying: %s", error)
+            time.sleep(PAUSE_SECONDS)
             made = make(partials[0])
         digest = files.digest(partials[0])
         if len(paths) > 1:
@@ -223,13 +235,13 @@ def _keep(name: str, required: bool, paths: list[Path], make: _Make) -> Kept:
     except CutoverError as error:
         for partial in partials:
             partial.unlink(missing_ok=True)
-        return Kept(name, required, problems=(str(error),))
+        return KeptExtra(name, required, problems=(str(error),))
     second = paths[1] if len(paths) > 1 else None
-    return Kept(name, required, paths[0], second, paths[0].stat().st_size, digest, made.details, made.problems)
+    return KeptExtra(name, required, paths[0], second, paths[0].stat().st_size, digest, made.details, made.problems)
 
 
-def _known(manifest: Path) -> dict[str, Kept]:
-    """What an earlier try of the run kept; nothing where its manifest is missing or cannot be read."""
+def _known(manifest: Path) -> dict[str, KeptExtra]:
+    """Read what an earlier attempt of the run kept; empty where its manifest is missing or cannot be read."""
     try:
         data = json.loads(manifest.read_text())
         if data["version"] != _VERSION:
@@ -237,14 +249,14 @@ def _known(manifest: Path) -> dict[str, Kept]:
         found = {}
         for item in data["extras"]:
             paths = {key: None if item[key] is None else Path(item[key]) for key in ("file", "second_file")}
-            found[item["name"]] = Kept(**{**item, **paths, "problems": tuple(item["problems"])})
+            found[item["name"]] = KeptExtra(**{**item, **paths, "problems": tuple(item["problems"])})
         return found
     except (OSError, ValueError, KeyError, TypeError):
         return {}
 
 
-def _is_there(kept: Kept) -> bool:
-    """Whether every copy still is what was kept."""
+def _is_there(kept: KeptExtra) -> bool:
+    """Check that every copy is unchanged."""
     try:
         return all(files.digest(path) == kept.sha256 for path in (kept.file, kept.second_file) if path is not None)
     except CutoverError:

@@ -29,7 +29,7 @@ from include.cutover.connections import credentials, environment
 from include.cutover.connections.commands import Remote, no_remote
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Evidence
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import KeptExtra, preview_extras
 from include.cutover.masking import mask
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
@@ -38,8 +38,8 @@ from include.cutover.preflight import services as preflight_services
 from include.cutover.preflight import source as preflight_source
 from include.cutover.preflight import target as preflight_target
 from include.cutover.runs import schema_drift
+from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
-from include.cutover.source import snapshots
 from include.cutover.target import access, sql_files
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -322,8 +322,8 @@ def source_checks(site: Site) -> list[Check]:
         return checks
     with files.scratch("doctor") as scratch:
         clone = scratch / "clone.db"
-        snapshots.sound_clone(site.live, clone)
-        with source_schema.snapshot(clone) as reading:
+        cloning.sound_clone(site.live, clone)
+        with snapshots.snapshot(clone) as reading:
             checks.append(_alembic(reading, plan))
             objects = source_schema.schema_objects(reading)
         checks.append(_drift(plan, objects))
@@ -369,14 +369,14 @@ def _drift(plan: Plan, objects: Mapping[str, str]) -> Check:
 
 def place_checks(site: Site) -> list[Check]:
     """Where backups and extras go."""
-    checks = [item.preview if item.required else _optional(item) for item in extras.look(site.plan)]
+    checks = [item.preview if item.required else _optional(item) for item in preview_extras(site.plan)]
     if site.live is None:
         do = "Give --source."
         return [*checks, _check("backup_directory", "Backups can be written", None, "", "the source is not named", do)]
     return [*preflight_places.check_places(site.live, plan=site.plan), *checks]
 
 
-def _optional(extra: extras.Kept) -> Check:
+def _optional(extra: KeptExtra) -> Check:
     """What the plan does not require: good where it can be kept, and told where not."""
     preview = extra.preview
     return preview if preview.outcome == "passed" else replace(preview, outcome="unknown")

@@ -14,7 +14,7 @@ from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck
 from include.cutover.plan.model import Plan
 from include.cutover.preflight.places import listed, pretty, replaceable
-from include.cutover.source import fence
+from include.cutover.source import database_file, fence, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog
 from include.cutover.target.schema import PlannedSchema
@@ -61,7 +61,7 @@ def _source_file(live: Path) -> Check:
         return check("failed", "there is no such file", correct)
     except OSError as error:
         return check("unknown", error.strerror or type(error).__name__, "Let the tasks' user read the file.")
-    if len(header) < 100 or not header.startswith(fence.MAGIC):
+    if len(header) < 100 or not header.startswith(database_file.MAGIC):
         return check("failed", "not an SQLite database, or an encrypted one" if header else "an empty file", correct)
     try:
         state = fence.status(file, content=False)
@@ -86,7 +86,7 @@ def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Chec
     if integrity.outcome != "passed":
         return [integrity]
     checks = [integrity]
-    with source_schema.snapshot(clone) as connection:
+    with snapshots.snapshot(clone) as connection:
         tables = source_schema.tables(connection)
         checks += _known_tables(
             [table for table in tables if table not in plan.ignored_tables], plan.tables, planned.columns
@@ -109,7 +109,7 @@ def _decided(plan: Plan, key: catalog.ForeignKey) -> bool:
 
 def _integrity(clone: Path) -> Check:
     try:
-        faults = source_schema.integrity(clone)
+        faults = snapshots.integrity(clone)
     except CannotCheck as error:
         faults = [f"{error.message}: {error.found}" if error.found else error.message]
     found = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, first: {faults[0]}" if faults else "ok"

@@ -29,6 +29,7 @@ from include.cutover.proof.differences import NAMED, Kind, Row, RowDifference, T
 from include.cutover.proof.digests import Bounds, Cuts, Digests, Part, Shape
 from include.cutover.proof.words import REFERENCE_DATA, SNAPSHOT, rows_text
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.target import session as session_target
 
 log = logging.getLogger(__name__)
@@ -350,7 +351,7 @@ class _Ends:
 def _opened(snapshot: Path, conninfo: str, schema: str, workers: int, seconds: float) -> Iterator[_Ends]:
     @contextlib.contextmanager
     def source_session() -> Iterator[apsw.Connection]:
-        with source_schema.snapshot(snapshot) as reading:
+        with snapshots.snapshot(snapshot) as reading:
             canonical.prepare(reading)
             yield reading
 

@@ -1,4 +1,4 @@
-"""A backup, compressed: made whole or not at all, and proven by taking it out again.
+"""A backup, compressed: made whole or not at all, and proven by extracting it again.
 
 gzip, because every host has it: ``gunzip`` gives the backup back without this project.
 """
@@ -20,7 +20,7 @@ _LEVEL = 6
 
 
 def archive_of(file: Path) -> Path:
-    """Where the archive of a file lies: beside it."""
+    """Return where the archive of a file lies: beside it."""
     return file.with_name(f"{file.name}.gz")
 
 
@@ -28,10 +28,11 @@ def compress(file: Path, sha256: str) -> Path:
     """Make the archive of a file beside it, readable by its owner only; the file stays.
 
     Args:
-        sha256: Of the file; what comes out of the archive, read back from its device, must have it.
+        file: The backup.
+        sha256: Of the file; the archive's content, read back from its device, must have it.
 
     Raises:
-        StepFailed: When the disk refuses, or another content comes out; no archive is left then.
+        StepFailed: When the disk refuses, or the archive's content differs; no archive is left then.
         CannotCheck: When the file cannot be read.
     """
     to = archive_of(file)
@@ -48,11 +49,11 @@ def compress(file: Path, sha256: str) -> Path:
         found = digest(partial)
         if found != sha256:
             raise StepFailed(
-                "what comes out of the archive is not the backup",
+                "the archive does not hold the backup",
                 where=str(file),
                 expected=f"SHA-256 {sha256}",
                 found=found,
-                do="The backup stays as it is. Look at it and at the disk.",
+                do="The backup stays as it is. Check it and the disk.",
             )
         with files.disk_errors(to):
             partial.rename(to)
@@ -64,7 +65,7 @@ def compress(file: Path, sha256: str) -> Path:
 
 
 def digest(archive: Path) -> str:
-    """SHA-256 of what comes out of an archive, read from its device.
+    """Return the SHA-256 of an archive's content, read from its device.
 
     Raises:
         CannotCheck: When it cannot be read or is damaged.
@@ -76,7 +77,11 @@ def digest(archive: Path) -> str:
 
 
 def extract(archive: Path, to: Path) -> str:
-    """Write what comes out of an archive into a new file, durably, readable by its owner only. As ``files.copy``."""
+    """Extract an archive into a new file, durably, readable by its owner only, as ``files.copy`` does.
+
+    Returns:
+        The SHA-256 of the content.
+    """
     total = hashlib.sha256()
     try:
         with files.disk_errors(to):
@@ -100,7 +105,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
                 yield block
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(file), found=error.strerror or "", do="Look at the disk."
+            "the file cannot be read", where=str(file), found=error.strerror or "", do="Check the disk."
         ) from None
 
 

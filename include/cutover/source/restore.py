@@ -1,9 +1,9 @@
-"""The way back: the backup in the place of the database, and whatever was found there kept.
+"""The way back: the backup put in the place of the database, and the files found there kept.
 
-The order is what makes it safe. A whole and verified copy of the backup lies ready beside the database before anything is
+The order makes it safe. A whole and verified copy of the backup lies ready beside the database before anything is
 moved. Then the found database goes, and its ``-wal``, ``-shm``, ``-journal`` and fence note after it. Only when none of them
 is left, durably, the copy gets the database's name: a log that stayed would be replayed into the restored file, and a check
-of integrity would not notice. Killed in between, there is no database: that is better than a wrong one, and the next attempt
+of integrity would not notice. Killed in between, there is no database: better than a wrong one, and the next attempt
 finishes.
 """
 
@@ -20,9 +20,9 @@ from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused, StepFailed
 from include.cutover.files import sync_folder
 from include.cutover.locks import locked
-from include.cutover.source import backup_archive, fence
-from include.cutover.source import schema as source_schema
-from include.cutover.source.backup import Manifest
+from include.cutover.source import backup_archive, holders, snapshots
+from include.cutover.source.backup_manifest import Manifest
+from include.cutover.source.fence_note import note_path
 
 log = logging.getLogger(__name__)
 
@@ -36,10 +36,11 @@ class RestoreResult:
     Attributes:
         file: The database, symbolic links followed.
         sha256: Of the file in place, read back; equal to the backup's.
-        copy: Which copy of the backup it came from; None when it was in place already.
-        kept: What was found in its place, where it is now; of this attempt and of earlier ones.
+        bytes: Its size.
+        copy: The copy of the backup that it came from; None when it was in place already.
+        kept: The files found in its place, where they are now; of this attempt and of earlier ones.
         already: The backup was in place already; nothing was done.
-        checks: What was looked at afterwards; all passed.
+        checks: The checks that were made afterwards; all passed.
     """
 
     file: Path
@@ -52,19 +53,21 @@ class RestoreResult:
 
 
 def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
-    """Put the backup in the place of the database; what is found there goes into ``kept``.
+    """Put the backup in the place of the database; the files found there go into ``kept``.
 
-    A damaged first copy is passed over for the second one. Owner, group and mode are those from before the fence. Safe to
+    When the first copy is damaged, the second one is used. Owner, group and mode are those from before the fence. Safe to
     run again, also after a kill at any instant: each found file is kept once, and a backup in place is known by its hash.
 
     Args:
-        kept: Folder of the evidence for what is found; made where missing. A second set of files goes into a folder ``2``
-            in it, and so on: nothing that was kept is overwritten.
+        database: The place of the database.
+        manifest: The backup's.
+        kept: Folder of the evidence for the files found; made where missing. A second set of files goes into a folder ``2``
+            in it, and so on: kept files are never overwritten.
 
     Raises:
         Refused: When a process has the database open (it is named), no copy of the backup is whole, there is no room, the
             file is a mount of its own, or it cannot be given to its owner. Nothing was moved.
-        CannotCheck: When open files cannot be looked at.
+        CannotCheck: When the open files of processes cannot be checked.
         StepFailed: When a place cannot be written, or the restored file is not the backup.
     """
     place = files.real(database)
@@ -98,13 +101,13 @@ def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
 
 
 def _require_nobody(place: Path) -> None:
-    holders = fence.open_files(place)
-    if holders:
+    found = holders.open_files(place)
+    if found:
         raise Refused(
             "a process has the database open",
             where=str(place),
             expected="no process",
-            found=fence.describe(holders),
+            found=holders.describe(found),
             do="Stop it, then run the step again: it would go on writing to the file that is moved away.",
         )
 
@@ -114,13 +117,13 @@ def _is_backup(path: Path, manifest: Manifest) -> bool:
 
 
 def _found(place: Path) -> list[Path]:
-    """What lies beside the database and must go: its side files, and the fence's note last."""
-    note = fence.note_path(place)
+    """Return the files beside the database that must go: its side files, and the fence's note last."""
+    note = note_path(place)
     return [*files.side_files(place), *([note] if note.exists() else [])]
 
 
 def _make_ready(manifest: Manifest, ready: Path) -> Path:
-    """A durable copy of the backup, verified by reading it back from the device, with the owner and mode of the original."""
+    """Make a durable copy of the backup, with the original's owner and mode; verify it by reading it from the device."""
     with files.disk_errors(ready):
         ready.unlink(missing_ok=True)
     files.require_space({ready.parent: manifest.bytes + _MARGIN})
@@ -145,7 +148,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
             where=str(manifest.file),
             expected=f"SHA-256 {manifest.sha256}",
             found="; ".join(damage),
-            do="Look for another copy of the backup. The found database still is in its place; its fence can be lifted.",
+            do="Look for another copy of the backup. The found database is still in its place; its fence can be lifted.",
         )
     try:
         with files.disk_errors(ready):
@@ -157,7 +160,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
                 where=str(ready.parent),
                 expected=f"SHA-256 {manifest.sha256}",
                 found=found,
-                do="Do not trust that disk; mend it, then run the step again.",
+                do="Do not trust that disk; repair it, then run the step again.",
             )
     except BaseException:
         ready.unlink(missing_ok=True)
@@ -181,9 +184,9 @@ def _require_room_for_found(place: Path, kept: Path) -> None:
 
 
 def _move_away(place: Path, kept: Path) -> None:
-    """Everything found goes into one set of ``kept``, the database first: without it, no log can be taken for its own."""
+    """Move everything found into one set of ``kept``, the database first: without it, no log can be taken for its own."""
     found = [path for path in (place, *_found(place)) if os.path.lexists(path)]
-    # An attempt that was killed left its set half-filled, or a file in both places: that set is gone on with.
+    # A killed attempt may have left its set half-filled, or a file in both places: that set is continued.
     sets = [kept, *(kept / str(number) for number in _numbers(kept))]
     fitting = (item for item in reversed(sets) if all(_fits(path, item / path.name) for path in found))
     folder = next(fitting, kept / str(max(_numbers(kept), default=1) + 1))
@@ -194,7 +197,7 @@ def _move_away(place: Path, kept: Path) -> None:
 
 
 def _fits(path: Path, to: Path) -> bool:
-    """Whether nothing is lost when ``path`` becomes ``to``."""
+    """Check that nothing is lost when ``path`` becomes ``to``."""
     if not to.exists():
         return True
     return path.stat().st_size == to.stat().st_size and files.digest(path) == files.digest(to)
@@ -205,7 +208,7 @@ def _numbers(kept: Path) -> list[int]:
 
 
 def _names(place: Path) -> list[str]:
-    return [place.name, *(place.name + suffix for suffix in files.SIDE_FILES), fence.note_path(place).name]
+    return [place.name, *(place.name + suffix for suffix in files.SIDE_FILES), note_path(place).name]
 
 
 def _move(path: Path, to: Path) -> None:
@@ -234,7 +237,7 @@ def _kept(place: Path, kept: Path) -> tuple[Path, ...]:
 def _result(place: Path, manifest: Manifest, copy: Path | None, kept: Path) -> RestoreResult:
     beside = _found(place)
     digest = files.digest(place)
-    faults = source_schema.integrity(place) if not beside else []
+    faults = snapshots.integrity(place) if not beside else []
 
     def check(name: str, title: str, passed: bool, expected: str, found: str) -> Check:
         return Check(f"restored_{name}", title, "passed" if passed else "failed", expected, found, where=str(place))
@@ -253,6 +256,6 @@ def _result(place: Path, manifest: Manifest, copy: Path | None, kept: Path) -> R
             where=str(place),
             expected="; ".join(item.expected for item in wrong),
             found="; ".join(item.found for item in wrong),
-            do="Somebody uses the file while it is restored: end that process, then run the step again.",
+            do="A process uses the file while it is restored: end that process, then run the step again.",
         )
     return RestoreResult(place, digest, manifest.bytes, copy, _kept(place, kept), copy is None, checks)

@@ -1,7 +1,6 @@
-"""What is in the source: tables, columns, keys, counts, references, read from a clone or a backup.
+"""The content of the source: tables, columns, keys, counts, references.
 
-Everything here reads a snapshot that ``open_snapshot`` gave; the live file itself is read by ``clone``, and its schema
-by ``live_schema``, alone.
+Everything here reads a connection that ``snapshots.open_snapshot`` gave. Only ``cloning`` reads the live file itself.
 """
 
 from __future__ import annotations
@@ -15,44 +14,6 @@ from typing import Any, Protocol
 import apsw
 
 from include.cutover.errors import CannotCheck
-from include.cutover.source.snapshots import (
-    clone,
-    explain,
-    integrity,
-    live_schema,
-    open_snapshot,
-    require_database,
-    snapshot,
-    sound_clone,
-)
-
-__all__ = [
-    "KeyColumn",
-    "Reference",
-    "Shape",
-    "SourceColumn",
-    "affinity",
-    "clone",
-    "columns",
-    "counts",
-    "explain",
-    "integrity",
-    "key_text",
-    "live_schema",
-    "named_by",
-    "open_snapshot",
-    "orphans",
-    "quote",
-    "require_application",
-    "require_database",
-    "schema_fingerprint",
-    "schema_objects",
-    "shape",
-    "snapshot",
-    "sound_clone",
-    "sqlite_sequence",
-    "tables",
-]
 
 _KEY_CHARACTERS = 80
 
@@ -62,8 +23,8 @@ class SourceColumn:
     """A column as the source declares it.
 
     Attributes:
-        declared_type: As written in CREATE TABLE; empty where none is. It binds nothing in SQLite.
-        primary_key: Place in the primary key, counted from 1; 0 for a column outside it.
+        declared_type: As written in CREATE TABLE; empty without one. SQLite does not enforce it.
+        primary_key: Position in the primary key, counted from 1; 0 for a column outside it.
         generated: Computed from other columns.
     """
 
@@ -84,14 +45,14 @@ class KeyColumn:
 
 
 @dataclass(frozen=True)
-class Shape:
-    """How the rows of a table can be walked through and named.
+class TableShape:
+    """How the rows of a table are read in order and named.
 
     Attributes:
         rowid: A name for the rowid that no column shadows, quoted; None for tables WITHOUT ROWID and where all are shadowed.
         order: Key of a table WITHOUT ROWID; empty for others.
-        key: Columns that name a row to a person: the primary key; empty where there is none.
-        alias: The column that is the rowid under another name, and so holds nothing but integers; None where none is.
+        key: Columns that name a row to a person: the primary key; empty without one.
+        alias: The column that is the rowid under another name, and so holds only integers; None without one.
     """
 
     table: str
@@ -102,25 +63,36 @@ class Shape:
 
 
 class Reference(Protocol):
-    """What ``orphans`` needs to know of a foreign key; ``catalog.ForeignKey`` is one."""
+    """The parts of a foreign key that ``orphans`` needs; ``catalog.ForeignKey`` is one."""
 
     @property
-    def table(self) -> str: ...
+    def table(self) -> str:
+        """The referring table."""
+        ...
+
     @property
-    def columns(self) -> Sequence[str]: ...
+    def columns(self) -> Sequence[str]:
+        """The referring columns."""
+        ...
+
     @property
-    def referenced_table(self) -> str: ...
+    def referenced_table(self) -> str:
+        """The table referred to."""
+        ...
+
     @property
-    def referenced_columns(self) -> Sequence[str]: ...
+    def referenced_columns(self) -> Sequence[str]:
+        """The columns referred to, in the order of ``columns``."""
+        ...
 
 
 def quote(identifier: str) -> str:
-    """An SQL identifier, quoted for SQLite."""
+    """Quote an SQL identifier for SQLite."""
     return '"' + identifier.replace('"', '""') + '"'
 
 
 def affinity(declared_type: str) -> str:
-    """The column affinity, by SQLite's rules."""
+    """Return the column affinity, by SQLite's rules."""
     declared = declared_type.upper()
     if "INT" in declared:
         return "INTEGER"
@@ -132,18 +104,19 @@ def affinity(declared_type: str) -> str:
 
 
 def tables(conn: apsw.Connection) -> list[str]:
-    """The application's tables by name; virtual ones too, but not SQLite's own and not a virtual table's shadows."""
+    """List the application's tables by name; virtual ones too, but not SQLite's own and not a virtual table's shadows."""
     rows = conn.execute("SELECT name FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual')")
     return sorted(name for (name,) in rows if not name.lower().startswith("sqlite_"))
 
 
 def require_application(found: Sequence[str], wanted: Collection[str], plan: str, snapshot: Path) -> None:
-    """Refuse a source that is of another application than the plan, or of none.
+    """Refuse a source that is empty or belongs to another application than the plan.
 
     Args:
-        found: The source's tables.
-        wanted: The plan's.
-        plan: Its name.
+        found: Tables of the source.
+        wanted: Tables of the plan.
+        plan: Name of the plan.
+        snapshot: The file, for the error.
 
     Raises:
         CannotCheck: When they have no table in common.
@@ -163,7 +136,7 @@ def require_application(found: Sequence[str], wanted: Collection[str], plan: str
 
 
 def columns(conn: apsw.Connection, table: str) -> list[SourceColumn]:
-    """The columns in the table's order, generated ones too.
+    """List the columns in the table's order, generated ones too.
 
     Raises:
         CannotCheck: When there is no such table. Unlike in SQL, its name must agree in every letter.
@@ -176,8 +149,8 @@ def columns(conn: apsw.Connection, table: str) -> list[SourceColumn]:
     return [SourceColumn(name, kind, bool(not_null), key, hidden != 0) for name, kind, not_null, key, hidden in rows]
 
 
-def shape(conn: apsw.Connection, table: str) -> Shape:
-    """How to walk through the rows of a table, and how to name one."""
+def shape(conn: apsw.Connection, table: str) -> TableShape:
+    """Return how to read the rows of a table in order, and how to name one."""
     found = columns(conn, table)
     key = tuple(column.name for column in sorted(found, key=lambda item: item.primary_key) if column.primary_key)
     query = "SELECT wr FROM pragma_table_list WHERE schema = 'main' AND name = ?"
@@ -202,16 +175,16 @@ def shape(conn: apsw.Connection, table: str) -> Shape:
             # "INTEGER PRIMARY KEY DESC" is, by an old mistake that stays, no alias: it has an index of its own.
             indexed = "SELECT count(*) FROM pragma_index_list(?, 'main') WHERE origin = 'pk'"
             alias = None if conn.execute(indexed, (table,)).get else single[0].name
-    return Shape(table, rowid, order, key, alias)
+    return TableShape(table, rowid, order, key, alias)
 
 
 def counts(conn: apsw.Connection, tables: Iterable[str]) -> dict[str, int]:
-    """Rows of each table."""
+    """Count the rows of each table."""
     return {table: int(conn.execute(f"SELECT count(*) FROM main.{quote(table)}").get) for table in tables}  # noqa: S608
 
 
 def sqlite_sequence(conn: apsw.Connection) -> dict[str, int]:
-    """The greatest key given away so far by AUTOINCREMENT, per table; tables that never had a row are not in it."""
+    """Return the greatest key that AUTOINCREMENT has used, per table; tables that never had a row are not in it."""
     if conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'sqlite_sequence'").get == 0:
         return {}
     rows = conn.execute("SELECT name, max(CAST(seq AS INTEGER)) FROM sqlite_sequence WHERE seq IS NOT NULL GROUP BY name")
@@ -219,7 +192,7 @@ def sqlite_sequence(conn: apsw.Connection) -> dict[str, int]:
 
 
 def schema_fingerprint(conn: apsw.Connection) -> str:
-    """SHA-256, in hex, of all CREATE statements in sorted order. Equal for a database and its clone.
+    """Return the SHA-256, in hex, of all CREATE statements in sorted order. Equal for a database and its clone.
 
     SQLite's own tables are left out: they come with the first AUTOINCREMENT and with ANALYZE.
     """
@@ -228,7 +201,7 @@ def schema_fingerprint(conn: apsw.Connection) -> str:
 
 
 def schema_objects(conn: apsw.Connection) -> dict[str, str]:
-    """Tables, columns, indexes, triggers and views by kind and name, each with a short text that changes when it does.
+    """List tables, columns, indexes, triggers and views by kind and name, each with a short text that changes when it does.
 
     ``column users.email`` has its declaration in words, the others the beginning of a hash of their CREATE statement. Two
     schemas with the same fingerprint have the same objects.
@@ -247,7 +220,7 @@ def schema_objects(conn: apsw.Connection) -> dict[str, str]:
 
 
 def _statements(conn: apsw.Connection) -> list[tuple[str, str, str]]:
-    """Kind, name and CREATE statement of everything but SQLite's own."""
+    """Read kind, name and CREATE statement of everything but SQLite's own."""
     query = "SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite\\_%' ESCAPE '\\'"
     return [(str(kind), str(name), str(text)) for kind, name, text in conn.execute(query)]
 
@@ -259,13 +232,15 @@ def orphans(
     limit: int = 20,
     secret: Collection[str] = (),
 ) -> tuple[int, list[str]]:
-    """Rows whose reference leads nowhere.
+    """Find the rows whose reference leads nowhere.
 
-    A row with NULL in any of the referencing columns refers to nothing and is no orphan, as in PostgreSQL. Where either
+    A row with NULL in any of the referencing columns refers to nothing and is not an orphan, as in PostgreSQL. Where either
     end becomes ``uuid``, both are compared as uuids: the source may spell one with hyphens and the other without. Text is
     compared byte by byte, whatever collation the source declares.
 
     Args:
+        conn: A snapshot of the source.
+        fk: The foreign key.
         column_types: Target type of each column, per table.
         limit: How many keys to return at most.
         secret: Columns of the referring table whose content is never shown.
@@ -282,8 +257,8 @@ def orphans(
     for column, other in zip(fk.columns, fk.referenced_columns, strict=True):
         ends = (column_types.get(fk.table, {}).get(column), column_types.get(fk.referenced_table, {}).get(other))
         as_uuid = "uuid" in ends
-        own.append(_uuid_digits(quote(column)) if as_uuid else f"{quote(column)} COLLATE BINARY")
-        referenced.append(_uuid_digits(quote(other)) if as_uuid else quote(other))
+        own.append(uuid_digits(quote(column)) if as_uuid else f"{quote(column)} COLLATE BINARY")
+        referenced.append(uuid_digits(quote(other)) if as_uuid else quote(other))
     present = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.columns)
     there = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.referenced_columns)
     # The set on the right is built once, as an index in a temporary file where it is large.
@@ -298,14 +273,15 @@ def orphans(
     if not cells:
         names = tuple(name for name in fk.columns if name not in secret)
         cells = tuple(quote(name) for name in names) or ("'…'",)
-    rows = conn.execute(f"SELECT {', '.join(_readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
+    rows = conn.execute(f"SELECT {', '.join(readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
     return count, [key_text(names or ("key",), row) for row in rows]
 
 
-def named_by(shape: Shape, secret: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """What rows are named by to a person, and the SQL for it: the key, else the rowid; nothing where there is neither.
+def named_by(shape: TableShape, secret: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the columns that name a row to a person, and their SQL: the key, else the rowid; empty without either.
 
     Args:
+        shape: Of the table.
         secret: Columns whose content is never shown, nor a key that holds one.
     """
     if shape.key and not set(shape.key) & set(secret):
@@ -319,17 +295,18 @@ def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) ->
         raise CannotCheck("a column of the foreign key is not in the source", where=table, expected=", ".join(missing))
 
 
-def _uuid_digits(column: str) -> str:
+def uuid_digits(column: str) -> str:
+    """Return SQL for the digits of a uuid, however it is spelled."""
     return f"lower(replace(replace(replace({column}, '-', ''), '{{', ''), '}}', ''))"
 
 
-def _readable(expression: str) -> str:
-    """Text as bytes: reading it as text fails where it is not UTF-8, and a key is needed most there."""
+def readable(expression: str) -> str:
+    """Return SQL for text as bytes: reading text that is not UTF-8 fails, and a key is needed most there."""
     return f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB) ELSE {expression} END"
 
 
 def key_text(names: Sequence[str], values: Sequence[Any]) -> str:
-    """A row's key for a person, e.g. ``id=5``; bytes are shown as the text they spell, long ones are cut."""
+    """Format a row's key for a person, e.g. ``id=5``; bytes are shown as the text they spell, long ones are cut."""
     shown = []
     for name, value in zip(names, values, strict=True):
         text = value.decode("utf-8", "backslashreplace") if isinstance(value, bytes) else str(value)

@@ -17,11 +17,11 @@ BUSY_SECONDS = 5.0
 
 
 def check_writable(database: Path) -> Check:
-    """Whether the file's owner can write into it: a transaction of that user that changes something and is rolled back.
+    """Check that the file's owner can write into it: a transaction of that user that changes something and is rolled back.
 
     A child process becomes that user and lets SQLite do it, so that the side files count as well, which SQLite makes in the
-    folder. The database is as it was afterwards. Who may not become that user, or finds others writing for long,
-    only looks at the rights.
+    folder. The database is unchanged afterwards. Only the rights are checked when this process may not become that user, or
+    when another connection keeps the write lock.
     """
     place = files.real(database)
 
@@ -43,7 +43,7 @@ def check_writable(database: Path) -> Check:
             return check(_by_rights(place, owner), f"by its rights; this process cannot become user {owner.st_uid}")
     except OSError as error:
         return check(error.strerror or type(error).__name__)
-    return check(_told_by_child(lambda: _write_as(place, owner.st_uid, owner.st_gid)))
+    return check(_problem_in_child(lambda: _write_as(place, owner.st_uid, owner.st_gid)))
 
 
 def _by_rights(place: Path, owner: os.stat_result) -> str:
@@ -69,15 +69,15 @@ def _write_as(place: Path, uid: int, gid: int) -> None:
     try:
         connection.set_busy_timeout(int(BUSY_SECONDS * 1000))
         connection.execute("BEGIN IMMEDIATE; CREATE TABLE cutover_writes_nothing (one); ROLLBACK")
-    except apsw.BusyError:  # somebody else is writing, and does so for long: only the rights can be looked at
+    except apsw.BusyError:  # another connection keeps the write lock: only the rights can be checked
         if problem := _by_rights(place, place.stat()):
             raise PermissionError(problem) from None
     finally:
         connection.close()
 
 
-def _told_by_child(action: Callable[[], None]) -> str:
-    """Carry something out in a child process. Returns what was wrong; empty when nothing was."""
+def _problem_in_child(action: Callable[[], None]) -> str:
+    """Run an action in a child process. Returns the problem; empty when there was none."""
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
@@ -86,7 +86,7 @@ def _told_by_child(action: Callable[[], None]) -> str:
             os.close(reading)
             action()
             problem = ""
-        except BaseException as error:  # noqa: BLE001  # whatever it is, the parent tells it
+        except BaseException as error:  # noqa: BLE001  # whatever it is, the parent reports it
             problem = f"{type(error).__name__}: {error}"
         finally:
             os.write(writing, problem.encode()[:1000])

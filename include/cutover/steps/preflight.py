@@ -16,7 +16,7 @@ from include.cutover.assessment import decided as assessment_decided
 from include.cutover.assessment import page as assessment_page
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import preview_extras
 from include.cutover.people import identities
 from include.cutover.preflight import places as preflight_places
 from include.cutover.preflight import services as preflight_services
@@ -24,6 +24,7 @@ from include.cutover.preflight import source as preflight_source
 from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import expectations
 from include.cutover.runs import rehearsals, schema_drift
+from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.steps.go_live import fill
 from include.cutover.steps.set_aside import finish_pending
@@ -76,7 +77,7 @@ def _rehearsed(step: Step) -> list[Check]:
 
 def _schema_drift(step: Step, clone: Path) -> list[str]:
     """Record the schema, and tell what changed since it was last proven: a release may have come in between."""
-    with source_schema.snapshot(clone) as connection:
+    with snapshots.snapshot(clone) as connection:
         fingerprint, objects = source_schema.schema_fingerprint(connection), source_schema.schema_objects(connection)
     before = schema_drift.baseline(step.plan.name, but=step.evidence)
     step.evidence.append(
@@ -168,7 +169,7 @@ def _clone(step: Step) -> Iterator[Path]:
     scratch.mkdir(parents=True, mode=0o700)
     try:
         files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
-        source_schema.clone(step.source, scratch / "clone.db")
+        cloning.clone(step.source, scratch / "clone.db")
         yield scratch / "clone.db"
     except CutoverError as error:
         if error.where == str(scratch / "clone.db"):  # which is gone when somebody reads this
@@ -188,7 +189,7 @@ def check_places(step: Step) -> Report:
     if step.plan.services and step.plan.smoke_tests is not None:
         checks += preflight_services.check_services(step.plan.services, step.plan.smoke_tests, step.remote)
     warnings = []
-    for extra in extras.look(step.plan):
+    for extra in preview_extras(step.plan):
         if extra.required:
             checks.append(extra.preview)
         elif extra.problems:

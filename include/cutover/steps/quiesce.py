@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from include.cutover.application import services
-from include.cutover.source import fence
+from include.cutover.source import fence, holders
 from include.cutover.steps.step import Report, Step
 
 
@@ -17,7 +17,7 @@ def stop_services(step: Step) -> Report:
 
 def fence_source(step: Step) -> Report:
     """Prove that nobody holds the file open, and make it unwritable for every SQLite. Safe to run again."""
-    nobody = fence.check_nobody_holds(step.source)
+    nobody = holders.check_nobody_holds(step.source)
     if nobody.outcome == "failed":
         return Report("somebody still holds the database open after the services have stopped", {}, [nobody])
     state = fence.raise_fence(step.source, run_id=step.run_id, note=f"Cutover of {step.plan.application} to PostgreSQL")

@@ -25,7 +25,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.preflight import target as preflight_target
 from include.cutover.report import page as report_page
 from include.cutover.runs import deciders, rehearsals, runbook, verdict
-from include.cutover.source import fence, snapshots, writable
+from include.cutover.source import cloning, fence, writable
 from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps import rollback, set_aside
@@ -261,7 +261,7 @@ def clone_source(step: Step) -> Report:
     size = sum(item.stat().st_size for item in (live, *files.side_files(live)) if item.exists())
     # The clone, its backups, what is made of them, and the copy that goes back into its place.
     files.require_space({scratch: 6 * size})
-    snapshots.clone(live, clone)
+    cloning.clone(live, clone)
     size = clone.stat().st_size
     return Report(f"{live.name}: {size:,} bytes, cloned in one step", {"bytes": size})
 

@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 from include.cutover.checks import Check
 from include.cutover.connections.commands import Remote, Runner
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, PlanInvalid, Refused
 from include.cutover.evidence import claims, fingerprints, lease
 from include.cutover.evidence.record import Event, Evidence
@@ -32,7 +32,8 @@ from include.cutover.plan.model import Plan
 from include.cutover.preflight import disk_space
 from include.cutover.runs import clock, verdict
 from include.cutover.runs.clock import OutOfTime
-from include.cutover.source import backup
+from include.cutover.source import backup_manifest
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps import notices as notice_steps
 from include.cutover.target import ledger
 
@@ -202,20 +203,20 @@ class Step:
         return ledger.guard(self.run_id, self.epoch)
 
     @cached_property
-    def manifest(self) -> backup.Manifest:
+    def manifest(self) -> Manifest:
         """The verified backup of this run, by whichever of its copies can be read."""
         event = self.evidence.last("backup")
         if event is None:
             raise CannotCheck("this run has no backup", where=self.run_id, expected="the step take_backup passed")
-        return backup.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
+        return backup_manifest.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
 
     @cached_property
-    def decided(self) -> decisions.Decided:
+    def decided(self) -> Decided:
         """What copy and proof read: the backup, or what the plan's decisions made of it."""
         event = self.evidence.last("snapshot")
         if event is None:
             raise CannotCheck("this run has no snapshot", where=self.run_id, expected="the step take_backup passed")
-        return decisions.Decided.from_dict(event["decided"])
+        return Decided.from_dict(event["decided"])
 
     @cached_property
     def remote(self) -> Remote:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
-from include.cutover.decisions import decided as decisions
-from include.cutover.decisions import snapshot as decided_snapshot
-from include.cutover.extras import take as extras
+from include.cutover.decisions import decided_snapshot
+from include.cutover.decisions.apply import apply_decisions
+from include.cutover.decisions.decided_snapshot import Decided
+from include.cutover.extras.take import take_extras
 from include.cutover.proof import content, digests
-from include.cutover.source import backup
+from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import schema as target_schema
 
@@ -26,8 +28,8 @@ def take_backup(step: Step) -> Report:
         run_id=step.run_id,
         plan=step.plan.name,
     )
-    checks = backup.verify(manifest)
-    step.evidence.append("backup", **backup.facts(manifest))
+    checks = backup_copies.verify(manifest)
+    step.evidence.append("backup", **backup_manifest.facts(manifest))
     decided = _decide(step, manifest)
     rows = sum(manifest.counts.values())
     return Report(
@@ -38,10 +40,10 @@ def take_backup(step: Step) -> Report:
     )
 
 
-def _decide(step: Step, manifest: backup.Manifest) -> decisions.Decided:
+def _decide(step: Step, manifest: Manifest) -> Decided:
     """Carry the plan's decisions out on a clone of the backup, where they touch a row. Copy and proof read the result."""
     if any(table.columns or table.foreign_keys for table in step.plan.tables.values()):
-        decided = decisions.apply(
+        decided = apply_decisions(
             manifest.file,
             manifest.file.with_name(f"{manifest.file.name}.decided"),
             step.plan,
@@ -54,7 +56,7 @@ def _decide(step: Step, manifest: backup.Manifest) -> decisions.Decided:
     return decided
 
 
-def _told(decided: decisions.Decided) -> str:
+def _told(decided: Decided) -> str:
     if not decided.made:
         return ""
     values = sum(sum(by_decision.values()) for by_decision in decided.touched.values())
@@ -77,7 +79,7 @@ def restore_test(step: Step) -> Report:
         )
 
     try:
-        checks = backup.restore_test(step.manifest, scratch, digests=digests_of)
+        checks = trial_restore.restore_test(step.manifest, scratch, digests=digests_of)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)
@@ -88,7 +90,7 @@ def snapshot_extras(step: Step) -> Report:
 
     What the plan requires is a check; anything else that is missing is a warning at the gate and in the report.
     """
-    kept = extras.take(step.plan, step.run_id, step.source)
+    kept = take_extras(step.plan, step.run_id, step.source)
     step.evidence.append("extras", kept=[item.as_dict() for item in kept])
     there = [item for item in kept if item.file is not None]
     return Report(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.audit import audit
 from include.cutover.proof import counts, digests, smoke, table_suites
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import constraints, structure
@@ -35,7 +35,7 @@ def check_tables(step: Step) -> Report:
     checks = list(result.checks)
     if step.decided.made:
         planned = target_schema.planned_schema(step.target, step.plan.sql_folder)
-        checks += decisions.audit(step.decided, step.plan, planned)
+        checks += audit(step.decided, step.plan, planned)
     return Report(result.summary, result.figures, checks)
 
 

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.runs import schema_drift
+from include.cutover.source import cloning
 from include.cutover.source import schema as source_schema
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Report, Step
@@ -38,7 +39,7 @@ def wait_for_window(step: Step) -> Report:
         raise CannotCheck(
             "nobody knows the schema that preflight looked at", where=step.run_id, do="Run check_source first."
         )
-    with source_schema.live_schema(step.source, step.plan.backup.directory) as connection:
+    with cloning.live_schema(step.source, step.plan.backup.directory) as connection:
         objects = source_schema.schema_objects(connection)
         fingerprint = source_schema.schema_fingerprint(connection)
     if fingerprint != recorded["fingerprint"]:

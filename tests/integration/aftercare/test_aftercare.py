@@ -20,13 +20,13 @@ from include.cutover.aftercare import checks as aftercare_checks
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.checks import Check
 from include.cutover.connections.commands import no_remote
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.people import notices
 from include.cutover.people.identities import Identities
 from include.cutover.plan.model import Plan
-from include.cutover.source import backup
+from include.cutover.source import backup, backup_manifest
 from include.cutover.stack.postgres import binaries
 from include.cutover.steps import aftercare as steps
 from include.cutover.steps import rollback as steps_rollback
@@ -152,7 +152,7 @@ class Shop(Ends):
         evidence.append("run.opened", run_id=RUN, actor=LEAD, dag_id=f"cutover_{PLAN}", notices=True)
         evidence.append("services.stopped")
         manifest = backup.take(self.source_path(plan), plan.backup.directory, None, run_id=RUN, plan=PLAN)
-        evidence.append("backup", **backup.facts(manifest))
+        evidence.append("backup", **backup_manifest.facts(manifest))
         evidence.append("snapshot", decided=decided_snapshot.untouched(manifest.file).as_dict())
         ledger.ensure(self.conninfo)
         guard = ledger.guard(RUN, ledger.open_run(self.conninfo, RUN, PLAN))

@@ -13,7 +13,7 @@ from psycopg.conninfo import make_conninfo
 from include.cutover.aftercare import first_backup as aftercare_first_backup
 from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import binaries
-from tests.integration.decisions.test_decided import plan_of
+from tests.support.deciding import plan_of
 
 TARGET = """
     CREATE TABLE devices (id uuid PRIMARY KEY DEFAULT gen_random_uuid(), name text, at timestamptz);

@@ -25,18 +25,19 @@ from include.cutover.aftercare.retention import Deed, Kind
 from include.cutover.checks import worst
 from include.cutover.cli import evidence_check
 from include.cutover.cli.main import main
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Evidence
-from include.cutover.extras import take as extras
+from include.cutover.extras.take import EXTRAS_MANIFEST, KeptExtra, extras_folders
 from include.cutover.plan.model import Plan
 from include.cutover.proof import digests
-from include.cutover.source import backup, restore
+from include.cutover.source import backup, backup_manifest, restore
+from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps import rollback
 from include.cutover.steps.step import Caller, Step
 from include.cutover.target import schema as target_schema
-from tests.integration.decisions.test_decided import plan_of
+from tests.support.deciding import plan_of
 from tests.support.killing import kill_at_every_step
 
 NAME = "house"
@@ -61,16 +62,16 @@ class House:
         evidence.save("plan.json", self.plan.model_dump_json())
         evidence.append("run.opened", run_id=run_id, dag_id=f"cutover_{NAME}", source=str(source))
         manifest = backup.take(source, self.plan.backup.directory, self.plan.backup.second_copy, run_id=run_id, plan=NAME)
-        evidence.append("backup", **backup.facts(manifest))
+        evidence.append("backup", **backup_manifest.facts(manifest))
         evidence.append("snapshot", decided=decided_snapshot.untouched(manifest.file).as_dict())
         digests.beside(manifest.file).write_text("{}")
-        for place in extras.folders(self.plan, run_id):
+        for place in extras_folders(self.plan, run_id):
             place.mkdir(mode=0o700)
             (place / "configuration.tar.gz").write_bytes(b"kept")
-            kept = extras.Kept(
+            kept = KeptExtra(
                 "configuration", False, place / "configuration.tar.gz", sha256=hashlib.sha256(b"kept").hexdigest()
             )
-            (place / extras.MANIFEST).write_text(json.dumps({"run_id": run_id, "extras": [kept.as_dict()]}, default=str))
+            (place / EXTRAS_MANIFEST).write_text(json.dumps({"run_id": run_id, "extras": [kept.as_dict()]}, default=str))
         if outcome is not None:
             evidence.append("decision", at="decide_live", outcome="go_on" if outcome == "live" else "rollback", why=[""])
             evidence.append("sealed", outcome=outcome)
@@ -98,10 +99,10 @@ def named(house: House, evidence: Evidence, suffix: str = "") -> list[Path]:
     return [Path(taken[key] + suffix) for key in ("file", "second_file")]
 
 
-def manifest_of(evidence: Evidence) -> backup.Manifest:
+def manifest_of(evidence: Evidence) -> Manifest:
     taken = evidence.last("backup")
     assert taken is not None
-    return backup.load(Path(taken["manifest"]), Path(taken["second_manifest"]))
+    return backup_manifest.load(Path(taken["manifest"]), Path(taken["second_manifest"]))
 
 
 @pytest.fixture
@@ -127,7 +128,9 @@ def test_a_backup_is_archived_in_both_places_and_restores_from_there(house: Hous
     manifest = manifest_of(evidence)
     assert manifest.archives == tuple(named(house, evidence, ".gz")) and manifest.sha256 == before.sha256
     for key in ("manifest", "second_manifest"):
-        assert backup.load(Path((evidence.last("backup") or {})[key])).archives == manifest.archives, "each says where"
+        assert backup_manifest.load(Path((evidence.last("backup") or {})[key])).archives == manifest.archives, (
+            "each says where"
+        )
     assert worst(evidence_check.check(evidence.folder)) == "passed"
     assert house.after("archive", 3) == [], "once"
 
@@ -141,7 +144,7 @@ def test_a_backup_is_archived_in_both_places_and_restores_from_there(house: Hous
 def test_a_manifest_without_archives_is_written_as_it_always_was(house: House) -> None:
     manifest = manifest_of(house.run("one"))
     assert "archive" not in manifest.to_json()
-    assert backup.Manifest.from_json(manifest.to_json()) == manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
 
 
 def test_what_is_not_what_was_recorded_is_not_archived(house: House) -> None:

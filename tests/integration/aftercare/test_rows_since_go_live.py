@@ -21,7 +21,7 @@ import pytest
 from include.cutover.aftercare import rows_since_go_live
 from include.cutover.aftercare.rows_since_go_live import Changes, Marker
 from include.cutover.cli import evidence_check
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CannotCheck, LeaseLost, Unreachable
 from include.cutover.evidence.record import Evidence
 from include.cutover.stack.postgres import Cluster, _without_root, binaries, free_port

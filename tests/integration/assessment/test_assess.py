@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from include.cutover.assessment.assess import Assessment, assess
 from include.cutover.assessment.target import Target
 from include.cutover.copying.tables import copy_table
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import Refused, StepFailed, WrongData
 from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster
@@ -215,7 +215,7 @@ def test_carrying_the_decision_out_leaves_nothing_to_find(measure: Target, tmp_p
     before = assess_case(case, measure, tmp_path, settings={"columns": {"v": case.decision}})
     plan = plan_of({table: {"columns": {"v": case.decision}}})
     planned = PlannedSchema({table: list(measure.tables[table].details.values())}, {table: []}, [])
-    made = decisions.apply(tmp_path / "s.db", tmp_path / "decided" / "s.db", plan, planned)
+    made = apply_decisions(tmp_path / "s.db", tmp_path / "decided" / "s.db", plan, planned)
     assert sum(made.touched[table].values()) == sum(item.rows for item in before.of("decision applied"))
     assert telling(assess(made.file, plan_of({table: None}), measure), but=QUIET) == []
 

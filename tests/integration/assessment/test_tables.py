@@ -11,7 +11,7 @@ import pytest
 
 from include.cutover.assessment.assess import Assessment, Progress, assess, read_target
 from include.cutover.assessment.decided import assess_decided
-from include.cutover.decisions import decided as decisions
+from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import Cluster
@@ -262,7 +262,7 @@ def test_what_is_decided_is_what_decisions_carry_out(
 ) -> None:
     found, plan, path = referring(item=quarantine("of_device", orphans=orphans), reading=quarantine("of_item"))
     planned = planned_schema(conninfo, sql_folder(tmp_path / "again", *CHILDREN))
-    made = decisions.apply(path, tmp_path / "decided" / "s.db", plan, planned)
+    made = apply_decisions(path, tmp_path / "decided" / "s.db", plan, planned)
     rows = {
         table: sum(item.rows for item in found.findings if item.table == table and item.code.startswith("orphans"))
         for table in ("item", "reading")
@@ -697,7 +697,7 @@ def test_a_decision_about_rows_that_cannot_be_told_apart_fails(conninfo: str, tm
     target = target_of(conninfo, tmp_path, 'CREATE TABLE t (rowid text, _rowid_ text, "oid" text)')
     plan = plan_of({"t": {"columns": {"_rowid_": {"strip_nul": True}}}})
     (finding,) = assess_decided(path, plan, target).blocks
-    assert (finding.code, finding.table) == ("decision_fails", "t") and "told apart" in finding.becomes
+    assert (finding.code, finding.table) == ("decision_fails", "t") and "cannot be identified" in finding.becomes
 
 
 # --- sequences ------------------------------------------------------------------------------------------------------------

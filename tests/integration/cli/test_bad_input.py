@@ -33,7 +33,7 @@ from include.cutover.people.notices import Channel
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import target as preflight_target
-from include.cutover.source import snapshots
+from include.cutover.source import cloning
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps.step import Caller, Step
@@ -365,7 +365,7 @@ def test_a_source_that_may_not_be_read(run: Run, shop: Shop) -> None:
 
 
 def test_a_source_that_somebody_has_locked(run: Run, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(snapshots.clone.__kwdefaults__ or {}, "busy_seconds", 0.3)
+    monkeypatch.setitem(cloning.clone.__kwdefaults__ or {}, "busy_seconds", 0.3)
     path = tmp_path / "place" / "s.db"
     path.parent.mkdir()
     shutil.copy(shop.file, path)

@@ -13,7 +13,7 @@ import pytest
 
 from include.cutover.cli.main import main
 from include.cutover.evidence.record import EVENTS, Evidence
-from include.cutover.source import backup, fence
+from include.cutover.source import backup, backup_manifest, fence, fence_note
 
 Told = tuple[int, str, str]
 Type = Callable[..., Told]
@@ -58,7 +58,7 @@ def test_a_fence_is_told_with_its_run(typed: Type, database: Path) -> None:
     assert status == 0
     assert found == {
         "file": str(database), "raised": True, "intact": True, "run_id": "manual__1", "since": state.time,
-        "note": str(fence.note_path(database)), "findings": [],
+        "note": str(fence_note.note_path(database)), "findings": [],
     }  # fmt: skip
     status, told, _ = typed("fence", "status", "--source", database)
     assert status == 0 and "fence of run manual__1" in told
@@ -71,7 +71,7 @@ def write_past_the_fence(database: Path) -> None:
 
 
 def remove_the_note(database: Path) -> None:
-    fence.note_path(database).unlink()
+    fence_note.note_path(database).unlink()
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def evidence(tmp_path: Path, database: Path) -> Evidence:
     found = Evidence(tmp_path / "evidence" / "p" / "one")
     found.append("run.opened", run_id="one", plan="p")
     manifest = backup.take(database, tmp_path / "backups", tmp_path / "second", run_id="one", plan="p")
-    found.append("backup", **backup.facts(manifest))
+    found.append("backup", **backup_manifest.facts(manifest))
     found.save("report.html", "<p>as it was</p>")
     found.append("sealed", outcome="live")
     return found

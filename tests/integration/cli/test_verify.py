@@ -21,7 +21,7 @@ import pytest
 
 from include.cutover.cli import verify as verify_command
 from include.cutover.proof import content, digests
-from include.cutover.source import backup, fence
+from include.cutover.source import backup, fence, trial_restore
 from include.cutover.stack.postgres import Cluster, free_port
 from tests.support.loaded import SCHEMA, Loaded, load, ward_ops
 
@@ -182,7 +182,7 @@ def test_the_restore_test_computes_the_digests_that_the_proof_uses(ward: Loaded,
         stored = None if file.parent == tmp_path / "scratch" else kept
         return content.source_digests(file, ward.conninfo, SCHEMA, tables, stored=stored, identity=manifest.sha256)
 
-    checks = backup.restore_test(manifest, tmp_path / "scratch", digests=of)
+    checks = trial_restore.restore_test(manifest, tmp_path / "scratch", digests=of)
     assert {check.outcome for check in checks} == {"passed"}
     computed = kept.stat().st_mtime_ns
     assert verify(ward, fail_on_mismatch=True).status == 0

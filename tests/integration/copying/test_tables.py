@@ -34,6 +34,7 @@ from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused
 from include.cutover.places import ROOT
 from include.cutover.proof import content
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger
 from include.cutover.target.ledger import Chunk
@@ -720,7 +721,7 @@ def whole(pings: Bench) -> None:
 
 
 def test_chunks_are_ranges_of_rows(pings: Bench) -> None:
-    connection = source_schema.open_snapshot(pings.snapshot)
+    connection = snapshots.open_snapshot(pings.snapshot)
     assert plan_chunks(connection, "t", 8_000) == [
         Chunk("t", 0, 0, 7_999, 8_000),
         Chunk("t", 1, 8_000, 15_999, 8_000),

@@ -84,7 +84,7 @@ def test_a_server_that_loads_the_snapshot_has_every_key(server: Server, tmp_path
 
 
 @pytest.mark.parametrize("kind", ["rdb", "bgsave"])
-def test_a_save_that_was_under_way_before_is_not_taken_for_the_snapshot(
+def test_save_that_was_under_way_before_does_not_count_as_the_snapshot(
     tmp_path_factory: pytest.TempPathFactory, tmp_path: Path, kind: str
 ) -> None:
     """Such a dump is of a moment before the services stopped."""
@@ -107,7 +107,7 @@ def test_a_save_that_was_under_way_before_is_not_taken_for_the_snapshot(
         assert second.client.get("late") == b"x"
 
 
-def test_the_dump_file_of_another_server_is_not_taken(server: Server, tmp_path: Path) -> None:
+def test_dump_file_of_another_server_is_refused(server: Server, tmp_path: Path) -> None:
     redis_snapshot.take(settings(server), tmp_path / "old.rdb")
     time.sleep(1.1)
     with pytest.raises(StepFailed, match="not the one that the server has just written"):
@@ -117,7 +117,9 @@ def test_the_dump_file_of_another_server_is_not_taken(server: Server, tmp_path: 
     assert not (tmp_path / "redis.rdb").exists()
 
 
-def test_without_checksums_a_dump_is_complete_and_no_more(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> None:
+def test_dump_without_checksum_is_complete_but_not_verified(
+    tmp_path_factory: pytest.TempPathFactory, tmp_path: Path
+) -> None:
     with running(tmp_path_factory.mktemp("unchecked"), rdbchecksum="no") as server:
         server.client.set("a", "b")
         assert not redis_snapshot.take(settings(server), tmp_path / "redis.rdb").dump.checksum
@@ -126,7 +128,9 @@ def test_without_checksums_a_dump_is_complete_and_no_more(tmp_path_factory: pyte
 # --- it cannot be had ----------------------------------------------------------------------------------------------------
 
 
-def test_a_wrong_password_is_told_without_it(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_password_is_refused_without_showing_it(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("REDIS_PASSWORD", "hunter3")
     with pytest.raises(CannotCheck, match="Redis refuses") as caught:
         redis_snapshot.take(settings(server), tmp_path / "redis.rdb")
@@ -137,7 +141,7 @@ def test_a_wrong_password_is_told_without_it(server: Server, tmp_path: Path, mon
 
 
 @pytest.mark.parametrize("kind", ["rdb", "bgsave"])
-def test_a_user_without_the_right_is_told_which(server: Server, tmp_path: Path, kind: str) -> None:
+def test_missing_right_of_the_redis_user_is_named(server: Server, tmp_path: Path, kind: str) -> None:
     user: dict[str, Any] = {"enabled": True, "reset": True, "passwords": [f"+{PASSWORD}"], "keys": "*"}
     server.client.acl_setuser("reader", **user, commands=["+ping", "+info", "+time"])
     with pytest.raises(CannotCheck, match="needs the rights") as caught:
@@ -172,14 +176,14 @@ def test_a_stream_that_never_begins_is_given_up(server: Server, tmp_path: Path) 
     server.client.config_set("repl-diskless-sync", "no")
     server.client.config_set("rdb-key-save-delay", 100_000)  # minutes; the server sends empty lines meanwhile
     try:
-        with pytest.raises(Unreachable, match="did not come to its end"):
+        with pytest.raises(Unreachable, match="did not finish in time"):
             redis_snapshot.take(settings(server, seconds=2), tmp_path / "redis.rdb")
     finally:
         server.client.config_set("rdb-key-save-delay", 0)
     assert not (tmp_path / "redis.rdb").exists()
 
 
-def test_something_else_on_that_port_is_no_redis(tmp_path: Path) -> None:
+def test_another_server_on_that_port_is_refused(tmp_path: Path) -> None:
     pytest.importorskip("redis")
     with socket.create_server(("127.0.0.1", 0)) as listening:
 

@@ -3,13 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import socket
 import stat
-import subprocess
-import sys
-import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,10 +12,10 @@ from typing import Any
 import pytest
 
 from include.cutover import files
-from include.cutover.errors import PlanInvalid, Refused, StepFailed
+from include.cutover.errors import PlanInvalid
 from include.cutover.evidence.record import Evidence
-from include.cutover.extras import archives
-from include.cutover.extras import take as extras
+from include.cutover.extras import take
+from include.cutover.extras.take import KeptExtra, preview_extras, take_extras
 from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan, parse_plan
@@ -30,138 +25,8 @@ from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps import take_backup as take_backup_steps
 from include.cutover.steps.step import Caller, Report, Step, Terms, run
-from tests.support.full_disk import small_disk
 from tests.support.killing import kill_at_every_step
 from tests.support.redis_server import PASSWORD, running
-
-SECRET = "SECRET_KEY=hunter2\n"
-
-
-@pytest.fixture
-def tree(tmp_path: Path) -> Path:
-    """A configuration as they are: a secret, links in and out, a repository, odd names and modes."""
-    tree, outside = tmp_path / "etc", tmp_path / "outside"
-    for folder in (tree / "repository" / ".git", outside):
-        folder.mkdir(parents=True)
-    (outside / "of others").write_text("not ours")
-    for name, content, mode in (
-        (".env", SECRET, 0o600),
-        ("repository/.git/HEAD", "ref: refs/heads/main\n", 0o644),
-        ("repository/run.sh", "#!/bin/sh\n", 0o755),
-        ("empty", "", 0o640),
-        ("name with blanks and ქართული", "x" * 100_000, 0o444),
-    ):
-        path = tree / name
-        path.write_text(content)
-        path.chmod(mode)
-    (tree / "to a file").symlink_to(".env")
-    (tree / "to others").symlink_to(outside)
-    (tree / "to nowhere").symlink_to("/nowhere")
-    (tree / "repository").chmod(0o750)
-    if os.geteuid() == 0:
-        os.chown(tree / ".env", 12_345, 23_456)
-    return tree
-
-
-def described(folder: Path) -> dict[str, tuple[Any, ...]]:
-    """Everything below a folder: type, mode, owner, time, and content or where a link leads."""
-    found = {}
-    for path in sorted([folder, *folder.rglob("*")]):
-        status = path.lstat()
-        content = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else b""  # noqa: PTH115
-        owner = (status.st_uid, status.st_gid)
-        found[str(path.relative_to(folder))] = (status.st_mode, *owner, int(status.st_mtime), content)
-    return found
-
-
-# --- archives ------------------------------------------------------------------------------------------------------------
-
-
-def test_an_archive_brings_back_what_was_there(tree: Path, tmp_path: Path) -> None:
-    to = tmp_path / "configuration.tar.gz"
-    to.write_bytes(b"left by a killed attempt")
-    found = archives.write([tree], to)
-    assert (found.problems, found.entries) == ((), 11)
-    assert (found.bytes, found.sha256) == (to.stat().st_size, files.digest(to))
-    assert stat.S_IMODE(to.stat().st_mode) == 0o600
-    with tarfile.open(to) as tar:
-        tar.extractall(tmp_path / "back", filter="fully_trusted")
-        assert not any("of others" in name for name in tar.getnames()), "a link that leads out was followed"
-    assert described(tmp_path / "back" / str(tree).lstrip("/")) == described(tree)
-
-
-def test_what_cannot_be_kept_is_named_and_the_rest_is_kept(tree: Path, tmp_path: Path) -> None:
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(tree / "socket"))
-    os.mkfifo(tree / "pipe")
-    growing = Path("/proc/self/stat")  # has no size before it is read
-    found = archives.write([tree, tmp_path / "absent", growing], tmp_path / "a.tar.gz")
-    assert found.problems == (
-        f"{tree}/pipe: not a file, folder or link",
-        f"{tree}/socket: not a file, folder or link",
-        f"{tmp_path}/absent: No such file or directory",
-        f"{growing}: it changed while it was read",
-    )
-    assert found.entries == 12
-
-
-def test_what_may_not_be_read_is_named(tree: Path, tmp_path: Path) -> None:
-    (tree / "repository").chmod(0)
-    script = "import json, sys; from pathlib import Path; from include.cutover.extras import archives\n"
-    script += (
-        "found = archives.write([Path(sys.argv[1])], Path(sys.argv[2])); print(json.dumps([found.problems, found.entries]))"
-    )
-    rights = "-dac_override,-dac_read_search"  # with them root reads everything
-    as_anybody = ["setpriv", f"--bounding-set={rights}", f"--inh-caps={rights}"] if os.geteuid() == 0 else []
-    done = subprocess.run(
-        [*as_anybody, sys.executable, "-c", script, str(tree), str(tmp_path / "a.tar.gz")],
-        cwd=ROOT, capture_output=True, text=True, check=True, timeout=60,
-    )  # fmt: skip
-    problems, entries = json.loads(done.stdout)
-    named = [f"{tree}/repository: Permission denied"]
-    if os.geteuid() == 0:  # then it belongs to somebody else
-        named.append(f"{tree}/.env: Permission denied")
-    assert sorted(problems) == sorted(named)
-    assert entries == 9 - len(named)
-
-
-def test_backups_and_the_database_do_not_get_into_an_archive(tree: Path, tmp_path: Path) -> None:
-    backups = tree / "data" / "backups"
-    backups.mkdir(parents=True)
-    (tree / "data" / "app.db").write_text("the backup has it")
-    (tree / "link to the database").symlink_to("data/app.db")
-    found = archives.write([tree], backups / "a.tar.gz", but=[backups, tree / "data" / "app.db"])
-    with tarfile.open(backups / "a.tar.gz") as tar:
-        names = [name.removeprefix(str(tree).lstrip("/")) for name in tar.getnames()]
-    assert found.problems == () and "/data" in names and "/link to the database" in names
-    assert not [name for name in names if name.startswith(("/data/app.db", "/data/backups"))]
-
-
-def test_an_archive_that_does_not_read_back_is_no_archive(
-    tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    to = tmp_path / "a.tar.gz"
-    archives.write([tree], to)
-    whole, fsync = to.read_bytes(), os.fsync
-    for damage in (whole[:-20], whole[: len(whole) // 2], whole[:200] + b"\xff" + whole[201:]):
-
-        def on_a_broken_disk(descriptor: int, damage: bytes = damage) -> None:
-            fsync(descriptor)
-            to.write_bytes(damage)
-
-        monkeypatch.setattr(os, "fsync", on_a_broken_disk)
-        with pytest.raises(StepFailed, match="does not read back"):
-            archives.write([tree], to)
-        assert not to.exists()
-
-
-def test_without_room_nothing_is_begun(tree: Path, tmp_path: Path) -> None:
-    (tree / "large").write_bytes(os.urandom(6 << 20))
-    with small_disk(tmp_path / "small", 8) as place, pytest.raises(Refused, match="not enough free disk"):
-        archives.write([tree], place / "a.tar.gz")
-
-
-# --- the extras of a plan ------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -169,7 +34,7 @@ def places(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pa
     monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "first"))
     monkeypatch.setenv("WARD_OPS_SECOND_COPY", str(tmp_path / "second"))
     monkeypatch.setenv("REDIS_PASSWORD", PASSWORD)
-    monkeypatch.setattr(extras, "_PAUSE_SECONDS", 0)
+    monkeypatch.setattr(take, "PAUSE_SECONDS", 0)
     yield tmp_path / "first" / "ward_ops" / "extras-run", tmp_path / "second" / "ward_ops" / "extras-run"
 
 
@@ -188,7 +53,7 @@ def test_everything_lies_in_both_places_with_a_manifest(
         server.client.set("a", "b")
         redis = {"url": server.url, "password_env": "REDIS_PASSWORD"}
         plan = plan_with(redis=redis, archives=[archive(tree), archive(tree / ".env", name="secrets")])
-        kept = extras.take(plan, "run", tmp_path / "ward_ops.db")
+        kept = take_extras(plan, "run", tmp_path / "ward_ops.db")
     assert [(item.name, item.whole, item.warning) for item in kept] == [
         ("redis", True, ""),
         ("configuration", True, ""),
@@ -208,41 +73,41 @@ def test_everything_lies_in_both_places_with_a_manifest(
         assert PASSWORD not in (place / "manifest.json").read_text()
 
 
-def test_a_second_try_keeps_what_is_whole_and_makes_the_rest_anew(
+def test_second_attempt_keeps_whole_extras_and_makes_the_rest_again(
     tree: Path, places: tuple[Path, Path], tmp_path: Path
 ) -> None:
     plan = plan_with(archives=[archive(tree), archive(tree / "empty", name="other"), archive(tree / "late", name="late")])
-    first = extras.take(plan, "run", tmp_path / "ward_ops.db")
+    first = take_extras(plan, "run", tmp_path / "ward_ops.db")
     assert [item.whole for item in first] == [True, True, False]
     assert "the archive late is not complete" in first[2].warning and "No such file" in first[2].warning
     (places[1] / "other.tar.gz").write_bytes(b"damaged")
     (tree / "late").write_text("now it is there")
     stamp = (places[0] / "configuration.tar.gz").stat().st_mtime_ns
-    second = extras.take(plan, "run", tmp_path / "ward_ops.db")
+    second = take_extras(plan, "run", tmp_path / "ward_ops.db")
     assert [item.whole for item in second] == [True, True, True]
     assert (places[0] / "configuration.tar.gz").stat().st_mtime_ns == stamp
     assert files.digest(places[1] / "other.tar.gz") == files.digest(places[0] / "other.tar.gz") == second[1].sha256
 
 
-def test_killed_at_any_step_the_next_try_has_everything(tmp_path: Path, places: tuple[Path, Path]) -> None:
+def test_killed_at_any_step_the_next_attempt_has_everything(tmp_path: Path, places: tuple[Path, Path]) -> None:
     (tmp_path / "app").mkdir()
-    (tmp_path / "app" / ".env").write_text(SECRET)
+    (tmp_path / "app" / ".env").write_text("SECRET_KEY=hunter2\n")
     plan = plan_with(archives=[archive(tmp_path / "app")])
 
     def begin() -> None:
         for place in places:
             shutil.rmtree(place, ignore_errors=True)
 
-    def take() -> list[extras.Kept]:
-        return extras.take(plan, "run", tmp_path / "ward_ops.db")
+    def action() -> list[KeptExtra]:
+        return take_extras(plan, "run", tmp_path / "ward_ops.db")
 
-    for where in kill_at_every_step(begin, take, after=False):
-        assert [item.warning for item in take()] == [""], where
+    for where in kill_at_every_step(begin, action, after=False):
+        assert [item.warning for item in action()] == [""], where
         for place in places:
             assert sorted(path.name for path in place.iterdir()) == ["configuration.tar.gz", "manifest.json"], where
 
 
-def test_a_plan_says_what_its_extras_are() -> None:
+def test_plan_without_or_with_wrong_extras_is_read_or_refused() -> None:
     text = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
     begin, end = text.index("extras:"), text.index("window:")
 
@@ -258,9 +123,6 @@ def test_a_plan_says_what_its_extras_are() -> None:
     ):
         with pytest.raises(PlanInvalid, match=fault):
             parsed(section)
-
-
-# --- the step ------------------------------------------------------------------------------------------------------------
 
 
 class Ends:
@@ -293,7 +155,7 @@ def snapshot(step: Step) -> Report:
 
 
 @pytest.mark.usefixtures("places")
-def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path, tmp_path: Path) -> None:
+def test_missing_extra_is_a_warning_and_a_required_one_stops_the_run(tree: Path, tmp_path: Path) -> None:
     pytest.importorskip("redis", reason="REDIS WAS NOT TRIED: the client is not installed")
     absent = {"url": f"redis://127.0.0.1:{free_port()}"}
     optional = step_of(tmp_path, plan_with(redis=absent, archives=[archive(tree)]))
@@ -315,7 +177,7 @@ def test_what_is_not_required_is_a_warning_and_what_is_stops_the_run(tree: Path,
     assert "snapshot_extras" in decide_steps.required_steps(required, "decide")
 
 
-def test_what_cannot_be_kept_is_seen_before_anything_stops(
+def test_extra_that_cannot_be_kept_is_found_before_anything_stops(
     tree: Path, places: tuple[Path, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     """A required one fails preflight, where nothing was touched; another is told."""
@@ -323,7 +185,7 @@ def test_what_cannot_be_kept_is_seen_before_anything_stops(
     with running(tmp_path_factory.mktemp("redis")) as server:
         redis = {"url": server.url, "password_env": "REDIS_PASSWORD", "required": True}
         plan = plan_with(redis=redis, archives=[archive(tree), archive(tmp_path / "absent", name="other")])
-        found = [(item.name, item.preview.outcome) for item in extras.look(plan)]
+        found = [(item.name, item.preview.outcome) for item in preview_extras(plan)]
         assert found == [("redis", "passed"), ("configuration", "passed"), ("other", "failed")]
         assert server.client.info("persistence")["rdb_bgsave_in_progress"] == 0 and not places[0].exists()
     plan = plan.model_copy(update={"services": (), "smoke_tests": None, "configuration": None})
@@ -336,14 +198,14 @@ def test_what_cannot_be_kept_is_seen_before_anything_stops(
 
 
 @pytest.mark.usefixtures("places")
-def test_an_archive_that_is_required_must_be_complete(tree: Path, tmp_path: Path) -> None:
+def test_required_archive_must_be_complete(tree: Path, tmp_path: Path) -> None:
     step = step_of(tmp_path, plan_with(archives=[archive(tree, tmp_path / "absent", required=True)]))
     found = snapshot(step)
     assert found.outcome == "failed" and "absent: No such file" in found.checks[0].found
 
 
 @pytest.mark.usefixtures("places")
-def test_extras_that_nobody_knows_of_are_told_at_the_gate(tree: Path, tmp_path: Path) -> None:
+def test_extras_of_unknown_state_are_a_warning_at_the_gate(tree: Path, tmp_path: Path) -> None:
     """Their task was killed, or a person marked it as done: it stops nothing that the plan does not require, and is told."""
     plan = plan_with(archives=[archive(tree)])
     evidence = Evidence.of("ward_ops", "run")

@@ -29,8 +29,7 @@ from include.cutover.preflight import places as preflight_places
 from include.cutover.preflight import services as preflight_services
 from include.cutover.preflight import source as preflight_source
 from include.cutover.preflight import target as preflight_target
-from include.cutover.source import fence
-from include.cutover.source import schema as source_schema
+from include.cutover.source import cloning, fence
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.target.catalog import Column, ForeignKey
 from include.cutover.target.schema import PlannedSchema
@@ -432,7 +431,7 @@ def edit(path: Path, *statements: str) -> None:
 
 def check_source(live: Path, plan: Plan, planned: PlannedSchema = PLANNED) -> list[Check]:
     clone = live.parent / "clone.db"
-    source_schema.clone(live, clone)
+    cloning.clone(live, clone)
     return preflight_source.check_source(live, clone, plan=plan, planned=planned)
 
 
@@ -493,7 +492,7 @@ def test_orphans_are_counted_with_their_first_keys(live: Path, plan: Plan) -> No
 def test_a_damaged_source_is_not_looked_into_further(live: Path, plan: Plan) -> None:
     edit(live, "CREATE INDEX pings_device ON pings (device)")
     clone = live.parent / "clone.db"
-    source_schema.clone(live, clone)
+    cloning.clone(live, clone)
     content = bytearray(clone.read_bytes())
     content[4096 * 3 + 200 : 4096 * 4] = secrets.token_bytes(4096 - 200)
     clone.write_bytes(content)

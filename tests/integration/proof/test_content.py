@@ -17,7 +17,7 @@ import pytest
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.proof import canonical, content, digests
 from include.cutover.proof.content import TableResult
-from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 
 
 @dataclass
@@ -355,7 +355,7 @@ def test_a_part_that_is_too_large_for_one_value_is_streamed(pair: Pair) -> None:
     pair.target("CREATE TABLE t (id bigint PRIMARY KEY, v text)",
                 "INSERT INTO t SELECT i, repeat('a', 2000000) || i FROM generate_series(1, 40) AS i")  # fmt: skip
     ranges, whole = digests.Cuts(40, ((1, 40),), rowid=True), digests.Cuts(40, small=False)
-    with source_schema.snapshot(pair.file) as reading, psycopg.connect(pair.conninfo) as connection:
+    with snapshots.snapshot(pair.file) as reading, psycopg.connect(pair.conninfo) as connection:
         canonical.prepare(reading)
         shape = digests.shapes(reading, connection, "public", ["t"])["t"]
         found = digests.of_source(reading, shape, ranges)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -12,78 +11,20 @@ import sqlite3
 import stat
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from include.cutover.checks import worst
 from include.cutover.errors import CannotCheck, CutoverError, Refused
-from include.cutover.evidence.record import Evidence
-from include.cutover.source import backup, fence
+from include.cutover.source import backup_copies, backup_manifest, fence, snapshots, trial_restore
 from include.cutover.source import schema as source_schema
+from tests.support.backups import RUN, dump, make_live, take, visible
 from tests.support.killing import kill_at_every_step
-
-RUN = "manual__2025-10-11T08:00:00+00:00"
-
-SCHEMA = """
-CREATE TABLE device (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, score REAL, raw BLOB);
-CREATE TABLE pair (b TEXT COLLATE NOCASE, a INT, PRIMARY KEY (b, a DESC)) WITHOUT ROWID;
-CREATE TABLE "odd ""name" (rowid TEXT, _rowid_ TEXT, oid TEXT, doubled AS (rowid || rowid));
-CREATE TABLE empty (a);
-CREATE VIEW names AS SELECT name FROM device;
-INSERT INTO device (name, score, raw) VALUES ('ა', 0.1 + 0.2, x'00ff'), ('b', 9e999, 'text'), (NULL, NULL, NULL);
-DELETE FROM device WHERE name IS NULL;
-INSERT INTO pair VALUES ('b', 1), ('b', 2), ('A', 1);
-INSERT INTO "odd ""name" (rowid) VALUES (NULL), (x'80'), (char(0) || 'after NUL');
-"""
-
-
-def make(path: Path, journal_mode: str = "delete") -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA journal_mode={journal_mode}")
-        connection.executescript(SCHEMA)
-    path.chmod(0o660)
-    return path
-
-
-@pytest.fixture
-def live(tmp_path: Path) -> Path:
-    return make(tmp_path / "app" / "ward_ops.db")
-
-
-@pytest.fixture
-def places(tmp_path: Path) -> tuple[Path, Path]:
-    return tmp_path / "backups" / "ward_ops", tmp_path / "second" / "ward_ops"
-
-
-def take(live: Path, places: tuple[Path, Path | None], run_id: str = RUN) -> backup.Manifest:
-    return backup.take(live, *places, run_id=run_id, plan="ward_ops")
-
-
-def dump(path: Path) -> list[str]:
-    with closing(sqlite3.connect(f"file:{path}?immutable=1", uri=True)) as connection:
-        connection.text_factory = lambda data: data.decode(errors="surrogateescape")
-        return list(connection.iterdump())
-
-
-def visible(folder: Path) -> list[str]:
-    return sorted(item.name for item in folder.iterdir() if not item.name.startswith("."))
 
 
 def hidden(folder: Path) -> list[str]:
     return sorted(item.name for item in folder.iterdir() if item.name.startswith(".") and not item.name.endswith(".lock"))
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def truncate(path: Path) -> None:
-    os.truncate(path, path.stat().st_size - 512)
 
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
@@ -91,7 +32,7 @@ def truncate(path: Path) -> None:
 def test_a_backup_is_the_database_without_the_fence(
     tmp_path: Path, places: tuple[Path, Path], journal_mode: str, fenced: bool
 ) -> None:
-    live = make(tmp_path / "app" / "ward_ops.db", journal_mode)
+    live = make_live(tmp_path / "app" / "ward_ops.db", journal_mode)
     header = live.read_bytes()[18:20]
     if fenced:
         fence.raise_fence(live, run_id=RUN)
@@ -107,18 +48,18 @@ def test_a_backup_is_the_database_without_the_fence(
         assert (path.stat().st_size, stat.S_IMODE(path.stat().st_mode)) == (manifest.bytes, 0o600)
         assert visible(path.parent) == [path.name, f"{path.name}.manifest.json"]
         assert hidden(path.parent) == []
-        assert backup.load(path.with_name(f"{path.name}.manifest.json")) == manifest
+        assert backup_manifest.load(path.with_name(f"{path.name}.manifest.json")) == manifest
     assert manifest.counts == {"device": 2, "empty": 0, 'odd "name': 3, "pair": 3}
     assert manifest.sqlite_sequence == {"device": 3}
     assert (manifest.mode, manifest.uid, manifest.fenced) == (0o660, os.getuid(), fenced)
-    with source_schema.snapshot(manifest.file) as connection:
+    with snapshots.snapshot(manifest.file) as connection:
         assert source_schema.schema_fingerprint(connection) == manifest.schema_fingerprint
-    assert worst(backup.verify(manifest)) == "passed"
-    assert len(backup.verify(manifest)) == 8
+    assert worst(backup_copies.verify(manifest)) == "passed"
+    assert len(backup_copies.verify(manifest)) == 8
 
 
 def test_the_wal_is_part_of_the_backup(tmp_path: Path, places: tuple[Path, Path]) -> None:
-    live = make(tmp_path / "app" / "ward_ops.db", "wal")
+    live = make_live(tmp_path / "app" / "ward_ops.db", "wal")
     with closing(sqlite3.connect(live, isolation_level=None)) as application:
         application.execute("PRAGMA wal_autocheckpoint = 0")
         application.execute("INSERT INTO empty VALUES ('only in the WAL')")
@@ -138,7 +79,7 @@ def test_a_second_call_of_the_run_returns_the_first_backup(live: Path, places: t
     other = take(live, places, run_id="other")
     assert other.file != first.file
     assert other.counts["empty"] == 1
-    assert worst(backup.verify(first)) == "passed"
+    assert worst(backup_copies.verify(first)) == "passed"
 
 
 def test_a_name_that_is_taken_gets_the_run_behind_it(live: Path, places: tuple[Path, Path]) -> None:
@@ -150,9 +91,9 @@ def test_a_name_that_is_taken_gets_the_run_behind_it(live: Path, places: tuple[P
 def test_without_a_second_place(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
     manifest = take(live, (places[0], None))
     assert (manifest.second_file, manifest.copies) == (None, (manifest.file,))
-    assert worst(backup.verify(manifest)) == "passed"
-    assert len(backup.verify(manifest)) == 4
-    assert worst(backup.restore_test(manifest, tmp_path / "scratch")) == "passed"
+    assert worst(backup_copies.verify(manifest)) == "passed"
+    assert len(backup_copies.verify(manifest)) == 4
+    assert worst(trial_restore.restore_test(manifest, tmp_path / "scratch")) == "passed"
 
 
 def test_copies_on_one_disk_are_a_warning(live: Path, tmp_path: Path) -> None:
@@ -170,7 +111,7 @@ def test_copies_on_one_disk_are_a_warning(live: Path, tmp_path: Path) -> None:
             manifest = take(live, places, run_id=str(places))
             assert manifest.same_device is bool(said)
             assert manifest.warnings[:-1] == ((said,) if said else ())
-            assert backup.facts(manifest)["same_device"] is bool(said)
+            assert backup_manifest.facts(manifest)["same_device"] is bool(said)
     finally:
         shutil.rmtree(memory)
 
@@ -215,79 +156,7 @@ def test_both_places_must_differ(live: Path, tmp_path: Path) -> None:
         take(live, (tmp_path / "a", tmp_path / "a"))
 
 
-def test_the_evidence_gets_enough_to_find_it_again(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    evidence = Evidence.of("ward_ops", RUN)
-    evidence.append("backup", **backup.facts(manifest))
-    event = evidence.last("backup")
-    assert event is not None
-    assert (event["sha256"], event["bytes"]) == (manifest.sha256, manifest.bytes)
-    assert backup.load(Path(event["manifest"])) == manifest
-    Path(event["manifest"]).unlink()
-    assert backup.load(Path(event["manifest"]), Path(event["second_manifest"])) == manifest
-
-
-def test_a_damaged_manifest_is_noticed(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    text = manifest.path.read_text()
-    for damaged in (text.replace('"device": 2', '"device": 3'), text[:-10], "", "[]", "null"):
-        with pytest.raises(CannotCheck, match="damaged"):
-            backup.Manifest.from_json(damaged)
-    with pytest.raises(CannotCheck, match=r"another version; expected 1; found 2"):
-        backup.Manifest.from_json(json.dumps({**json.loads(text), "version": 2}))
-    manifest.path.write_text("{")
-    with pytest.raises(CannotCheck, match="damaged"):
-        backup.load(manifest.path)
-    assert manifest.second_file is not None
-    assert (
-        backup.load(manifest.path, manifest.second_file.with_name(f"{manifest.second_file.name}.manifest.json")) == manifest
-    )
-    with pytest.raises(CannotCheck, match="cannot be read"):
-        backup.load(places[0] / "none")
-
-
-@pytest.mark.parametrize("damage", [flip, truncate, Path.unlink])
-@pytest.mark.parametrize("number", [0, 1])
-def test_damage_is_found_and_mended_from_the_other_copy(
-    live: Path, places: tuple[Path, Path], damage: Callable[[Path], None], number: int
-) -> None:
-    manifest = take(live, places)
-    damage(manifest.copies[number])
-    failed = {check.name for check in backup.verify(manifest) if check.outcome == "failed"}
-    prefix = ("backup", "second_copy")[number]
-    assert failed == {
-        flip: {f"{prefix}_hash", f"{prefix}_integrity"},
-        truncate: {f"{prefix}_size", f"{prefix}_hash", f"{prefix}_integrity"},
-        Path.unlink: {f"{prefix}_present"},
-    }[damage]  # fmt: skip
-    assert take(live, places) == manifest
-    assert worst(backup.verify(manifest)) == "passed"
-
-
-def test_when_no_copy_is_whole_another_backup_is_taken(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    flip(manifest.copies[0])
-    truncate(manifest.copies[1])
-    again = take(live, places)
-    assert worst(backup.verify(again)) == "passed"
-    assert dump(again.file) == dump(live)
-    assert [name for name in visible(places[0]) if name.endswith(".damaged")] == [
-        f"{manifest.file.name}.damaged",
-        f"{manifest.file.name}.manifest.json.damaged",
-    ]
-
-
-def test_a_copy_that_cannot_be_read_is_unknown(live: Path, places: tuple[Path, Path]) -> None:
-    manifest = take(live, places)
-    assert manifest.second_file is not None
-    manifest.second_file.unlink()
-    manifest.second_file.mkdir()
-    checks = backup.verify(manifest)
-    assert worst([check for check in checks if check.name.startswith("backup")]) == "passed"
-    assert [check.outcome for check in checks if check.name.startswith("second_copy")] == ["unknown"]
-
-
-def test_room_is_asked_for_before_anything_is_written(live: Path, places: tuple[Path, Path]) -> None:
+def test_too_little_room_is_refused_before_anything_is_written(live: Path, places: tuple[Path, Path]) -> None:
     os.truncate(live, 1 << 43)  # sparse: no disk has that much
     with pytest.raises(Refused, match="not enough free disk") as error:
         take(live, places)
@@ -321,9 +190,9 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(live: Path, places: tuple[Pa
     assert in_little_room(lambda: take(live, places)) != ""
     assert [(visible(place), hidden(place)) for place in places] == [([], []), ([], [])]
     manifest = take(live, places)
-    assert worst(backup.verify(manifest)) == "passed"
+    assert worst(backup_copies.verify(manifest)) == "passed"
     scratch = tmp_path / "scratch"
-    found = in_little_room(lambda: backup.restore_test(manifest, scratch))
+    found = in_little_room(lambda: trial_restore.restore_test(manifest, scratch))
     assert found.startswith(f"StepFailed: {scratch}")
     assert "the disk is full" in found
     assert list(scratch.iterdir()) == []
@@ -356,67 +225,11 @@ def test_killed_at_any_step_the_next_attempt_finishes(live: Path, places: tuple[
     for step in kill_at_every_step(begin, lambda: take(live, places), after=False):
         manifests = [path for place in places if place.exists() for path in place.glob("*.manifest.json")]
         for path in manifests:
-            assert worst(backup.verify(backup.load(path))) == "passed", f"{step}: a manifest without whole copies"
+            assert worst(backup_copies.verify(backup_manifest.load(path))) == "passed", (
+                f"{step}: a manifest without whole copies"
+            )
         manifest = take(live, places)
-        assert worst(backup.verify(manifest)) == "passed", step
+        assert worst(backup_copies.verify(manifest)) == "passed", step
         assert dump(manifest.file) == expected, step
         for place in places:
             assert (len(visible(place)), hidden(place)) == (2, []), step
-
-
-def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
-    fence.raise_fence(live, run_id=RUN)
-    manifest = take(live, places)
-    checks = backup.restore_test(manifest, tmp_path / "scratch")
-    assert [(check.name, check.outcome) for check in checks] == [
-        ("restore_test_hash", "passed"),
-        ("restore_test_integrity", "passed"),
-        ("restore_test_counts", "passed"),
-        ("restore_test_content", "passed"),
-    ]
-    assert checks[-1].title == "Every table of the copy holds what ward_ops.db holds"
-    assert list((tmp_path / "scratch").iterdir()) == []
-
-
-def test_the_restore_test_names_the_table_that_differs(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
-    """What neither hash nor counts can show: a backup that is whole, and is not the source's content."""
-    manifest = take(live, places)
-    with closing(sqlite3.connect(live)) as connection, connection:
-        connection.execute("UPDATE device SET score = score + 1e-16 WHERE id = 1")
-        connection.execute("UPDATE device SET raw = CAST(raw AS BLOB) WHERE id = 2")
-        connection.execute("UPDATE pair SET a = 3 WHERE a = 2")
-    fence.raise_fence(live, run_id=RUN)
-    failed = [check for check in backup.restore_test(manifest, tmp_path) if check.outcome == "failed"]
-    assert [check.name for check in failed] == ["restore_test_content"]
-    assert "device: " in failed[0].found
-    assert "pair: " in failed[0].found
-    assert "odd" not in failed[0].found
-    wrong = replace(manifest, counts={**manifest.counts, "pair": 4})
-    failed = [check for check in backup.restore_test(wrong, tmp_path) if check.outcome == "failed"]
-    assert [check.name for check in failed] == ["restore_test_counts", "restore_test_content"]
-    assert failed[0].found == "pair: 4 became 3"
-
-
-@pytest.mark.parametrize("damage", [flip, truncate])
-def test_the_restore_test_fails_on_a_damaged_copy(
-    live: Path, places: tuple[Path, Path], tmp_path: Path, damage: Callable[[Path], None]
-) -> None:
-    manifest = take(live, places)
-    damage(manifest.copies[1])
-    checks = backup.restore_test(manifest, tmp_path / "scratch")
-    assert [(check.name, check.outcome) for check in checks] == [("restore_test_hash", "failed")]
-    manifest.copies[1].unlink()
-    with pytest.raises(CannotCheck):
-        backup.restore_test(manifest, tmp_path / "scratch")
-
-
-def test_digests_tell_apart_what_looks_alike(tmp_path: Path) -> None:
-    values = ["1", "1.0", "'1'", "x'31'", "NULL", "''", "x''", "0.1 + 0.2", "0.3", "'a' || char(0)", "'a'", "'A'"]
-    found = []
-    for number, value in enumerate(values):
-        path = tmp_path / f"{number}.db"
-        with closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("CREATE TABLE t (a)")
-            connection.execute(f"INSERT INTO t VALUES ({value})")
-        found.append(backup.content_digests(path)["t"])
-    assert len(set(found)) == len(values)

@@ -7,28 +7,20 @@ import os
 import sqlite3
 import stat
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 import apsw
 import pytest
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.source import fence
+from include.cutover.source import database_file, fence, fence_note
 from tests.support.killing import kill_at_every_step
+from tests.support.sqlite_clients import Client, client, make_source
 
 RUN = "manual__2025-10-11T08:00:00+00:00"
 
-SCHEMA = """
-CREATE TABLE device (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT UNIQUE, note TEXT);
-CREATE TABLE doomed (a);
-CREATE INDEX by_note ON device (note);
-INSERT INTO device (name, note) VALUES ('a', 'one'), ('b', 'two'), ('c', NULL);
-INSERT INTO doomed VALUES (1);
-"""
 
 WRITES = [
     "INSERT INTO device (name) VALUES ('d')",
@@ -53,80 +45,6 @@ WRITES = [
     "BEGIN IMMEDIATE;; INSERT INTO doomed VALUES (2)",
     "BEGIN EXCLUSIVE;; UPDATE doomed SET a = 2",
 ]
-
-CLIENT = """
-import importlib, json, sys
-module, path = sys.argv[1:]
-if module == "apsw":
-    import apsw
-    connection = apsw.Connection(path)
-    run = lambda sql: [row for part in sql.split(";; ") for row in connection.execute(part)]
-else:
-    import sqlite3
-    connection = sqlite3.connect(path, isolation_level=None)
-    def run(sql):
-        rows = []
-        for part in sql.split(";; "):
-            rows = connection.execute(part).fetchall()
-        return rows
-print(json.dumps("ready"), flush=True)
-for line in sys.stdin:
-    try:
-        answer = {"rows": run(json.loads(line))}
-    except Exception as error:
-        answer = {"error": str(error)}
-    print(json.dumps(answer), flush=True)
-"""
-
-
-class Client:
-    """Another process with a connection of its own, as the application has."""
-
-    def __init__(self, module: str, path: Path) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", CLIENT, module, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        assert self.process.stdout is not None
-        assert self.process.stdin is not None
-        self.output, self.input = self.process.stdout, self.process.stdin
-        assert json.loads(self.output.readline()) == "ready"
-
-    def ask(self, sql: str) -> Any:
-        """What SQLite answers: rows, or the error as a string."""
-        self.input.write(json.dumps(sql) + "\n")
-        self.input.flush()
-        answer = json.loads(self.output.readline())
-        return answer.get("rows", answer.get("error"))
-
-    def close(self) -> None:
-        self.input.close()
-        self.output.close()
-        self.process.kill()
-        self.process.wait()
-
-
-@contextmanager
-def client(path: Path, module: str = "sqlite3") -> Iterator[Client]:
-    """A client that has read already, so that its cache is warm."""
-    found = Client(module, path)
-    try:
-        assert found.ask("SELECT count(*) FROM device") == [[3]]
-        yield found
-    finally:
-        found.close()
-
-
-def make(path: Path, journal_mode: str = "delete") -> Path:
-    with closing(sqlite3.connect(path)) as connection:
-        connection.execute(f"PRAGMA journal_mode={journal_mode}")
-        connection.executescript(SCHEMA)
-    path.chmod(0o664)
-    return path
-
-
-@pytest.fixture
-def source(tmp_path: Path) -> Path:
-    return make(tmp_path / "ward ops.db")
 
 
 def content(path: Path) -> list[str]:
@@ -179,7 +97,7 @@ def refuse_every_write(someone: Client) -> None:
 @pytest.mark.parametrize("module", ["sqlite3", "apsw"])
 @pytest.mark.parametrize("journal_mode", ["delete", "truncate", "persist", "wal"])
 def test_after_the_lift_the_application_writes_again(tmp_path: Path, module: str, journal_mode: str) -> None:
-    source = make(tmp_path / "ward.db", journal_mode)
+    source = make_source(tmp_path / "ward.db", journal_mode)
     before, mode, header = content(source), stat.S_IMODE(source.stat().st_mode), source.read_bytes()[18:20]
     fence.raise_fence(source, run_id=RUN)
     assert source.read_bytes()[18:20] == bytes([3, 1])
@@ -208,12 +126,12 @@ def test_a_connection_that_slept_through_the_fence_writes_again(source: Path) ->
 def test_raising_twice_is_raising_once(source: Path) -> None:
     first = fence.raise_fence(source, run_id=RUN, note="Cutover of Ward OPS")
     assert fence.raise_fence(source, run_id=RUN) == first
-    note = json.loads(fence.note_path(source).read_text())
+    note = json.loads(fence_note.note_path(source).read_text())
     assert (note["run_id"], note["note"], note["mode"], note["original"]) == (RUN, "Cutover of Ward OPS", "0664", [1, 1])
     assert first.note == source.with_name("ward ops.db.fence.json")
 
 
-def test_another_run_is_refused_and_told_who_holds_the_fence(source: Path) -> None:
+def test_another_run_is_refused_and_the_fence_s_run_is_named(source: Path) -> None:
     fence.raise_fence(source, run_id=RUN)
     actions: list[Callable[[], object]] = [
         lambda: fence.raise_fence(source, run_id="other"),
@@ -226,12 +144,12 @@ def test_another_run_is_refused_and_told_who_holds_the_fence(source: Path) -> No
     assert fence.status(source).intact
 
 
-def test_the_note_tells_how_to_lift_the_fence_by_hand(tmp_path: Path) -> None:
-    source = make(tmp_path / "it's a ward.db")
+def test_the_note_s_commands_lift_the_fence_by_hand(tmp_path: Path) -> None:
+    source = make_source(tmp_path / "it's a ward.db")
     before = content(source)
     fence.raise_fence(source, run_id=RUN)
     subprocess.run(
-        json.loads(fence.note_path(source).read_text())["how_to_lift"], shell=True, check=True, capture_output=True
+        json.loads(fence_note.note_path(source).read_text())["how_to_lift"], shell=True, check=True, capture_output=True
     )
     assert names(source) == ["it's a ward.db"]
     assert stat.S_IMODE(source.stat().st_mode) == 0o664
@@ -241,7 +159,7 @@ def test_the_note_tells_how_to_lift_the_fence_by_hand(tmp_path: Path) -> None:
 
 
 def test_a_wal_is_part_of_what_is_fenced(tmp_path: Path) -> None:
-    source = make(tmp_path / "ward.db", "wal")
+    source = make_source(tmp_path / "ward.db", "wal")
     application = Client("sqlite3", source)
     assert application.ask("PRAGMA wal_autocheckpoint = 0") == [[0]]
     assert application.ask("INSERT INTO device (name) VALUES ('only in the WAL')") == []
@@ -280,17 +198,17 @@ def test_a_hot_journal_is_rolled_back_first(source: Path) -> None:
         ("delete", ["PRAGMA locking_mode = EXCLUSIVE", "UPDATE device SET note = 'x'"]),
     ],
 )
-def test_whoever_the_fence_would_not_stop_is_named_and_nothing_changes(
+def test_processes_that_the_fence_would_not_stop_are_named_and_nothing_changes(
     tmp_path: Path, journal_mode: str, doing: list[str]
 ) -> None:
-    source = make(tmp_path / "ward.db", journal_mode)
+    source = make_source(tmp_path / "ward.db", journal_mode)
     with client(source) as rogue:
         for sql in doing:
             rogue.ask(sql)
         with pytest.raises(Refused) as error:
             fence.raise_fence(source, run_id=RUN, busy_seconds=0.2)
         assert f"pid {rogue.process.pid} python" in str(error.value)
-        assert not fence.note_path(source).exists()
+        assert not fence_note.note_path(source).exists()
         assert source.read_bytes()[18] == (2 if journal_mode == "wal" else 1)
         assert stat.S_IMODE(source.stat().st_mode) == 0o664
         assert rogue.ask("INSERT INTO doomed VALUES (3)") == []
@@ -305,7 +223,7 @@ def test_a_short_transaction_is_waited_for(source: Path) -> None:
         if child == 0:
             fence.raise_fence(source, run_id=RUN, busy_seconds=30)
             os._exit(0)
-        while not fence.note_path(source).exists():
+        while not fence_note.note_path(source).exists():
             pass
         assert application.ask("COMMIT") == []
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
@@ -371,9 +289,9 @@ def test_a_broken_fence_is_noticed(source: Path, breaking: Callable[[Path], None
     assert source.read_bytes()[18:20] == b"\1\1"
 
 
-def test_a_fence_without_its_note_is_not_guessed_at(source: Path) -> None:
+def test_fence_without_its_note_is_refused(source: Path) -> None:
     fence.raise_fence(source, run_id=RUN)
-    fence.note_path(source).unlink()
+    fence_note.note_path(source).unlink()
     state = fence.status(source)
     assert (state.raised, state.intact, state.run_id) == (True, False, None)
     assert "note is missing" in state.detail
@@ -383,9 +301,9 @@ def test_a_fence_without_its_note_is_not_guessed_at(source: Path) -> None:
             action()
 
 
-def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
+def test_file_that_is_not_a_database_is_an_error(tmp_path: Path) -> None:
     path = tmp_path / "x.db"
-    for data in (None, b"", b"text" * 100, fence.MAGIC + b"\x10\0\1\1" + b"\xff" * 4076):
+    for data in (None, b"", b"text" * 100, database_file.MAGIC + b"\x10\0\1\1" + b"\xff" * 4076):
         if data is not None:
             path.write_bytes(data)
         actions: list[Callable[[], object]] = [
@@ -393,26 +311,26 @@ def test_what_is_no_database_is_an_error(tmp_path: Path) -> None:
             lambda: fence.status(path),
             lambda: fence.lift(path),
         ]
-        for action in actions if data is None or not data.startswith(fence.MAGIC) else actions[:1]:
+        for action in actions if data is None or not data.startswith(database_file.MAGIC) else actions[:1]:
             with pytest.raises(CannotCheck):
                 action()
     assert names(path) == ["x.db"]
     with closing(sqlite3.connect(tmp_path / "y.db")) as connection, connection:
         connection.execute("CREATE TABLE t (a)")
-    fence.note_path(tmp_path / "y.db").write_text("{")
+    fence_note.note_path(tmp_path / "y.db").write_text("{")
     with pytest.raises(CannotCheck, match="unreadable"):
         fence.status(tmp_path / "y.db")
 
 
-def test_wal_mode_waits_for_nobody_who_reads(tmp_path: Path) -> None:
+def test_lift_does_not_wait_for_readers_to_set_wal_mode(tmp_path: Path) -> None:
     """Going back must not hang on a forgotten shell; that the mode is another one now is said."""
-    source = make(tmp_path / "ward.db", "wal")
+    source = make_source(tmp_path / "ward.db", "wal")
     fence.raise_fence(source, run_id=RUN)
     with client(source) as shell:
         shell.ask("BEGIN;; SELECT count(*) FROM device")
         state = fence.lift(source)
         assert not state.raised
-        assert "in WAL mode: somebody reads it" in state.detail
+        assert "in WAL mode: another process reads it" in state.detail
     assert names(source) == ["ward.db"]
     assert source.read_bytes()[18:20] == b"\1\1"
     with client(source) as application:
@@ -432,7 +350,7 @@ def test_a_link_is_followed(source: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 def test_killed_at_any_step_of_raising(tmp_path: Path, journal_mode: str) -> None:
-    pristine = make(tmp_path / "pristine.db", journal_mode)
+    pristine = make_source(tmp_path / "pristine.db", journal_mode)
     before = content(pristine)
     source = tmp_path / "place" / "ward.db"
     source.parent.mkdir()
@@ -461,7 +379,7 @@ def test_killed_at_any_step_of_raising(tmp_path: Path, journal_mode: str) -> Non
 
 @pytest.mark.parametrize("journal_mode", ["delete", "wal"])
 def test_killed_at_any_step_of_lifting(tmp_path: Path, journal_mode: str) -> None:
-    pristine = make(tmp_path / "pristine.db", journal_mode)
+    pristine = make_source(tmp_path / "pristine.db", journal_mode)
     before = content(pristine)
     source = tmp_path / "place" / "ward.db"
     source.parent.mkdir()
@@ -484,92 +402,5 @@ def test_killed_at_any_step_of_lifting(tmp_path: Path, journal_mode: str) -> Non
         assert content(source) == before, step
 
 
-# --- who has it open -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("journal_mode", ["delete", "wal"])
-def test_holders_are_found_with_what_they_hold(tmp_path: Path, journal_mode: str) -> None:
-    source = make(tmp_path / "ward.db", journal_mode)
-    assert fence.open_files(source) == []
-    with client(source) as application:
-        held = fence.open_files(source)
-        assert {holder.pid for holder in held} == {application.process.pid}
-        expected = {"ward.db"} if journal_mode == "delete" else {"ward.db", "ward.db-wal", "ward.db-shm"}
-        assert {holder.file.name for holder in held} == expected
-        assert all(holder.write for holder in held)
-        assert held[0].command.startswith("python")
-        assert CLIENT not in held[0].command
-        assert fence.open_files(source, but=[application.process.pid]) == []
-        check = fence.check_nobody_holds(source)
-        assert check.outcome == "failed"
-        assert str(application.process.pid) in check.found
-    assert fence.open_files(source) == []
-
-
-def test_readers_other_names_and_deleted_files_do_not_hide(source: Path, tmp_path: Path) -> None:
-    other = tmp_path / "other name"
-    other.hardlink_to(source)
-    with other.open("rb") as file:
-        (holder,) = fence.open_files(source)
-        assert (holder.pid, holder.file, holder.write) == (os.getpid(), other, False)
-        assert file.read(6) == b"SQLite"
-    journal = source.with_name(f"{source.name}-journal")
-    with source.open("r+b"), journal.open("wb"):
-        source.unlink()
-        journal.unlink()
-        make(source)
-        held = fence.open_files(source)
-        assert {holder.file.name for holder in held} == {"ward ops.db (deleted)", "ward ops.db-journal (deleted)"}
-        assert all(holder.write for holder in held)
-    elsewhere = tmp_path / "elsewhere"
-    elsewhere.mkdir()
-    with (elsewhere / source.name).open("wb"):
-        (elsewhere / source.name).unlink()
-        assert fence.open_files(source) == []
-
-
-def test_a_mapping_without_a_descriptor_is_found(source: Path) -> None:
-    script = (
-        "import mmap, sys; f = open(sys.argv[1], 'r+b'); m = mmap.mmap(f.fileno(), 0); f.close(); print(flush=True); input()"
-    )
-    process = subprocess.Popen(
-        [sys.executable, "-c", script, str(source)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        assert process.stdout is not None
-        process.stdout.readline()
-        assert [(holder.pid, holder.write) for holder in fence.open_files(source)] == [(process.pid, True)]
-    finally:
-        process.communicate("\n")
-
-
-def test_what_another_user_cannot_see_is_said(source: Path) -> None:
-    """As root nothing of this host stays hidden; as somebody else the processes of root do, but not their locks."""
-    assert "not visible to this user" not in fence.visible() or os.geteuid() != 0
-    if os.geteuid() != 0:
-        return
-    for folder in source.parents:
-        folder.chmod(folder.stat().st_mode | 0o011)
-    with client(source) as application:
-        application.ask("BEGIN IMMEDIATE")
-        reading, writing = os.pipe()
-        child = os.fork()
-        if child == 0:
-            os.setgroups([])
-            os.setgid(4343)
-            os.setuid(4242)
-            check = fence.check_nobody_holds(source)
-            answer = [fence.visible(), check.outcome, [holder.pid for holder in fence.open_files(source)]]
-            os.write(writing, json.dumps(answer).encode())
-            os._exit(0)
-        os.close(writing)
-        os.waitpid(child, 0)
-        hidden, outcome, pids = json.loads(os.read(reading, 10_000))
-        os.close(reading)
-    assert "not visible to this user" in hidden
-    assert outcome == "failed"
-    assert pids == [application.process.pid]
-
-
-def test_both_versions_of_sqlite_were_tried() -> None:
+def test_both_versions_of_sqlite_are_covered() -> None:
     assert apsw.sqlite_lib_version() != sqlite3.sqlite_version

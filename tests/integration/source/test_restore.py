@@ -17,7 +17,8 @@ import pytest
 
 from include.cutover.errors import Refused
 from include.cutover.files import digest
-from include.cutover.source import backup, fence, restore
+from include.cutover.source import backup, fence, fence_note, restore
+from include.cutover.source.backup_manifest import Manifest
 from tests.support.killing import kill_at_every_step
 
 RUN = "manual__2025-10-11T08:00:00+00:00"
@@ -41,7 +42,7 @@ def live(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def manifest(live: Path, tmp_path: Path) -> backup.Manifest:
+def manifest(live: Path, tmp_path: Path) -> Manifest:
     """The backup of the run, with the source fenced."""
     fence.raise_fence(live, run_id=RUN)
     return backup.take(live, tmp_path / "backups", tmp_path / "second", run_id=RUN, plan="ward_ops")
@@ -117,7 +118,7 @@ def attributes(path: Path) -> tuple[int, int, int]:
 @pytest.mark.parametrize("kept", ["same device", "other device"], indirect=True)
 @pytest.mark.parametrize("happening", [stay_fenced, leave_a_wal, leave_a_hot_journal])
 def test_the_restored_database_is_the_backup_and_what_was_found_is_kept(
-    live: Path, manifest: backup.Manifest, kept: Path, happening: Callable[[Path], None]
+    live: Path, manifest: Manifest, kept: Path, happening: Callable[[Path], None]
 ) -> None:
     happening(live)
     found = files_of(live.parent)
@@ -143,11 +144,11 @@ def test_the_restored_database_is_the_backup_and_what_was_found_is_kept(
     indirect=["live", "kept"],
 )
 def test_killed_at_any_step_the_next_attempt_finishes(
-    live: Path, manifest: backup.Manifest, kept: Path, happening: Callable[[Path], None], tmp_path: Path
+    live: Path, manifest: Manifest, kept: Path, happening: Callable[[Path], None], tmp_path: Path
 ) -> None:
-    note = fence.note_path(live).read_bytes()
+    note = fence_note.note_path(live).read_bytes()
     happening(live)
-    fence.note_path(live).write_bytes(note)
+    fence_note.note_path(live).write_bytes(note)
     found = files_of(live.parent)
     pristine = tmp_path / "pristine"
     shutil.copytree(live.parent, pristine)
@@ -176,7 +177,7 @@ def test_killed_at_any_step_the_next_attempt_finishes(
     assert seen == {"no database", "as found", "restored"}
 
 
-def test_twice_is_once(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_restoring_twice_is_restoring_once(live: Path, manifest: Manifest, kept: Path) -> None:
     leave_a_wal(live)
     first = restore.restore(live, manifest, kept)
     inode = live.stat().st_ino
@@ -186,7 +187,7 @@ def test_twice_is_once(live: Path, manifest: backup.Manifest, kept: Path) -> Non
     assert (live.stat().st_ino, attributes(live)[0]) == (inode, 0o660)
 
 
-def test_what_was_kept_before_is_not_overwritten(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_what_was_kept_before_is_not_overwritten(live: Path, manifest: Manifest, kept: Path) -> None:
     restore.restore(live, manifest, kept)
     for number in range(2, 4):
         with closing(sqlite3.connect(live)) as connection, connection:
@@ -197,7 +198,7 @@ def test_what_was_kept_before_is_not_overwritten(live: Path, manifest: backup.Ma
     assert fence.status(kept / live.name).raised
 
 
-def test_a_damaged_first_copy_is_passed_over(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_with_a_damaged_first_copy_the_second_is_restored(live: Path, manifest: Manifest, kept: Path) -> None:
     data = bytearray(manifest.file.read_bytes())
     data[5000] ^= 1
     manifest.file.write_bytes(data)
@@ -206,7 +207,7 @@ def test_a_damaged_first_copy_is_passed_over(live: Path, manifest: backup.Manife
     assert digest(live) == manifest.sha256
 
 
-def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: Manifest, kept: Path) -> None:
     assert manifest.second_file is not None
     manifest.file.unlink()
     os.truncate(manifest.second_file, 8192)
@@ -220,7 +221,7 @@ def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: backup.Ma
     assert fence.status(live).intact
 
 
-def test_a_process_that_has_it_open_is_named(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_a_process_that_has_it_open_is_named(live: Path, manifest: Manifest, kept: Path) -> None:
     found = files_of(live.parent)
     script = (
         "import sqlite3, sys; c = sqlite3.connect(sys.argv[1]); c.execute('SELECT * FROM ping'); print(flush=True); input()"
@@ -240,7 +241,7 @@ def test_a_process_that_has_it_open_is_named(live: Path, manifest: backup.Manife
     assert digest(live) == manifest.sha256
 
 
-def test_a_database_that_vanished_comes_back(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_a_database_that_vanished_comes_back(live: Path, manifest: Manifest, kept: Path) -> None:
     live.unlink()
     result = restore.restore(live, manifest, kept)
     assert attributes(live) == (0o660, os.getuid(), os.getgid())
@@ -257,7 +258,7 @@ def test_owner_and_group_come_from_before(tmp_path: Path, kept: Path) -> None:
     assert attributes(live) == (0o660, owner, group)
 
 
-def test_a_link_is_followed(live: Path, manifest: backup.Manifest, kept: Path, tmp_path: Path) -> None:
+def test_a_link_is_followed(live: Path, manifest: Manifest, kept: Path, tmp_path: Path) -> None:
     link = tmp_path / "link.db"
     link.symlink_to("app/ward_ops.db")
     result = restore.restore(link, manifest, kept)
@@ -266,22 +267,22 @@ def test_a_link_is_followed(live: Path, manifest: backup.Manifest, kept: Path, t
     assert digest(live) == manifest.sha256
 
 
-def test_no_room_is_said_before_anything_moves(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_too_little_room_is_refused_before_anything_moves(live: Path, manifest: Manifest, kept: Path) -> None:
     found = files_of(live.parent)
     with pytest.raises(Refused, match="not enough free disk"):
         restore.restore(live, replace(manifest, bytes=1 << 43), kept)
     assert files_of(live.parent) == found
 
 
-def test_open_files_that_cannot_be_looked_at_are_no_licence(live: Path, manifest: backup.Manifest, kept: Path) -> None:
+def test_restore_is_refused_when_open_files_cannot_be_checked(live: Path, manifest: Manifest, kept: Path) -> None:
     """Nor can a mount of a single file be replaced. Both are made in mount namespaces of their own."""
     script = f"""
 import sys
 from pathlib import Path
-from include.cutover.source import backup, restore
 from include.cutover.errors import CannotCheck, Refused
+from include.cutover.source import backup_manifest, restore
 try:
-    restore.restore(Path({str(live)!r}), backup.load(Path({str(manifest.path)!r})), Path({str(kept)!r}))
+    restore.restore(Path({str(live)!r}), backup_manifest.load(Path({str(manifest.path)!r})), Path({str(kept)!r}))
 except (CannotCheck, Refused) as error:
     print(type(error).__name__, error)
 """

@@ -40,7 +40,7 @@ def digest(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()
 
 
-def test_it_can_and_nothing_is_changed(database: Path) -> None:
+def test_owner_can_write_and_nothing_is_changed(database: Path) -> None:
     before = digest(database)
     check = check_writable(database)
     assert check.outcome == "passed", check.found
@@ -49,7 +49,9 @@ def test_it_can_and_nothing_is_changed(database: Path) -> None:
 
 
 @pytest.mark.parametrize(("file_mode", "folder_mode"), [(0o444, 0o755), (0o644, 0o555)])
-def test_without_the_right_to_the_file_or_its_folder_it_cannot(database: Path, file_mode: int, folder_mode: int) -> None:
+def test_owner_without_the_right_to_the_file_or_its_folder_cannot_write(
+    database: Path, file_mode: int, folder_mode: int
+) -> None:
     database.chmod(file_mode)
     database.parent.chmod(folder_mode)
     check = check_writable(database)
@@ -58,7 +60,7 @@ def test_without_the_right_to_the_file_or_its_folder_it_cannot(database: Path, f
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a file from its owner")
-def test_a_folder_that_belongs_to_somebody_else(database: Path) -> None:
+def test_owner_of_the_file_cannot_write_in_a_folder_of_another_user(database: Path) -> None:
     os.chown(database.parent, 0, 0)
     database.parent.chmod(0o755)
     assert check_writable(database).outcome == "failed"
@@ -66,7 +68,7 @@ def test_a_folder_that_belongs_to_somebody_else(database: Path) -> None:
     assert check_writable(database).outcome == "passed"
 
 
-def test_while_somebody_writes_the_rights_have_to_do(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_while_another_process_writes_only_the_rights_are_checked(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(writable, "BUSY_SECONDS", 0.05)
     with closing(apsw.Connection(str(database))) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -30,7 +30,8 @@ from include.cutover.runs import clock as clocks
 from include.cutover.runs import rehearsals, schedule
 from include.cutover.runs.clock import Measured, OutOfTime
 from include.cutover.runs.verdict import has_passed
-from include.cutover.source.schema import live_schema, schema_fingerprint, schema_objects
+from include.cutover.source.cloning import live_schema
+from include.cutover.source.schema import schema_fingerprint, schema_objects
 from include.cutover.steps import announce as announce_steps
 from include.cutover.steps import copy_tables, go_live, open_run
 from include.cutover.steps import decide as decide_steps

@@ -20,7 +20,7 @@ from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
 from include.cutover.runs import runbook
-from include.cutover.source import backup, fence
+from include.cutover.source import backup, backup_manifest, fence
 from include.cutover.stack.postgres import free_port
 from include.cutover.steps import abandon as abandon_steps
 from include.cutover.steps import close_run, go_live, open_run, rollback, set_aside
@@ -245,7 +245,7 @@ def backed_up(ends: Ends, evidence: Evidence, tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("WARD_OPS_SECOND_COPY", str(tmp_path / "second"))
     fence.raise_fence(ends.source, run_id="one")
     manifest = backup.take(ends.source, tmp_path / "backups", None, run_id="one", plan=PLAN)
-    evidence.append("backup", **backup.facts(manifest))
+    evidence.append("backup", **backup_manifest.facts(manifest))
     passed(evidence, "stop_services", "fence_source", "take_backup")
 
 

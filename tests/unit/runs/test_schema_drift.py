@@ -11,6 +11,7 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.runs import schema_drift
 from include.cutover.runs.schema_drift import Drift
 from include.cutover.source import schema as source_schema
+from include.cutover.source import snapshots
 
 BEFORE = """
     CREATE TABLE users (id INTEGER PRIMARY KEY AUTOINCREMENT, name VARCHAR(50) NOT NULL, age INT DEFAULT 1);
@@ -29,7 +30,7 @@ def objects(folder: Path, statements: str, name: str = "x.db") -> tuple[str, dic
     with apsw.Connection(str(path)) as connection:
         connection.execute(statements)
     connection.close()
-    with source_schema.snapshot(path) as snapshot:
+    with snapshots.snapshot(path) as snapshot:
         return source_schema.schema_fingerprint(snapshot), source_schema.schema_objects(snapshot)
 
 

@@ -1,7 +1,7 @@
 """The plan's decisions about values, as SQL over the rows of an SQLite table.
 
-A step says which values a decision touches, what becomes of each, and what the new values are called. SQLite does the work
-wherever it can; Python functions are called for values that are touched, or may be.
+A change says which values a decision touches, and what each becomes. SQLite does the work wherever it can; Python functions
+are called only for values that are touched, or may be.
 """
 
 from __future__ import annotations
@@ -9,8 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import re
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from decimal import Decimal
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 import apsw
 
-from include.cutover.decisions import snapshot as decided_snapshot
+from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import Refused
 from include.cutover.plan.model import ColumnDecision
 from include.cutover.proof.canonical import base_type
@@ -27,20 +26,11 @@ from include.cutover.source.schema import SourceColumn, quote
 from include.cutover.target.catalog import Column
 from include.cutover.target.schema import PlannedSchema
 
-TEXTS = frozenset({"text", "character varying", "character", "name"})
-JSONS = frozenset({"json", "jsonb"})
-DATES = frozenset({"timestamp with time zone", "timestamp without time zone", "date"})
-_NO_TEXT = DATES | {
-    *("smallint", "integer", "bigint", "double precision", "real", "numeric", "boolean", "uuid", "bytea"),
-    *("time without time zone", "time with time zone"),
-}
-
-# Every letter, and what UTF-7, ISO 2022, unicode_escape and IDNA read as something else.
-_ASCII = bytes(range(32, 127)) + b"\t\n\r \\u0041 +AEE- ~{ xn--e1afmkfd"
+_JSONS = frozenset({"json", "jsonb"})
 
 
 def names(decision: ColumnDecision) -> list[str]:
-    """The decisions that were made about a column, in the order in which they are carried out."""
+    """Return the names of the decisions about a column, in the order in which they are carried out."""
     chosen = {
         "encoding": decision.encoding is not None,
         "strip_nul": decision.strip_nul,
@@ -51,51 +41,22 @@ def names(decision: ColumnDecision) -> list[str]:
     return [name for name, is_chosen in chosen.items() if is_chosen]
 
 
-def misfits(column: Column, decision: ColumnDecision) -> Iterator[str]:
-    """Decisions that could never be carried out on a column of the target, with the reason."""
-    kind = base_type(column.stored_type)
-    if decision.empty_as_null and kind in TEXTS:
-        yield f"empty_as_null: '' is a value like any other in {column.type}"
-    if decision.empty_as_null and column.not_null:
-        yield "empty_as_null: the column is NOT NULL in the target"
-    if decision.strip_nul and kind == "bytea":
-        yield "strip_nul: bytea holds NUL bytes"
-    if decision.encoding is not None and kind in _NO_TEXT:
-        yield f"encoding: {column.type} is no text"
-    if decision.encoding is not None and not _extends_ascii(decision.encoding):
-        yield f"encoding: bytes in {decision.encoding} cannot be told from UTF-8"
-    if decision.datetime not in (None, "iso") and kind not in DATES:
-        yield f"datetime: {column.type} holds no date"
-    if decision.boolean is not None:
-        if kind != "boolean":
-            yield f"boolean: the target's type is {column.type}"
-        if not decision.boolean:
-            yield "boolean: the map is empty"
-        if decision.boolean.get("0") or decision.boolean.get("1") is False:
-            yield "boolean: 0 is false and 1 is true"
-
-
-def _extends_ascii(encoding: str) -> bool:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # unicode_escape grumbles about what stands in _ASCII
-            return _ASCII.decode(encoding) == _ASCII.decode("ascii")
-    except (UnicodeError, LookupError, ValueError):  # LookupError: a codec that makes no text, such as base64
-        return False
-
-
 # --- one decision about one column --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Step:
+class ValueChange:
     """A decision about a column, as SQL over a row ``r``.
 
     Attributes:
+        column: The column of the source.
+        target: The column of the target.
+        decision: Its name, e.g. ``strip_nul``.
         condition: True for the values that it touches, never NULL.
-        new: The new value; NULL for a value that cannot become what the decision says.
-        writes: What class of value that is.
-        expected: What the old value must be for that, in words.
+        new: The new value; NULL for a value that the decision cannot convert.
+        writes: Storage class of the new value.
+        expected: Old values that can be converted, in words.
+        bindings: Values of the parameters in ``condition`` and ``new``.
     """
 
     column: SourceColumn
@@ -108,13 +69,23 @@ class Step:
     bindings: Mapping[str, Any] = field(default_factory=dict)
 
 
-def steps(
+def value_changes(
     connection: apsw.Connection, table: str, decisions: Mapping[str, ColumnDecision], planned: PlannedSchema
-) -> list[Step]:
-    """The decisions about a table's columns, those about one column in the order in which they are carried out."""
-    steps: list[Step] = []
+) -> list[ValueChange]:
+    """Return the changes of a table's columns, those of one column in the order in which they are carried out.
+
+    Args:
+        connection: The snapshot.
+        table: Name of the table.
+        decisions: Column → decisions.
+        planned: The target's schema.
+
+    Raises:
+        Refused: When a decision is about a column that is not in the source, or generated there.
+    """
+    found: list[ValueChange] = []
     if not any(names(decision) for decision in decisions.values()):
-        return steps
+        return found
     columns = {column.name: column for column in source_schema.columns(connection, table)}
     targets = {column.name: column for column in planned.columns[table]}
     utf8 = decided_snapshot.text_encoding(connection) == "utf-8"
@@ -127,41 +98,43 @@ def steps(
                     where=f"table {table}, column {name}",
                     do="Take the decision out of the plan.",
                 )
-            steps.append(_step(kind, column, targets[name], decision, f"b{len(steps)}", utf8))
-    return steps
+            found.append(_change(kind, column, targets[name], decision, f"b{len(found)}", utf8))
+    return found
 
 
-def _step(kind: str, column: SourceColumn, target: Column, decision: ColumnDecision, binding: str, utf8: bool) -> Step:
+def _change(
+    kind: str, column: SourceColumn, target: Column, decision: ColumnDecision, binding: str, utf8: bool
+) -> ValueChange:
     c = f"r.{quote(column.name)}"
     data = f"CAST({c} AS BLOB)"
     if kind == "encoding":
-        # Text with ASCII alone is UTF-8. In a UTF-16 database broken text is no text in an encoding.
+        # Text with ASCII alone is UTF-8. In a UTF-16 database broken text cannot be read in another encoding.
         beyond_ascii = f"({c} GLOB ('*[^' || char(1) || '-' || char(127) || ']*') OR instr({c}, char(0)) > 0)"
         broken = f"typeof({c}) = 'text' AND {beyond_ascii} AND cutover_is_not_utf8({data})" if utf8 else "false"
         condition, new = f"(typeof({c}) = 'blob' OR {broken})", f"cutover_read({data}, :{binding})"
         expected = f"bytes that can be read in {decision.encoding}"
-        return Step(column, target, kind, condition, new, "text", expected, {binding: decision.encoding})
+        return ValueChange(column, target, kind, condition, new, "text", expected, {binding: decision.encoding})
     if kind == "strip_nul":
-        is_json = int(base_type(target.stored_type) in JSONS)
+        is_json = int(base_type(target.stored_type) in _JSONS)
         stripped = f"cutover_without_nul({data}, {is_json})"
         condition = f"instr({c}, char(0)) > 0"
         if is_json:
             condition += f" OR instr({c}, '\\u0000') > 0 AND {stripped} <> {data}"
         condition = f"(typeof({c}) = 'text' AND ({condition}))"
-        return Step(column, target, kind, condition, f"CAST({stripped} AS TEXT)", "text", "text")
+        return ValueChange(column, target, kind, condition, f"CAST({stripped} AS TEXT)", "text", "text")
     if kind == "empty_as_null":
-        return Step(column, target, kind, f"(typeof({c}) = 'text' AND octet_length({c}) = 0)", "NULL", "null", "''")
+        return ValueChange(column, target, kind, f"(typeof({c}) = 'text' AND octet_length({c}) = 0)", "NULL", "null", "''")
     if kind == "datetime":
-        return _datetime_step(column, target, decision, c)
+        return _datetime_change(column, target, decision, c)
     printed = f"CAST({c} AS TEXT) COLLATE BINARY"
     words = {f"{binding}_{number}": word for number, word in enumerate(sorted(decision.boolean or {}))}
     known = f"typeof({c}) IN ('text', 'integer', 'real') AND NOT (typeof({c}) = 'integer' AND {c} IN (0, 1))"
     condition = f"({known} AND {printed} IN ({', '.join(f':{name}' for name in words)}))"
     cases = " ".join(f"WHEN :{name} THEN {int((decision.boolean or {})[word])}" for name, word in words.items())
-    return Step(column, target, kind, condition, f"CASE {printed} {cases} END", "integer", "a word of the map", words)
+    return ValueChange(column, target, kind, condition, f"CASE {printed} {cases} END", "integer", "a word of the map", words)
 
 
-def _datetime_step(column: SourceColumn, target: Column, decision: ColumnDecision, c: str) -> Step:
+def _datetime_change(column: SourceColumn, target: Column, decision: ColumnDecision, c: str) -> ValueChange:
     digits = f"CASE WHEN substr({c}, 1, 1) = '-' THEN substr({c}, 2) ELSE {c} END"
     number_in_text = (
         f"typeof({c}) = 'text' AND instr({c}, char(0)) = 0 AND ({digits}) GLOB '[0-9]*' AND {c} GLOB '*[0-9]'"
@@ -186,10 +159,10 @@ def _datetime_step(column: SourceColumn, target: Column, decision: ColumnDecisio
         new = f"CASE WHEN {whole} THEN {printed} ELSE {new} END"
     days = " at midnight" if kind == "date" else ""
     expected = f"a number ({unit}) from the years 1 to 9999{days}, as text to the microsecond"
-    return Step(column, target, "datetime", condition, new, "text", expected)
+    return ValueChange(column, target, "datetime", condition, new, "text", expected)
 
 
-# --- what the SQL calls -------------------------------------------------------------------------------------------------
+# --- functions that the SQL calls ----------------------------------------------------------------------------------------
 
 _EARLIEST, _LATEST = -62_135_596_800, 253_402_300_799  # 0001-01-01 00:00:00 and 9999-12-31 23:59:59 in unix seconds
 _JULIAN_SECONDS = 210_866_760_000  # from the first Julian day to 1970
@@ -197,7 +170,7 @@ _ESCAPE = re.compile(r"\\(u0000|.)", re.DOTALL)
 
 
 def register(connection: apsw.Connection) -> None:
-    """Give a connection the functions that the steps call."""
+    """Register the functions that the SQL of the changes calls."""
     encoding = decided_snapshot.text_encoding(connection)
 
     def without_nul(data: bytes, is_json: int) -> bytes:
@@ -234,7 +207,7 @@ def _read(data: bytes, encoding: str) -> str | None:
 
 
 def _time(value: int | float | str, unit: str, kind: str) -> str | None:
-    """ISO text in UTC with six digits of fraction, or the day alone for ``date``; None where there is none."""
+    """Return ISO text in UTC with six digits of fraction, or the day alone for ``date``; None where there is none."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     above, below = (Decimal(value) if isinstance(value, str) else value).as_integer_ratio()
@@ -242,7 +215,7 @@ def _time(value: int | float | str, unit: str, kind: str) -> str | None:
         microseconds = _rounded((above * 86_400 - _JULIAN_SECONDS * below) * 1_000, below) * 1_000
     else:
         above *= 1_000_000 if unit == "unix" else 1_000
-        if isinstance(value, str) and above % below:  # these digits were written down, and the target has no place for them
+        if isinstance(value, str) and above % below:  # the target cannot hold digits that were written down
             return None
         microseconds = _rounded(above, below)
     seconds, fraction = divmod(microseconds, 1_000_000)
@@ -256,7 +229,7 @@ def _time(value: int | float | str, unit: str, kind: str) -> str | None:
 
 
 def _rounded(above: int, below: int) -> int:
-    """The nearest whole number to a fraction, the even one of two; without a float in between."""
+    """Return the nearest whole number to a fraction, the even one of two; without a float in between."""
     whole, rest = divmod(above, below)
     return whole + (2 * rest > below or (2 * rest == below and whole % 2 == 1))
 
@@ -272,7 +245,13 @@ _AFTER_A_TYPE = frozenset(
 
 
 def without_type(create: str, column: str, instead: str) -> str:
-    """A CREATE TABLE statement with another type for one column. The caller looks at what SQLite makes of it."""
+    """Replace the type of one column in a CREATE TABLE statement. The caller verifies how SQLite reads the result.
+
+    Args:
+        create: The statement.
+        column: Name of the column.
+        instead: Its new type; empty for none.
+    """
     depth, begins, inside = 0, False, False  # the token begins a definition; the definition is the column's
     start = end = -1
     for token in _TOKEN.finditer(create):

@@ -1,11 +1,11 @@
-"""The decided snapshot: what copy and proof read in place of the backup when the plan's decisions touch a row.
+"""The decided snapshot: copy and proof read it in place of the backup when the plan's decisions touch a row.
 
 Three files lie beside one another, readable by their owner only: the SQLite file itself, a clone of the backup in which the
 decisions were carried out; its *record*, an SQLite file that names every touched value and every row taken out by its place;
 and a manifest, written last: without it the other two do not count.
 
-A *place* is what stays the same for a row in the backup and in the decided snapshot: its rowid, or, in a table WITHOUT
-ROWID, its key spelled out.
+A *place* identifies a row in the backup and in the decided snapshot: its rowid, or, in a table WITHOUT ROWID, its key
+spelled out.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ import apsw
 from include.cutover.errors import CannotCheck
 from include.cutover.files import write_atomically
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import Shape, quote
+from include.cutover.source import snapshots
+from include.cutover.source.schema import TableShape, quote, readable
 
 _VERSION = 1
 HIDDEN = "***"
@@ -41,7 +42,7 @@ RECORD_TABLES = """
 
 @dataclass(frozen=True)
 class Listing:
-    """The file that lists what was touched, one JSON object per line."""
+    """The file that lists every touched value and row, one JSON object per line."""
 
     file: Path
     sha256: str
@@ -50,7 +51,7 @@ class Listing:
 
 @dataclass(frozen=True)
 class Decided:
-    """The file that copy and proof read, and what was done to it.
+    """The file that copy and proof read, and the changes made to it.
 
     Attributes:
         snapshot: The verified backup.
@@ -59,7 +60,7 @@ class Decided:
         touched: Table → decision → values changed by it. ``strip_nul, empty_as_null`` is a value that both changed.
         quarantined: Table → rows taken out.
         foreign_keys: ``table.foreign key`` → rows that were taken out or lost their reference because of it.
-        listing: Where every touched row is named; None when nobody asked for it, or there is nothing to name.
+        listing: Names every touched row; None when it was not asked for, or there is nothing to name.
     """
 
     snapshot: Path
@@ -72,7 +73,7 @@ class Decided:
 
     @property
     def made(self) -> bool:
-        """Whether there is a decided snapshot of its own."""
+        """True when there is a decided snapshot of its own."""
         return self.file != self.snapshot
 
     @property
@@ -81,16 +82,16 @@ class Decided:
         return record_of(self.file)
 
     def expected_rows(self, rows: Mapping[str, int]) -> dict[str, int]:
-        """Table → rows that the target must hold, from the rows of the backup (its manifest has them)."""
+        """Return table → rows that the target must hold, from the rows of the backup (its manifest has them)."""
         return {table: count - self.quarantined.get(table, 0) for table, count in rows.items()}
 
     def as_dict(self) -> dict[str, Any]:
-        """For evidence and manifest; ``from_dict`` reads it again."""
+        """Return the fields for evidence and manifest; ``from_dict`` reads them again."""
         return json.loads(json.dumps(asdict(self), default=str))  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Decided:
-        """Read ``as_dict``."""
+        """Read the fields that ``as_dict`` returns."""
         found = cls(**fields)
         listing = None
         if isinstance(fields["listing"], dict):
@@ -99,17 +100,17 @@ class Decided:
 
 
 def untouched(snapshot: Path) -> Decided:
-    """What there is when no decision touches a row: the backup."""
+    """Return the backup itself, for when no decision touches a row."""
     return Decided(snapshot, snapshot, "", {}, {}, {})
 
 
 def record_of(decided: Path) -> Path:
-    """Where the record of a decided snapshot lies."""
+    """Return where the record of a decided snapshot lies."""
     return decided.with_name(f"{decided.name}.record")
 
 
 def manifest_of(decided: Path) -> Path:
-    """Where the manifest of a decided snapshot lies."""
+    """Return where the manifest of a decided snapshot lies."""
     return decided.with_name(f"{decided.name}.manifest.json")
 
 
@@ -117,7 +118,7 @@ def manifest_of(decided: Path) -> Path:
 
 
 def stamp(path: Path) -> list[Any]:
-    """What tells one file from another without reading it."""
+    """Return path, size, time of change and inode of a file: they identify it without reading it."""
     found = path.stat()
     return [str(path.resolve()), found.st_size, found.st_mtime_ns, found.st_ino]
 
@@ -126,6 +127,7 @@ def publish(decided: Decided, fingerprint: str) -> None:
     """Write the manifest, the last of the three files.
 
     Args:
+        decided: The decided snapshot.
         fingerprint: Of the decisions that were carried out.
     """
     content = {
@@ -138,9 +140,11 @@ def publish(decided: Decided, fingerprint: str) -> None:
 
 
 def load(decided: Path, snapshot: Path, fingerprint: str | None = None) -> Decided | None:
-    """The decided snapshot that was made from that backup; None where there is none, or not a whole one.
+    """Read the manifest of a decided snapshot; None where there is none, not a whole one, or one of another backup.
 
     Args:
+        decided: The decided snapshot.
+        snapshot: The backup that it must have been made from.
         fingerprint: Of the decisions that it must have been made with; None for any.
     """
     try:
@@ -156,7 +160,7 @@ def load(decided: Path, snapshot: Path, fingerprint: str | None = None) -> Decid
 
 
 def same_snapshot(decided: Decided) -> bool:
-    """Whether the backup is still the file that the decided snapshot was made from."""
+    """Check that the backup is still the file that the decided snapshot was made from."""
     try:
         stamps = json.loads(manifest_of(decided.file).read_bytes())["stamps"]
         return bool(stamps[0] == stamp(decided.snapshot))
@@ -169,20 +173,20 @@ def same_snapshot(decided: Decided) -> bool:
 
 @contextlib.contextmanager
 def opened(decided: Decided) -> Iterator[apsw.Connection]:
-    """The decided snapshot as ``main``, the backup as ``original``, the record as ``record``; none can be changed."""
-    with source_schema.snapshot(decided.file) as connection:
+    """Open the decided snapshot as ``main``, the backup as ``original``, the record as ``record``; none can be changed."""
+    with snapshots.snapshot(decided.file) as connection:
         attach(connection, decided.snapshot, "original")
         attach(connection, decided.record, "record")
         yield connection
 
 
 def attach(connection: apsw.Connection, path: Path, name: str) -> None:
-    """Attach a file that nobody writes to, immutable."""
+    """Attach a file that nobody writes to, as immutable."""
     connection.execute(f"ATTACH ? AS {name}", (f"file:{percent_encoded(str(path.absolute()))}?immutable=1",))
 
 
-def place(shape: Shape, alias: str) -> str:
-    """SQL for the place of a row of ``alias``.
+def place(shape: TableShape, alias: str) -> str:
+    """Return SQL for the place of a row of ``alias``.
 
     Raises:
         CannotCheck: When columns shadow every name of the rowid.
@@ -191,7 +195,7 @@ def place(shape: Shape, alias: str) -> str:
         return f"{alias}.{shape.rowid}"
     if not shape.order:
         raise CannotCheck(
-            "the rows of this table cannot be told apart",
+            "the rows of this table cannot be identified",
             where=f"table {shape.table}",
             expected="a rowid, or WITHOUT ROWID",
             found="columns named rowid, _rowid_ and oid",
@@ -201,13 +205,15 @@ def place(shape: Shape, alias: str) -> str:
     return "(" + " || ',' || ".join(f"typeof({cell}) || ':' || hex(CAST({cell} AS BLOB))" for cell in cells) + ")"
 
 
-def beside(shape: Shape, places: str, *schemas: str) -> str:
-    """A FROM clause: the rows at ``places`` (a query or table with a column ``place``, named ``x``) in each schema.
+def beside(shape: TableShape, places: str, *schemas: str) -> str:
+    """Return a FROM clause: the rows at ``places`` in each schema.
 
     The order of the join is fixed: by rowid from the places, otherwise from one scan of the first schema's table.
 
     Args:
-        schemas: ``main`` gives the table the alias ``main``, ``main r`` the alias ``r``.
+        shape: Of the table.
+        places: A query or table with a column ``place``; it gets the alias ``x``.
+        *schemas: ``main`` gives the table the alias ``main``, ``main r`` the alias ``r``.
     """
     table = quote(shape.table)
     named = [(schema.partition(" ")[0], schema.rpartition(" ")[2]) for schema in schemas]
@@ -222,39 +228,41 @@ def beside(shape: Shape, places: str, *schemas: str) -> str:
     return clause
 
 
-def readable(expression: str) -> str:
-    """SQL for a value with text as bytes: reading it as text fails where it is not UTF-8."""
-    return f"CASE typeof({expression}) WHEN 'text' THEN CAST({expression} AS BLOB) ELSE {expression} END"
-
-
 def cell(expression: str) -> str:
-    """SQL for a value and its storage class, as ``value`` takes them."""
+    """Return SQL for the storage class of a value and the value, text as its bytes."""
     return f"typeof({expression}), {readable(expression)}"
 
 
 def text_encoding(connection: apsw.Connection) -> str:
-    """Name of the encoding that the database keeps its text in."""
+    """Return the name of the encoding that the database keeps its text in."""
     kept = connection.execute("PRAGMA main.encoding").get
     return {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(kept, "utf-8")
 
 
 def decoded(data: bytes, encoding: str) -> str:
-    """Text as SQLite keeps it. What is not valid in ``encoding`` comes as lone surrogates, and ``encoded`` restores it."""
+    """Decode text as SQLite keeps it. Invalid bytes become lone surrogates, which ``encoded`` turns back."""
     return data.decode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass")
 
 
 def encoded(text: str, encoding: str) -> bytes:
-    """The inverse of ``decoded``."""
+    """Encode text that ``decoded`` returned."""
     return text.encode(encoding, "surrogateescape" if encoding == "utf-8" else "surrogatepass")
 
 
-def key_columns(shape: Shape, alias: str) -> list[str]:
-    """SQL for the columns that name a row to a person."""
+def key_columns(shape: TableShape, alias: str) -> list[str]:
+    """Return SQL for the columns that name a row to a person."""
     return [readable(f"{alias}.{quote(name)}") for name in shape.key] or [place(shape, alias)]
 
 
-def key_text(shape: Shape, values: Sequence[Any], secret: Collection[str], encoding: str = "utf-8") -> str:
-    """The key of a row for a person, from the values of ``key_columns``; what is secret is hidden."""
+def row_name(shape: TableShape, values: Sequence[Any], secret: Collection[str], encoding: str = "utf-8") -> str:
+    """Format the key of a row for a person; secret values are hidden.
+
+    Args:
+        shape: Of the table.
+        values: Of the columns that ``key_columns`` selects.
+        secret: Columns whose content is never shown.
+        encoding: Of the database's text.
+    """
     names = shape.key or ("rowid",)
     shown = [HIDDEN if name in secret else _shown(value, encoding) for name, value in zip(names, values, strict=True)]
     return source_schema.key_text(names, shown)
@@ -265,7 +273,7 @@ def _shown(value: Any, encoding: str) -> Any:
 
 
 def recorded_tables(connection: apsw.Connection) -> list[tuple[int, str]]:
-    """Number and name of every table that the record speaks of, by name."""
+    """Return number and name of every table in the record, by name."""
     query = (
         "SELECT t, name FROM record.tables WHERE t IN (SELECT t FROM record.touched UNION SELECT t FROM record.removed)"
         " ORDER BY name"

@@ -1,0 +1,80 @@
+"""The header bytes of a database that the fence changes: write version, read version and both change counters."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from include.cutover import files
+from include.cutover.errors import CannotCheck
+from include.cutover.source.database_file import HEADER_BYTES, MAGIC
+
+FENCED = 3
+WRITE_VERSION, READ_VERSION = 18, 19
+ROLLBACK, WAL = (1, 1), (2, 2)
+_CHANGE_COUNTER, _VALID_FOR = 24, 92
+
+
+def read(database: Path) -> bytes:
+    """Read the header.
+
+    Raises:
+        CannotCheck: When the file is missing or not a SQLite database.
+    """
+    try:
+        with database.open("rb") as file:
+            header = file.read(HEADER_BYTES)
+    except OSError as error:
+        raise CannotCheck(
+            "the database cannot be read",
+            where=str(database),
+            found=error.strerror or type(error).__name__,
+            do="Check the path in the connection of the source.",
+        ) from None
+    if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
+        raise CannotCheck(
+            "the file is not a SQLite database",
+            where=str(database),
+            expected="the header of SQLite 3",
+            found="an empty file" if not header else "something else, or an encrypted database",
+        )
+    return header
+
+
+def versions(database: Path) -> tuple[int, int]:
+    """Return bytes 18 and 19 as they were without a fence, by the header alone.
+
+    Raises:
+        CannotCheck: When the file is missing or not a SQLite database.
+    """
+    write, read_version = read(database)[WRITE_VERSION : READ_VERSION + 1]
+    return (read_version if write == FENCED else write, read_version)
+
+
+def set_write_version(descriptor: int, write_version: int) -> None:
+    """Set the write version and move both change counters, in one write of one sector, durably.
+
+    The counters make every open connection read the header again. They move by the same step: their being equal, or not,
+    tells SQLite whether the size in the header can be trusted.
+    """
+    header = bytearray(os.pread(descriptor, HEADER_BYTES, 0))
+    header[WRITE_VERSION] = write_version
+    for offset in (_CHANGE_COUNTER, _VALID_FOR):
+        counter = (int.from_bytes(header[offset : offset + 4], "big") + 1) & 0xFFFFFFFF
+        header[offset : offset + 4] = counter.to_bytes(4, "big")
+    os.pwrite(descriptor, header, 0)
+    os.fsync(descriptor)
+
+
+def remove_fence_from_copy(copy: Path, original: tuple[int, int]) -> None:
+    """Write bytes 18 and 19 as they were before the fence into a copy of a fenced database, durably.
+
+    The copy must not be open anywhere.
+    """
+    with files.disk_errors(copy):
+        descriptor = os.open(copy, os.O_RDWR)
+        try:
+            os.pwrite(descriptor, bytes(original), WRITE_VERSION)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
