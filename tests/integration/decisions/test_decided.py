@@ -28,7 +28,7 @@ from include.cutover.decisions.decided import Decided
 from include.cutover.errors import LeaseLost, PlanInvalid, Refused, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
-from include.cutover.target import ledger
+from include.cutover.target import ledger, row_counts
 from include.cutover.target import schema as target_schema
 from include.cutover.target.catalog import Column, ForeignKey
 from include.cutover.target.schema import PlannedSchema
@@ -1304,7 +1304,7 @@ def test_copy_and_proof_read_the_decided_snapshot(place: Path, conninfo: str, tm
             ({"a": "x"}, None),
             ([1], "2021-07-26 12:05:06.25+00"),
         ]
-        counts = target_schema.row_counts(connection, "public")
+        counts = row_counts.of_schema(connection, "public")
     assert counts == decided.expected_rows({"sites": 2, "devices": 3})
     from include.cutover.proof import content
 

@@ -22,7 +22,8 @@ from include.cutover.connections import environment
 from include.cutover.evidence.record import Evidence
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan, parse_plan
-from include.cutover.preflight import doctor
+from include.cutover.preflight import doctor_application, doctor_backups, doctor_source, doctor_target
+from include.cutover.preflight.doctor_site import Site
 from include.cutover.stack.postgres import free_port
 
 WARD_OPS = yaml.safe_load((ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8"))
@@ -99,10 +100,10 @@ def test_a_site_that_is_ready_is_good_in_everything(site: LocalSite, ask: Ask) -
     assert read_mail(site.received) == [], "without --send nobody gets a message"
 
 
-def looked(site: LocalSite, look: Callable[[doctor.Site], Any], **changes: Any) -> dict[str, dict[str, Any]]:
+def looked(site: LocalSite, look: Callable[[Site], Any], **changes: Any) -> dict[str, dict[str, Any]]:
     """One group of checks, with changes to the plan."""
     plan = parse_plan(yaml.safe_dump({**WARD_OPS, **changes}, allow_unicode=True), "ward_ops.yaml", dict(site.environment))
-    found = look(doctor.Site(plan, environment.conninfo("ward_ops_target"), site.ward_ops.database))
+    found = look(Site(plan, environment.conninfo("ward_ops_target"), site.ward_ops.database))
     checks = {item.name: item.as_dict() for item in (found if isinstance(found, list) else [found])}
     assert all(item["outcome"] == "passed" or item["do"] for item in checks.values())
     return checks
@@ -125,7 +126,7 @@ def test_send_reaches_people_and_a_dead_channel_is_bad(site: LocalSite, ask: Ask
 
     plan = load_plan("ward_ops")
     monkeypatch.setenv("AIRFLOW_CONN_WARD_OPS_MAIL", f"smtp://127.0.0.1:{free_port()}/?disable_ssl=true&disable_tls=true")
-    found = doctor.channel_checks(doctor.Site(plan, None, None, channels=lambda: channels(plan)), send=True)
+    found = doctor_application.channel_checks(Site(plan, None, None, channels=lambda: channels(plan)), send=True)
     assert {item.name: item.outcome for item in found} == {
         "channel_slack": "passed",
         "channel_mail": "failed",
@@ -170,7 +171,7 @@ def test_a_server_that_is_down_is_bad_and_what_hangs_on_it_could_not_be_checked(
 
 def test_the_configuration_that_is_switched(site: LocalSite, ask: Ask) -> None:
     settings = WARD_OPS["configuration"]
-    look = doctor.configuration_checks
+    look = doctor_application.configuration_checks
     live = {**settings["live"], "ALLOW_SQLITE_FALLBACK": "true", "DB_POOL": "5"}
     found = bad(looked(site, look, configuration={**settings, "live": live}))
     assert found == {"configuration_keys": "without DB_POOL", "sqlite_fallback": "ALLOW_SQLITE_FALLBACK stays on"}
@@ -199,7 +200,7 @@ def test_what_cannot_be_seen_may_be_accepted_by_the_plan(site: LocalSite, ask: A
 def test_the_source_s_schema(site: LocalSite, ask: Ask) -> None:
     def look(**changes: Any) -> dict[str, dict[str, Any]]:
         ignored = {"alembic_version": "the application's own record of its schema"}
-        return looked(site, doctor.source_checks, ignored_tables=ignored, **changes)
+        return looked(site, doctor_source.source_checks, ignored_tables=ignored, **changes)
 
     assert "no revision" in bad(look(schema_version="abc123"))["schema_version"]
     with closing(sqlite3.connect(site.ward_ops.database, timeout=30)) as source:
@@ -223,7 +224,7 @@ def test_the_source_s_schema(site: LocalSite, ask: Ask) -> None:
 
 def test_backups_of_postgresql(site: LocalSite, ask: Ask, tmp_path: Path) -> None:
     def look(settings: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-        return looked(site, doctor.backup_checks, database_backups=settings)
+        return looked(site, doctor_backups.backup_checks, database_backups=settings)
 
     assert set(bad(look(None), "unknown")) == {"database_backups"}
     old = tmp_path / "old.dump"
@@ -250,12 +251,12 @@ def test_archiving_that_works_and_that_fails(site: LocalSite, ask: Ask, tmp_path
             connection.execute("SELECT pg_reload_conf(), pg_stat_reset_shared('archiver')")
             for statement in then:
                 connection.execute(statement.encode())
-        return looked(site, doctor.backup_checks, database_backups={"files": str(tmp_path / "*")})["wal_archiving"]
+        return looked(site, doctor_backups.backup_checks, database_backups={"files": str(tmp_path / "*")})["wal_archiving"]
 
     target.stop()
     target.start({"archive_mode": "on"})
     try:
-        assert look("")["found"] == "nothing says how"
+        assert look("")["found"] == "no command and no library is set"
         assert look("true")["outcome"] == "unknown", "a command alone has archived nothing yet"
         assert look("true", switch, wait)["outcome"] == "passed"
         failing = look("false", switch, wait)
@@ -274,15 +275,15 @@ def test_archiving_that_works_and_that_fails(site: LocalSite, ask: Ask, tmp_path
     ("before", "after", "look", "name", "found"),
     [
         (f"ALTER DATABASE {DATABASE} SET timezone = 'Asia/Kathmandu'", f"ALTER DATABASE {DATABASE} RESET timezone",
-         doctor.time_zone_check, "time_zone", "Asia/Kathmandu"),
+         doctor_target.time_zone_check, "time_zone", "Asia/Kathmandu"),
         ("ALTER ROLE ward_ops_reporting CREATEDB", "ALTER ROLE ward_ops_reporting NOCREATEDB",
-         doctor.access_checks, "access_roles", "NOCREATEDB"),
+         doctor_target.role_checks, "access_roles", "NOCREATEDB"),
         ("GRANT cutover TO ward_ops_reporting", "REVOKE cutover FROM ward_ops_reporting",
-         doctor.access_checks, "access_members", "cutover"),
+         doctor_target.role_checks, "access_members", "cutover"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_in_the_target(
-    site: LocalSite, ask: Ask, before: str, after: str, look: Callable[[doctor.Site], Any], name: str, found: str
+    site: LocalSite, ask: Ask, before: str, after: str, look: Callable[[Site], Any], name: str, found: str
 ) -> None:
     with psycopg.connect(site.target.conninfo(DATABASE), autocommit=True) as connection:
         connection.execute(before.encode())

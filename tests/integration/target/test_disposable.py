@@ -64,7 +64,7 @@ def test_without_the_right_it_says_which_one(target: str, cluster: Cluster) -> N
 
 
 def test_no_other_database_is_dropped(target: str) -> None:
-    with pytest.raises(Refused, match="no disposable database"):
+    with pytest.raises(Refused, match="not a disposable database"):
         disposable.drop(target, str(psycopg.conninfo.conninfo_to_dict(target)["dbname"]))
 
 

@@ -25,6 +25,7 @@ from include.cutover.locks import locked
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.preflight import target as preflight_target
+from include.cutover.preflight import target_server
 from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster
 from include.cutover.steps.step import Report, Step, Terms
@@ -121,7 +122,7 @@ def test_what_is_looked_at_in_preflight_over_a_silent_connection_is_unknown(
     conninfo: str, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look waits to the end of its time; the connection is given up then, and the others find it closed."""
-    monkeypatch.setitem(preflight_target._WAITS, "statement_timeout", 0.3)
+    monkeypatch.setitem(target_server._WAITS, "statement_timeout", 0.3)
     with through_proxy(conninfo, 1_500) as stalling:
         checks = preflight_target.check_target(stalling, plan=load_plan("ward_ops"), source_bytes=0, application_role=None)
     assert checks[0].outcome == "passed"
@@ -165,8 +166,8 @@ def test_work_that_is_given_up_does_not_wait_for_a_server_that_hangs(conninfo: s
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_session_of_an_ended_process_ends_too(conninfo: str, ending: signal.Signals) -> None:
     script = (
-        "import sys; from include.cutover.target import catalog\n"
-        f"with catalog.session(sys.argv[1], 'public', application_name={NAME!r}) as connection:\n"
+        "import sys; from include.cutover.target.session import session\n"
+        f"with session(sys.argv[1], 'public', application_name={NAME!r}) as connection:\n"
         "    connection.execute('SELECT pg_sleep(600)')\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, conninfo], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -242,7 +243,7 @@ def test_a_task_that_takes_too_long_says_where_it_was(conninfo: str) -> None:
     assert wait_until(lambda: sessions(conninfo, NAME) == 0)
     end = Evidence.of("ward_ops", "run").step("check_target")
     assert end is not None and end["outcome"] == "error"
-    assert "catalog.wait" in end["summary"] and "0.0166667 minutes" in end["summary"]
+    assert "session.wait" in end["summary"] and "0.0166667 minutes" in end["summary"]
 
 
 def test_a_task_that_never_comes_back_to_python_is_ended_hard(tmp_path: Path) -> None:
@@ -286,7 +287,7 @@ def test_another_try_is_made_only_where_it_can_help(error: Exception, again: boo
 
 def test_a_lock_that_a_hung_process_holds_is_not_waited_for_for_ever(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from include.cutover.evidence.record import locked\n"
+        "import sys, time; from pathlib import Path; from include.cutover.locks import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(600)\n"
     )
     path = tmp_path / "lock"

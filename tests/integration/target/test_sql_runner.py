@@ -17,7 +17,7 @@ from psycopg import sql
 from include.cutover.errors import CannotCheck, LeaseLost, PlanInvalid, Refused, StepFailed, Unreachable
 from include.cutover.places import ROOT
 from include.cutover.stack.postgres import free_port
-from include.cutover.target import catalog, sql_files
+from include.cutover.target import catalog, sql_files, sql_runner
 from include.cutover.target import session as target_session
 from tests.unit.target.test_sql_files import write
 
@@ -25,7 +25,7 @@ TABLE = "CREATE TABLE first (id integer);"
 
 
 def run(conninfo: str, folder: Path, kind: str = "pre_data", schema: str = "app", **arguments: Any) -> list[str]:
-    return sql_files.apply(conninfo, folder, kind, schema=schema, run_id="run-1", **arguments)
+    return sql_runner.apply(conninfo, folder, kind, schema=schema, run_id="run-1", **arguments)
 
 
 def ask(conninfo: str, query: str, *values: Any) -> Any:
@@ -37,12 +37,12 @@ def ask(conninfo: str, query: str, *values: Any) -> Any:
 
 def things(conninfo: str, schema: str = "app") -> set[str]:
     with psycopg.connect(conninfo) as connection:
-        return sql_files.objects(connection, schema)
+        return sql_runner.objects(connection, schema)
 
 
 def records(conninfo: str, schema: str = "app") -> list[str]:
     with psycopg.connect(conninfo) as connection:
-        return [record.name for record in sql_files.applied(connection, schema)]
+        return [record.name for record in sql_runner.applied(connection, schema)]
 
 
 def test_files_are_applied_in_order_once_and_recorded(conninfo: str, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_files_are_applied_in_order_once_and_recorded(conninfo: str, tmp_path: P
     assert run(conninfo, tmp_path) == []
     found = sql_files.discover(tmp_path)
     with psycopg.connect(conninfo) as connection:
-        done = sql_files.applied(connection, "app")
+        done = sql_runner.applied(connection, "app")
         rows = connection.execute("SELECT kind, name, sha256, run_id FROM app.schema_migrations ORDER BY name").fetchall()
     assert [(item.name, item.sha256, item.run_id) for item in done] == [(item.name, item.sha256, "run-1") for item in found]
     assert done[0].applied_at <= done[1].applied_at
@@ -82,7 +82,7 @@ def test_a_changed_file_is_refused_whatever_kind_is_applied_next(conninfo: str, 
 def test_an_applied_file_that_is_gone_is_refused(conninfo: str, tmp_path: Path) -> None:
     run(conninfo, write(tmp_path, pre_data__001_a=TABLE, pre_data__002_b="CREATE TABLE b ();"))
     (tmp_path / "pre_data/002_b.sql").unlink()
-    with pytest.raises(Refused, match=r"pre_data/002_b\.sql was applied by run-1 and is not there any more"):
+    with pytest.raises(Refused, match=r"pre_data/002_b\.sql was applied by run-1 and is missing now"):
         run(conninfo, tmp_path)
 
 
@@ -326,10 +326,10 @@ def test_two_runners_at_once_apply_each_file_once(conninfo: str, tmp_path: Path)
 
 
 def test_a_runner_that_waits_too_long_says_so(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql_files, "_RUNNER_WAIT", "50ms")
+    monkeypatch.setattr(sql_runner, "_RUNNER_WAIT", "50ms")
     write(tmp_path, pre_data__001_a=TABLE)
     with psycopg.connect(conninfo) as other:
-        sql_files.hold_runner_lock(other, "app")
+        sql_runner.hold_runner_lock(other, "app")
         with pytest.raises(Unreachable, match="another process applies SQL files") as caught:
             run(conninfo, tmp_path)
         assert caught.value.retry_helps
@@ -358,8 +358,8 @@ def test_a_process_killed_in_the_middle_of_a_file(conninfo: str, tmp_path: Path)
         pre_data__003_c="CREATE TABLE third ();",
     )
     code = (
-        "import sys; from pathlib import Path; from include.cutover.target import sql_files as migrations;"
-        "migrations.apply(sys.argv[1], Path(sys.argv[2]), 'pre_data', schema='app', run_id='killed',"
+        "import sys; from pathlib import Path; from include.cutover.target import sql_runner;"
+        "sql_runner.apply(sys.argv[1], Path(sys.argv[2]), 'pre_data', schema='app', run_id='killed',"
         " application_name='killed')"
     )
     process = subprocess.Popen([sys.executable, "-c", code, conninfo, str(tmp_path)], cwd=ROOT)
@@ -374,7 +374,7 @@ def test_a_process_killed_in_the_middle_of_a_file(conninfo: str, tmp_path: Path)
     assert run(conninfo, tmp_path) == ["pre_data/002_b.sql", "pre_data/003_c.sql"]
     assert ask(conninfo, sleeping) == 0
     with psycopg.connect(conninfo) as connection:
-        assert [(item.name, item.run_id) for item in sql_files.applied(connection, "app")] == [
+        assert [(item.name, item.run_id) for item in sql_runner.applied(connection, "app")] == [
             ("pre_data/001_a.sql", "killed"),
             ("pre_data/002_b.sql", "run-1"),
             ("pre_data/003_c.sql", "run-1"),
@@ -434,28 +434,3 @@ def test_a_file_changed_while_the_others_are_applied_is_refused(conninfo: str, t
     with pytest.raises(Refused, match=r"pre_data/002_b\.sql: the file was changed"):
         run(conninfo, tmp_path, guard=guard)
     assert records(conninfo) == ["pre_data/001_a.sql"]
-
-
-def test_a_rehearsal_shows_the_catalog_and_leaves_nothing(conninfo: str, tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        pre_data__001_a=TABLE + "SET search_path = pg_temp;",
-        post_data__001_k="ALTER TABLE first ADD PRIMARY KEY (id);",
-    )
-    with sql_files.rehearsal(conninfo, tmp_path) as (connection, schema):
-        assert catalog.primary_key(connection, schema, "first") == ["id"]
-    with sql_files.rehearsal(conninfo, tmp_path, ["pre_data"]) as (connection, schema):
-        assert catalog.primary_key(connection, schema, "first") == []
-    assert ask(conninfo, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'cutover%%'") == 0
-
-
-def test_a_rehearsal_finds_what_would_fail_after_the_services_were_stopped(conninfo: str, tmp_path: Path) -> None:
-    write(
-        tmp_path, pre_data__001_a=TABLE, foreign_keys__001_f="ALTER TABLE first ADD FOREIGN KEY (id) REFERENCES gone (id);"
-    )
-    with (
-        pytest.raises(StepFailed, match=r'foreign_keys/001_f\.sql.*relation "gone" does not exist'),
-        sql_files.rehearsal(conninfo, tmp_path),
-    ):
-        pass
-    assert ask(conninfo, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'cutover%%'") == 0
