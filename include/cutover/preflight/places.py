@@ -1,4 +1,4 @@
-"""Checks of the places for backups and of the configuration file. What they write is removed again."""
+"""Checks of the places for backups and of the configuration file. Test files are removed again."""
 
 from __future__ import annotations
 

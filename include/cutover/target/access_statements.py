@@ -29,7 +29,7 @@ _SEES = ("pg_read_all_settings", "pg_read_all_stats")  # where the data lies; wh
 OF_EXTENSION = "EXISTS (SELECT FROM pg_depend e WHERE e.classid = '{}'::regclass AND e.objid = {}.oid AND e.deptype = 'e')"
 """Condition: an object of this catalog, by its alias, belongs to an extension."""
 
-# A view with security_invoker reads with the rights of whoever selects from it.
+# A view with security_invoker reads with the rights of the role that selects from it.
 VIEWS_OVER_TABLES = """
     WITH RECURSIVE uses AS (
         SELECT DISTINCT r.ev_class AS view, d.refobjid AS used
@@ -259,6 +259,15 @@ class _Statements:
         return found
 
     def default_privileges(self, schema: str, creator: str, role: str, kind: LiteralString, rights: LiteralString) -> None:
+        """Give a role these rights, and no others, to what is created later.
+
+        Args:
+            schema: Where it is created.
+            creator: Role that creates it.
+            role: Role that gets the rights.
+            kind: ``TABLES`` or ``SEQUENCES``.
+            rights: With commas between them.
+        """
         found = self._names(
             "SELECT a.privilege_type FROM pg_default_acl d JOIN pg_namespace n ON n.oid = d.defaclnamespace"
             " CROSS JOIN LATERAL aclexplode(d.defaclacl) a WHERE n.nspname = %(schema)s"

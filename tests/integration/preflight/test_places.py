@@ -15,7 +15,7 @@ from include.cutover.preflight.sizes import pretty
 from tests.support.preflight import bad, by_name, change
 
 
-def test_places_on_one_disk_pass_with_a_word(live: Path, plan: Plan, tmp_path: Path) -> None:
+def test_places_on_one_disk_pass_with_a_remark(live: Path, plan: Plan, tmp_path: Path) -> None:
     checks = by_name(preflight_places.check_places(live, plan=plan))
     assert bad(list(checks.values())) == {}
     assert list(checks) == [
@@ -72,7 +72,7 @@ def test_the_configuration_must_be_replaceable(live: Path, plan: Plan, tmp_path:
     assert bad(preflight_places.check_places(live, plan=change(plan, configuration=values))) == {}
 
 
-def test_a_folder_closed_to_the_user_is_found_by_trying(live: Path, plan: Plan, tmp_path: Path) -> None:
+def test_folder_closed_to_the_user_fails(live: Path, plan: Plan, tmp_path: Path) -> None:
     """As another user where the tests run as root, who may write everywhere."""
     for name in ("backups", "second"):
         (tmp_path / name).mkdir(mode=0o555)

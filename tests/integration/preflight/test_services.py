@@ -54,7 +54,7 @@ def test_services_that_answer_and_a_healthy_application_pass() -> None:
     ]
 
 
-def test_a_service_that_cannot_be_asked_and_an_application_already_elsewhere_fail() -> None:
+def test_unreachable_service_and_application_on_the_target_fail() -> None:
     with answering(b'{"status": "ok", "database": "postgresql"}') as url:
         checks = preflight_services.check_services([service("api", "/nonexistent/program")], smoke(url))
     assert bad(checks) == {

@@ -75,7 +75,7 @@ def test_a_good_source_passes_every_check(live: Path, plan: Plan) -> None:
     assert sorted(item.name for item in live.parent.iterdir()) == ["clone.db", "shop.db"]
 
 
-def test_the_files_beside_a_live_database_are_told(live: Path, plan: Plan) -> None:
+def test_side_files_of_a_live_database_are_reported(live: Path, plan: Plan) -> None:
     with closing(sqlite3.connect(live)) as connection:
         connection.execute("PRAGMA journal_mode = wal")
         connection.execute("INSERT INTO pings (device) VALUES (NULL)")
@@ -84,7 +84,7 @@ def test_the_files_beside_a_live_database_are_told(live: Path, plan: Plan) -> No
     assert found.startswith("20 kB, write-ahead log, beside it shop.db-wal of ")
 
 
-def test_what_the_plan_does_not_know_is_named_both_ways(live: Path, plan: Plan) -> None:
+def test_unknown_and_missing_tables_and_columns_are_named(live: Path, plan: Plan) -> None:
     edit(live, "CREATE TABLE forgotten (id)", "DROP TABLE pings", "ALTER TABLE devices ADD COLUMN colour TEXT")
     columns = {"devices": [*PLANNED.columns["devices"], column("size")], "extra": [column("id")]}
     planned = replace(PLANNED, columns=columns)
@@ -108,7 +108,7 @@ def test_orphans_are_counted_with_their_first_keys(live: Path, plan: Plan) -> No
     assert orphans.title == "Every pings.device exists in devices" and orphans.where == "pings.device"
 
 
-def test_a_damaged_source_is_not_looked_into_further(live: Path, plan: Plan) -> None:
+def test_damaged_source_gets_no_further_checks(live: Path, plan: Plan) -> None:
     edit(live, "CREATE INDEX pings_device ON pings (device)")
     clone = live.parent / "clone.db"
     source_schema.clone(live, clone)
@@ -128,12 +128,12 @@ def test_a_damaged_source_is_not_looked_into_further(live: Path, plan: Plan) -> 
     ("content", "found"),
     [(b"", "an empty file"), (b"\x8f" * 4096, "not an SQLite database, or an encrypted one")],
 )
-def test_something_else_than_a_database_fails(live: Path, content: bytes, found: str) -> None:
+def test_file_that_is_not_a_database_fails(live: Path, content: bytes, found: str) -> None:
     live.write_bytes(content)
     assert bad(preflight_source.check_source_file(live)) == {"source_file": found}
 
 
-def test_a_source_that_is_not_there_fails(tmp_path: Path) -> None:
+def test_missing_source_fails(tmp_path: Path) -> None:
     found = bad(preflight_source.check_source_file(tmp_path / "absent.db"))
     assert found == {"source_file": "there is no such file", "source_replaceable": "No such file or directory"}
 

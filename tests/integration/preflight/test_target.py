@@ -58,19 +58,19 @@ def test_a_good_target_passes_every_check(conninfo: str, plan: Plan) -> None:
     assert conninfo.rpartition("dbname=")[2] in checks[0].where and "password" not in checks[0].where
 
 
-def test_a_target_that_is_not_there_gives_one_failed_check(plan: Plan) -> None:
+def test_unreachable_target_gives_one_failed_check(plan: Plan) -> None:
     conninfo = f"host=127.0.0.1 port={free_port()} user=ward password=hunter2 dbname=shop"
     (check,) = check_target(conninfo, plan)
     assert (check.name, check.outcome) == ("target_reachable", "failed")
     assert "refused" in check.found and "hunter2" not in str(check)
 
 
-def test_a_wrong_password_is_told_without_it(cluster: Cluster, plan: Plan) -> None:
+def test_wrong_password_is_reported_without_it(cluster: Cluster, plan: Plan) -> None:
     (check,) = check_target(cluster.conninfo().replace(cluster.password, "hunter2"), plan)
     assert "password authentication failed" in check.found and "hunter2" not in str(check)
 
 
-def test_a_connection_string_that_is_none_is_not_repeated(plan: Plan) -> None:
+def test_unreadable_connection_string_is_not_repeated(plan: Plan) -> None:
     with pytest.raises(CannotCheck) as caught:
         check_target("postgres host=x password=hunter2", plan)
     assert "hunter2" not in str(caught.value)
@@ -186,7 +186,7 @@ def wait_until_left(conninfo: str) -> None:
             time.sleep(0.02)
 
 
-def test_a_restricted_role_is_told_what_it_lacks(role: str, other_role: str, conninfo: str, plan: Plan) -> None:
+def test_missing_rights_of_a_role_are_named(role: str, other_role: str, conninfo: str, plan: Plan) -> None:
     checks = check_target(as_role(conninfo, role), plan, application_role=other_role)
     assert bad(checks) == {
         "target_free_disk": "the role may not see where the server keeps its data",
@@ -214,9 +214,7 @@ def test_a_restricted_role_is_told_what_it_lacks(role: str, other_role: str, con
     run(as_role(conninfo, role), "ALTER SCHEMA public RENAME TO kept", "CREATE SCHEMA public")
 
 
-def test_a_database_s_owner_may_all_but_shut_out_and_end_sessions(
-    role: str, other_role: str, conninfo: str, plan: Plan
-) -> None:
+def test_database_owner_lacks_only_fence_and_ending_sessions(role: str, other_role: str, conninfo: str, plan: Plan) -> None:
     database = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
     run(conninfo, f'ALTER DATABASE "{database}" OWNER TO {role}', f"GRANT pg_read_all_settings TO {role}")
     owner = as_role(conninfo, role)
@@ -253,7 +251,7 @@ def test_the_application_s_role_must_be_there_and_may_log_in(role: str, conninfo
         assert bad(check_target(conninfo, fenced, application_role=role)) == {}
 
 
-def test_the_fence_is_tried_and_nothing_is_changed(role: str, conninfo: str, plan: Plan) -> None:
+def test_fence_is_tried_without_a_change(role: str, conninfo: str, plan: Plan) -> None:
     checks = by_name(check_target(conninfo, plan, application_role=role))
     assert (checks["target_fence"].outcome, checks["target_fence"].found) == ("passed", "tried, and rolled back")
     with psycopg.connect(as_role(conninfo, role), autocommit=True) as session:
@@ -263,7 +261,7 @@ def test_the_fence_is_tried_and_nothing_is_changed(role: str, conninfo: str, pla
         session.execute("SELECT 1")
 
 
-def test_the_limits_of_role_and_database_count(role: str, conninfo: str, plan: Plan) -> None:
+def test_connection_limits_of_role_and_database_count(role: str, conninfo: str, plan: Plan) -> None:
     database = psycopg.conninfo.conninfo_to_dict(conninfo)["dbname"]
     run(conninfo, f"ALTER ROLE {role} CONNECTION LIMIT 5")
     name = "target_free_connections"
@@ -307,9 +305,7 @@ def test_partitions_belong_to_their_table(conninfo: str, plan: Plan) -> None:
     assert bad(check_target(conninfo, plan)) == {"target_schema_free": "rows in pings"}
 
 
-def test_a_table_that_somebody_holds_is_unknown_and_not_waited_for(
-    conninfo: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_locked_table_is_unknown_after_the_lock_timeout(conninfo: str, plan: Plan, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(target_server._WAITS, "lock_timeout", 0.2)
     run(conninfo, "CREATE TABLE devices (id int)")
     with psycopg.connect(conninfo) as holder:
@@ -318,5 +314,5 @@ def test_a_table_that_somebody_holds_is_unknown_and_not_waited_for(
     assert check.outcome == "unknown" and "lock timeout" in check.found
 
 
-def test_a_schema_that_is_not_there_yet_will_be_made(conninfo: str, plan: Plan) -> None:
+def test_missing_schema_passes(conninfo: str, plan: Plan) -> None:
     assert bad(check_target(conninfo, change(plan, target_schema="Shop data"))) == {}

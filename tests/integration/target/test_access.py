@@ -204,7 +204,7 @@ def test_reporting_reads_every_table_but_its_secret_columns(live: Site) -> None:
     assert ("name",) in seen and ("community",) not in seen
 
 
-def test_the_pipeline_does_its_work_and_is_no_administrator(live: Site) -> None:
+def test_pipeline_role_works_without_being_a_superuser(live: Site) -> None:
     role = live.access.pipeline
     live.denied(
         role,
@@ -216,7 +216,7 @@ def test_the_pipeline_does_its_work_and_is_no_administrator(live: Site) -> None:
     live.run(f"CREATE DATABASE {name}", f"DROP DATABASE {name}", role=role)
 
 
-def test_in_a_database_of_its_own_the_pipeline_does_the_same(live: Site) -> None:
+def test_pipeline_role_works_in_a_database_that_it_made(live: Site) -> None:
     name = f"rehearsal_{secrets.token_hex(4)}"
     live.run(f"CREATE DATABASE {name} TEMPLATE template0", role=live.access.pipeline)
     try:
@@ -242,7 +242,7 @@ def test_the_owner_owns_it_and_does_not_log_in(live: Site) -> None:
         assert connection.execute(query).fetchone() == (live.owner,)
 
 
-def test_everything_is_as_the_plan_has_it_and_running_again_changes_nothing(live: Site) -> None:
+def test_rights_match_the_plan_and_a_second_run_changes_nothing(live: Site) -> None:
     assert live.bad == {} and len(live.checks) == 9
     with psycopg.connect(live.superuser) as connection:
         assert access_statements.role_statements(connection, live.plan) == []
@@ -254,7 +254,7 @@ def test_everything_is_as_the_plan_has_it_and_running_again_changes_nothing(live
 # --- what comes later ---------------------------------------------------------------------------------------------------
 
 
-def test_tables_and_columns_to_come(site: Site) -> None:
+def test_new_tables_are_open_and_new_columns_of_secret_tables_closed(site: Site) -> None:
     site.cut_over()
     as_owner = f'SET ROLE "{site.owner.replace(chr(34), chr(34) * 2)}"'
     site.run(
@@ -281,7 +281,7 @@ def test_tables_and_columns_to_come(site: Site) -> None:
     assert kept.bad == {}
 
 
-def test_a_view_is_open_unless_it_shows_secret_columns_with_its_owner_s_rights(site: Site) -> None:
+def test_view_over_secret_columns_with_owner_rights_is_closed(site: Site) -> None:
     site.cut_over()
     as_owner = f'SET ROLE "{site.owner.replace(chr(34), chr(34) * 2)}"'
     site.run(
@@ -310,7 +310,7 @@ def test_a_view_is_open_unless_it_shows_secret_columns_with_its_owner_s_rights(s
     assert site.rows("SELECT name FROM asks_its_reader", site.reporting) == [("one",)]
 
 
-def test_rights_from_elsewhere_are_found(site: Site) -> None:
+def test_rights_from_public_and_memberships_are_found(site: Site) -> None:
     site.cut_over()
     functions = (
         "CREATE FUNCTION read_it() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT community FROM public.devices'",
@@ -337,13 +337,13 @@ def test_rights_from_elsewhere_are_found(site: Site) -> None:
     assert site.bad == {}
 
 
-def test_another_log_in_than_the_pipeline_s_is_found(site: Site) -> None:
+def test_session_of_another_role_than_the_pipelines_is_found(site: Site) -> None:
     assert access_checks.examine(site.conninfo(site.access.pipeline), site.plan, as_pipeline=True)[0].outcome == "passed"
     found = access_checks.examine(site.superuser, site.plan, as_pipeline=True)[0]
     assert (found.outcome, found.found) == ("failed", "role postgres")
 
 
-def test_before_the_tables_are_there_nothing_is_opened_in_advance(site: Site) -> None:
+def test_no_rights_are_given_before_the_tables_exist(site: Site) -> None:
     assert site.bad == {}
     assert access.apply(site.conninfo(site.access.pipeline), site.plan, roles=False) == []
     name = site.access.pipeline
@@ -409,7 +409,7 @@ def test_the_command_shows_applies_and_checks(
     assert cli_main.main(["access", "check", "--plan", "shop", "--target", url]) == 2
 
 
-def test_a_plan_without_roles_says_so() -> None:
+def test_plan_without_roles_is_refused() -> None:
     plan = load_plan("ward_ops").model_copy(update={"access": None})
     with pytest.raises(CannotCheck, match="names no roles"):
         access_statements.required(plan)
@@ -424,7 +424,7 @@ def test_a_plan_without_roles_says_so() -> None:
         ({"pipeline": "p"}, "missing"),
     ],
 )
-def test_roles_that_cannot_be_meant_are_faults(names: dict[str, str], fault: str) -> None:
+def test_contradictory_roles_are_faults_of_the_plan(names: dict[str, str], fault: str) -> None:
     data = load_plan("ward_ops").model_dump(mode="json", exclude_none=True)
     with pytest.raises(PlanInvalid) as caught:
         parse_plan(yaml.safe_dump({**data, "access": names}), "a.yaml", {})

@@ -26,7 +26,7 @@ FOREIGN_KEYS = """
 """
 
 
-def test_all_are_validated_and_a_second_time_nothing_is_left_to_do(conninfo: str) -> None:
+def test_all_constraints_are_validated_once(conninfo: str) -> None:
     prepare(conninfo, FOREIGN_KEYS)
     calls: list[int] = []
     keys = constraints.validate_foreign_keys(conninfo, "app", lambda connection: calls.append(1))
@@ -37,7 +37,7 @@ def test_all_are_validated_and_a_second_time_nothing_is_left_to_do(conninfo: str
     assert constraints.validate_foreign_keys(conninfo, "app", lost) == keys
 
 
-def test_orphans_are_counted_and_named_by_key_and_never_shown(conninfo: str) -> None:
+def test_orphans_are_counted_and_named_by_key_only(conninfo: str) -> None:
     prepare(conninfo, FOREIGN_KEYS)
     prepare(
         conninfo,

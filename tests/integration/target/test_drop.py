@@ -43,7 +43,7 @@ def left(conninfo: str) -> set[str]:
         return sql_runner.objects(connection, "app")
 
 
-def test_everything_that_the_run_made_goes_and_it_can_be_made_again(conninfo: str, tmp_path: Path) -> None:
+def test_objects_of_the_run_are_dropped_and_can_be_made_again(conninfo: str, tmp_path: Path) -> None:
     prepare(conninfo, "CREATE TABLE of_somebody (id integer); INSERT INTO of_somebody VALUES (1)")
     make(conninfo, tmp_path)
     dropped = drop.drop_empty_schema_objects(conninfo, "app", "run-1")
@@ -53,7 +53,7 @@ def test_everything_that_the_run_made_goes_and_it_can_be_made_again(conninfo: st
     make(conninfo, tmp_path, "run-2")
 
 
-def test_one_row_is_enough_to_keep_them_all(conninfo: str, tmp_path: Path) -> None:
+def test_one_row_keeps_all_tables(conninfo: str, tmp_path: Path) -> None:
     make(conninfo, tmp_path)
     prepare(conninfo, "INSERT INTO parted VALUES (1)")
     before = left(conninfo)
@@ -62,7 +62,7 @@ def test_one_row_is_enough_to_keep_them_all(conninfo: str, tmp_path: Path) -> No
     assert left(conninfo) == before
 
 
-def test_what_somebody_else_hung_on_it_is_never_dropped(conninfo: str, tmp_path: Path) -> None:
+def test_dependent_objects_of_others_are_never_dropped(conninfo: str, tmp_path: Path) -> None:
     make(conninfo, tmp_path)
     prepare(conninfo, 'CREATE VIEW report AS SELECT * FROM "One"')
     before = left(conninfo)

@@ -55,7 +55,7 @@ def written(conninfo: str) -> list[int]:
         return [value for (value,) in connection.execute("SELECT DISTINCT a FROM t ORDER BY a")]
 
 
-def test_the_ledger_is_made_once_by_many_at_once(conninfo: str) -> None:
+def test_concurrent_calls_make_the_ledger_once(conninfo: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(ledger.ensure, conninfo) for _ in range(8)]:
             done.result()
@@ -67,7 +67,7 @@ def test_there_is_no_lease_without_a_ledger(conninfo: str) -> None:
     assert ledger.lease(conninfo) is None
 
 
-def test_somebody_elses_schema_is_not_taken_for_the_ledger(conninfo: str) -> None:
+def test_foreign_schema_of_that_name_is_refused(conninfo: str) -> None:
     with psycopg.connect(conninfo) as connection:
         connection.execute("CREATE SCHEMA cutover")
         connection.execute("CREATE TABLE cutover.run (id integer)")
@@ -101,7 +101,7 @@ def test_of_many_runs_at_once_one_gets_the_lease(target: str) -> None:
     assert epochs == [1]
 
 
-def test_a_guard_without_a_transaction_is_a_fault(target: str) -> None:
+def test_guard_outside_of_a_transaction_raises(target: str) -> None:
     epoch = ledger.open_run(target, "run", "ward_ops")
     with psycopg.connect(target, autocommit=True) as connection, pytest.raises(RuntimeError, match="transaction"):
         ledger.guard("run", epoch)(connection)
@@ -204,7 +204,7 @@ def test_a_client_stopped_inside_copy_cannot_commit_when_it_wakes(target: str) -
     assert written(target) == [3]
 
 
-def test_a_lock_that_nothing_frees_is_told(target: str) -> None:
+def test_lease_that_stays_locked_is_reported(target: str) -> None:
     ledger.open_run(target, "run", "ward_ops")
     with psycopg.connect(target) as connection:  # not a guard: a person's LOCK TABLE, whom nobody may end
         connection.execute("LOCK TABLE cutover.lease IN SHARE MODE")

@@ -12,7 +12,7 @@ from include.cutover.target import (
 from tests.support.target_schema import ask, lost, prepare
 
 
-def test_statistics_of_every_table(conninfo: str) -> None:
+def test_statistics_are_gathered_for_every_table(conninfo: str) -> None:
     prepare(conninfo, """CREATE TABLE "T" AS SELECT generate_series(1, 500) AS id; CREATE TABLE "წ" AS SELECT 1 AS id""")
     planner_statistics.gather(conninfo, "app")
     planner_statistics.gather(conninfo, "app")

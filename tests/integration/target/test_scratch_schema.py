@@ -22,7 +22,7 @@ def ask(conninfo: str, query: str, *values: Any) -> Any:
         return None if row is None else row[0]
 
 
-def test_a_rehearsal_shows_the_catalog_and_leaves_nothing(conninfo: str, tmp_path: Path) -> None:
+def test_scratch_schema_shows_the_catalog_and_leaves_nothing(conninfo: str, tmp_path: Path) -> None:
     write(
         tmp_path,
         pre_data__001_a=TABLE + "SET search_path = pg_temp;",
@@ -35,7 +35,7 @@ def test_a_rehearsal_shows_the_catalog_and_leaves_nothing(conninfo: str, tmp_pat
     assert ask(conninfo, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'cutover%%'") == 0
 
 
-def test_a_rehearsal_finds_what_would_fail_after_the_services_were_stopped(conninfo: str, tmp_path: Path) -> None:
+def test_scratch_schema_finds_faults_in_files_of_the_window(conninfo: str, tmp_path: Path) -> None:
     write(
         tmp_path, pre_data__001_a=TABLE, foreign_keys__001_f="ALTER TABLE first ADD FOREIGN KEY (id) REFERENCES gone (id);"
     )

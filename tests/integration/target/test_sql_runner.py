@@ -86,7 +86,7 @@ def test_an_applied_file_that_is_gone_is_refused(conninfo: str, tmp_path: Path) 
         run(conninfo, tmp_path)
 
 
-def test_a_record_taken_away_by_hand_does_not_let_an_old_file_run_again(conninfo: str, tmp_path: Path) -> None:
+def test_removed_record_does_not_let_an_old_file_run_again(conninfo: str, tmp_path: Path) -> None:
     run(conninfo, write(tmp_path, pre_data__001_a=TABLE, pre_data__002_b="CREATE TABLE b ();"))
     ask(conninfo, "DELETE FROM app.schema_migrations WHERE name = 'pre_data/001_a.sql' RETURNING 1")
     with pytest.raises(Refused, match="a later file was applied before this one"):
@@ -99,13 +99,13 @@ def test_a_fault_of_the_folder_changes_nothing(conninfo: str, tmp_path: Path) ->
     assert ask(conninfo, "SELECT to_regnamespace('app')") is None
 
 
-def test_an_unknown_kind_is_the_callers_mistake(conninfo: str, tmp_path: Path) -> None:
+def test_unknown_kind_is_a_value_error(conninfo: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="smoke"):
         run(conninfo, write(tmp_path, pre_data__001_a=TABLE), "smoke")
 
 
 @pytest.mark.parametrize("kind", ["migrations", "post_data", "reference", "foreign_keys"])
-def test_no_kind_before_the_ones_that_it_builds_on(conninfo: str, tmp_path: Path, kind: str) -> None:
+def test_kind_before_its_prerequisites_is_refused(conninfo: str, tmp_path: Path, kind: str) -> None:
     write(tmp_path, pre_data__001_a=TABLE, migrations__001_a="SELECT 1", post_data__001_a="SELECT 1")
     write(tmp_path, **{f"{kind}__001_a": "SELECT 1"})
     with pytest.raises(Refused, match=f"{kind} comes after pre_data"):
@@ -142,13 +142,13 @@ def test_a_file_that_ends_its_transaction_is_refused_and_leaves_nothing(conninfo
     assert records(conninfo) == ["pre_data/001_a.sql"]
 
 
-def test_the_first_file_of_a_schema_leaves_not_even_the_schema(conninfo: str, tmp_path: Path) -> None:
+def test_refused_first_file_leaves_no_schema(conninfo: str, tmp_path: Path) -> None:
     with pytest.raises(Refused):
         run(conninfo, write(tmp_path, pre_data__001_a=f"{TABLE} COMMIT;"))
     assert ask(conninfo, "SELECT to_regnamespace('app')") is None
 
 
-def test_words_that_are_no_statements_of_the_file_are_fine(conninfo: str, tmp_path: Path) -> None:
+def test_commit_in_comments_strings_and_bodies_is_allowed(conninfo: str, tmp_path: Path) -> None:
     text = """
         -- COMMIT;
         /* ROLLBACK; /* nested; COMMIT; */ ; */
@@ -170,7 +170,7 @@ def test_words_that_are_no_statements_of_the_file_are_fine(conninfo: str, tmp_pa
 
 
 @pytest.mark.parametrize("text", ["CREATE INDEX CONCURRENTLY i ON first (id);", "VACUUM first;"])
-def test_a_statement_that_runs_in_no_transaction_is_refused(conninfo: str, tmp_path: Path, text: str) -> None:
+def test_statement_that_cannot_run_in_a_transaction_is_refused(conninfo: str, tmp_path: Path, text: str) -> None:
     write(tmp_path, pre_data__001_a=TABLE, post_data__001_i=f"CREATE TABLE half (); {text}")
     run(conninfo, tmp_path)
     with pytest.raises(Refused, match=r"post_data/001_i\.sql: a statement of the file cannot run in a transaction"):
@@ -325,7 +325,7 @@ def test_two_runners_at_once_apply_each_file_once(conninfo: str, tmp_path: Path)
     assert sorted(name for result in results for name in result) == [f"pre_data/{number:03}_t.sql" for number in range(1, 6)]
 
 
-def test_a_runner_that_waits_too_long_says_so(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_runner_that_waits_too_long_is_unreachable(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sql_runner, "_RUNNER_WAIT", "50ms")
     write(tmp_path, pre_data__001_a=TABLE)
     with psycopg.connect(conninfo) as other:
@@ -336,9 +336,7 @@ def test_a_runner_that_waits_too_long_says_so(conninfo: str, tmp_path: Path, mon
         assert run(conninfo, tmp_path, schema="another") == ["pre_data/001_a.sql"]
 
 
-def test_a_lock_that_is_not_granted_can_be_tried_again(
-    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_timeout_can_be_retried(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "50ms")
     write(tmp_path, pre_data__001_a=TABLE, post_data__001_k="ALTER TABLE first ADD PRIMARY KEY (id);")
     run(conninfo, tmp_path)
@@ -349,7 +347,7 @@ def test_a_lock_that_is_not_granted_can_be_tried_again(
     assert run(conninfo, tmp_path, "post_data") == ["post_data/001_k.sql"]
 
 
-def test_a_process_killed_in_the_middle_of_a_file(conninfo: str, tmp_path: Path) -> None:
+def test_kill_in_the_middle_of_a_file_leaves_nothing_of_it(conninfo: str, tmp_path: Path) -> None:
     """The file's half is gone with the process, and the next attempt goes on after the last whole file."""
     write(
         tmp_path,
@@ -388,7 +386,7 @@ def test_a_server_that_ends_the_session_is_unreachable_and_leaves_nothing(connin
     assert ask(conninfo, "SELECT to_regnamespace('app')") is None
 
 
-def test_no_server_and_no_password_in_the_error(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported_without_the_password(tmp_path: Path) -> None:
     write(tmp_path, pre_data__001_a=TABLE)
     with pytest.raises(Unreachable, match="the target does not answer") as caught:
         run(f"host=127.0.0.1 port={free_port()} user=u password=S3cret dbname=d", tmp_path)

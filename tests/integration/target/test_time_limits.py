@@ -118,7 +118,7 @@ def test_a_connection_that_falls_silent_is_given_up_wherever_it_does(conninfo: s
     assert "no answer" in caught.value.found or "timeout" in caught.value.found
 
 
-def test_what_is_looked_at_in_preflight_over_a_silent_connection_is_unknown(
+def test_preflight_over_a_silent_connection_is_unknown(
     conninfo: str, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look waits to the end of its time; the connection is given up then, and the others find it closed."""
@@ -209,7 +209,7 @@ def as_airflow_ends_it(task: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_task_that_airflow_tells_to_end_ends_with_its_session(conninfo: str) -> None:
+def test_terminated_task_ends_with_its_session(conninfo: str) -> None:
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run")
 
     def body(step: Step) -> Report:
@@ -246,7 +246,7 @@ def test_a_task_that_takes_too_long_says_where_it_was(conninfo: str) -> None:
     assert "session.wait" in end["summary"] and "0.0166667 minutes" in end["summary"]
 
 
-def test_a_task_that_never_comes_back_to_python_is_ended_hard(tmp_path: Path) -> None:
+def test_task_stuck_outside_python_is_killed(tmp_path: Path) -> None:
     """SQLite at work for ever in one statement: no Python runs in between, so no exception can reach it."""
     script = f"""
 import apsw, sys
@@ -271,7 +271,7 @@ with time_limits.hard_limit(timedelta(seconds=1)):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_another_try_is_made_only_where_it_can_help(error: Exception, again: bool) -> None:
+def test_only_errors_that_a_retry_can_help_are_retried(error: Exception, again: bool) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     def body(step: Step) -> Report:
@@ -285,7 +285,7 @@ def test_another_try_is_made_only_where_it_can_help(error: Exception, again: boo
 # --- locks ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_a_hung_process_holds_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_wait_for_a_lock_of_a_hung_process_ends(tmp_path: Path) -> None:
     script = (
         "import sys, time; from pathlib import Path; from include.cutover.locks import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(600)\n"

@@ -26,7 +26,9 @@ def check(name: str, outcome: Any) -> Check:
         ({}, (), "ask"),
     ],
 )
-def test_what_is_enough_to_go_on(outcomes: Mapping[str, str], accepted: tuple[str, ...], expected: str) -> None:
+def test_checks_are_judged_by_outcome_and_accepted_names(
+    outcomes: Mapping[str, str], accepted: tuple[str, ...], expected: str
+) -> None:
     checks = [check(name, outcome) for name, outcome in outcomes.items()]
     judged = sufficiency.judge(checks, accepted)
     assert judged.outcome == expected
