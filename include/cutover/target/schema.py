@@ -116,7 +116,7 @@ def keep_schema(
 ) -> KeptSchema:
     """Set the target's schema aside under a new name, with all its rows, and make an empty one in its place.
 
-    Shut the application out first (see ``fence``): a rename does not wait for readers, and a session with prepared
+    Shut the application out first (see ``fence``): a rename waits for no session, and a session with prepared
     statements would go on writing into the renamed schema. Transactions of others that write are waited for. Atomic, in one
     transaction. Safe to run again: a schema that was set aside stays as it is.
 

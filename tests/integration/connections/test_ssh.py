@@ -88,7 +88,7 @@ def test_a_command_that_hangs_is_ended_there_with_its_children(each_host: Host, 
     with each_host.ssh() as there:
         ran = there.run([sys.executable, "-c", script], 1)
         assert (ran.code, ran.output) == (None, "begun\n")
-        assert there.run(["true"], 20).code == 0  # the connection is as good as before
+        assert there.run(["true"], 20).code == 0  # the connection still works
     gone((tmp_path / "pids").read_text().split())
 
 

@@ -140,7 +140,7 @@ def test_missing_connections_are_unknown_and_never_pass(site: LocalSite, ask: As
     status, checks = ask()
     assert status == 2 and bad(checks) == {}
     assert {"target_connection", "source_connection", "channel_mail", "channel_slack"} <= set(bad(checks, "unknown"))
-    # What is given on the command line stands for the connections.
+    # Options of the command line replace the connections.
     status, checks = ask("--target", site.target.url(DATABASE), "--source", str(site.ward_ops.database))
     assert status == 1 and bad(checks)["access_pipeline"] == "role postgres"
     assert {"target_version", "source_integrity"} <= set(checks)

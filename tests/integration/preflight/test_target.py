@@ -200,7 +200,7 @@ def test_missing_rights_of_a_role_are_named(role: str, other_role: str, conninfo
     assert named["target_free_disk"].outcome == "unknown"
     assert "it may go on writing into the target" in named["target_may_end_sessions"].do
 
-    # What the checks say to do is enough, each command as it stands there.
+    # The commands that the checks name are enough, each as it stands there.
     run(
         conninfo,
         named["target_may_create_schema"].do,

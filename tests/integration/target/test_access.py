@@ -81,7 +81,7 @@ class Site:
                 pytest.fail(f"{role} was not denied: {statement}")
 
     def cut_over(self) -> None:
-        """What a run does with the target, as the pipeline's role."""
+        """Do what a run does with the target, as the pipeline's role."""
         pipeline = self.conninfo(self.access.pipeline)
         ledger.ensure(pipeline)
         target_fence.shut_out(pipeline, "public", self.access.application, "login")
@@ -198,7 +198,7 @@ def test_reporting_reads_every_table_but_its_secret_columns(live: Site) -> None:
         f'SET ROLE "{live.access.pipeline}"', f"SET ROLE {live.access.application}", "CREATE ROLE mine",
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
     )  # fmt: skip
-    # What the planner keeps of a column's values is a way to read it, too.
+    # The planner's statistics of a column show its values, too.
     live.run("ANALYZE devices", role=live.access.pipeline)
     seen = live.rows("SELECT attname FROM pg_stats WHERE tablename = 'devices'", role)
     assert ("name",) in seen and ("community",) not in seen
@@ -400,7 +400,7 @@ def test_the_command_shows_applies_and_checks(
     status, told = call("sql")
     assert status == 0 and f'GRANT SELECT ("id", "name") ON "public"."devices" TO "{site.reporting}";' in told
     assert call("check")[0] == 1
-    # What it shows runs as it stands, and is all that there is to do.
+    # The statements run as they are shown, and are complete.
     site.run(*(line for line in told.splitlines() if not line.startswith("--")))
     assert call("check")[0] == 0 and "nothing to do" in call("apply")[1]
     status, told = call("check", "--json")

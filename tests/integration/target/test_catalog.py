@@ -1,4 +1,4 @@
-"""What is read from the target's catalog, on tables with every kind of name and key."""
+"""The target's catalog, on tables with every kind of name and key."""
 
 from __future__ import annotations
 

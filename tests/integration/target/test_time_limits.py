@@ -1,4 +1,4 @@
-"""A server that is there and says nothing, and a task that is told to end: both come to an end, in time and in words."""
+"""Silent servers and terminated tasks: every wait ends in time, with an error that says why."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ def operator(body: Callable[[Step], Report], minutes: float = 15) -> Any:
 
 @contextlib.contextmanager
 def as_airflow_ends_it(task: Any) -> Iterator[None]:
-    """What Airflow's task runner does with SIGTERM: it calls ``on_kill`` and goes on with what it was at."""
+    """Handle SIGTERM as Airflow's task runner does: it calls ``on_kill`` and goes on with its work."""
     before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
     try:
         yield
