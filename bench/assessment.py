@@ -30,7 +30,7 @@ from include.cutover.assessment.assess import assess, read_target
 from include.cutover.assessment.target import Target
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.target import ledger, sql_files
+from include.cutover.target import ledger, sql_runner
 
 COPY, CLEAN, AWKWARD = "copy_table, 1 stream", "assess, clean", "assess, 1 % awkward"
 
@@ -89,7 +89,7 @@ def main() -> None:
     cluster.start()
     try:
         folder = load_plan("ward_ops").sql_folder
-        sql_files.apply(cluster.conninfo(), folder, "pre_data", schema="public", run_id="bench")
+        sql_runner.apply(cluster.conninfo(), folder, "pre_data", schema="public", run_id="bench")
         ledger.ensure(cluster.conninfo())
         target = read_target(cluster.conninfo(), folder)
         ways: dict[str, Callable[[], Measured]] = {

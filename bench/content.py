@@ -29,7 +29,7 @@ from bench.copying import FOLDER, TABLE, Measured, copy, empty, source_file
 from include.cutover.places import ROOT, sql_root
 from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.target import ledger, sql_files
+from include.cutover.target import ledger, sql_runner
 
 COPY, COPY_2 = "copy_table, 1 stream", "copy_table, 2 streams"
 PROOF, TARGET_ONLY = "proof, both sides", "proof, source's digests stored"
@@ -121,7 +121,7 @@ def main() -> None:
     cluster = Cluster(FOLDER / "postgres-content", free_port())
     cluster.start()
     try:
-        sql_files.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
+        sql_runner.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
         ledger.ensure(cluster.conninfo())
         stored.unlink(missing_ok=True)
         content.source_digests(snapshot, cluster.conninfo(), "public", [TABLE], stored=stored)

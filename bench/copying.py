@@ -31,7 +31,7 @@ from psycopg import sql
 from include.cutover.copying.tables import CHUNK_ROWS, copy_table
 from include.cutover.places import ROOT, sql_root
 from include.cutover.stack.postgres import Cluster, binaries, free_port
-from include.cutover.target import ledger, sql_files
+from include.cutover.target import ledger, sql_runner
 
 FOLDER = ROOT / "var" / "bench"
 TABLE = "ping_results"
@@ -182,7 +182,7 @@ def main() -> None:
     cluster = Cluster(FOLDER / "postgres", free_port())
     cluster.start()
     try:
-        sql_files.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
+        sql_runner.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
         with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
             connection.execute("DROP SCHEMA IF EXISTS cutover CASCADE")  # the lease of a benchmark that was killed
         ledger.ensure(cluster.conninfo())

@@ -215,7 +215,7 @@ class LocalSite:
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:
                 connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(DATABASE)))
-        access.run(self.target.conninfo(DATABASE), load_plan("ward_ops"), roles=True)
+        access.apply(self.target.conninfo(DATABASE), load_plan("ward_ops"), roles=True)
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
             for role, password in passwords.items():
                 statement = sql.SQL("ALTER ROLE {} PASSWORD {}").format(sql.Identifier(role), sql.Literal(password))

@@ -44,10 +44,9 @@ from include.cutover.proof.content import TableResult
 from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import ledger
+from include.cutover.target import ledger, sql_runner
 from include.cutover.target import sequences as target_sequences
 from include.cutover.target import session as target_session
-from include.cutover.target import sql_files as target_sql_files
 from tests.support.assessing import Raw, insert, plan_of, source_of, sql_folder, target_of
 
 SCHEMA = "public"
@@ -509,7 +508,7 @@ def made(conninfo: str, folder: Path) -> World:
     shutil.copy(file, folder / "lines.db")
     by_its_lines = assess_decided(folder / "lines.db", plan_of_its_lines(undecided), target)
 
-    target_sql_files.apply(conninfo, sql_files, "pre_data", schema=SCHEMA, run_id="slipped")
+    sql_runner.apply(conninfo, sql_files, "pre_data", schema=SCHEMA, run_id="slipped")
     slipped = copied_without_the_assessment(conninfo, file)
 
     decided = apply_decisions(file, folder / "decided" / "s.db", plan, target.planned, listing=folder / "evidence")

@@ -32,7 +32,7 @@ from include.cutover.proof import content, counts, digests, orphans
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints, ledger, sequences, sql_files, structure
+from include.cutover.target import constraints, ledger, sequences, sql_runner, structure
 from include.cutover.target import schema as target_schema
 from tests.chain import oracle
 from tests.chain.case import Case
@@ -131,7 +131,7 @@ class Bench:
                 source_schema.sqlite_sequence(reading),
                 source_schema.counts(reading, source_schema.tables(reading)),
             )
-        sql_files.apply(self.conninfo, folder / "sql", "pre_data", schema=SCHEMA, run_id=RUN)
+        sql_runner.apply(self.conninfo, folder / "sql", "pre_data", schema=SCHEMA, run_id=RUN)
         for table in plan.tables:
             copy_table(
                 decided.file,
@@ -144,7 +144,7 @@ class Bench:
             )
         for kind in ("post_data", "foreign_keys"):
             if (folder / "sql" / kind).is_dir():
-                sql_files.apply(self.conninfo, folder / "sql", kind, schema=SCHEMA, run_id=RUN)
+                sql_runner.apply(self.conninfo, folder / "sql", kind, schema=SCHEMA, run_id=RUN)
         sequences.set_sequences(self.conninfo, SCHEMA, given)
         constraints.validate_foreign_keys(self.conninfo, SCHEMA)
         counted = counts.count_checks(self.conninfo, SCHEMA, decided.expected_rows(rows))

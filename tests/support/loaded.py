@@ -19,8 +19,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.source import backup
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints, ledger, sequences, sql_files
-from include.cutover.target.schema import row_counts
+from include.cutover.target import constraints, ledger, row_counts, sequences, sql_runner
 
 SCHEMA = "public"
 
@@ -72,7 +71,7 @@ class Spoilt:
         """Keep the tables as they are now, in a schema of their own."""
         with psycopg.connect(self.conninfo) as connection:
             connection.execute("CREATE SCHEMA kept")
-            for table in row_counts(connection, SCHEMA):
+            for table in row_counts.of_schema(connection, SCHEMA):
                 names = {"kept": sql.Identifier("kept", table), "table": sql.Identifier(SCHEMA, table)}
                 connection.execute(sql.SQL("CREATE TABLE {kept} AS TABLE {table}").format(**names))
 
@@ -88,7 +87,7 @@ class Spoilt:
         finally:
             with psycopg.connect(self.conninfo) as connection:
                 connection.execute("SET session_replication_role = replica")
-                for table in row_counts(connection, "kept"):
+                for table in row_counts.of_schema(connection, "kept"):
                     names = {"kept": sql.Identifier("kept", table), "table": sql.Identifier(SCHEMA, table)}
                     connection.execute(sql.SQL("DELETE FROM {table}").format(**names))
                     connection.execute(sql.SQL("INSERT INTO {table} TABLE {kept}").format(**names))
@@ -122,12 +121,12 @@ def load(conninfo: str, plan: Plan, snapshot: Path, sqlite_sequence: Mapping[str
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run", plan.name)
     for kind in ("pre_data", "migrations"):
-        sql_files.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
+        sql_runner.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
     for table in plan.tables:
         copying.copy_table(snapshot, conninfo, run_id="run", epoch=epoch, schema=plan.target_schema, table=table)
     for kind in ("post_data", "reference", "foreign_keys"):
         if (plan.sql_folder / kind).is_dir():
-            sql_files.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
+            sql_runner.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
     sequences.set_sequences(conninfo, plan.target_schema, sqlite_sequence)
     constraints.validate_foreign_keys(conninfo, plan.target_schema)
     ledger.release(conninfo, "run", epoch)

@@ -36,7 +36,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.proof import digests
 from include.cutover.source import backup_archive, backup_manifest
 from include.cutover.source.backup_manifest import Manifest
-from include.cutover.target import drop, sql_files
+from include.cutover.target import drop, sql_runner
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
 
@@ -410,7 +410,7 @@ class _Work:
             if there and not self.dry_run:
                 self.evidence.append(DROPPING, run=run.name, schema=schema, rows=kept.get("rows"))
                 with connection.transaction():
-                    drop.drop_objects(connection, schema, sql_files.objects(connection, schema))
+                    drop.drop_objects(connection, schema, sql_runner.objects(connection, schema))
                     connection.execute(sql.SQL("DROP SCHEMA {} RESTRICT").format(sql.Identifier(schema)))
         if not self.dry_run:
             self.evidence.append(DROPPED, run=run.name, schema=schema)

@@ -11,7 +11,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from include.cutover.copying.conversion import TargetColumn
-from include.cutover.target import catalog, sql_files
+from include.cutover.target import catalog, scratch_schema
 from include.cutover.target.schema import PlannedSchema
 
 
@@ -86,10 +86,10 @@ def read_target(conninfo: str, sql_folder: Path) -> Target:
     Raises:
         The errors of ``migrations.rehearsal``: faults in the files, a server that does not answer or cannot be the target.
     """
-    with sql_files.rehearsal(conninfo, sql_folder) as (connection, schema):
+    with scratch_schema.build(conninfo, sql_folder) as (connection, schema):
         found = _read(connection, schema)
     if found.triggers:
-        with sql_files.rehearsal(conninfo, sql_folder, ("pre_data", "migrations")) as (connection, schema):
+        with scratch_schema.build(conninfo, sql_folder, ("pre_data", "migrations")) as (connection, schema):
             rows = connection.cursor(row_factory=tuple_row).execute(_TRIGGERS_AT_LOAD, {"schema": schema})
             found = replace(found, triggers_at_load=frozenset((table, name) for table, name in rows))
     return found

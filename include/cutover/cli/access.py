@@ -13,7 +13,7 @@ from include.cutover.checks import Check, worst
 from include.cutover.connections import tls
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.target import access
+from include.cutover.target import access, access_checks, access_statements
 from include.cutover.target import session as target_session
 
 app = typer.Typer(help="The roles in the target: owner, pipeline, application, reporting.", no_args_is_help=True)
@@ -37,9 +37,9 @@ def show(plan: PlanName, target: Target) -> None:
     parts: list[tuple[str, Callable[..., list[str]]]] = [
         (
             "as an administrator, in the target's database; passwords are set apart, with \\password in psql",
-            access.role_statements,
+            access_statements.role_statements,
         ),
-        ("as the pipeline's role, or an administrator", access.object_statements),
+        ("as the pipeline's role, or an administrator", access_statements.object_statements),
     ]
     with target_session.session(conninfo, found.target_schema) as connection:
         for title, statements in parts:
@@ -51,7 +51,7 @@ def show(plan: PlanName, target: Target) -> None:
 def apply(plan: PlanName, target: Target) -> None:
     """As an administrator, bring roles and rights about, in one transaction; again at any time. Leaves passwords alone."""
     found, conninfo = _ends(plan, target)
-    done = access.run(conninfo, found, roles=True)
+    done = access.apply(conninfo, found, roles=True)
     sys.stdout.write("\n".join(done or ["nothing to do"]) + "\n")
 
 
@@ -59,7 +59,7 @@ def apply(plan: PlanName, target: Target) -> None:
 def check(plan: PlanName, target: Target, as_json: Annotated[bool, typer.Option("--json", help="As JSON.")] = False) -> None:
     """Look at roles and rights; changes nothing. Status 0 as the plan has them, 1 not so, 2 could not check."""
     found, conninfo = _ends(plan, target)
-    checks = access.checks(conninfo, found)
+    checks = access_checks.examine(conninfo, found)
     if as_json:
         content = {"plan": plan, "checks": [item.as_dict() for item in checks]}
         sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")

@@ -20,8 +20,8 @@ from include.cutover.errors import CannotCheck
 from include.cutover.people.notices import Channel
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.preflight import doctor
-from include.cutover.preflight import places as preflight_places
+from include.cutover.preflight import doctor, sufficiency
+from include.cutover.preflight.doctor_site import Site
 from include.cutover.target import session as target_session
 
 _OUTCOMES: dict[str, Outcome] = {"stop": "failed", "ask": "unknown", "enough": "passed"}
@@ -53,7 +53,7 @@ def run(
         Refused, CannotCheck: When a connection cannot be meant.
     """
     plan = load_plan(plan_name)
-    site = doctor.Site(
+    site = Site(
         plan,
         _target(plan, target),
         source or _source(plan),
@@ -62,7 +62,7 @@ def run(
     )
     with contextlib.redirect_stdout(sys.stderr):  # Airflow's hooks log there, and JSON is to stand alone
         checks = doctor.examine(site, send=send)
-    judged = preflight_places.sufficiency(checks, plan.preflight.accept_unknown)
+    judged = sufficiency.judge(checks, plan.preflight.accept_unknown)
     outcome = _OUTCOMES[judged.outcome]
     if as_json:
         content: dict[str, Any] = {"plan": plan.name, "outcome": outcome, "checks": [item.as_dict() for item in checks]}

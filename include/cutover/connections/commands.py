@@ -1,6 +1,6 @@
-"""Commands of the plan: argument lists that are run with a time limit, here or on another host, never by a shell of ours.
+"""Commands of the plan: argument lists that run with a time limit, here or on another host, never through a local shell.
 
-What a command prints may hold secrets: it is kept for whoever needs it and goes into messages only through ``excerpt``.
+The output of a command may hold secrets: it goes into messages only through ``excerpt``, which masks it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from include.cutover.errors import CannotCheck
 from include.cutover.masking import mask
 
 OUTPUT_BYTES = 1 << 20
-"""As much of an output is kept, its end."""
+"""Of a longer output, only the end is kept."""
 
 LINE_LENGTH = 300
 _FLOOD_BYTES = 64 << 20
@@ -30,11 +30,11 @@ _CONTROL_SEQUENCE = re.compile(r"\x1b\[[0-9;:?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]*(?
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of a command.
+    """The result of a command.
 
     Attributes:
-        code: Exit status; negative for a signal that ended it, None when it took too long or printed far too much and was
-            killed.
+        code: Exit status; negative for a signal that ended it, None when it was killed because it took too long or printed
+            far too much.
         output: The end of what it wrote to standard output.
         errors: The same of standard error.
     """
@@ -45,23 +45,23 @@ class Ran:
 
     @property
     def ended(self) -> str:
-        """How it ended, for a person."""
+        """The end of the command in words."""
         if self.code is None:
             return "no end in time"
         return f"signal {-self.code}" if self.code < 0 else f"exit status {self.code}"
 
     def excerpt(self, *, output: bool = True) -> str:
-        """Its last three lines, masked; without ``output`` only those of standard error."""
+        """Return the last three lines, masked; without ``output`` only those of standard error."""
         found = lines(f"{self.output}\n{self.errors}" if output else self.errors)
         return " | ".join(found[-3:])[:LINE_LENGTH] or "no output"
 
 
 class Runner(Protocol):
-    """Where commands are run."""
+    """A host that runs commands."""
 
     @property
     def where(self) -> str:
-        """For a person: empty for this host, else ``on HOST``."""
+        """The host in words: empty for this host, else ``on HOST``."""
         ...
 
     def run(
@@ -70,23 +70,24 @@ class Runner(Protocol):
         """Run a command and wait for its end.
 
         Args:
-            seconds: How long it may take; then it is killed with everything in its process group.
-            stdin: What it reads; an empty standard input when left out.
-            directory: Where it runs.
-            secret: Its output is kept in memory only. Not for a command that leaves a process behind, which would go on
-                writing there.
+            command: Program and arguments.
+            seconds: Time limit; then it is killed with its whole process group.
+            stdin: Its standard input; empty when left out.
+            directory: Its working directory.
+            secret: Keep its output in memory only. Not for a command that leaves a process behind: that would go on writing
+                there.
 
         Raises:
-            CannotCheck: When it cannot be run at all, e.g. when there is no such program; names it.
+            CannotCheck: When it cannot be run, e.g. when there is no such program; names it.
             Unreachable: When the host does not answer.
         """
         ...
 
     def tunnel(self, host: str, port: int, seconds: float) -> Any:
-        """A connection to a port, as seen from there; used like a socket whose every wait takes no longer than ``seconds``.
+        """Connect from that host to a port; use the result like a socket whose waits take no longer than ``seconds``.
 
         Raises:
-            OSError, Unreachable: When nobody answers.
+            OSError, Unreachable: When nothing answers.
         """
         ...
 
@@ -96,7 +97,7 @@ Remote = Callable[[str], Runner]
 
 
 def no_remote(connection: str) -> Runner:
-    """For callers that reach no other host.
+    """Refuse every connection: a ``Remote`` for callers that reach no other host.
 
     Raises:
         CannotCheck: Always.
@@ -112,8 +113,8 @@ class Local:
     def run(
         self, command: Sequence[str], seconds: float, *, stdin: str = "", directory: str | None = None, secret: bool = False
     ) -> Ran:
-        """See ``Runner``. A process that the command leaves behind writes into a file without a name."""
-        # Files and not pipes: a process that the command leaves behind would keep a pipe open, and us waiting.
+        """Run a command here; see ``Runner``. A process that it leaves behind writes into a file without a name."""
+        # Files, not pipes: a process that the command leaves behind would keep a pipe open, and this call waiting.
         with _memory("stdin") as given, _output(secret) as output, _output(secret) as errors:
             given.write(stdin.encode())
             given.seek(0)
@@ -134,12 +135,12 @@ class Local:
             return Ran(code, _tail(output), _tail(errors))
 
     def tunnel(self, host: str, port: int, seconds: float) -> socket.socket:
-        """See ``Runner``."""
+        """Connect to a port; see ``Runner``."""
         return socket.create_connection((host, port), seconds)
 
 
 def lines(text: str) -> list[str]:
-    """The lines that are not blank, masked before they are cut, without control characters: they end up on terminals."""
+    """Return the lines that are not blank, masked, then shortened, and without control characters: terminals show them."""
     plain = mask(_CONTROL_SEQUENCE.sub("", text))
     found = (
         "".join(character if character.isprintable() else " " for character in line).rstrip() for line in plain.splitlines()
@@ -148,7 +149,7 @@ def lines(text: str) -> list[str]:
 
 
 def _memory(name: str) -> BinaryIO:
-    """A file in memory: what is given to a command never touches a disk or a command line."""
+    """Open a file in memory: the input of a command never touches a disk or a command line."""
     return cast("BinaryIO", os.fdopen(os.memfd_create(name), "w+b"))
 
 
@@ -157,7 +158,7 @@ def _output(secret: bool) -> BinaryIO:
 
 
 def _end_of(process: subprocess.Popen[bytes], deadline: float, outputs: Sequence[BinaryIO]) -> int | None:
-    """Exit status, None when it took too long or floods us. Its process group is killed then, and at an interruption."""
+    """Return the exit status, None after too much time or output: its process group is killed, as at an interruption."""
     try:
         while (code := process.poll()) is None:
             if time.monotonic() >= deadline or any(os.fstat(file.fileno()).st_size > _FLOOD_BYTES for file in outputs):
@@ -171,7 +172,7 @@ def _end_of(process: subprocess.Popen[bytes], deadline: float, outputs: Sequence
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    if process.returncode is None:  # not waited for: the group's number is still taken, no other group can be hit
+    if process.returncode is None:  # not waited for: the group's number is still taken, so no other group is killed
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
 
@@ -184,5 +185,5 @@ def _tail(file: BinaryIO) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """Ours, without Airflow's settings and connections: a service started from here must not inherit those secrets."""
+    """Return our environment without Airflow's settings and connections: no started service may inherit those secrets."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "_AIRFLOW"))}

@@ -1,4 +1,4 @@
-"""Passwords from where the plan says that they are: an environment variable, a file, a connection; never the plan itself."""
+"""Passwords from the places that the plan names: an environment variable, a file, a connection; never the plan itself."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ from collections.abc import Callable
 from include.cutover.errors import CannotCheck
 from include.cutover.plan.access import Secret
 
-_LONGEST = 4096  # what a mounted secret is not longer than; another file was meant
+_LONGEST = 4096  # bytes; a longer file is not a mounted secret
 
 
 def read(secret: Secret, of_connection: Callable[[str], str | None], whose: str) -> str:
-    """The password. It is the caller's to keep out of logs; no error holds it.
+    """Return the password. The caller keeps it out of logs; no error contains it.
 
     Args:
-        of_connection: The password of an Airflow connection, by its id.
+        secret: Names the place.
+        of_connection: Returns the password of an Airflow connection by its id.
         whose: For the error, e.g. ``secrets.application``.
 
     Raises:
-        CannotCheck: When there is none, or everybody on the host may read the file.
+        CannotCheck: When there is none, or every user of the host may read or write the file.
     """
     if secret.env is not None:
         found, where = os.environ.get(secret.env), f"the environment variable {secret.env}"
@@ -44,14 +45,14 @@ def _of_file(secret: Secret, whose: str) -> str:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise CannotCheck("the secret is no regular file", where=where)
+                raise CannotCheck("the secret is not a regular file", where=where)
             if status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
                 raise CannotCheck(
-                    "everybody on this host may read or write the file of the secret",
+                    "every user of this host may read or write the file of the secret",
                     where=where,
                     expected="mode 0600, or 0640 with a group of its own",
                     found=f"mode {stat.S_IMODE(status.st_mode):04o}",
-                    do=f"chmod o= {path}; and change the password, as somebody may have read it.",
+                    do=f"chmod o= {path}; then change the password, as it may have been read.",
                 )
             content = file.read(_LONGEST + 1)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""Airflow's connections as they stand in the environment, ``AIRFLOW_CONN_…``, read without Airflow: in JSON or as a URL."""
+"""Airflow's connections from the environment, ``AIRFLOW_CONN_…``, read without Airflow: as JSON or as a URL."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from include.cutover.errors import CannotCheck
 
 
 def variable(connection: str) -> str:
-    """The environment variable of a connection."""
+    """Return the environment variable of a connection."""
     return f"AIRFLOW_CONN_{connection.upper()}"
 
 
 def conninfo(connection: str) -> str | None:
-    """A connection of PostgreSQL as libpq's string, which holds the password; None where there is none.
+    """Return a connection as libpq's connection string, which holds the password; None where it is not defined.
 
     Raises:
         CannotCheck: When it cannot be read; without its text, which may hold the password.
@@ -41,7 +41,7 @@ def conninfo(connection: str) -> str | None:
 
 
 def fields(connection: str) -> dict[str, Any] | None:
-    """``host``, ``user``, ``password``, ``port`` and ``extra`` of a connection; None where there is none.
+    """Return ``host``, ``user``, ``password``, ``port`` and ``extra`` of a connection; None where it is not defined.
 
     Raises:
         CannotCheck: As ``conninfo``.
@@ -55,7 +55,7 @@ def fields(connection: str) -> dict[str, Any] | None:
             return {"user": found.get("login"), **{name: found.get(name) for name in ("host", "port", "password", "extra")}}
         parts = urlsplit(text)
         extra = dict(parse_qsl(parts.query, keep_blank_values=True))
-        if "__extra__" in extra:  # how Airflow writes what is more than text
+        if "__extra__" in extra:  # Airflow's form for values beyond text
             extra = json.loads(extra["__extra__"])
         given = {"host": parts.hostname, "user": parts.username, "password": parts.password}
         decoded = {name: None if value is None else unquote(value) for name, value in given.items()}
@@ -65,18 +65,19 @@ def fields(connection: str) -> dict[str, Any] | None:
 
 
 def host(connection: str, *, unverified: Collection[str] = ()) -> Ssh:
-    """The host of an SSH connection.
+    """Return the host of an SSH connection.
 
     Args:
-        unverified: Connections whose host may be another than it says.
+        connection: Its id.
+        unverified: Connections whose host key need not be checked.
 
     Raises:
-        CannotCheck: When there is none, or it cannot be used.
+        CannotCheck: When it is not defined, or cannot be used.
     """
     found = fields(connection)
     if found is None:
         raise CannotCheck(
-            "nothing says how to log in to a host of the plan",
+            "the SSH connection of a host of the plan is not defined",
             where=f"connection {connection}",
             expected=f"{variable(connection)} in the environment",
         )

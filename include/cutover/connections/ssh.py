@@ -1,10 +1,10 @@
-"""Commands on another host, over SSH as an Airflow connection describes it.
+"""Commands on another host, over SSH, by an Airflow connection.
 
 The host's key must be known: from the connection's ``host_key``, or from the known_hosts file of the tasks' user or of this
-host. Nothing is ever accepted silently, and nothing is written there.
+host. No key is accepted silently, and no known_hosts file is written.
 
 A command is an argument list. The host's login shell, which must be POSIX-like, gets it quoted, behind ``timeout`` of
-coreutils or busybox: so a command that hangs is ended with its process group also when this end is gone.
+coreutils or busybox: a command that hangs is ended with its process group even when this process is gone.
 """
 
 from __future__ import annotations
@@ -34,29 +34,30 @@ PORT = 22
 CONNECT_SECONDS = 10.0
 KNOWN_HOSTS = ("~/.ssh/known_hosts", "/etc/ssh/ssh_known_hosts")
 
-# How long after its own end, by the host's ``timeout``, a command's end may take to get here.
+# How long the end of a command, by the host's ``timeout``, may take to arrive here.
 _SLACK_SECONDS = 5.0
-# The exit status may overtake the last of the output; what a process left behind holds open is not waited for.
+# The exit status may overtake the end of the output; output of a process left behind is not waited for.
 _AFTERWARDS_SECONDS = 0.5
 _PAUSE = 0.01
-_NOT_RUN = (125, 126, 127)  # timeout's own failure, a program that is none, no such program
+_CORRECT = "Correct the connection in Airflow (Admin, Connections)."
+_NOT_RUN = (125, 126, 127)  # timeout itself failed, the file is not executable, there is no such program
 
-# What its threads log as errors, with tracebacks, comes as an exception too.
+# Errors that its threads log with tracebacks are raised as exceptions too.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
 class Login:
-    """How to log in to a host.
+    """The log-in to a host.
 
     Attributes:
-        connection: Airflow connection that says so.
+        connection: Id of the Airflow connection.
         key: A private key, as text.
         key_file: The same in a file.
-        passphrase: Of either.
+        passphrase: Of the private key.
         host_key: The host's public key, as in a known_hosts file without the host's name.
-        unverified: Whoever answers is taken for the host.
-        own_keys: The keys and the agent of the tasks' user may be used, where neither key nor password is given.
+        unverified: The host's key is not checked.
+        own_keys: Keys and agent of the tasks' user may be used, where neither key nor password is given.
     """
 
     connection: str
@@ -84,40 +85,27 @@ def login(
     extra: Mapping[str, Any] | None = None,
     may_be_unverified: bool = False,
 ) -> Login:
-    """A log-in from the fields of an Airflow connection of type ``ssh``.
+    """Return the log-in from the fields of an Airflow connection of type ``ssh``.
 
     Args:
         connection: Its id.
+        host: Name or address.
+        port: ``PORT`` when left out.
+        user: The tasks' user when left out.
+        password: Of the user; None for a key.
         extra: ``key_file`` or ``private_key``, ``private_key_passphrase``, ``host_key``, ``conn_timeout``,
-            ``look_for_keys``, ``disabled_algorithms``, ``no_host_key_check``, ``allow_host_key_change``. Others are not
-            looked at.
+            ``look_for_keys``, ``disabled_algorithms``, ``no_host_key_check``, ``allow_host_key_change``. Others are
+            ignored.
         may_be_unverified: The plan accepts ``no_host_key_check`` of this connection.
 
     Raises:
         CannotCheck: When it names no host, gives two keys, or asks for what the plan does not accept.
     """
-    where = f"connection {connection}"
     given = dict(extra or {})
-    correct = "Correct the connection in Airflow (Admin, Connections)."
     if not host:
-        raise CannotCheck("the SSH connection names no host", where=where, do=correct)
-    if given.get("key_file") and given.get("private_key"):
-        raise CannotCheck("the SSH connection gives two keys", where=where, expected="key_file or private_key", do=correct)
-    if _yes(given.get("allow_host_key_change")):
-        raise CannotCheck(
-            "the SSH connection accepts a host that is another than before",
-            where=where,
-            found="allow_host_key_change",
-            do="Take it out; put the host's new key into its host_key or into known_hosts.",
-        )
+        raise CannotCheck("the SSH connection names no host", where=f"connection {connection}", do=_CORRECT)
     unverified = _yes(given.get("no_host_key_check"))
-    if unverified and not may_be_unverified:
-        raise CannotCheck(
-            "the SSH connection does not check which host it talks to, and the plan does not accept that",
-            where=where,
-            found="no_host_key_check",
-            do="Give the host's key as host_key or in known_hosts; or name the connection in connections.ssh_unverified.",
-        )
+    _refuse_unsafe(given, unverified and not may_be_unverified, f"connection {connection}")
     return Login(
         connection=connection,
         host=host,
@@ -135,30 +123,50 @@ def login(
     )
 
 
+def _refuse_unsafe(given: Mapping[str, Any], unverified: bool, where: str) -> None:
+    """Refuse two keys, a host key that may change, and one that is not checked although the plan demands it."""
+    if given.get("key_file") and given.get("private_key"):
+        raise CannotCheck("the SSH connection gives two keys", where=where, expected="key_file or private_key", do=_CORRECT)
+    if _yes(given.get("allow_host_key_change")):
+        raise CannotCheck(
+            "the SSH connection accepts a changed host key",
+            where=where,
+            found="allow_host_key_change",
+            do="Remove it; put the host's new key into host_key of the connection or into known_hosts.",
+        )
+    if unverified:
+        raise CannotCheck(
+            "the SSH connection does not check the host's key, and the plan does not accept that",
+            where=where,
+            found="no_host_key_check",
+            do="Give the host's key as host_key or in known_hosts; or name the connection in connections.ssh_unverified.",
+        )
+
+
 def _yes(value: Any) -> bool:
     return str(value).lower() == "true"
 
 
 class _NoTunnel(Exception):
-    """The host answers, and opens no tunnel."""
+    """The host answers but opens no tunnel."""
 
 
 class Ssh:
-    """A host over SSH; see ``commands.Runner``. Connects when it is first needed, and anew after the connection was lost."""
+    """A host over SSH; see ``commands.Runner``. It connects at the first use, and again after the connection was lost."""
 
     def __init__(self, login: Login) -> None:
-        """Nothing is connected yet."""
+        """Keep the log-in; connect later."""
         self._login = login
         self._client: paramiko.SSHClient | None = None
         self._where = f"{login.user}@{login.host}:{login.port}, connection {login.connection}"
 
     @property
     def where(self) -> str:
-        """Which host, for a person."""
+        """The host in words."""
         return f"on {self._login.host}"
 
     def close(self) -> None:
-        """End the connection; it is made anew when needed."""
+        """End the connection; the next use opens a new one."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -166,7 +174,7 @@ class Ssh:
     def run(
         self, command: Sequence[str], seconds: float, *, stdin: str = "", directory: str | None = None, secret: bool = False
     ) -> Ran:
-        """Run a command there; see ``Runner``. What it prints is kept in memory, ``secret`` or not."""
+        """Run a command there; see ``Runner``. Its output is kept in memory, ``secret`` or not."""
         limit = math.ceil(max(seconds, 1))  # busybox knows whole seconds only
         line = f"exec {shlex.join(['timeout', '-s', 'KILL', str(limit), *command])}"
         if directory is not None:
@@ -190,17 +198,17 @@ class Ssh:
                 "a command of the plan cannot be run",
                 where=f"{command[0]} {self.where}",
                 found=ran.excerpt(output=False),
-                do="Name programs and folders that the user of the connection may use; 'timeout' must be there too.",
+                do="Name programs and folders that the user of the connection may use; 'timeout' must exist there too.",
             )
         if ran.code is not None and ran.code < 0 and time.monotonic() - begun >= limit:
-            return Ran(None, ran.output, ran.errors)  # the signal was timeout's
+            return Ran(None, ran.output, ran.errors)  # the signal came from timeout
         return ran
 
     def tunnel(self, host: str, port: int, seconds: float) -> Any:
-        """A connection from there to a port; used like a socket.
+        """Connect from there to a port; use the result like a socket.
 
         Raises:
-            ConnectionRefusedError: When nobody listens there, or the host allows no forwarding.
+            ConnectionRefusedError: When nothing listens there, or the host allows no forwarding.
             Unreachable: When the host does not answer.
         """
         import paramiko
@@ -224,14 +232,14 @@ class Ssh:
         if stdin:
             try:
                 channel.sendall(stdin.encode())
-            except OSError:  # it ended, or closed its input, before it had read everything: its exit status says more
+            except OSError:  # the command ended, or closed its input, before it read everything: its exit status says more
                 if time.monotonic() >= deadline:
                     raise
         channel.shutdown_write()
         output, errors = bytearray(), bytearray()
         quiet_since = time.monotonic()
         while True:
-            # Asked before reading: what was sent before the end has arrived when the end has.
+            # Checked before reading: when the end has arrived, so has everything sent before it.
             over = channel.closed or (channel.exit_status_ready() and channel.eof_received)
             ended = channel.exit_status_ready()
             read = False
@@ -244,7 +252,7 @@ class Ssh:
                 quiet_since = now
             elif over or (ended and now - quiet_since > _AFTERWARDS_SECONDS):
                 break
-            elif now >= deadline:  # the host's own time limit has passed and it has not told us
+            elif now >= deadline:  # the host's own time limit has passed without a word from it
                 raise TimeoutError("the host stopped answering")
             else:
                 time.sleep(_PAUSE)
@@ -254,7 +262,7 @@ class Ssh:
         return Ran(channel.exit_status, output.decode(errors="replace"), errors.decode(errors="replace"))
 
     def _channel(self, opened: Callable[[paramiko.Transport], paramiko.Channel]) -> paramiko.Channel:
-        """A new channel. A connection that has died since it was last used is made anew, once."""
+        """Open a channel. A connection that was lost since its last use is opened again, once."""
         import paramiko
 
         for again in (self._client is not None, False):
@@ -263,7 +271,7 @@ class Ssh:
                 if transport is None:
                     raise EOFError("the connection was lost")
                 return opened(transport)
-            except paramiko.ChannelException as error:  # the host answers, and says no
+            except paramiko.ChannelException as error:  # the host answers and refuses
                 raise self._unreachable(error) from None
             except (EOFError, OSError, paramiko.SSHException) as error:
                 self.close()
@@ -297,11 +305,11 @@ class Ssh:
         except paramiko.BadHostKeyException as error:
             client.close()
             raise CannotCheck(
-                "the host has another key than the one that is known: it may be another host",
+                "the host's key differs from the known one: it may be another host",
                 where=self._where,
                 expected=error.expected_key.fingerprint,
                 found=error.key.fingerprint,
-                do="Find out why before anything else. If the host was made anew, correct its host_key or known_hosts.",
+                do="Find out why before anything else. If the host was reinstalled, correct its host_key or known_hosts.",
             ) from None
         except (paramiko.AuthenticationException, paramiko.PasswordRequiredException):
             client.close()
@@ -317,7 +325,7 @@ class Ssh:
         return client
 
     def _trust(self, client: paramiko.SSHClient) -> None:
-        """Whose key is accepted. A key in the connection is the only one, whatever known_hosts says."""
+        """Set the accepted host keys. A key in the connection is the only one; known_hosts is then ignored."""
         import paramiko
 
         login, where = self._login, self._where
@@ -329,7 +337,7 @@ class Ssh:
                     where=where,
                     expected="host_key in the connection, or a line in known_hosts",
                     found=f"{key.get_name()} {key.fingerprint}",
-                    do="On the host, 'ssh-keygen -lf /etc/ssh/ssh_host_…_key.pub' must say the same; then take it over.",
+                    do="Compare with 'ssh-keygen -lf /etc/ssh/ssh_host_…_key.pub' there, then add it to known_hosts.",
                 )
 
         class Accept(paramiko.MissingHostKeyPolicy):
@@ -370,7 +378,7 @@ class Ssh:
             except (paramiko.SSHException, ValueError, IndexError, TypeError, UnsupportedAlgorithm):
                 continue
         raise CannotCheck(
-            "the private key is of no use",
+            "the private key cannot be used",
             where=self._where,
             expected="an Ed25519, ECDSA or RSA key with its passphrase",
             found=login.key_file or "private_key of the connection",
@@ -393,7 +401,7 @@ def _ssh_error() -> type[Exception]:
 
 
 def _public_key(text: str, where: str) -> paramiko.PKey:
-    """``ssh-ed25519 AAAA…`` or ``AAAA…`` alone; the kind stands in the key itself too."""
+    """Return the key of ``ssh-ed25519 AAAA…`` or of ``AAAA…`` alone: the kind stands in the key too."""
     import paramiko
 
     try:
@@ -402,15 +410,15 @@ def _public_key(text: str, where: str) -> paramiko.PKey:
         return paramiko.PKey.from_type_string(kind, blob)
     except (IndexError, binascii.Error, UnicodeDecodeError, paramiko.SSHException, paramiko.UnknownKeyType, ValueError):
         raise CannotCheck(
-            "the host_key of the connection is no public key",
+            "the host_key of the connection is not a public key",
             where=where,
-            expected="what stands behind the host's name in a known_hosts file",
-            do="Correct the connection in Airflow (Admin, Connections).",
+            expected="the part after the host's name in a known_hosts file",
+            do=_CORRECT,
         ) from None
 
 
 def _keep(kept: bytearray, received: bytes) -> bool:
-    """Add to the end that is kept; False at the end of the stream."""
+    """Append to the kept output, whose start is cut; return False at the end of the stream."""
     kept += received
     if len(kept) > 2 * OUTPUT_BYTES:
         del kept[:-OUTPUT_BYTES]

@@ -1,7 +1,7 @@
-"""TLS between this host and the target: what a plan demands of a connection string, and what went wrong with it.
+"""TLS between this host and the target: the plan's demand on a connection string, and libpq's TLS errors explained.
 
-libpq does the work (``sslmode``, ``sslrootcert`` and the like, from the extras of the Airflow connection). What it does not
-do is to insist: without ``sslmode`` it is content with a session in plain text.
+libpq does the work (``sslmode``, ``sslrootcert`` and the like, from the extras of the Airflow connection). It does not
+insist on TLS: without ``sslmode`` it accepts a session in plain text.
 """
 
 from __future__ import annotations
@@ -20,27 +20,29 @@ OPTIONS = ("sslmode", "sslrootcert", "sslcrl", "sslcrldir", "sslcert", "sslkey",
 
 
 def demanded(conninfo: str, wanted: Tls | None, where: str) -> str:
-    """The connection string with the ``sslmode`` that the plan demands, where it says nothing itself.
+    """Return the connection string with the ``sslmode`` that the plan demands, where it sets none itself.
 
     Args:
+        conninfo: libpq connection string or URL.
+        wanted: ``tls`` of the plan; None leaves the string as it is.
         where: Connection or option that it came from.
 
     Raises:
-        Refused: When it asks for less, or leads over a local socket, which has no TLS.
-        CannotCheck: When it is not one of libpq's.
+        Refused: When it asks for less, or uses a local socket, which has no TLS.
+        CannotCheck: When libpq cannot read it.
     """
     if wanted is None:
         return conninfo
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
     except ProgrammingError:  # its text quotes the string, which holds the password
-        raise CannotCheck("the connection string is not one of libpq's", where=where) from None
+        raise CannotCheck("the connection string cannot be read by libpq", where=where) from None
     require(given, wanted, where)
     return make_conninfo(conninfo, sslmode=given.get("sslmode") or wanted)
 
 
 def require(given: Mapping[str, str], wanted: Tls, where: str) -> None:
-    """See ``demanded``; for the parts of a connection string."""
+    """Refuse less TLS than the plan demands; as ``demanded``, for the parts of a connection string."""
     hosts = (given.get("host") or os.environ.get("PGHOST") or "").split(",")
     numeric = given.get("hostaddr")
     if not numeric and any(host == "" or host.startswith(("/", "@")) for host in hosts):
@@ -62,25 +64,25 @@ def require(given: Mapping[str, str], wanted: Tls, where: str) -> None:
 
 
 def problem(found: str) -> tuple[str, str] | None:
-    """What libpq's words about a connection that failed mean, and what to do, where it was TLS that failed."""
+    """Return meaning and remedy of libpq's message about a failed connection; None when TLS was not the cause."""
     text = found.lower()
     if "does not match host name" in text or "server certificate for" in text:
         return (
             "the target's certificate is for another host",
-            "Connect by a name that stands in its certificate; or somebody is between you and the target.",
+            "Connect by a name that stands in its certificate; or another host answers in the target's place.",
         )
     if "root certificate file" in text:
         return (
-            "there is no certificate to check the target's against",
+            "there is no root certificate to check the target's certificate",
             "Name the authority's certificate as sslrootcert in the extra of the connection, readable for the tasks.",
         )
     if "certificate verify failed" in text:
         return (
-            "the target's certificate is signed by nobody that the connection trusts",
-            "Compare sslrootcert with the target's authority; until they agree, the target may be somebody else.",
+            "the target's certificate is not signed by an authority that the connection trusts",
+            "Compare sslrootcert with the target's authority; until they agree, another host may answer in its place.",
         )
     if "server does not support ssl" in text:
         return "the target does not speak TLS", "Set ssl = on in postgresql.conf, with a certificate and its key."
     if "no encryption" in text and "pg_hba" in text:
-        return "the target wants TLS", "Set sslmode=require or verify-full in the extra of the connection."
+        return "the target demands TLS", "Set sslmode=require or verify-full in the extra of the connection."
     return None

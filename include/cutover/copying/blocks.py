@@ -27,7 +27,7 @@ import apsw
 from include.cutover.copying.conversion import COLUMN_END, NULL, Conversion, NotConvertible, Value, not_a_number
 from include.cutover.errors import Refused, WrongData
 from include.cutover.source.schema import TableShape, key_text, named_by, quote
-from include.cutover.target.ledger import Chunk
+from include.cutover.target.checkpoints import Chunk
 
 BLOCK_BYTES = 48 * 1024  # small blocks keep SQLite and PostgreSQL busy at the same time
 MOST_ROWS = 1_000

@@ -33,9 +33,9 @@ from include.cutover.copying.conversion import TargetColumn, match_columns, targ
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable, WrongData
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
-from include.cutover.target import ledger
+from include.cutover.target import checkpoints, ledger
 from include.cutover.target import session as target_session
-from include.cutover.target.ledger import Chunk
+from include.cutover.target.checkpoints import Chunk
 
 log = logging.getLogger(__name__)
 
@@ -358,12 +358,12 @@ class _Copy:
     def chunks(self, chunk_rows: int) -> list[Chunk]:
         """The table's chunks as stored; planned now where nobody has yet."""
         self._watchdog.moved()
-        stored = ledger.read_chunks(self._connection, self._run_id, [self._table])
+        stored = checkpoints.read_chunks(self._connection, self._run_id, [self._table])
         if not stored:
             self._watchdog.rest()
             planned = plan_chunks(self._snapshot, self._table, chunk_rows)
             self._watchdog.moved()
-            stored = ledger.store_chunks(self._connection, self._run_id, self._epoch, planned)
+            stored = checkpoints.store_chunks(self._connection, self._run_id, self._epoch, planned)
         return stored
 
     def refuse_foreign_rows(self) -> None:
@@ -405,8 +405,8 @@ class _Copy:
         while True:
             with self._connection.transaction():
                 self._guard(self._connection)
-                if ledger.claim(self._connection, self._run_id, chunk):
-                    if not ledger.record_copied(self._connection, self._run_id, self._epoch, chunk):
+                if checkpoints.claim(self._connection, self._run_id, chunk):
+                    if not checkpoints.record_copied(self._connection, self._run_id, self._epoch, chunk):
                         meter.already_there(chunk.rows)
                         return False
                     self._send(chunk, meter)
@@ -419,18 +419,18 @@ class _Copy:
         It may be a task that was declared dead and is not, or one whose network is gone: its server process would hold the
         chunk for hours, whatever the timeouts say.
         """
-        seen, since = ledger.claimant(self._connection, self._run_id, chunk), time.monotonic()
+        seen, since = checkpoints.claimant(self._connection, self._run_id, chunk), time.monotonic()
         if seen is not None:
             log.warning("%s is with another session (pid %s): waiting for it", self._where(chunk), seen.pid)
         while seen is not None:
             self._watchdog.rest()
             time.sleep(min(0.2, self._stall_seconds / 4))
             self._watchdog.moved()
-            now = ledger.claimant(self._connection, self._run_id, chunk)
+            now = checkpoints.claimant(self._connection, self._run_id, chunk)
             if now != seen:
                 seen, since = now, time.monotonic()
             elif time.monotonic() - since > self._stall_seconds:
-                ledger.end(self._connection, seen)
+                checkpoints.end(self._connection, seen)
                 since = time.monotonic()
 
     def _where(self, chunk: Chunk) -> str:

@@ -1,8 +1,8 @@
-"""Room on disk, looked at before every step: what a full disk would break is refused before it begins.
+"""Disk space, checked before every step: a step that a full disk would break is refused before it begins.
 
-The downtime does not begin unless there is room for everything until the backup is made. A step of the way back is never
-refused: for it a reserve beside the evidence is given up, so that the truth can still be recorded on a full disk. Steps that
-know better what they need look once more for themselves, and PostgreSQL's own disk is looked at by ``preflight``.
+The downtime does not begin without space for everything until the backup is made. A step of the way back is never refused:
+for it, a reserve beside the evidence is deleted, so that events can still be recorded on a full disk. Steps that know their
+need better check it themselves. PostgreSQL's own disk is checked by ``target_disk``.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ _INODES = 100
 
 
 def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool = False, series: str = "") -> None:
-    """Refuse a step that the disks have no room for.
+    """Refuse a step that the disks have no space for.
 
     Args:
         step: Its name in the evidence.
-        source: Gives the application's SQLite file; called only for steps that need its size.
-        must_run: It is a step of the way back: nothing is refused, and on a full disk the reserve is given up for it.
+        plan: Names the folders.
+        source: Returns the application's SQLite file; called only for steps that need its size.
+        must_run: True for a step of the way back: it is not refused, and on a full disk the reserve is deleted for it.
         series: Folder of the runs below the evidence root; the plan's name when left out.
 
     Raises:
@@ -43,7 +44,7 @@ def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool
     reserve = evidence / ".reserve"
     if must_run:
         if reserve.exists() and _free(evidence) < EVIDENCE_BYTES:
-            log.warning("%s is nearly full: the reserve of %s bytes is given up", evidence, f"{RESERVE_BYTES:,}")
+            log.warning("%s is nearly full: the reserve of %s bytes is deleted", evidence, f"{RESERVE_BYTES:,}")
             reserve.unlink(missing_ok=True)
         return
     needs = {evidence: EVIDENCE_BYTES, **_needs(step, plan, source)}
@@ -57,7 +58,7 @@ def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool
 
 
 def _needs(step: str, plan: Plan, source: Callable[[], Path]) -> Mapping[Path, int]:
-    """Folder → bytes that the step, and what follows it without another question, writes there."""
+    """Return the bytes that the step, and those that follow it without a gate, write into each folder."""
     kept: dict[Path, int] = {}
     if plan.configuration is not None:
         kept = {configuration.kept_as(plan.configuration, "", plan.backup.directory).parent: _SMALL}
@@ -71,7 +72,7 @@ def _needs(step: str, plan: Plan, source: Callable[[], Path]) -> Mapping[Path, i
 
 
 def for_backups(plan: Plan, size: int) -> dict[Path, int]:
-    """What is written into the places of the backup, in bytes, for a source of ``size`` bytes."""
+    """Return the bytes that are written into each folder of the backup, for a source of ``size`` bytes."""
     decides = any(table.columns or table.foreign_keys for table in plan.tables.values())
     # The backup, the copy that the restore test opens, and what the plan's decisions make of the backup.
     needs = {plan.backup.directory: size * (3 if decides else 2)}
@@ -81,7 +82,7 @@ def for_backups(plan: Plan, size: int) -> dict[Path, int]:
 
 
 def _existing(place: Path) -> Path:
-    """The place, or the nearest folder above it that is there already."""
+    """Return the place, or the nearest folder above it that exists."""
     return next(folder for folder in (place, *place.parents) if folder.is_dir())
 
 
@@ -103,7 +104,7 @@ def _require_inodes(folder: Path) -> None:
 
 
 def _keep_reserve(reserve: Path) -> None:
-    """Take the reserve while there is room; it is a comfort, so whatever goes wrong does not matter."""
+    """Take the reserve while there is space. It is optional: errors are ignored."""
     if reserve.exists():
         return
     with suppress(OSError):

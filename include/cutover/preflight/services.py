@@ -14,10 +14,10 @@ from include.cutover.plan.application import Service, SmokeTests
 
 
 def check_services(plan_services: Sequence[Service], smoke: SmokeTests, remote: Remote = no_remote) -> list[Check]:
-    """Each service can be reached and is not failing, and the application is well on the source now."""
+    """Check that each service can be reached and is not failing, and that the application is healthy on the source."""
     checks = [_service(service, remote) for service in plan_services]
     health = requests.health(smoke, "source")
-    title = "The application is well now, before anything is stopped"
+    title = "The application is healthy now, before anything is stopped"
     return [*checks, replace(health, name="application_health_before", title=title)]
 
 
@@ -31,7 +31,7 @@ def _service(service: Service, remote: Remote) -> Check:
         found = error.message + (f": {error.found}" if error.found else "")
         return Check(name, title, "failed", expected, mask(found), error.do, error.where)
     if refused:
-        do = "Let the user of the tasks give these orders without a password."
+        do = "Let the user of the tasks run these commands without a password."
         return Check(name, title, "failed", expected, refused, do, service.name)
-    do = "Look at its log and mend it before the cutover." if state.failing else ""
+    do = "Check its log and repair it before the cutover." if state.failing else ""
     return Check(name, title, "failed" if state.failing else "passed", expected, str(state), do, service.name)

@@ -13,34 +13,33 @@ from include.cutover import files
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck
 from include.cutover.plan.model import Plan
-from include.cutover.preflight.places import listed, pretty, replaceable
+from include.cutover.preflight.sizes import pretty
+from include.cutover.preflight.writing import replaceable
 from include.cutover.source import database_file, fence, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog
 from include.cutover.target.schema import PlannedSchema
+from include.cutover.target.wording import listed
 
 _KEYS_SHOWN = 5
-
-
 _ORPHAN_KEYS = 20
-
-
 _JOURNAL_MODES = {1: "rollback journal", 2: "write-ahead log"}
 
 
 def check_source(live: Path, clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Check]:
-    """The source: the live file as a file, and everything inside it on a clone.
+    """Check the source: the live file itself, and its content on a clone.
 
     Args:
-        live: The application's file; only its header and its folder are looked at.
+        live: The application's file; only its header and its folder are read.
         clone: A copy of it, made in one step.
-        planned: What the plan's SQL makes of the target, with its foreign keys.
+        plan: Names the tables.
+        planned: The schema that the plan's SQL makes in the target.
     """
     return [*check_source_file(live), *check_clone(clone, plan=plan, planned=planned)]
 
 
 def check_source_file(live: Path) -> list[Check]:
-    """The live file: an SQLite database, not fenced, and one that can be replaced by its backup. Only the header is read."""
+    """Check that the live file is an SQLite database, not fenced, and replaceable by its backup. Only the header is read."""
     return [_source_file(live), replaceable(live, "source_replaceable", "The source can be replaced by its backup")]
 
 
@@ -81,7 +80,7 @@ def _source_file(live: Path) -> Check:
 
 
 def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Check]:
-    """What is inside the source: intact, known to plan and target in both directions, and without orphans."""
+    """Check the content of the source: intact, the same tables and columns as plan and target, and without orphans."""
     integrity = _integrity(clone)
     if integrity.outcome != "passed":
         return [integrity]
@@ -102,7 +101,7 @@ def check_clone(clone: Path, *, plan: Plan, planned: PlannedSchema) -> list[Chec
 
 
 def _decided(plan: Plan, key: catalog.ForeignKey) -> bool:
-    """Whether the plan says what becomes of this key's orphans; the assessment then counts them against the plan's cap."""
+    """Return True when the plan decides about this key's orphans; the assessment then counts them against its cap."""
     choice = plan.tables[key.table].foreign_keys.get(key.name) if key.table in plan.tables else None
     return choice is not None and choice.orphans != "block"
 
@@ -139,7 +138,7 @@ def _known_tables(tables: Sequence[str], plan: Iterable[str], target: Iterable[s
             "Tables of the plan that the source does not have",
             "none",
             sorted(named - found),
-            "Take them out of the plan, or find out where they went.",
+            "Remove them from the plan, or find out where they went.",
         ),
         _names(
             "target_tables_missing",
@@ -153,7 +152,7 @@ def _known_tables(tables: Sequence[str], plan: Iterable[str], target: Iterable[s
             "Tables of the plan's SQL that the plan does not name",
             "none",
             sorted(made - named),
-            "Add them to the plan, or take them out of its SQL; they would stay empty.",
+            "Add them to the plan, or remove them from its SQL; they would stay empty.",
         ),
     ]
 

@@ -19,7 +19,7 @@ from psycopg import sql
 from include.cutover.proof import digests
 from include.cutover.proof.differences import Tally, tally
 from include.cutover.proof.digests import Shape
-from include.cutover.target import catalog, sql_files
+from include.cutover.target import catalog, scratch_schema, sql_files, sql_runner
 
 _COPIED_ROWS = 10_000
 _BEFORE = ("pre_data", "migrations", "post_data")
@@ -79,11 +79,11 @@ def _rehearsed(
     conninfo: str, schema: str, sql_folder: Path, filled: Collection[str]
 ) -> Iterator[tuple[psycopg.Connection, str]]:
     """A scratch schema as it is after the reference data was loaded."""
-    with sql_files.rehearsal(conninfo, sql_folder, _BEFORE) as (connection, scratch):
+    with scratch_schema.build(conninfo, sql_folder, _BEFORE) as (connection, scratch):
         for table in set(filled) & set(catalog.tables(connection, scratch)) & set(catalog.tables(connection, schema)):
             _fill(connection, schema, scratch, table)
         for migration in sql_files.discover(sql_folder, ("reference",)):
-            sql_files.execute(connection, migration)
+            sql_runner.execute(connection, migration)
         yield connection, scratch
 
 

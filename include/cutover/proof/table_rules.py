@@ -16,7 +16,7 @@ from psycopg import sql
 
 from include.cutover.proof.orphans import SHOWN_KEYS, orphan_rows
 from include.cutover.proof.reading import reading
-from include.cutover.target import catalog, sql_files
+from include.cutover.target import catalog, scratch_schema
 from include.cutover.target.catalog import ForeignKey, Index, IndexPart
 
 HIDDEN = "***"
@@ -92,7 +92,7 @@ def read(conninfo: str, schema: str, sql_folder: Path | None = None) -> dict[str
     """
     planned = None
     if sql_folder is not None:
-        with sql_files.rehearsal(conninfo, sql_folder) as (connection, scratch):
+        with scratch_schema.build(conninfo, sql_folder) as (connection, scratch):
             planned = _readings(connection, scratch)
     with reading(conninfo, schema, seconds=60) as connection:
         found = _readings(connection, schema)

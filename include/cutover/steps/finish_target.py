@@ -5,7 +5,14 @@ from __future__ import annotations
 from include.cutover.decisions import quarantine
 from include.cutover.errors import StepFailed
 from include.cutover.steps.step import Report, Step
-from include.cutover.target import access, constraints, sequences, sql_files
+from include.cutover.target import (
+    access,
+    access_statements,
+    planner_statistics,
+    row_counts,
+    sequences,
+    sql_runner,
+)
 
 
 def store_quarantine(step: Step) -> Report:
@@ -23,9 +30,9 @@ def build_keys_and_indexes(step: Step) -> Report:
 
 def load_reference_data(step: Step) -> Report:
     """Rows that the application needs and the source did not bring; only into tables without rows."""
-    before = constraints.row_counts(step.target, step.plan.target_schema, step.plan.tables)
+    before = row_counts.of_tables(step.target, step.plan.target_schema, step.plan.tables)
     report = _apply(step, "reference")
-    after = constraints.row_counts(step.target, step.plan.target_schema, step.plan.tables)
+    after = row_counts.of_tables(step.target, step.plan.target_schema, step.plan.tables)
     brought = {table: after[table] - before[table] for table in after if after[table] != before[table]}
     overwritten = sorted(table for table in brought if before[table])
     if overwritten:
@@ -53,20 +60,20 @@ def set_sequences(step: Step) -> Report:
 
 def analyze_tables(step: Step) -> Report:
     """Statistics for the planner, so that the application is not slow in its first minutes."""
-    constraints.analyze(step.target, step.plan.target_schema, step.guard)
+    planner_statistics.gather(step.target, step.plan.target_schema, step.guard)
     return Report("statistics gathered")
 
 
 def grant_access(step: Step) -> Report:
     """The tables become their owner's, and reporting may read them, but for the secret columns. Safe to run again."""
-    roles = access.required(step.plan)
-    done = access.run(step.target, step.plan, roles=False, guard=step.guard)
+    roles = access_statements.required(step.plan)
+    done = access.apply(step.target, step.plan, roles=False, guard=step.guard)
     about = ", ".join(name for name in (roles.owner, roles.reporting) if name is not None)
     return Report(f"rights of {about or roles.application}: {len(done)} statements", {"statements": len(done)})
 
 
 def _apply(step: Step, kind: str) -> Report:
-    names = sql_files.apply(
+    names = sql_runner.apply(
         step.target, step.plan.sql_folder, kind, schema=step.plan.target_schema, run_id=step.run_id, guard=step.guard
     )
     return Report(f"{kind}: {len(names)} files applied" + (f" ({', '.join(names)})" if names else ""), {"applied": names})

@@ -29,7 +29,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.steps.go_live import fill
 from include.cutover.steps.set_aside import finish_pending
 from include.cutover.steps.step import Report, Step
-from include.cutover.target import access
+from include.cutover.target import access_checks
 from include.cutover.target import schema as target_schema
 
 
@@ -46,7 +46,7 @@ def check_target(step: Step) -> Report:
         application_role=step.ends.application_role(step.plan),
     )
     if step.plan.access is not None and checks[0].outcome == "passed":
-        checks += access.checks(step.target, step.plan, as_pipeline=True)
+        checks += access_checks.examine(step.target, step.plan, as_pipeline=True)
     return Report(count(checks), {"pending_fences_executed": finished}, checks, accept_unknown=True)
 
 

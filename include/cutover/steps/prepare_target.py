@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from include.cutover.steps.set_aside import shut_out
 from include.cutover.steps.step import Report, Step
-from include.cutover.target import ledger, sql_files
+from include.cutover.target import ledger, sql_runner
 
 
 def apply_ddl(step: Step) -> Report:
@@ -29,7 +29,7 @@ def apply_migrations(step: Step) -> Report:
 
 
 def _migrate(step: Step, kind: str) -> Report:
-    names = sql_files.apply(
+    names = sql_runner.apply(
         step.target, step.plan.sql_folder, kind, schema=step.plan.target_schema, run_id=step.run_id, guard=step.guard
     )
     return Report(f"{kind}: {len(names)} files applied" + (f" ({', '.join(names)})" if names else ""), {"applied": names})

@@ -1,8 +1,8 @@
-"""What the target's catalog knows about a schema, and how a session with the target is opened.
+"""Tables, columns, keys, indexes and sequences of a schema, read from the target's catalog.
 
-Tables, columns, keys and sequences are read from ``pg_catalog``, never typed into a plan. Two things are left out on
-purpose: the pipeline's own table ``schema_migrations``, and tables that belong to an extension. A partition is a part of
-its partitioned table and does not appear by itself.
+They are read from ``pg_catalog``, never typed into a plan. Two things are left out on purpose: the pipeline's own table
+``schema_migrations``, and tables that belong to an extension. A partition is a part of its partitioned table and does not
+appear by itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from psycopg.rows import tuple_row
 from include.cutover.errors import CannotCheck
 
 RECORD_TABLE = "schema_migrations"
-
 
 _ON_DELETE = {"a": "NO ACTION", "r": "RESTRICT", "c": "CASCADE", "n": "SET NULL", "d": "SET DEFAULT"}
 
@@ -67,7 +66,7 @@ class IndexPart:
     Attributes:
         column: None for an expression.
         definition: As PostgreSQL writes it, quoted where that is needed.
-        deterministic: Whether texts that its collation calls equal are equal byte by byte.
+        deterministic: True when texts that its collation calls equal are equal byte by byte.
         collation: The index's collation as SQL has it; None where the part is compared as the column itself is.
     """
 
@@ -112,7 +111,7 @@ class Sequence:
 
 
 def tables(conn: psycopg.Connection, schema: str) -> list[str]:
-    """Names of the tables, in byte order; empty where the schema is empty or missing."""
+    """Return the names of the tables, in byte order; empty where the schema is empty or missing."""
     query = """
         SELECT class.relname
         FROM pg_class AS class
@@ -131,9 +130,9 @@ def tables(conn: psycopg.Connection, schema: str) -> list[str]:
 
 
 def own_relations(conn: psycopg.Connection, schema: str) -> tuple[list[str], list[str]]:
-    """Names of the tables and views, and of the sequences, that the session's role has an owner's rights to.
+    """Return the tables and views, and the sequences, that the session's role has an owner's rights to.
 
-    Partitions are listed, and so is the pipeline's own record; what belongs to an extension is not.
+    Partitions and the pipeline's own record are listed; members of an extension are not.
     """
     query = """
         SELECT class.relname, class.relkind = 'S'
@@ -153,7 +152,7 @@ def own_relations(conn: psycopg.Connection, schema: str) -> tuple[list[str], lis
 
 
 def columns(conn: psycopg.Connection, schema: str) -> dict[str, list[Column]]:
-    """The columns of every table, in the table's order."""
+    """Return the columns of every table, in the table's order."""
     found: dict[str, list[Column]] = {table: [] for table in tables(conn, schema)}
     query = """
         WITH RECURSIVE base AS (
@@ -186,7 +185,7 @@ def columns(conn: psycopg.Connection, schema: str) -> dict[str, list[Column]]:
 
 
 def primary_key(conn: psycopg.Connection, schema: str, table: str) -> list[str]:
-    """Columns of the primary key in the key's order; empty where there is none."""
+    """Return the columns of the primary key in the key's order; empty where there is none."""
     query = """
         SELECT attribute.attname
         FROM pg_constraint AS con
@@ -201,10 +200,10 @@ def primary_key(conn: psycopg.Connection, schema: str, table: str) -> list[str]:
 
 
 def foreign_keys(conn: psycopg.Connection, schema: str) -> list[ForeignKey]:
-    """The foreign keys of the tables, by table and name. The parts of a partitioned table's key are not listed again.
+    """Return the foreign keys of the tables, by table and name. Copies of a key on partitions are left out.
 
     Raises:
-        CannotCheck: When one refers to another schema: nothing here would follow it there.
+        CannotCheck: When one refers to another schema: the pipeline does not follow it there.
     """
     query = """
         SELECT con.conname, class.relname,
@@ -237,7 +236,7 @@ def foreign_keys(conn: psycopg.Connection, schema: str) -> list[ForeignKey]:
 
 
 def indexes(conn: psycopg.Connection, schema: str) -> dict[str, list[Index]]:
-    """The indexes of every table by name, those behind keys among them; exclusion constraints are left out."""
+    """Return the indexes of every table by name, with those of keys; without those of exclusion constraints."""
     found: dict[str, list[Index]] = {table: [] for table in tables(conn, schema)}
     query = """
         SELECT class.relname, owner.relname,
@@ -270,9 +269,9 @@ def indexes(conn: psycopg.Connection, schema: str) -> dict[str, list[Index]]:
 
 
 def sequences(conn: psycopg.Connection, schema: str) -> list[Sequence]:
-    """Every column that takes its values from a sequence, by table and column. A shared sequence appears once per column.
+    """Return every column that takes its values from a sequence, by table and column.
 
-    A sequence that no column uses is not listed: there is nothing that it could be behind of.
+    A shared sequence appears once per column. A sequence that no column uses is left out.
 
     Raises:
         CannotCheck: When such a sequence lies in another schema.
@@ -316,7 +315,7 @@ def sequences(conn: psycopg.Connection, schema: str) -> list[Sequence]:
 
 
 def invalid_indexes(conn: psycopg.Connection, schema: str) -> list[str]:
-    """Names of indexes that PostgreSQL does not use, left by a build that failed."""
+    """Return the names of indexes that PostgreSQL does not use: a failed build left them."""
     query = """
         SELECT class.relname
         FROM pg_index AS index
@@ -329,12 +328,12 @@ def invalid_indexes(conn: psycopg.Connection, schema: str) -> list[str]:
 
 
 def unvalidated_constraints(conn: psycopg.Connection, schema: str) -> list[str]:
-    """``table.constraint`` of every constraint, of whatever kind, that existing rows were not held to."""
+    """Return ``table.constraint`` of every constraint, of any kind, that is NOT VALID for existing rows."""
     return [f"{table}.{name}" for table, name in not_valid(conn, schema)]
 
 
 def not_valid(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
-    """The same as pairs of table and constraint."""
+    """Return ``unvalidated_constraints`` as pairs of table and constraint."""
     query = """
         SELECT class.relname, con.conname
         FROM pg_constraint AS con
@@ -347,6 +346,6 @@ def not_valid(conn: psycopg.Connection, schema: str) -> list[tuple[str, str]]:
 
 
 def _rows(conn: psycopg.Connection, query: str, schema: str, **values: str) -> list[tuple[Any, ...]]:
-    """The rows as tuples, whatever row factory the caller's connection has."""
+    """Return rows as tuples, independent of the row factory of the caller's connection."""
     with conn.cursor(row_factory=tuple_row) as cursor:
         return cursor.execute(query.encode(), {"schema": schema, **values}).fetchall()

@@ -1,47 +1,24 @@
-"""What makes a loaded schema whole: foreign keys validated, sequences past the keys, statistics. And its taking back.
-
-Every transaction that changes something calls the guard first, and all of a function's changes of one object commit or
-roll back together: a process that is killed leaves a state from which the same call goes on.
-"""
+"""The constraints of a loaded schema that are NOT VALID, validated against its rows."""
 
 from __future__ import annotations
-
-import logging
-from collections.abc import Iterable
 
 import psycopg
 from psycopg import errors, sql
 
 from include.cutover.errors import StepFailed, WrongData
 from include.cutover.target import catalog
-from include.cutover.target import session as target_session
 from include.cutover.target.catalog import ForeignKey
-from include.cutover.target.session import session
-from include.cutover.target.sql_files import Guard
-
-log = logging.getLogger(__name__)
+from include.cutover.target.ledger import Guard
+from include.cutover.target.session import as_cutover_error, session
 
 SHOWN_KEYS = 5
 
 
-def row_counts(conninfo: str, schema: str, tables: Iterable[str]) -> dict[str, int]:
-    """Rows of each of these tables, counted in one snapshot."""
-    with session(conninfo, schema) as connection:
-        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
-        with connection.transaction():
-            counts = {}
-            for table in tables:
-                query = sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table))
-                row = connection.execute(query).fetchone()
-                counts[table] = int(row[0]) if row else 0
-            return counts
-
-
 def validate_foreign_keys(conninfo: str, schema: str, guard: Guard | None = None) -> list[ForeignKey]:
-    """Let PostgreSQL hold the loaded rows to every constraint that is NOT VALID, and return the foreign keys.
+    """Validate every constraint that is NOT VALID, and return the foreign keys.
 
-    Reads and writes go on meanwhile. Safe to run twice: what is valid is not validated again. Each constraint is a
-    transaction of its own, and one that does not hold does not keep the others from being tried.
+    Reads and writes go on meanwhile. Safe to run again: a valid constraint is not validated again. Each constraint has a
+    transaction of its own, which calls the guard first; one that does not hold does not stop the others.
 
     Raises:
         WrongData: Naming every constraint that rows violate, with their number and the first of their primary keys.
@@ -65,7 +42,7 @@ def validate_foreign_keys(conninfo: str, schema: str, guard: Guard | None = None
             except (errors.CheckViolation, errors.NotNullViolation):
                 violated.append(f"{name} of {table}: rows that do not hold to it")
             except psycopg.Error as error:
-                raise target_session.as_cutover_error(error, f"{table}.{name}") from None
+                raise as_cutover_error(error, f"{table}.{name}") from None
         if violated:
             raise WrongData(
                 "rows violate constraints of the target",
@@ -105,25 +82,3 @@ def _orphans(connection: psycopg.Connection, schema: str, key: ForeignKey) -> st
         for values in connection.execute(query)
     ]
     return f"{text}, {'first ' if count > len(shown) else ''}with {' / '.join(shown)}" if shown else text
-
-
-def analyze(conninfo: str, schema: str, guard: Guard | None = None) -> None:
-    """Gather the planner's statistics of every table, each in a transaction of its own. Safe to run twice.
-
-    Raises:
-        StepFailed: When PostgreSQL left a table out; it only warns about that.
-    """
-    warnings: list[str] = []
-    with session(conninfo, schema) as connection:
-        connection.add_notice_handler(
-            lambda notice: (
-                warnings.append(notice.message_primary or "") if notice.severity_nonlocalized == "WARNING" else None
-            )
-        )
-        for table in catalog.tables(connection, schema):
-            with connection.transaction():
-                if guard is not None:
-                    guard(connection)
-                connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table)))
-    if warnings:
-        raise StepFailed("statistics were not gathered for every table", where=f"schema {schema}", found="; ".join(warnings))

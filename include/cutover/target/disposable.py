@@ -1,6 +1,6 @@
-"""Disposable databases on the target's server: made for a rehearsal, like the target, and dropped after it.
+"""Disposable databases on the target's server: made like the target for a rehearsal, and dropped after it.
 
-Only a database of a name that was recorded before it was made is ever dropped; see ``name``.
+Only a database whose name was recorded before it was made is ever dropped; see ``name``.
 """
 
 from __future__ import annotations
@@ -20,29 +20,31 @@ _PREFIX = "rehearsal"
 
 
 def name(plan: str, run: str) -> str:
-    """Name of the database of one rehearsal: ``rehearsal_<plan>_<8 hex digits>``, at most 60 characters.
+    """Return the name of the database of one rehearsal: ``rehearsal_<plan>_<8 hex digits>``, at most 60 characters.
 
     Args:
-        run: What tells the rehearsal from all others, also from those of another host: the folder of its evidence.
+        plan: Name of the plan.
+        run: The folder of the rehearsal's evidence: unique, also across hosts.
     """
     return f"{_PREFIX}_{plan}_{hashlib.sha256(run.encode()).hexdigest()[:8]}"
 
 
 def conninfo(target: str, database: str) -> str:
-    """The target's connection string with another database."""
+    """Return the target's connection string with another database."""
     return make_conninfo(target, dbname=database)
 
 
 def make(target: str, database: str) -> tuple[bool, list[str]]:
-    """Make a database with the encoding, the locale and the extensions of the target's. One that is there already stays.
+    """Make a database with the encoding, the locale and the extensions of the target; keep one that exists.
 
-    An extension that only an administrator may make is left out: whether anything needs it, the SQL will tell.
+    An extension that only an administrator may make is left out; the plan's SQL fails if it needs it.
 
     Args:
-        target: Connection string of the target; nothing is changed in it.
+        target: Connection string of the target, which stays unchanged.
+        database: From ``name``.
 
     Returns:
-        Whether it was made now, and the extensions that it lacks, each with the reason.
+        True when it was made now, and the extensions that it lacks, each with the reason.
 
     Raises:
         Refused: When the role may not make databases.
@@ -55,7 +57,7 @@ def make(target: str, database: str) -> tuple[bool, list[str]]:
         extensions = connection.execute(
             "SELECT extname FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY extname"
         ).fetchall()
-    # Also in one that is there: whoever made it may have been killed here.
+    # Also in one that exists: the attempt that made it may have been killed here.
     lacks = []
     with _session(conninfo(target, database)) as connection:
         for (extension,) in extensions:
@@ -84,15 +86,15 @@ def _make(connection: psycopg.Connection, database: str) -> None:
         )
     except psycopg.Error as error:
         raise StepFailed(
-            "the disposable database was not made",
+            "the disposable database could not be made",
             where=f"database {database}",
             found=target_session.primary_message(error),
-            do="Look at the server's log; then trigger a new rehearsal.",
+            do="Check the server's log; then trigger a new rehearsal.",
         ) from None
 
 
 def _settings(connection: psycopg.Connection) -> sql.Composable:
-    """Encoding and locale of the database that we are in, as CREATE DATABASE takes them."""
+    """Return encoding and locale of the current database, as CREATE DATABASE takes them."""
     with connection.cursor(row_factory=dict_row) as cursor:
         # Which columns there are depends on the version.
         cursor.execute(
@@ -115,17 +117,17 @@ def _settings(connection: psycopg.Connection) -> sql.Composable:
 
 
 def drop(target: str, database: str) -> bool:
-    """Drop a database, whoever is still connected to it. Safe to run again.
+    """Drop a database, and end all connections to it. Safe to run again.
 
     Returns:
-        Whether it was there.
+        True when it existed.
 
     Raises:
-        Refused: When the name is none of ``name``'s.
+        Refused: When ``name`` does not make such a name.
         StepFailed: When the server does not drop it.
     """
     if not database.startswith(f"{_PREFIX}_"):
-        raise Refused("this is no disposable database", where=f"database {database}")
+        raise Refused("this is not a disposable database", where=f"database {database}")
     with _session(target) as connection:
         known = _exists(connection, database)
         try:
@@ -141,7 +143,7 @@ def drop(target: str, database: str) -> bool:
 
 
 def there(target: str, plan: str) -> list[str]:
-    """Disposable databases of a plan's rehearsals that the server has, those of other hosts included."""
+    """Return the disposable databases of a plan's rehearsals on the server, those of other hosts included."""
     with _session(target) as connection:
         rows = connection.execute(
             "SELECT datname FROM pg_database WHERE datname ~ %s ORDER BY datname", [f"^{_PREFIX}_{plan}_[0-9a-f]{{8}}$"]
@@ -154,5 +156,5 @@ def _exists(connection: psycopg.Connection, database: str) -> bool:
 
 
 def _session(target: str) -> AbstractContextManager[target_session.Connection]:
-    """A session of its own; databases are made and dropped outside of transactions."""
+    """Open a session outside of transactions, as databases are made and dropped there."""
     return target_session.session(target, "pg_catalog", settings={"statement_timeout": "120s"})

@@ -1,4 +1,4 @@
-"""Drops what this run created in the target and is still empty."""
+"""Drops the objects that this run made in the target, as long as its tables are empty."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from psycopg import errors, sql
 
 from include.cutover.errors import Refused
 from include.cutover.target import catalog
-from include.cutover.target import session as target_session
-from include.cutover.target.session import session
-from include.cutover.target.sql_files import RECORD_TABLE, Guard, applied, hold_runner_lock, objects
+from include.cutover.target.ledger import Guard
+from include.cutover.target.session import primary_message, session
+from include.cutover.target.sql_runner import applied, hold_runner_lock, objects
 
 log = logging.getLogger(__name__)
 
-# It is needed by something else, it went with something else, or DROP has no such word: a "statistics object" goes with its
-# table.
+# Another object needs it, it was dropped with another, or DROP has no such word: a "statistics object" goes with its table.
 _NOT_YET = (
     errors.DependentObjectsStillExist,
     errors.UndefinedObject,
@@ -27,14 +26,20 @@ _NOT_YET = (
 
 
 def drop_empty_schema_objects(conninfo: str, schema: str, run_id: str, guard: Guard | None = None) -> list[str]:
-    """Take back what the run's SQL files made in the schema, and return the names of the dropped tables.
+    """Drop the objects that the run's SQL files made in the schema, and return the names of the dropped tables.
 
-    Only a schema that this run made from the first file on: where an earlier run has a part in it, nothing is dropped and
-    the list is empty; those tables are as good for the next run as they are. All or nothing, in one transaction. Safe to
-    run twice: what is gone is gone.
+    Only in a schema that this run made from the first file on. Where an earlier run applied files, nothing is dropped and
+    the list is empty: the next run can use those tables. Atomic, in one transaction. Safe to run again.
+
+    Args:
+        conninfo: The target.
+        schema: The plan's target schema.
+        run_id: Only files that this run applied count.
+        guard: Called first in the transaction.
 
     Raises:
-        Refused: When one of the tables holds a row, or something of somebody else depends on one. Nothing was dropped.
+        Refused: When one of the tables holds a row, or an object that the run did not make depends on one. Nothing was
+            dropped.
     """
     with session(conninfo, schema) as connection, connection.transaction():
         if guard is not None:
@@ -43,9 +48,9 @@ def drop_empty_schema_objects(conninfo: str, schema: str, run_id: str, guard: Gu
         records = applied(connection, schema)
         others = sorted({record.run_id for record in records if record.run_id != run_id})
         if others or not records:
-            log.info("nothing to drop in schema %s: its tables were made by %s", schema, ", ".join(others) or "nobody")
+            log.info("nothing to drop in schema %s: its tables were made by %s", schema, ", ".join(others) or "no run")
             return []
-        record_table = sql.Identifier(schema, RECORD_TABLE)
+        record_table = sql.Identifier(schema, catalog.RECORD_TABLE)
         made = {
             text
             for (text,) in connection.execute(
@@ -68,7 +73,7 @@ def _as_object(connection: psycopg.Connection, schema: str, table: str) -> str:
 
 
 def _refuse_rows(connection: psycopg.Connection, schema: str, tables: list[str]) -> None:
-    """Lock the tables, so that no row can come after the look, and refuse when there is one."""
+    """Lock the tables, so that no row can be added after this check, and refuse when one holds rows."""
     filled = []
     for table in tables:
         name = sql.Identifier(schema, table)
@@ -81,19 +86,19 @@ def _refuse_rows(connection: psycopg.Connection, schema: str, tables: list[str])
             where=f"schema {schema}",
             expected="empty tables",
             found=f"rows in {', '.join(filled)}",
-            do="Look at the rows; drop the tables by hand if nobody needs them.",
+            do="Check the rows; drop the tables by hand if they are not needed.",
         )
 
 
 def drop_objects(connection: psycopg.Connection, schema: str, made: set[str]) -> None:
-    """Drop these objects, never with CASCADE: in rounds, because one may have to go before another can.
+    """Drop these objects without CASCADE: in rounds, as one may depend on another.
 
     Raises:
-        Refused: When something else depends on one of them.
+        Refused: When an object beside them depends on one of them.
     """
     while left := objects(connection, schema) & made:
         tables = sorted(item.removeprefix("table ") for item in left if item.startswith("table "))
-        # Tables go together: foreign keys may run in circles. The texts come from PostgreSQL's catalog, quoted.
+        # Tables go together: foreign keys may form circles. The texts come from PostgreSQL's catalog, quoted.
         rest = sorted(item for item in left if not item.startswith("table "))
         statements = [f"DROP TABLE {', '.join(tables)}"] if tables else []
         statements += [f"DROP {item}" for item in rest]
@@ -104,7 +109,7 @@ def drop_objects(connection: psycopg.Connection, schema: str, made: set[str]) ->
                     connection.execute(statement.encode())
             except _NOT_YET as error:
                 # Its DETAIL names the dependent objects, not rows.
-                problems.append((error.diag.message_detail or target_session.primary_message(error)).replace("\n", ", "))
+                problems.append((error.diag.message_detail or primary_message(error)).replace("\n", ", "))
         if objects(connection, schema) & made == left:
             raise Refused(
                 "something else depends on what this run made",

@@ -1,19 +1,19 @@
 """The fence around the target: the application's role is shut out until go-live, and again at a rollback.
 
-Shutting out goes in three layers, each committed before the next begins, so that a process that is killed in between leaves
-the earlier ones standing:
+It has three layers, each committed before the next begins: a process that is killed in between leaves the earlier ones in
+place.
 
-1. The role loses all rights to the schema and to what the pipeline made there. PostgreSQL looks at the rights to a table
-   each time a statement is executed, also a prepared one in a session that was open before: nothing that begins after this
-   can write.
-2. With ``target_fence: login`` the role may not log in any more.
-3. Its sessions are ended, which rolls back what they had begun, and waited for.
+1. The role loses all rights to the schema and to the objects that the pipeline made there. PostgreSQL checks the rights to a
+   table each time a statement is executed, also a prepared one in an older session: no statement that begins after this can
+   write.
+2. With ``target_fence: login`` the role may no longer log in.
+3. Its sessions are ended, which rolls back their transactions, and waited for.
 
-What the three cannot reach is looked for and told: a prepared transaction of the role outlives its session and can still be
-committed, and with ``target_fence: privileges`` rights may come from elsewhere, such as PUBLIC. ``target.lock_tables`` then
-waits for every writer, whoever it is, before anything is renamed.
+A check reports what the three do not reach: a prepared transaction of the role outlives its session and can still be
+committed, and with ``target_fence: privileges`` rights may come from elsewhere, such as PUBLIC. ``schema.lock_tables`` then
+waits for every writer of any role before anything is renamed.
 
-``faults`` says before the window what would make the fence worthless, and the statement that corrects it.
+``faults`` reports before the window what would make the fence worthless, and the statement that corrects it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from psycopg import errors, sql
 
 from include.cutover.errors import Refused, StepFailed, Unreachable
 from include.cutover.target import catalog
-from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Guard
-from include.cutover.target.session import session
+from include.cutover.target.session import primary_message, session
+from include.cutover.target.wording import listed, quoted
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,6 @@ Way = Literal["login", "privileges"]
 
 SESSION_SECONDS = 10.0
 _PAUSE = 0.05
-_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Fault:
     """Something that makes the fence worthless.
 
     Attributes:
-        found: What it is.
+        found: The fault.
         do: How to correct it; begins with SQL that can be run as it stands where SQL corrects it.
     """
 
@@ -61,7 +60,16 @@ class Fault:
 
 
 def faults(connection: psycopg.Connection, schema: str, role: str, way: Way) -> list[Fault]:
-    """Why the role could not be shut out; empty where it can be. Tries what it needs and takes it back: changes nothing."""
+    """Return why the role cannot be shut out; empty where it can be.
+
+    It tries the change that it needs and rolls it back: nothing is changed.
+
+    Args:
+        connection: A session of the pipeline's role.
+        schema: The plan's target schema.
+        role: The application's role.
+        way: ``target_fence`` of the plan.
+    """
     found = _unfit(connection, schema, role, way)
     if not found and way == "login":
         found = _may_alter(connection, role)
@@ -69,7 +77,7 @@ def faults(connection: psycopg.Connection, schema: str, role: str, way: Way) -> 
 
 
 def _unfit(connection: psycopg.Connection, schema: str, role: str, way: Way) -> list[Fault]:
-    """What the role is, or is a member of, that no fence holds against."""
+    """Return attributes and memberships of the role that no fence holds against."""
     row = _row(
         connection,
         """
@@ -87,7 +95,7 @@ def _unfit(connection: psycopg.Connection, schema: str, role: str, way: Way) -> 
     if row is None:
         return []
     me, superuser, member, owner, owns, writes_all = row
-    name = _quoted(role)
+    name = quoted(role)
     if role == me:
         own = "Give the application a role of its own, and name it in the plan's connection of the application."
         return [Fault("it is the pipeline's own role", own)]
@@ -95,9 +103,9 @@ def _unfit(connection: psycopg.Connection, schema: str, role: str, way: Way) -> 
         return [Fault("it is a superuser", f"ALTER ROLE {name} NOSUPERUSER;")]
     found = []
     if member:
-        found.append(Fault(f"it is a member of the pipeline's role {me}", f"REVOKE {_quoted(me)} FROM {name};"))
+        found.append(Fault(f"it is a member of the pipeline's role {me}", f"REVOKE {quoted(me)} FROM {name};"))
     elif owns:
-        do = f"ALTER SCHEMA {_quoted(schema)} OWNER TO {_quoted(me)};"
+        do = f"ALTER SCHEMA {quoted(schema)} OWNER TO {quoted(me)};"
         found.append(Fault(f"it acts as {owner}, the owner of the schema", do))
     if writes_all and way == "privileges":
         found.append(Fault("it is a member of pg_write_all_data", f"REVOKE pg_write_all_data FROM {name};"))
@@ -115,23 +123,23 @@ def _may_alter(connection: psycopg.Connection, role: str) -> list[Fault]:
 
 
 def required_grants(pipeline: str, role: str) -> str:
-    """What an administrator runs so that the pipeline's role may shut the application's role out.
+    """Return what an administrator runs so that the pipeline's role may shut the application's role out.
 
-    From PostgreSQL 16 on CREATEROLE alone is not enough: it reaches only roles that one has ADMIN OPTION on.
+    Since PostgreSQL 16, CREATEROLE alone is not enough: it covers only roles with ADMIN OPTION.
     """
     return (
-        f"ALTER ROLE {_quoted(pipeline)} CREATEROLE; GRANT {_quoted(role)} TO {_quoted(pipeline)} WITH ADMIN OPTION;"
+        f"ALTER ROLE {quoted(pipeline)} CREATEROLE; GRANT {quoted(role)} TO {quoted(pipeline)} WITH ADMIN OPTION;"
         " Or set target_fence: privileges in the plan."
     )
 
 
 def open_doors(connection: psycopg.Connection, role: str, way: Way) -> list[Fault]:
-    """What is left of the role, or acts as it, that the fence does not reach; looked at before the window."""
+    """Return other roles, databases and prepared transactions that the fence does not reach; checked before the window."""
     found = []
     members = _actors(connection, role)
     if members:
-        do = f"REVOKE {_quoted(role)} FROM {', '.join(map(_quoted, members))};"
-        found.append(Fault(f"others act as it: {_listed(members)}", do))
+        do = f"REVOKE {quoted(role)} FROM {', '.join(map(quoted, members))};"
+        found.append(Fault(f"others act as it: {listed(members)}", do))
     if way == "login":
         elsewhere = _names(
             connection,
@@ -140,12 +148,12 @@ def open_doors(connection: psycopg.Connection, role: str, way: Way) -> list[Faul
         )
         if elsewhere:
             do = "Give the application a role of its own, or set target_fence: privileges in the plan."
-            found.append(Fault(f"it is used in other databases, and would not be let in there: {_listed(elsewhere)}", do))
+            found.append(Fault(f"it is used in other databases, and would not be let in there: {listed(elsewhere)}", do))
     return found + _prepared(connection, role)
 
 
 def _actors(connection: psycopg.Connection, role: str) -> list[str]:
-    """Roles with the rights of the role: direct members that inherit from it or may take it on. Not the pipeline's own."""
+    """Return roles with the rights of the role: direct members that inherit from it or may set it; not the pipeline's."""
     # Before version 16 every member may; since then a role that made another has only ADMIN OPTION on it at first.
     acts = "SET" if connection.info.server_version >= 160000 else "MEMBER"
     return _names(
@@ -166,7 +174,7 @@ def _actors(connection: psycopg.Connection, role: str) -> list[str]:
 def _prepared(connection: psycopg.Connection, role: str) -> list[Fault]:
     found = _names(connection, "SELECT gid FROM pg_prepared_xacts WHERE owner = %s AND database = current_database()", role)
     do = f"As {role} or a superuser, COMMIT PREPARED or ROLLBACK PREPARED each of them; it could be committed at any time."
-    return [Fault(f"prepared transactions of it: {_listed(found)}", do)] if found else []
+    return [Fault(f"prepared transactions of it: {listed(found)}", do)] if found else []
 
 
 # --- shutting out, letting in -------------------------------------------------------------------------------------------
@@ -175,19 +183,24 @@ def _prepared(connection: psycopg.Connection, role: str) -> list[Fault]:
 def shut_out(
     conninfo: str, schema: str, role: str, way: Way, guard: Guard | None = None, *, seconds: float = SESSION_SECONDS
 ) -> int:
-    """Shut the role out of the target, end its sessions, wait until they are gone, and look that nothing is left open.
+    """Shut the role out of the target, end its sessions, wait until they are gone, and verify that it cannot write.
 
-    Safe to run again, and after it was killed anywhere. A role that does not exist is shut out. When this raises, the layers
-    before the one that failed stand.
+    Safe to run again, also after a kill at any point. A role that does not exist counts as shut out. When this raises, the
+    layers before the one that failed stay in place.
 
     Args:
+        conninfo: The target, with the pipeline's role.
+        schema: The plan's target schema.
+        role: The application's role.
+        way: ``target_fence`` of the plan.
+        guard: Called first in each transaction.
         seconds: How long a session may take to end.
 
     Returns:
-        How many sessions were ended.
+        Number of sessions that were ended.
 
     Raises:
-        Refused: When the role cannot be shut out, or the pipeline's role lacks the right to; says the statement.
+        Refused: When the role cannot be shut out, or the pipeline's role lacks a right; names the statement.
         Unreachable: When a session does not end.
         StepFailed: When the role could still write afterwards; says how.
         LeaseLost: From ``guard``.
@@ -215,11 +228,18 @@ def shut_out(
 
 
 def let_in(conninfo: str, schema: str, role: str, way: Way, guard: Guard | None = None) -> None:
-    """Let the role log in, read and write the tables of the schema, and no more. All at once; safe to run again.
+    """Let the role log in, read and write the tables of the schema, and no more. Atomic; safe to run again.
+
+    Args:
+        conninfo: The target, with the pipeline's role.
+        schema: The plan's target schema.
+        role: The application's role.
+        way: ``target_fence`` of the plan.
+        guard: Called first in the transaction.
 
     Raises:
-        Refused: When the pipeline's role lacks the right to.
-        StepFailed: When the role lacks something afterwards.
+        Refused: When the pipeline's role lacks a right.
+        StepFailed: When the role lacks a right afterwards.
         LeaseLost: From ``guard``.
     """
     with session(conninfo, schema) as connection:
@@ -251,7 +271,7 @@ def let_in(conninfo: str, schema: str, role: str, way: Way, guard: Guard | None 
 
 @contextmanager
 def _changing(connection: psycopg.Connection, guard: Guard | None, role: str) -> Iterator[None]:
-    """A transaction under the guard, in which a missing right is told with the statement that gives it."""
+    """Open a transaction under the guard; report a missing right with the statement that grants it."""
     try:
         with connection.transaction():
             if guard is not None:
@@ -262,7 +282,7 @@ def _changing(connection: psycopg.Connection, guard: Guard | None, role: str) ->
         raise Refused(
             "the pipeline's role may not shut the application's role out, or let it in",
             where=f"role {role}",
-            found=target_session.primary_message(error),
+            found=primary_message(error),
             do=required_grants(str(me[0]), role),
         ) from None
 
@@ -282,7 +302,7 @@ def _take_rights(connection: psycopg.Connection, schema: str, role: str) -> None
         return
     names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
     connection.execute(sql.SQL("REVOKE ALL ON SCHEMA {schema} FROM {role} CASCADE").format(**names))
-    # Databases older than version 15 let everybody make tables in the schema public.
+    # Databases older than version 15 let every role make tables in the schema public.
     connection.execute(sql.SQL("REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC CASCADE").format(**names))
     tables, sequences = catalog.own_relations(connection, schema)
     for statement, objects in (
@@ -294,10 +314,10 @@ def _take_rights(connection: psycopg.Connection, schema: str, role: str) -> None
 
 
 def _end_sessions(connection: psycopg.Connection, role: str, way: Way, guard: Guard | None, seconds: float) -> int:
-    """End the role's sessions, and return how many there were when all of them are gone.
+    """End the role's sessions, wait until they are gone, and return their number.
 
-    A role that may still log in comes again and again. There the sessions of the first look are waited for: those that began
-    later began without rights.
+    A role that may still log in opens new sessions. Then only the sessions of the first query are waited for: later ones
+    began without rights.
     """
     deadline = time.monotonic() + seconds
     ended: set[int] = set()
@@ -319,7 +339,7 @@ def _end_sessions(connection: psycopg.Connection, role: str, way: Way, guard: Gu
             raise Refused(
                 "the pipeline's role may not end the sessions of the application's role",
                 where=f"role {role}",
-                do=f"GRANT {_quoted(role)} TO {_quoted(str(me[0]))};",
+                do=f"GRANT {quoted(role)} TO {quoted(str(me[0]))};",
             ) from None
         for pid, name, _ in rows:
             if pid not in ended:
@@ -327,7 +347,7 @@ def _end_sessions(connection: psycopg.Connection, role: str, way: Way, guard: Gu
         ended |= {pid for pid, _, _ in rows}
         if wanted is None and way == "privileges":
             wanted = set(ended)
-        # Twice, as one that was let in just before the door closed may appear a moment later.
+        # Twice: a session that logged in just before the change may appear a moment later.
         empty = empty + 1 if not rows else 0
         if empty == 2:
             return len(ended)
@@ -337,19 +357,19 @@ def _end_sessions(connection: psycopg.Connection, role: str, way: Way, guard: Gu
                 where=f"role {role}",
                 expected=f"its end within {seconds:g} s",
                 found=", ".join(f"pid {pid} ({name})" for pid, name, _ in rows) or "new ones again and again",
-                do="Find out on the server why it does not end; then try again.",
+                do="Find out on the server why it does not end; then retry.",
             )
         time.sleep(_PAUSE)
 
 
 def _ways_in(connection: psycopg.Connection, schema: str, role: str, way: Way) -> list[Fault]:
-    """How the role could still write, read from the catalog after everything was committed."""
+    """Return how the role could still write, by the catalog, after everything was committed."""
     found = _prepared(connection, role)
     if way == "login":
         if _may_log_in(connection, role):
-            found.append(Fault("it may log in", f"ALTER ROLE {_quoted(role)} NOLOGIN;"))
+            found.append(Fault("it may log in", f"ALTER ROLE {quoted(role)} NOLOGIN;"))
         return found
-    # Whatever the rights come from: itself, PUBLIC, a role that it is a member of.
+    # Rights of any origin: its own, PUBLIC's, of a role that it is a member of.
     writable = _names(
         connection,
         """
@@ -365,12 +385,12 @@ def _ways_in(connection: psycopg.Connection, schema: str, role: str, way: Way) -
     )
     if writable:
         do = "Take these rights from PUBLIC and from the roles that it is a member of."
-        found.append(Fault(f"it may write to {_listed(writable)}", do))
+        found.append(Fault(f"it may write to {listed(writable)}", do))
     row = _row(
         connection, "SELECT has_schema_privilege(%s, oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", role, schema
     )
     if row is not None and row[0]:
-        do = f"REVOKE CREATE ON SCHEMA {_quoted(schema)} from the roles that it is a member of."
+        do = f"REVOKE CREATE ON SCHEMA {quoted(schema)} from the roles that it is a member of."
         found.append(Fault("it may make tables in the schema", do))
     return found
 
@@ -384,7 +404,7 @@ def _lacks(connection: psycopg.Connection, schema: str, role: str) -> list[str]:
         role,
     )
     if row is None:
-        return ["the role itself: there is none"]
+        return ["the role itself, which does not exist"]
     wanted = ("LOGIN", "CONNECT on the database", f"USAGE on the schema {schema}")
     lacks = [right for right, has in zip(wanted, row, strict=True) if not has]
     closed = [
@@ -392,7 +412,7 @@ def _lacks(connection: psycopg.Connection, schema: str, role: str) -> list[str]:
         for table in catalog.tables(connection, schema)
         if not (_row(connection, _READS_AND_WRITES, role, sql.Identifier(schema, table).as_string(connection)) or [False])[0]
     ]
-    return lacks + ([f"rights to {_listed(closed)}"] if closed else [])
+    return lacks + ([f"rights to {listed(closed)}"] if closed else [])
 
 
 _READS_AND_WRITES: LiteralString = (
@@ -416,13 +436,3 @@ def _names(connection: psycopg.Connection, query: LiteralString, *values: Any, *
 
 def _identifiers(schema: str, names: list[str]) -> sql.Composed:
     return sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
-
-
-def _quoted(name: str) -> str:
-    """An identifier as it stands in SQL, for a statement that a person will run."""
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _listed(names: list[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f" and {more} more" if more > 0 else "")

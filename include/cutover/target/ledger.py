@@ -1,18 +1,18 @@
-"""The ledger: schema ``cutover`` in the target, where a run's right to write and its finished chunks are recorded.
+"""The ledger: schema ``cutover`` in the target, with the lease of the target and the chunks that are copied.
 
-It lives in the database that it speaks about, so that a record and the rows it records commit together. There is one lease
-in a target, because two cutovers into one database at a time are one too many. Every transaction that changes the target
-first locks the lease's row in shared mode (see ``guard``); taking the lease over needs that row alone, so when ``take_over``
-returns, no transaction of the run before is left that could still commit.
+It lies in the database that it describes, so that a record and the rows it records commit together. A target has one lease:
+only one cutover at a time may write there. Every transaction that changes the target first locks the lease's row in shared
+mode (see ``guard``). Taking the lease over needs an exclusive lock on that row: when ``take_over`` returns, no transaction
+of the earlier run can still commit. ``checkpoints`` keeps the chunks.
 
 Tables: ``run`` · ``lease`` (one row) · ``chunk`` (bounds, computed once) · ``copied`` (chunks whose rows are in the target)
-· ``go_live`` (where the target stood right before the application was let in).
+· ``go_live`` (state of the target right before the application was let in).
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 SCHEMA = "cutover"
 
 Guard = Callable[[psycopg.Connection], None]
+"""Called first in every transaction that changes the target; raises LeaseLost when the run no longer holds the lease."""
 
 _STATEMENT_TIMEOUT = "60s"
 _RUN_CHARACTERS = 40
@@ -76,32 +77,12 @@ _TABLES: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
-class Chunk:
-    """A part of a table that is copied in one transaction.
-
-    Attributes:
-        number: Counted from 0 within the table.
-        lower: First rowid of the chunk; None where the table is one chunk without bounds.
-        upper: Last rowid of the chunk.
-        rows: Rows of the snapshot within the bounds.
-        copied: Whether its rows are committed in the target.
-    """
-
-    table: str
-    number: int
-    lower: int | None
-    upper: int | None
-    rows: int
-    copied: bool = False
-
-
-@dataclass(frozen=True)
 class TargetLease:
-    """Who may change the target.
+    """The lease of the target: its holder alone may change the target.
 
     Attributes:
         run_id: The cutover that holds it; None while it is free.
-        holder: Who acts for that cutover: the run itself, or whoever took it over.
+        holder: The run itself, or the name under which it was taken over.
         epoch: Grows with every change of holder; never falls.
     """
 
@@ -112,7 +93,7 @@ class TargetLease:
 
 
 def application_name(run_id: str, step: str) -> str:
-    """``application_name`` for every session of a step: ``take_over`` knows the sessions of a run by its beginning."""
+    """Return ``application_name`` for the sessions of a step: ``take_over`` finds the sessions of a run by its prefix."""
     return f"{_run_prefix(run_id)}{step}".encode("ascii", "replace")[:_NAME_BYTES].decode()
 
 
@@ -121,15 +102,15 @@ def _run_prefix(run_id: str) -> str:
 
 
 def ensure(conninfo: str) -> None:
-    """Make the ledger where it is missing. Safe to run again, and by several processes at once.
+    """Make the ledger where it is missing. Safe to run again, and from several processes at once.
 
     Raises:
-        Refused: When a schema of that name exists and is something else.
+        Refused: When a schema of that name exists and is not the ledger.
     """
-    with _session(conninfo) as connection, connection.transaction():
+    with session(conninfo) as connection, connection.transaction():
         # CREATE … IF NOT EXISTS can fail when two do it at once.
         connection.execute("SELECT pg_advisory_xact_lock(hashtextextended('cutover ledger', 0))")
-        if not _value(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", SCHEMA):
+        if not value(connection, "SELECT EXISTS (SELECT FROM pg_namespace WHERE nspname = %s)", SCHEMA):
             connection.execute("CREATE SCHEMA cutover")
         existing = _columns(connection)
         for table, columns in _TABLES.items():
@@ -139,18 +120,18 @@ def ensure(conninfo: str) -> None:
                 connection.execute(f"CREATE TABLE cutover.{table} ({body})")
             elif existing[table] != names:
                 raise Refused(
-                    "a table of that name exists and is not the ledger's",
+                    "a table of this name exists and is not part of the ledger",
                     where=f"{SCHEMA}.{table}",
                     expected=f"the columns {', '.join(sorted(names))}",
                     found=", ".join(sorted(existing[table])),
-                    do=f"Drop or rename the schema {SCHEMA} if no cutover needs it any more.",
+                    do=f"Drop or rename the schema {SCHEMA} if no cutover needs it.",
                 )
-        if not _value(connection, "SELECT EXISTS (SELECT FROM cutover.lease)"):
+        if not value(connection, "SELECT EXISTS (SELECT FROM cutover.lease)"):
             connection.execute("INSERT INTO cutover.lease DEFAULT VALUES")
 
 
-def _session(conninfo: str, **settings: str) -> AbstractContextManager[target_session.Connection]:
-    """A session whose statements are small: one that takes long is not at work but held up."""
+def session(conninfo: str, **settings: str) -> AbstractContextManager[target_session.Connection]:
+    """Open a session for small statements: one that takes longer than a minute is blocked, not at work."""
     return target_session.session(conninfo, SCHEMA, settings={"statement_timeout": _STATEMENT_TIMEOUT, **settings})
 
 
@@ -173,9 +154,9 @@ def _columns(connection: psycopg.Connection) -> dict[str, set[str]]:
 
 
 def lease(conninfo: str) -> TargetLease | None:
-    """Who holds the target's lease; None where there is no ledger."""
-    with _session(conninfo) as connection:
-        if _value(connection, "SELECT to_regclass('cutover.lease')") is None:
+    """Return the target's lease; None where there is no ledger."""
+    with session(conninfo) as connection:
+        if value(connection, "SELECT to_regclass('cutover.lease')") is None:
             return None
         return _read(connection)
 
@@ -191,14 +172,14 @@ def open_run(conninfo: str, run_id: str, plan: str) -> int:
     Raises:
         Refused: When another run holds the lease, or this one's was taken over; nothing is changed.
     """
-    with _session(conninfo) as connection, connection.transaction():
+    with session(conninfo) as connection, connection.transaction():
         current = _read(connection)
         if current.run_id == run_id and current.holder == run_id:
             return current.epoch
         if current.run_id is not None:
             raise _held(current)
-        # No lock was taken to look: the condition is looked at again under the row's lock.
-        epoch = _value(
+        # The row was read without a lock, so its condition is checked again under the lock of the update.
+        epoch = value(
             connection,
             "UPDATE cutover.lease SET run_id = %(run)s, holder = %(run)s, epoch = epoch + 1, "
             "acquired_at = clock_timestamp() WHERE run_id IS NULL RETURNING epoch",
@@ -215,10 +196,10 @@ def open_run(conninfo: str, run_id: str, plan: str) -> int:
 
 
 def guard(run_id: str, epoch: int) -> Guard:
-    """A check to call first in every transaction that changes the target.
+    """Return a check to call first in every transaction that changes the target.
 
-    It locks the lease's row in shared mode until the transaction ends: nobody can take the lease over between the check
-    and the commit. It raises ``LeaseLost`` when the run does not hold the lease under that epoch any more.
+    It locks the lease's row in shared mode until the transaction ends: the lease cannot be taken over between the check
+    and the commit. It raises ``LeaseLost`` when the run no longer holds the lease under that epoch.
     """
 
     def check(connection: psycopg.Connection) -> None:
@@ -226,21 +207,22 @@ def guard(run_id: str, epoch: int) -> Guard:
             raise RuntimeError("the guard protects the transaction it is called in, and there is none")
         # FOR SHARE, not FOR KEY SHARE: an update of other columns than the key must wait for it.
         query = "SELECT true FROM cutover.lease WHERE run_id = %(run)s AND epoch = %(epoch)s FOR SHARE"
-        if not _value(connection, query, run=run_id, epoch=epoch):
+        if not value(connection, query, run=run_id, epoch=epoch):
             raise _lost(run_id, epoch, _read(connection))
 
     return check
 
 
 def take_over(conninfo: str, run_id: str, by: str, *, lock_seconds: float = 2.0, attempts: int = 10) -> int:
-    """Take the lease for ``run_id`` from whoever holds it, and shut the holder out.
+    """Take the lease for ``run_id`` from its holder, and shut the holder out.
 
-    When this returns, no transaction that passed the old holder's guard is open any more: each has committed, or has been
-    terminated. A client that was stopped in the middle of COPY cannot commit when it goes on. Safe to run again: the epoch
-    rises each time.
+    When this returns, every transaction that passed the old holder's guard has committed or was terminated. A client that
+    was stopped in the middle of COPY cannot commit when it goes on. Safe to run again: the epoch rises each time.
 
     Args:
-        by: Who does it; shown to those who lost the lease.
+        conninfo: The target.
+        run_id: The cutover that the lease is taken for.
+        by: The new holder; shown to runs that lost the lease.
         lock_seconds: How long a transaction of the old holder may take to end by itself.
         attempts: How often its sessions are terminated before this gives up.
 
@@ -251,7 +233,7 @@ def take_over(conninfo: str, run_id: str, by: str, *, lock_seconds: float = 2.0,
         Unreachable: When the lease's row stays locked although every session of the old holder was terminated.
     """
     ensure(conninfo)
-    with _session(conninfo, lock_timeout=f"{max(1, round(lock_seconds * 1000))}ms") as connection:
+    with session(conninfo, lock_timeout=f"{max(1, round(lock_seconds * 1000))}ms") as connection:
         for _ in range(attempts):
             try:
                 return _raise_epoch(connection, run_id, by)
@@ -262,15 +244,15 @@ def take_over(conninfo: str, run_id: str, by: str, *, lock_seconds: float = 2.0,
             "WHERE relation = 'cutover.lease'::regclass AND datname = current_database() AND granted"
         )
         raise Unreachable(
-            "the lease stays locked although the sessions of its holder were ended",
+            "the lease is still locked after the sessions of its holder were ended",
             where=f"{SCHEMA}.lease",
-            found=", ".join(f"pid {pid} ({name})" for pid, name in locking) or "nobody now",
-            do="Let those sessions end, then try again.",
+            found=", ".join(f"pid {pid} ({name})" for pid, name in locking) or "no session now",
+            do="End those sessions, then retry.",
         )
 
 
 def _raise_epoch(connection: psycopg.Connection, run_id: str, by: str) -> int:
-    epoch = _value(
+    epoch = value(
         connection,
         "UPDATE cutover.lease SET run_id = %(run)s, holder = %(by)s, epoch = epoch + 1, acquired_at = clock_timestamp() "
         "RETURNING epoch",
@@ -278,12 +260,12 @@ def _raise_epoch(connection: psycopg.Connection, run_id: str, by: str) -> int:
         by=by,
     )
     if epoch is None:
-        raise Unreachable("the lease's row is gone", where=f"{SCHEMA}.lease", do="Try again.")
+        raise Unreachable("the lease's row is gone", where=f"{SCHEMA}.lease", do="Retry.")
     return int(epoch)
 
 
 def _terminate_holders(connection: psycopg.Connection) -> None:
-    """End the old holder's sessions: those of its name, and those that passed a guard under whatever name."""
+    """End the old holder's sessions: those with its name, and all that passed a guard, under any name."""
     old = _read(connection).run_id
     query = """
         SELECT activity.pid, activity.application_name, pg_terminate_backend(activity.pid)
@@ -300,13 +282,13 @@ def _terminate_holders(connection: psycopg.Connection) -> None:
 
 
 def release(conninfo: str, run_id: str, epoch: int) -> bool:
-    """Give the lease back at the end of a run. Safe to run again: nothing happens where the run no longer holds it.
+    """Release the lease at the end of a run. Safe to run again: a run that no longer holds it changes nothing.
 
     Returns:
-        Whether it was held under that epoch.
+        True when the run held it under that epoch.
     """
-    with _session(conninfo) as connection, connection.transaction():
-        held = _value(
+    with session(conninfo) as connection, connection.transaction():
+        held = value(
             connection,
             "UPDATE cutover.lease SET run_id = NULL, holder = NULL, acquired_at = NULL "
             "WHERE run_id = %(run)s AND epoch = %(epoch)s RETURNING true",
@@ -320,7 +302,7 @@ def release(conninfo: str, run_id: str, epoch: int) -> bool:
 
 def check(conninfo: str, run_id: str, epoch: int) -> None:
     """Raise ``LeaseLost`` when the run does not hold the lease under that epoch now."""
-    with _session(conninfo) as connection, connection.transaction():
+    with session(conninfo) as connection, connection.transaction():
         guard(run_id, epoch)(connection)
 
 
@@ -342,11 +324,11 @@ def _held(current: TargetLease) -> Refused:
 
 def _lost(run_id: str, epoch: int, current: TargetLease) -> LeaseLost:
     return LeaseLost(
-        "this run may not write to the target any more",
+        "this run no longer holds the lease of the target",
         where=f"{SCHEMA}.lease",
         expected=f"{run_id} under epoch {epoch}",
         found=f"{_who(current)} under epoch {current.epoch}" if current.run_id else "a free lease",
-        do="Nothing was changed by this step; follow the run that holds the lease.",
+        do="This step changed nothing; follow the run that holds the lease.",
     )
 
 
@@ -354,141 +336,20 @@ def _who(current: TargetLease) -> str:
     return f"{current.run_id}" if current.holder == current.run_id else f"{current.run_id}, taken over by {current.holder}"
 
 
-# --- chunks -------------------------------------------------------------------------------------------------------------
-
-
-def plan_chunks(conninfo: str, run_id: str, epoch: int, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """Store the chunks of tables, once per run and table.
-
-    Safe to run again, and by several streams at once: the bounds that were stored first stay, whatever is given now,
-    because rows may have been copied by them already.
-
-    Returns:
-        The chunks as stored, of all tables among ``chunks``, in order.
-
-    Raises:
-        LeaseLost: When the run does not hold the lease.
-    """
-    with _session(conninfo) as connection:
-        return store_chunks(connection, run_id, epoch, chunks)
-
-
-def store_chunks(connection: psycopg.Connection, run_id: str, epoch: int, chunks: Sequence[Chunk]) -> list[Chunk]:
-    """``plan_chunks`` in a session that exists."""
-    tables = sorted({chunk.table for chunk in chunks})
-    with connection.transaction():
-        guard(run_id, epoch)(connection)
-        connection.execute("LOCK TABLE cutover.chunk IN SHARE ROW EXCLUSIVE MODE")
-        known = {chunk.table for chunk in read_chunks(connection, run_id, tables)}
-        with connection.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO cutover.chunk (run_id, table_name, number, lower, upper, rows) VALUES (%s, %s, %s, %s, %s, %s)",
-                [
-                    (run_id, chunk.table, chunk.number, chunk.lower, chunk.upper, chunk.rows)
-                    for chunk in chunks
-                    if chunk.table not in known
-                ],
-            )
-    return read_chunks(connection, run_id, tables)
-
-
-def chunks(conninfo: str, run_id: str, table: str) -> list[Chunk]:
-    """The stored chunks of a table in order; none where they were not planned yet."""
-    with _session(conninfo) as connection:
-        return read_chunks(connection, run_id, [table])
-
-
-def read_chunks(connection: psycopg.Connection, run_id: str, tables: Iterable[str]) -> list[Chunk]:
-    """``chunks`` of several tables, in a session that exists."""
-    query = """
-        SELECT chunk.table_name, chunk.number, chunk.lower, chunk.upper, chunk.rows, copied.number IS NOT NULL
-        FROM cutover.chunk AS chunk LEFT JOIN cutover.copied AS copied USING (run_id, table_name, number)
-        WHERE run_id = %s AND table_name = ANY(%s)
-        ORDER BY chunk.table_name COLLATE "C", chunk.number
-    """
-    rows = connection.cursor(row_factory=tuple_row).execute(query, [run_id, list(tables)])
-    return [Chunk(*row) for row in rows]
-
-
-def claim(connection: psycopg.Connection, run_id: str, chunk: Chunk) -> bool:
-    """Claim a chunk until the transaction ends; False, at once, while another session has it."""
-    query = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
-    return bool(_value(connection, query, _claim_name(run_id, chunk)))
-
-
-@dataclass(frozen=True)
-class Claimant:
-    """The session that has a chunk.
-
-    Attributes:
-        bytes: What its COPY has received so far; None outside of COPY.
-    """
-
-    pid: int
-    application_name: str
-    bytes: int | None
-
-
-def claimant(connection: psycopg.Connection, run_id: str, chunk: Chunk) -> Claimant | None:
-    """Who has claimed a chunk now."""
-    query = """
-        SELECT activity.pid, activity.application_name, progress.bytes_processed
-        FROM (SELECT hashtextextended(%s, 0) AS key) AS claim
-        JOIN pg_locks AS lock ON lock.locktype = 'advisory' AND lock.granted AND lock.objsubid = 1
-            AND lock.classid = (claim.key >> 32 & 4294967295)::oid AND lock.objid = (claim.key & 4294967295)::oid
-        JOIN pg_stat_activity AS activity ON activity.pid = lock.pid AND activity.datid = lock.database
-        LEFT JOIN pg_stat_progress_copy AS progress ON progress.pid = lock.pid
-        WHERE activity.datname = current_database()
-    """
-    row = connection.cursor(row_factory=tuple_row).execute(query, [_claim_name(run_id, chunk)]).fetchone()
-    return Claimant(*row) if row else None
-
-
-def end(connection: psycopg.Connection, session: Claimant) -> None:
-    """Terminate a session that stands still; what it had not committed is gone."""
-    log.warning("ending session %s (%s): it holds a chunk and stands still", session.pid, session.application_name)
-    connection.execute("SELECT pg_terminate_backend(%s)", [session.pid])
-
-
-def _claim_name(run_id: str, chunk: Chunk) -> str:
-    return f"cutover chunk {chunk.number} of {chunk.table} of {run_id}"
-
-
-def record_copied(connection: psycopg.Connection, run_id: str, epoch: int, chunk: Chunk) -> bool:
-    """Record, inside the transaction that copies a chunk, that it is copied.
-
-    Returns:
-        False when another attempt has committed the same chunk: then there is nothing left to do. While another attempt's
-        transaction is open this waits for its end, up to the session's ``lock_timeout``; ``claim`` the chunk first.
-    """
-    return bool(
-        _value(
-            connection,
-            "INSERT INTO cutover.copied (run_id, table_name, number, epoch, rows) "
-            "VALUES (%(run)s, %(table)s, %(number)s, %(epoch)s, %(rows)s) ON CONFLICT DO NOTHING RETURNING true",
-            run=run_id,
-            table=chunk.table,
-            number=chunk.number,
-            epoch=epoch,
-            rows=chunk.rows,
-        )
-    )
-
-
 def record_marker(connection: psycopg.Connection, run_id: str, marker: Mapping[str, Any]) -> dict[str, Any]:
-    """Record where the target stood at a run's go-live, once, inside a transaction that called the guard.
+    """Record the state of the target at a run's go-live, once, inside a transaction that called the guard.
 
     Returns:
-        The marker as stored: of a second call that of the first.
+        The marker as stored: a second call returns that of the first.
     """
     connection.execute(
         "INSERT INTO cutover.go_live (run_id, marker) VALUES (%s, %s) ON CONFLICT DO NOTHING", [run_id, Jsonb(marker)]
     )
-    found: dict[str, Any] = _value(connection, "SELECT marker FROM cutover.go_live WHERE run_id = %s", run_id)
+    found: dict[str, Any] = value(connection, "SELECT marker FROM cutover.go_live WHERE run_id = %s", run_id)
     return found
 
 
-def _value(connection: psycopg.Connection, query: str, *positional: Any, **named: Any) -> Any:
-    """The first column of the first row, None where there is no row."""
+def value(connection: psycopg.Connection, query: str, *positional: Any, **named: Any) -> Any:
+    """Return the first column of the first row; None where there is no row."""
     row = connection.cursor(row_factory=tuple_row).execute(query, named or positional).fetchone()
     return row[0] if row else None

@@ -1,4 +1,4 @@
-"""The target's schema as a whole: read in advance, closed to writers, kept after a rollback."""
+"""The target's schema as a whole: planned, locked against writers, and set aside at a rollback."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ import psycopg
 from psycopg import errors, sql
 
 from include.cutover.errors import Unreachable
-from include.cutover.target import catalog, sql_files
-from include.cutover.target import session as target_session
-from include.cutover.target.sql_files import Guard
+from include.cutover.target import catalog, row_counts, scratch_schema
+from include.cutover.target.ledger import Guard
+from include.cutover.target.session import session
 
 IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
 
 
 @dataclass(frozen=True)
 class PlannedSchema:
-    """What the SQL files of a plan make, read from the catalog: columns and primary key per table, and the foreign keys."""
+    """The schema that a plan's SQL makes: columns and primary key of each table, and the foreign keys."""
 
     columns: Mapping[str, list[catalog.Column]]
     primary_keys: Mapping[str, list[str]]
@@ -29,20 +29,19 @@ class PlannedSchema:
 
 @dataclass(frozen=True)
 class KeptSchema:
-    """A target schema that was put aside: its new name and the rows in each of its tables."""
+    """A target schema that was set aside: its new name and the rows in each of its tables."""
 
     name: str
     rows: Mapping[str, int]
 
 
 def planned_schema(conninfo: str, sql_folder: Path) -> PlannedSchema:
-    """Try the plan's SQL in a scratch schema and read the catalog there; everything is rolled back.
+    """Run the plan's SQL in a scratch schema, read the catalog there, and roll back.
 
     Raises:
-        The errors of ``migrations.rehearsal``: a fault in a file that would be applied only after the services were stopped
-        shows here.
+        The errors of ``scratch_schema.build``: they show faults in files that are applied only after the services stop.
     """
-    with sql_files.rehearsal(conninfo, sql_folder) as (connection, schema):
+    with scratch_schema.build(conninfo, sql_folder) as (connection, schema):
         columns = catalog.columns(connection, schema)
         return PlannedSchema(
             columns=columns,
@@ -52,19 +51,19 @@ def planned_schema(conninfo: str, sql_folder: Path) -> PlannedSchema:
 
 
 def kept_name(schema: str, run_id: str) -> str:
-    """The name under which a rolled-back run's schema is kept: readable, unique per run, within PostgreSQL's 63 bytes."""
+    """Return the name of a rolled-back run's schema: readable, unique per run, within PostgreSQL's 63 bytes."""
     digest = hashlib.sha256(run_id.encode()).hexdigest()[:10]
     head = f"{schema}_rolled_back".encode()[: IDENTIFIER_BYTES - len(digest) - 1].decode(errors="ignore")
     return f"{head}_{digest}"
 
 
 def lock_tables(connection: psycopg.Connection, schema: str) -> None:
-    """Wait until nobody is in the middle of writing to a table of the schema; keep writers out until the transaction ends.
+    """Wait for transactions that write to a table of the schema; keep writers out until this transaction ends.
 
-    Readers are not kept out. A table that belongs to somebody else is left alone.
+    Readers are let in. A table of another owner is left alone.
 
     Raises:
-        Unreachable: When somebody's transaction does not end within the session's ``lock_timeout``; says whose.
+        Unreachable: When such a transaction does not end within the session's ``lock_timeout``; names it.
     """
     own, _ = catalog.own_relations(connection, schema)
     names = [name for name in catalog.tables(connection, schema) if name in own]
@@ -78,16 +77,16 @@ def lock_tables(connection: psycopg.Connection, schema: str) -> None:
             connection.execute(statement)
     except errors.LockNotAvailable:
         raise Unreachable(
-            "somebody is in the middle of writing to the target",
+            "another transaction is writing to the target",
             where=f"schema {schema}",
             expected="no open transaction that wrote to its tables",
-            found="; ".join(_writers(connection, schema)) or "nobody any more",
-            do="End that transaction, then try again.",
+            found="; ".join(_writers(connection, schema)) or "no such transaction now",
+            do="End that transaction, then retry.",
         ) from None
 
 
 def _writers(connection: psycopg.Connection, schema: str) -> list[str]:
-    """Who holds a lock on a table of the schema that keeps ``lock_tables`` waiting."""
+    """Return the sessions and prepared transactions whose locks on tables of the schema block ``lock_tables``."""
     query = """
         SELECT DISTINCT coalesce(
             'prepared transaction ' || quote_literal(prepared.gid) || ' of ' || prepared.owner,
@@ -115,20 +114,24 @@ def keep_schema(
     guard: Guard | None = None,
     before: Callable[[psycopg.Connection], object] | None = None,
 ) -> KeptSchema:
-    """Put the target's schema aside under a name of its own, with all its rows, and make an empty one in its place.
+    """Set the target's schema aside under a new name, with all its rows, and make an empty one in its place.
 
-    Shut the application out first (see ``target_fence``): renaming waits for nobody, and a session with prepared statements
-    would go on writing into the renamed schema. Whoever else is in the middle of writing is waited for. Safe to run again: a
-    schema that was kept already stays as it is. Everything happens in one transaction.
+    Shut the application out first (see ``fence``): a rename waits for no session, and a session with prepared
+    statements would go on writing into the renamed schema. Transactions of others that write are waited for. Atomic, in one
+    transaction. Safe to run again: a schema that was set aside stays as it is.
 
     Args:
-        before: Called in that transaction when nothing can be written any more and the schema still has its name.
+        conninfo: The target.
+        schema: The plan's target schema.
+        run_id: Makes the new name.
+        guard: Called first in the transaction.
+        before: Called in the transaction when nothing can be written and the schema still has its name.
 
     Raises:
-        Unreachable: When the server does not answer, or somebody's transaction on these tables does not end.
+        Unreachable: When the server does not answer, or a transaction on these tables does not end.
     """
     kept = kept_name(schema, run_id)
-    with target_session.session(conninfo, schema) as connection, connection.transaction():
+    with session(conninfo, schema) as connection, connection.transaction():
         if guard is not None:
             guard(connection)
         exists = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [kept]).fetchone() is not None
@@ -148,14 +151,4 @@ def keep_schema(
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
             if owner is not None and owner[1]:
                 connection.execute(sql.SQL("GRANT USAGE ON SCHEMA {} TO PUBLIC").format(sql.Identifier(schema)))
-        return KeptSchema(kept, row_counts(connection, kept))
-
-
-def row_counts(connection: psycopg.Connection, schema: str) -> dict[str, int]:
-    """Rows in every table of a schema, the pipeline's own record left out."""
-    counts = {}
-    for table in catalog.tables(connection, schema):
-        query = sql.SQL("SELECT count(*) FROM {}.{}").format(sql.Identifier(schema), sql.Identifier(table))
-        row = connection.execute(query).fetchone()
-        counts[table] = int(row[0]) if row else 0
-    return counts
+        return KeptSchema(kept, row_counts.of_schema(connection, kept))

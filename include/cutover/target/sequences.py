@@ -12,23 +12,22 @@ from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, WrongData
 from include.cutover.target import catalog
 from include.cutover.target.catalog import Sequence
+from include.cutover.target.ledger import Guard
 from include.cutover.target.session import session
-from include.cutover.target.sql_files import Guard
 
 SET_AGAIN = "Do not go live: new rows would collide with old ones. Set the sequences again."
-
 
 _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
 
 @dataclass(frozen=True)
 class SequenceState:
-    """Where a sequence stands.
+    """The state of a sequence after ``set_sequences``.
 
     Attributes:
         max_value: Greatest key in the column; None where the table is empty.
-        source_value: What SQLite had given away for the table; None where it kept no record.
-        next_value: What the sequence gives next; greater than both.
+        source_value: Last key that SQLite gave away for the table; None where it kept no record.
+        next_value: The value that the sequence gives next; greater than both.
     """
 
     name: str
@@ -41,13 +40,13 @@ class SequenceState:
 
 @dataclass(frozen=True)
 class NextKey:
-    """What a sequence gives next, beside what is taken.
+    """The next value of a sequence, beside the keys that are taken.
 
     Attributes:
         column: The column that takes its values from it; empty where the table has no such column.
         next_value: None where the sequence is used up, or where there is none.
         greatest: Greatest key in the column; None where the table is empty.
-        counted: The last key that SQLite gave away; None where it kept no record.
+        counted: Last key that SQLite gave away; None where it kept no record.
     """
 
     table: str
@@ -62,7 +61,7 @@ class NextKey:
         return max((value for value in (self.greatest, self.counted) if value is not None), default=None)
 
     def check(self) -> Check:
-        """The same as a check for the observer."""
+        """Return the result as a check."""
         if not self.column:
             return Check(
                 name=f"sequence_{self.table}",
@@ -90,15 +89,18 @@ def set_sequences(
 ) -> list[SequenceState]:
     """Set every sequence of the schema past the greatest key of its columns and past ``sqlite_sequence``.
 
-    An empty table that SQLite kept no record of starts where its sequence is declared to start. All sequences are set in
-    one transaction, with ALTER SEQUENCE: unlike setval it rolls back, so a run without the lease moves none of them. Safe
-    to run twice; writers of these tables are kept out meanwhile.
+    An empty table without a record in SQLite starts at the declared start of its sequence. All sequences are set in one
+    transaction, with ALTER SEQUENCE: unlike setval it rolls back, so a run without the lease moves none of them. Safe to run
+    again; writers of these tables are kept out meanwhile.
 
     Args:
+        conninfo: The target.
+        schema: The plan's target schema.
         sqlite_sequence: Table to the last key given away, as the source has it.
+        guard: Called first in the transaction.
 
     Raises:
-        WrongData: When there is no number left for the next key.
+        WrongData: When no number is left for the next key.
         CannotCheck: When a sequence is not one of ascending integers.
     """
     with session(conninfo, schema) as connection, connection.transaction():
@@ -122,7 +124,14 @@ def set_sequences(
 
 
 def check_sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *, draw: bool = True) -> list[Check]:
-    """Whether every sequence gives a key that nobody has: ``next_keys`` as checks, with the same arguments and errors."""
+    """Check that every sequence gives a free key next.
+
+    Args:
+        conninfo: The target.
+        schema: The plan's target schema.
+        sqlite_sequence: Table to the last key given away, as the source has it.
+        draw: As for ``next_keys``, which also names the errors.
+    """
     return [following.check() for following in next_keys(conninfo, schema, sqlite_sequence, draw=draw)]
 
 
@@ -134,7 +143,10 @@ def next_keys(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *,
     keys for and that has no sequence comes last, without a column.
 
     Args:
-        draw: False only reads where each sequence stands: nobody who draws has to wait, and no right is needed but to read.
+        conninfo: The target.
+        schema: The plan's target schema.
+        sqlite_sequence: Table to the last key given away, as the source has it.
+        draw: False only reads the state of each sequence: it blocks no other session and needs only the right to read.
 
     Raises:
         CannotCheck: When a sequence is not one of ascending integers.
@@ -163,10 +175,10 @@ def _by_sequence(uses: Iterable[Sequence]) -> dict[str, list[Sequence]]:
 
 
 def _draw(connection: psycopg.Connection, schema: str, name: str) -> int | None:
-    """The next value of a sequence, None where there is none left. Only for a transaction that is rolled back."""
+    """Draw the next value of a sequence; None when it is used up. Only for a transaction that is rolled back."""
     increment = _properties(connection, schema, name)[1]
     sequence = sql.Identifier(schema, name)
-    # Says what it already says; the point is the new file and the lock against others who draw.
+    # The increment stays the same; the statement is for the new file and the lock against other sessions that draw.
     connection.execute(sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(sequence, sql.Literal(increment)))
     try:
         with connection.transaction():
@@ -177,7 +189,7 @@ def _draw(connection: psycopg.Connection, schema: str, name: str) -> int | None:
 
 
 def _standing(connection: psycopg.Connection, schema: str, name: str) -> int | None:
-    """The value that a sequence gives next, read and not drawn; None where there is none left."""
+    """Read the next value of a sequence without drawing it; None when it is used up."""
     _, increment, largest = _properties(connection, schema, name)
     row = connection.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(schema, name))).fetchone()
     if row is None:
@@ -189,7 +201,7 @@ def _standing(connection: psycopg.Connection, schema: str, name: str) -> int | N
 def _taken(
     connection: psycopg.Connection, schema: str, use: Sequence, sqlite_sequence: Mapping[str, int]
 ) -> tuple[int | None, int | None]:
-    """The greatest key of a column, and the last key that SQLite gave away for it."""
+    """Return the greatest key of a column, and the last key that SQLite gave away for it."""
     row = connection.execute(
         sql.SQL("SELECT max({}) FROM {}").format(sql.Identifier(use.column), sql.Identifier(schema, use.table))
     ).fetchone()
@@ -225,7 +237,7 @@ def _following(
     following = start if last is None else max(start, last + 1)
     if following > largest:
         raise WrongData(
-            "there is no number left for the next key",
+            "no number is left for the next key",
             where=where,
             expected=f"at most {largest}",
             found=f"{last} is taken",
@@ -235,7 +247,7 @@ def _following(
 
 
 def _properties(connection: psycopg.Connection, schema: str, name: str) -> tuple[int, int, int]:
-    """Declared start, increment and greatest value of a sequence."""
+    """Return declared start, increment and greatest value of a sequence."""
     row = connection.execute(
         "SELECT seqstart, seqincrement, seqmax FROM pg_sequence WHERE seqrelid = %s::regclass",
         [sql.Identifier(schema, name).as_string(connection)],

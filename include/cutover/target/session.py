@@ -1,4 +1,4 @@
-"""Sessions in the target: connecting, time limits, and errors in words."""
+"""Sessions with the target: log-in, time limits, and PostgreSQL's errors as errors of this project."""
 
 from __future__ import annotations
 
@@ -23,37 +23,25 @@ if TYPE_CHECKING:
 _Result = TypeVar("_Result")
 
 
-OLDEST_VERSION = 140000  # client_connection_check_interval, which every session sets, is not known before PostgreSQL 14
-
-
+OLDEST_VERSION = 140000  # client_connection_check_interval, which every session sets, is new in PostgreSQL 14
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE, with the password behind USER or in PGPASSWORD"
-
-
 CONNECT_SECONDS = 10
-
-
-ANSWER_SECONDS = 15.0  # beyond its own time-outs; a server that is silent for longer hangs, or what is between does
-
-
-LOCK_TIMEOUT = "10s"  # the target is ours alone: whoever holds a lock longer than this is somebody to be told about
-
-
+ANSWER_SECONDS = 15.0  # beyond the server's own time-outs; if it is silent for longer, the server or the network hangs
+LOCK_TIMEOUT = "10s"  # the target is ours alone: a lock that is held longer is a reason to stop and report
 STATEMENT_TIMEOUT = "30min"  # half of a maintenance window
 
-
-# After kill -9 of a client its statement goes on in the server until the server looks at the connection.
+# After kill -9 of a client its statement goes on in the server until the server checks the connection.
 CONNECTION_CHECK = "1s"
 
-
-# How long a peer that is gone without a word goes unnoticed, where the connection string says nothing else.
+# How long a peer that vanished goes unnoticed, where the connection string sets nothing else.
 _NETWORK = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "30000"}
 
 
 def primary_message(error: psycopg.Error) -> str:
-    """The server's one-line message, without what may hold rows.
+    """Return the server's one-line message, without parts that may hold rows.
 
-    DETAIL and CONTEXT quote rows, and so does the message itself where a value could not be converted; of that only the
-    kind of error is told.
+    DETAIL and CONTEXT quote rows, and so does the message itself where a value could not be converted: then only the kind
+    of error is reported.
     """
     if error.sqlstate is None:
         return " ".join(str(error).split()) or type(error).__name__
@@ -63,14 +51,14 @@ def primary_message(error: psycopg.Error) -> str:
 
 
 def connection_problem(error: psycopg.Error, password: str) -> str:
-    """Why no session could be opened, in one line, without the password."""
-    # libpq's first line tells why; the others give advice, or tell of the same at other addresses.
+    """Return why no session could be opened, in one line, without the password."""
+    # libpq's first line gives the reason; the others give advice, or repeat it for other addresses.
     said = (str(error).strip().splitlines() or [type(error).__name__])[0].removeprefix("connection failed: ")
     return mask(said.replace(password, "***") if password else said)
 
 
 def libpq_url(url: str) -> str:
-    """A URL as libpq takes it: SQLAlchemy's names of drivers are nothing to libpq.
+    """Return a URL that libpq takes: without SQLAlchemy's name of a driver.
 
     Raises:
         CannotCheck: When it is empty: libpq would then take whatever server it finds.
@@ -82,7 +70,7 @@ def libpq_url(url: str) -> str:
 
 
 def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
-    """What a psycopg error means to a step. Raise it ``from None``: the original's text may quote rows."""
+    """Translate a psycopg error into an error of a step. Raise it ``from None``: the original text may quote rows."""
     found = primary_message(error)
     code = error.sqlstate or ""
     if isinstance(error, errors.LockNotAvailable):
@@ -90,10 +78,10 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "a lock was not granted in time",
             where=where,
             found=found,
-            do="See in pg_stat_activity and pg_locks who works on these tables; try again when that has ended.",
+            do="Find in pg_stat_activity and pg_locks who uses these tables; retry when that has ended.",
         )
     if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure | errors.TooManyConnections):
-        return Unreachable("the target could not serve this now", where=where, found=found, do="Try again.")
+        return Unreachable("the target could not serve this now", where=where, found=found, do="Retry.")
     shut_down = errors.AdminShutdown | errors.CrashShutdown | errors.CannotConnectNow
     broken = not code and isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
     if broken or code.startswith("08") or isinstance(error, shut_down):
@@ -101,7 +89,7 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "the connection to the target broke",
             where=where,
             found=found,
-            do="Check that the server runs, then try again.",
+            do="Check that the server runs, then retry.",
         )
     if isinstance(error, errors.DiskFull):
         return StepFailed(
@@ -115,7 +103,7 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "the pipeline's role may not do this",
             where=where,
             found=found,
-            do="Let the role of the target connection own the schema and what is in it, then try again.",
+            do="Let the role of the target connection own the schema and what is in it, then retry.",
         )
     if isinstance(error, errors.QueryCanceled):
         return StepFailed(
@@ -125,10 +113,10 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
 
 
 class Connection(psycopg.Connection[Any]):
-    """A connection that gives a silent server up.
+    """A connection that gives up on a silent server.
 
-    A server or a proxy that is there and says nothing keeps libpq waiting for ever: its host still answers TCP, and the
-    server's own time-outs hang with it. So every wait ends here, and the connection with it.
+    A server or a proxy that accepts TCP and says nothing keeps libpq waiting for ever: its host still answers, and the
+    server's own time-outs hang with it. So every wait has a limit here; when it is reached, the connection is closed.
 
     Attributes:
         patience: Seconds that one answer may take.
@@ -137,25 +125,25 @@ class Connection(psycopg.Connection[Any]):
     patience = ANSWER_SECONDS
 
     def wait_for_statements(self) -> None:
-        """Be as patient as the session's ``statement_timeout``, and a little longer."""
+        """Wait as long as the session's ``statement_timeout``, and ``ANSWER_SECONDS`` longer."""
         query = "SELECT extract(epoch FROM current_setting('statement_timeout')::interval)::float8"
         row = self.cursor(row_factory=tuple_row).execute(query).fetchone()
         self.patience = (row[0] if row else 0.0) + ANSWER_SECONDS
 
     def wait(self, gen: PQGen[_Result], interval: float = 0.1, timeout: float | None = None) -> _Result:
-        """psycopg's own; everything that waits for the server comes through here."""
+        """Wait for the server, no longer than ``patience``; every wait of psycopg comes through here."""
         if timeout is not None:
             return super().wait(gen, interval, timeout)
         try:
             return super().wait(gen, interval, self.patience)
         except errors._WaitTimeout:
-            self.pgconn.finish()  # it is in the middle of something: nothing can be asked over it any more
+            self.pgconn.finish()  # a statement is still under way: this connection is of no more use
             raise psycopg.OperationalError(f"no answer in {self.patience:g} s: the server or the network hangs") from None
 
     def cut(self) -> None:
-        """End the connection from another thread: who waits for an answer over it gets an error at once, hung or not.
+        """End the connection from another thread: a wait for an answer over it fails at once, hung or not.
 
-        The server notices soon, and ends what it was at.
+        The server notices soon, and ends the statement.
         """
         with contextlib.suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(self.fileno())) as it:
             it.shutdown(socket.SHUT_RDWR)
@@ -165,6 +153,7 @@ def connect(conninfo: str, *, application_name: str | None = None, seconds: int 
     """Log in to the target, in autocommit mode and in UTF-8.
 
     Args:
+        conninfo: libpq connection string or URL.
         application_name: Instead of the one in ``conninfo``.
         seconds: For logging in; default is what ``conninfo`` says, or ``CONNECT_SECONDS``.
 
@@ -184,40 +173,45 @@ def connect(conninfo: str, *, application_name: str | None = None, seconds: int 
 def session(
     conninfo: str, schema: str, *, application_name: str | None = None, settings: Mapping[str, str] | None = None
 ) -> Iterator[Connection]:
-    """A session with the target in which unqualified names mean ``schema``.
+    """Open a session with the target in which unqualified names mean ``schema``.
 
     It is in autocommit mode so that every transaction is a visible ``with connection.transaction()``. Waits are bounded,
     also for a server that hangs, times are UTC, and the server ends the session's work soon after this process is gone.
 
     Args:
+        conninfo: libpq connection string or URL.
+        schema: Need not exist.
         application_name: Instead of the one in ``conninfo``.
         settings: Server settings beside these defaults.
 
     Raises:
         Unreachable: When the server does not answer, refuses the log-in, or the connection breaks.
-        CannotCheck: When the server is older than ``OLDEST_VERSION``, or ``conninfo`` is no connection string.
+        CannotCheck: When the server is older than ``OLDEST_VERSION``, or ``conninfo`` is not a connection string.
         StepFailed: When the server refuses a statement; see ``as_cutover_error``.
     """
+    connection = _open(conninfo, application_name)
+    try:
+        _configure(connection, settings or {})
+        use_schema(connection, schema)
+        yield connection
+    except psycopg.Error as error:
+        raise as_cutover_error(error, f"schema {schema}") from None
+    finally:
+        connection.close()
+
+
+def _open(conninfo: str, application_name: str | None) -> Connection:
+    """Log in with the transaction mode of every session; refuse a server that is too old."""
     try:
         given = psycopg.conninfo.conninfo_to_dict(conninfo)
         where = f"PostgreSQL at {given.get('host', 'localhost')}:{given.get('port', '5432')}"
         connection = connect(conninfo, application_name=application_name)
     except psycopg.OperationalError as error:
-        found = connection_problem(error, str(given.get("password") or ""))
-        answered = "FATAL:" in found  # the server's word; libpq itself has no such
-        if (insecure := tls.problem(found)) is not None:
-            raise Unreachable(insecure[0], where=where, found=found, do=insecure[1]) from None
-        raise Unreachable(
-            "the target does not let this user in" if answered else "the target does not answer",
-            where=where,
-            found=found,
-            do=f"Check {'database, user and password' if answered else 'that the server runs, and host and port'} of the"
-            " connection.",
-        ) from None
+        raise _not_open(connection_problem(error, str(given.get("password") or "")), where) from None
     except psycopg.ProgrammingError:
         # libpq's message quotes the string, and the string holds the password.
         raise CannotCheck(
-            "the connection string of the target is not one of libpq's",
+            "the connection string of the target cannot be read",
             expected=URL_FORM,
             do="Percent-encode what a URL cannot hold as it is, such as blanks and slashes in the password.",
         ) from None
@@ -233,24 +227,35 @@ def session(
         )
     connection.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
     connection.read_only = False
-    try:
-        effective = {
-            "TimeZone": "UTC",
-            "DateStyle": "ISO, YMD",
-            "lock_timeout": LOCK_TIMEOUT,
-            "statement_timeout": STATEMENT_TIMEOUT,
-            "client_connection_check_interval": CONNECTION_CHECK,
-            **(settings or {}),
-        }
-        for name, value in effective.items():
-            connection.execute("SELECT set_config(%s, %s, false)", [name, value])
-        connection.wait_for_statements()
-        use_schema(connection, schema)
-        yield connection
-    except psycopg.Error as error:
-        raise as_cutover_error(error, f"schema {schema}") from None
-    finally:
-        connection.close()
+    return connection
+
+
+def _not_open(found: str, where: str) -> Unreachable:
+    """Return the error for a log-in that failed: TLS, refused by the server, or not answered."""
+    if (insecure := tls.problem(found)) is not None:
+        return Unreachable(insecure[0], where=where, found=found, do=insecure[1])
+    answered = "FATAL:" in found  # a word of the server, never of libpq itself
+    return Unreachable(
+        "the target does not let this user in" if answered else "the target does not answer",
+        where=where,
+        found=found,
+        do=f"Check {'database, user and password' if answered else 'that the server runs, and host and port'} of the"
+        " connection.",
+    )
+
+
+def _configure(connection: Connection, settings: Mapping[str, str]) -> None:
+    effective = {
+        "TimeZone": "UTC",
+        "DateStyle": "ISO, YMD",
+        "lock_timeout": LOCK_TIMEOUT,
+        "statement_timeout": STATEMENT_TIMEOUT,
+        "client_connection_check_interval": CONNECTION_CHECK,
+        **settings,
+    }
+    for name, value in effective.items():
+        connection.execute("SELECT set_config(%s, %s, false)", [name, value])
+    connection.wait_for_statements()
 
 
 def use_schema(connection: psycopg.Connection, schema: str) -> None:

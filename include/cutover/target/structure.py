@@ -1,7 +1,7 @@
-"""Whether the target's schema is what the plan's SQL makes: tables, columns, constraints, indexes, sequences, triggers.
+"""Compares the target's schema with the plan's SQL: tables, columns, constraints, indexes, sequences and triggers.
 
-The SQL is tried in a scratch schema that is rolled back, and both schemas are read from the catalog in PostgreSQL's own
-words. So an index or a constraint that somebody dropped, weakened or left half-built is found, whatever the rows hold.
+The SQL runs in a scratch schema that is rolled back, and both schemas are read from the catalog in PostgreSQL's own words.
+So an index or a constraint that was dropped, weakened or left half-built is found, independent of the rows.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from psycopg import sql
 
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck
-from include.cutover.target import catalog, sql_files
-from include.cutover.target import session as target_session
+from include.cutover.target import catalog, scratch_schema
+from include.cutover.target.session import session, use_schema
 
 Kind = Literal["table", "column", "constraint", "index", "sequence", "trigger"]
 
@@ -96,7 +96,7 @@ class Difference:
 
     Attributes:
         planned: Its definition by the plan; empty where the plan makes no such object.
-        found: Its definition in the target; empty where it is not there.
+        found: Its definition in the target; empty where it is missing.
     """
 
     kind: Kind
@@ -106,35 +106,38 @@ class Difference:
     found: str
 
     def __str__(self) -> str:
-        what = f"{self.table}.{self.name}" if self.name else self.table
+        name = f"{self.table}.{self.name}" if self.name else self.table
         if self.planned and not self.found:
-            return f"{what} is missing ({self.planned})"
+            return f"{name} is missing ({self.planned})"
         if self.found and not self.planned:
-            return f"{what} is not of the plan ({self.found})"
-        return f"{what}: planned {self.planned}, found {self.found}"
+            return f"{name} is not in the plan ({self.found})"
+        return f"{name}: planned {self.planned}, found {self.found}"
 
 
 def differences(
     conninfo: str, schema: str, sql_folder: Path, tables: Collection[str] | None = None
 ) -> tuple[list[str], list[Difference]]:
-    """Compare the schema with what the plan's SQL makes. Nothing is left behind, however this process ends.
+    """Compare the schema with what the plan's SQL makes. It leaves nothing behind, however this process ends.
 
     Args:
+        conninfo: The target.
+        schema: The plan's target schema.
+        sql_folder: The plan's SQL folder.
         tables: Only these; all that the plan's SQL makes when left out.
 
     Returns:
-        The tables that were looked at, and what differs.
+        The tables that were compared, and the differences.
 
     Raises:
-        CannotCheck: When there is no table to look at.
+        CannotCheck: When there is no table to compare.
         Unreachable: When the target does not answer.
-        The errors of ``migrations.rehearsal``: when the SQL cannot be tried.
+        The errors of ``scratch_schema.build``: when the SQL cannot be run.
     """
-    with sql_files.rehearsal(conninfo, sql_folder) as (connection, scratch):
+    with scratch_schema.build(conninfo, sql_folder) as (connection, scratch):
         made = catalog.tables(connection, scratch)
         wanted = sorted(set(made) & set(tables)) if tables is not None else made
         planned = _objects(connection, scratch, schema, wanted)
-        target_session.use_schema(connection, schema)
+        use_schema(connection, schema)
         found = _objects(connection, schema, schema, wanted)
     if not wanted:
         raise CannotCheck("the plan's SQL makes none of the tables", where=str(sql_folder))
@@ -150,9 +153,9 @@ def _objects(
     connection: psycopg.Connection, schema: str, target_schema: str, tables: Collection[str]
 ) -> dict[tuple[Kind, str, str], str]:
     rows = connection.execute(_OBJECTS, {"schema": schema, "tables": list(tables)})
-    # Something of an extension in the target's schema is named with that schema when seen from the scratch schema.
+    # Seen from the scratch schema, an extension's object in the target's schema has that schema in its name.
     prefix = f"{sql.Identifier(target_schema).as_string(connection)}.", f"{target_schema}."
-    # A definition that is empty, as that of a plain table, must not look like an object that is not there.
+    # An empty definition, as that of a plain table, must not look like a missing object.
     return {
         (kind, table, name): definition.replace(prefix[0], "").replace(prefix[1], "") or kind
         for kind, table, name, definition in rows
@@ -160,21 +163,29 @@ def _objects(
 
 
 def checks(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str] | None = None) -> list[Check]:
-    """The same as checks, and whether every constraint holds for the rows that are there and every index is in use.
+    """Return ``differences`` as checks; check too that every constraint is validated and every index is valid.
 
-    An index that is not of the plan and keeps no row out is told, and no fault. Safe to run again, at any time. Arguments
-    and errors as for ``differences``.
+    An additional index that is not unique is reported and is not a fault. Safe to run again, at any time.
+
+    Args:
+        conninfo: The target.
+        schema: The plan's target schema.
+        sql_folder: The plan's SQL folder.
+        tables: Only these; all that the plan's SQL makes when left out.
+
+    Raises:
+        The errors of ``differences``.
     """
     wanted, found = differences(conninfo, schema, sql_folder, tables)
     results = []
     for kind, title in _TITLES.items():
         wrong = [one for one in found if one.kind == kind]
         harmless = [one for one in wrong if kind == "index" and not one.planned and not one.found.startswith("unique")]
-        told = [str(one) for one in wrong[:_SHOWN]] + [f"and {len(wrong) - _SHOWN} more"] * (len(wrong) > _SHOWN)
+        shown = [str(one) for one in wrong[:_SHOWN]] + [f"and {len(wrong) - _SHOWN} more"] * (len(wrong) > _SHOWN)
         results.append(
-            _check(f"structure_{kind}", title, len(wrong) > len(harmless), "as the plan's SQL makes it", told, schema)
+            _check(f"structure_{kind}", title, len(wrong) > len(harmless), "as the plan's SQL makes it", shown, schema)
         )
-    with target_session.session(conninfo, schema) as connection:
+    with session(conninfo, schema) as connection:
         not_valid = [f"{table}.{name}" for table, name in catalog.not_valid(connection, schema) if table in wanted]
         invalid = _invalid_indexes(connection, schema, wanted)
     title = "every constraint was held against the rows that are there"
@@ -196,6 +207,6 @@ def _invalid_indexes(connection: psycopg.Connection, schema: str, tables: Collec
     return [f"{table}.{name}" for table, name in connection.execute(query, [schema]) if name in invalid and table in tables]
 
 
-def _check(name: str, title: str, failed: bool, expected: str, told: list[str], schema: str) -> Check:
-    found = "; ".join(told)
+def _check(name: str, title: str, failed: bool, expected: str, wrong: list[str], schema: str) -> Check:
+    found = "; ".join(wrong)
     return Check(name, title, "failed" if failed else "passed", expected, found, _DO if failed else "", f"schema {schema}")

@@ -15,7 +15,7 @@ from airflow.sdk.exceptions import AirflowFailException
 from include.cutover.checks import Check
 from include.cutover.evidence.record import Event
 from include.cutover.plan.model import Plan
-from include.cutover.preflight import places as preflight_places
+from include.cutover.preflight import sufficiency
 from include.cutover.report.words import duration
 from include.cutover.runs import briefing as runs_briefing
 from include.cutover.runs import clock
@@ -146,7 +146,7 @@ def open_questions(events: list[Event], plan: Plan) -> tuple[Check, ...]:
     """Checks that could not be made and that the plan does not accept in advance: only a person may accept them."""
     newest = {event["step"]: event for event in events if event["event"] == "step.end"}
     checks = [Check(**check) for event in newest.values() for check in event.get("checks") or []]
-    return preflight_places.sufficiency(checks, plan.preflight.accept_unknown).open
+    return sufficiency.judge(checks, plan.preflight.accept_unknown).open
 
 
 @dataclass(frozen=True)

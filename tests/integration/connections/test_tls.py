@@ -91,14 +91,14 @@ def test_verify_full_lets_the_right_server_in(
 @pytest.mark.parametrize(
     ("server", "host", "root", "message", "advice"),
     [
-        ("foreign", "localhost", "ours", "signed by nobody that the connection trusts", "sslrootcert"),
-        ("good", "localhost", "theirs", "signed by nobody that the connection trusts", "sslrootcert"),
+        ("foreign", "localhost", "ours", "not signed by an authority that the connection trusts", "sslrootcert"),
+        ("good", "localhost", "theirs", "not signed by an authority that the connection trusts", "sslrootcert"),
         ("good", "127.0.0.1", "ours", "certificate is for another host", "name that stands in its certificate"),
-        ("good", "localhost", None, "no certificate to check", "sslrootcert"),
+        ("good", "localhost", None, "no root certificate to check", "sslrootcert"),
         ("without", "localhost", "ours", "does not speak TLS", "ssl = on"),
     ],
 )
-def test_the_wrong_server_is_refused_in_clear_words(
+def test_wrong_server_is_refused_with_cause_and_advice(
     site: Site, plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, server: str, host: str, root: str | None,
     message: str, advice: str,
 ) -> None:  # fmt: skip
@@ -113,7 +113,7 @@ def test_the_wrong_server_is_refused_in_clear_words(
     assert check.outcome == "failed" and advice in check.do and site.cluster.password not in check.found
 
 
-def test_what_the_connection_does_not_say_the_plan_demands(
+def test_plan_demands_tls_where_the_connection_sets_none(
     site: Site, plan: Plan, conninfo: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encrypting = plan.model_copy(update={"tls": "require"})
@@ -178,7 +178,7 @@ def test_the_application_s_url_carries_tls_and_logs_in_with_it(
 
 
 @pytest.mark.parametrize("kind", ["env", "file", "connection"])
-def test_its_password_comes_from_where_the_plan_says(
+def test_application_password_comes_from_the_place_in_the_plan(
     site: Site, plan: Plan, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, kind: str
 ) -> None:
     own = json.loads(site.connection(site.without))

@@ -36,8 +36,8 @@ from include.cutover.proof import content
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import ledger
-from include.cutover.target.ledger import Chunk
+from include.cutover.target import checkpoints, ledger
+from include.cutover.target.checkpoints import Chunk
 from tests.support.hanging import through_proxy
 
 Row = Sequence[Any]
@@ -384,7 +384,7 @@ def test_what_cannot_arrive_is_named(bench: Bench, kind: str) -> None:
         assert found in caught.value.found
         assert SECRET not in str(caught.value)
         assert bench.read(f"SELECT count(*) FROM {table}") == [(0,)]
-        assert [chunk.copied for chunk in ledger.chunks(bench.conninfo, bench.run_id, table)] == [False]
+        assert [chunk.copied for chunk in checkpoints.stored_chunks(bench.conninfo, bench.run_id, table)] == [False]
     finally:
         bench.target(f"DROP TABLE {table}")
 
@@ -452,7 +452,7 @@ def test_rows_that_do_not_add_up_are_never_committed(bench: Bench) -> None:
     """The snapshot changed after the chunks were planned."""
     bench.source("CREATE TABLE t(a INTEGER)", "INSERT INTO t VALUES (1), (2)")
     bench.target("CREATE TABLE t(a integer)")
-    ledger.plan_chunks(bench.conninfo, bench.run_id, bench.epoch, [Chunk("t", 0, 1, 2, 3)])
+    checkpoints.plan_chunks(bench.conninfo, bench.run_id, bench.epoch, [Chunk("t", 0, 1, 2, 3)])
     with pytest.raises(CannotCheck, match="expected 3 rows; found 2 rows"):
         bench.copy()
     assert bench.read() == []
@@ -717,7 +717,7 @@ def pings(bench: Bench) -> Bench:
 
 def whole(pings: Bench) -> None:
     assert pings.read("SELECT count(*), count(DISTINCT id), min(id), max(id) FROM t") == [(20_000, 20_000, 0, 19_999)]
-    assert all(chunk.copied for chunk in ledger.chunks(pings.conninfo, pings.run_id, "t"))
+    assert all(chunk.copied for chunk in checkpoints.stored_chunks(pings.conninfo, pings.run_id, "t"))
 
 
 def test_chunks_are_ranges_of_rows(pings: Bench) -> None:
@@ -880,7 +880,7 @@ def test_a_connection_that_breaks_or_falls_silent_is_given_up_and_the_copy_goes_
         with pytest.raises(Unreachable) as caught:
             pings.copy(conninfo=conninfo, chunk_rows=4_000, stall_seconds=1.5)
         assert caught.value.retry_helps
-    already = sum(chunk.copied for chunk in ledger.chunks(pings.conninfo, pings.run_id, "t"))
+    already = sum(chunk.copied for chunk in checkpoints.stored_chunks(pings.conninfo, pings.run_id, "t"))
     assert 0 < already < 5
     assert pings.read("SELECT count(*) FROM t") == [(already * 4_000,)]
     assert pings.copy(stall_seconds=2.0).chunks_already_there == already

@@ -19,7 +19,7 @@ from include.cutover.decisions.apply import apply_decisions
 from include.cutover.decisions.audit import audit
 from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import Refused, WrongData
-from include.cutover.target import ledger
+from include.cutover.target import ledger, row_counts
 from include.cutover.target import schema as target_schema
 from tests.support.deciding import (
     EVERYTHING_GOES,
@@ -257,7 +257,7 @@ def test_copy_and_proof_read_the_decided_snapshot(place: Path, conninfo: str, tm
             ({"a": "x"}, None),
             ([1], "2021-07-26 12:05:06.25+00"),
         ]
-        counts = target_schema.row_counts(connection, "public")
+        counts = row_counts.of_schema(connection, "public")
     assert counts == decided.expected_rows({"sites": 2, "devices": 3})
     from include.cutover.proof import content
 

@@ -31,7 +31,7 @@ from include.cutover.errors import Refused, StepFailed
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.target import catalog, constraints, sequences, sql_files
+from include.cutover.target import catalog, constraints, sequences, sql_runner
 
 SQL = ROOT / "include" / "sql" / "ward_ops"
 PINGS = 1_000
@@ -96,7 +96,7 @@ def database_of(cluster: Cluster, name: str, template: str = "template0") -> Ite
 
 def load(conninfo: str, generated: Path) -> None:
     for kind in ("pre_data", "migrations"):
-        sql_files.apply(conninfo, SQL, kind, schema="public", run_id="test")
+        sql_runner.apply(conninfo, SQL, kind, schema="public", run_id="test")
     with closing(sqlite3.connect(generated)) as source, psycopg.connect(conninfo, options="-c timezone=UTC") as connection:
         for table, columns in catalog.columns(connection, "public").items():
             if table not in load_plan("ward_ops").tables:
@@ -106,7 +106,7 @@ def load(conninfo: str, generated: Path) -> None:
             with connection.cursor() as cursor:
                 cursor.executemany(insertion, source.execute(f'SELECT * FROM "{table}"').fetchall())
     for kind in ("post_data", "reference", "foreign_keys"):
-        sql_files.apply(conninfo, SQL, kind, schema="public", run_id="test")
+        sql_runner.apply(conninfo, SQL, kind, schema="public", run_id="test")
     with closing(sqlite3.connect(generated)) as source:
         sequences.set_sequences(conninfo, "public", dict(source.execute("SELECT name, seq FROM sqlite_sequence")))
 
@@ -230,7 +230,7 @@ class TestData:
 
     def test_places_are_those_of_the_reference_data(self, conninfo: str) -> None:
         for kind in ("pre_data", "migrations", "reference"):
-            sql_files.apply(conninfo, SQL, kind, schema="public", run_id="test")
+            sql_runner.apply(conninfo, SQL, kind, schema="public", run_id="test")
         with psycopg.connect(conninfo) as connection:
             regions = connection.execute("SELECT name_en, name_ka FROM georgian_regions").fetchall()
             cities = connection.execute(

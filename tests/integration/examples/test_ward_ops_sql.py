@@ -15,7 +15,16 @@ from include.cutover.errors import StepFailed
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import binaries
-from include.cutover.target import catalog, constraints, drop, sequences, sql_files
+from include.cutover.target import (
+    catalog,
+    constraints,
+    drop,
+    planner_statistics,
+    scratch_schema,
+    sequences,
+    sql_files,
+    sql_runner,
+)
 
 SCHEMA = "ward"
 SQL = ROOT / "include" / "sql" / "ward_ops"
@@ -31,7 +40,7 @@ TELEMETRY = {"ping_results", "traceroute_results", "mtr_results", "performance_b
 def apply(conninfo: str, *kinds: str, schema: str = SCHEMA) -> list[str]:
     names = []
     for kind in kinds or sql_files.KINDS:
-        names += sql_files.apply(conninfo, SQL, kind, schema=schema, run_id="run-1")
+        names += sql_runner.apply(conninfo, SQL, kind, schema=schema, run_id="run-1")
     return names
 
 
@@ -71,7 +80,7 @@ def test_all_of_it_into_a_schema_of_its_own_and_twice(conninfo: str) -> None:
     assert len(keys) == 14
     assert all(key.validated for key in keys)
     sequences.set_sequences(conninfo, SCHEMA, {})
-    constraints.analyze(conninfo, SCHEMA)
+    planner_statistics.gather(conninfo, SCHEMA)
     assert {check.outcome for check in sequences.check_sequences(conninfo, SCHEMA, {})} == {"passed"}
     with psycopg.connect(conninfo) as connection:
         assert catalog.tables(connection, "public") == []
@@ -87,12 +96,12 @@ def test_a_role_that_owns_the_database_and_no_more_can_do_all_of_it(conninfo: st
         try:
             connection.execute(f"ALTER DATABASE {database} OWNER TO {role}".encode())
             own = psycopg.conninfo.make_conninfo(conninfo, user=role, password="p")
-            with sql_files.rehearsal(own, SQL):
+            with scratch_schema.build(own, SQL):
                 pass
             apply(own)
             constraints.validate_foreign_keys(own, SCHEMA)
             sequences.set_sequences(own, SCHEMA, {"georgian_cities": 82})
-            constraints.analyze(own, SCHEMA)
+            planner_statistics.gather(own, SCHEMA)
             assert {check.outcome for check in sequences.check_sequences(own, SCHEMA, {"georgian_cities": 82})} == {"passed"}
         finally:
             connection.execute(f"ALTER DATABASE {database} OWNER TO CURRENT_USER".encode())
@@ -101,7 +110,7 @@ def test_a_role_that_owns_the_database_and_no_more_can_do_all_of_it(conninfo: st
 
 
 def test_a_rehearsal_of_all_of_it(conninfo: str) -> None:
-    with sql_files.rehearsal(conninfo, SQL) as (connection, schema):
+    with scratch_schema.build(conninfo, SQL) as (connection, schema):
         assert len(catalog.tables(connection, schema)) == 25
 
 
@@ -308,7 +317,7 @@ def test_smoke_tests_of_an_application_without_pings_pass(conninfo: str) -> None
 def test_the_newest_ping_of_each_device_is_one_look_into_the_index(conninfo: str) -> None:
     apply(conninfo)
     fill(conninfo, 20_000)
-    constraints.analyze(conninfo, SCHEMA)
+    planner_statistics.gather(conninfo, SCHEMA)
     query = (SQL / "smoke" / "002_ping_results.sql").read_text()
     plan = "\n".join(ask(conninfo, f"EXPLAIN {query}"))
     assert "using ping_results_device_ip_timestamp_idx on ping_results" in plan
@@ -339,5 +348,5 @@ def test_an_abandoned_run_takes_its_empty_tables_back(conninfo: str) -> None:
     apply(conninfo, "pre_data", "migrations")
     assert len(drop.drop_empty_schema_objects(conninfo, SCHEMA, "run-1")) == 25
     with psycopg.connect(conninfo) as connection:
-        assert sql_files.objects(connection, SCHEMA) == set()
+        assert sql_runner.objects(connection, SCHEMA) == set()
     assert len(apply(conninfo)) == len(sql_files.discover(SQL, sql_files.KINDS))

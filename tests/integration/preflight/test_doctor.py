@@ -22,7 +22,8 @@ from include.cutover.connections import environment
 from include.cutover.evidence.record import Evidence
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan, parse_plan
-from include.cutover.preflight import doctor
+from include.cutover.preflight import doctor_application, doctor_backups, doctor_source, doctor_target
+from include.cutover.preflight.doctor_site import Site
 from include.cutover.stack.postgres import free_port
 
 WARD_OPS = yaml.safe_load((ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8"))
@@ -85,7 +86,7 @@ def bad(checks: dict[str, dict[str, Any]], outcome: str = "failed") -> dict[str,
     return {name: item["found"] for name, item in checks.items() if item["outcome"] == outcome}
 
 
-def test_a_site_that_is_ready_is_good_in_everything(site: LocalSite, ask: Ask) -> None:
+def test_ready_site_passes_every_check(site: LocalSite, ask: Ask) -> None:
     status, checks = ask()
     assert (status, bad(checks), bad(checks, "unknown")) == (0, {}, {})
     assert {
@@ -99,23 +100,23 @@ def test_a_site_that_is_ready_is_good_in_everything(site: LocalSite, ask: Ask) -
     assert read_mail(site.received) == [], "without --send nobody gets a message"
 
 
-def looked(site: LocalSite, look: Callable[[doctor.Site], Any], **changes: Any) -> dict[str, dict[str, Any]]:
+def looked(site: LocalSite, look: Callable[[Site], Any], **changes: Any) -> dict[str, dict[str, Any]]:
     """One group of checks, with changes to the plan."""
     plan = parse_plan(yaml.safe_dump({**WARD_OPS, **changes}, allow_unicode=True), "ward_ops.yaml", dict(site.environment))
-    found = look(doctor.Site(plan, environment.conninfo("ward_ops_target"), site.ward_ops.database))
+    found = look(Site(plan, environment.conninfo("ward_ops_target"), site.ward_ops.database))
     checks = {item.name: item.as_dict() for item in (found if isinstance(found, list) else [found])}
     assert all(item["outcome"] == "passed" or item["do"] for item in checks.values())
     return checks
 
 
-def test_it_says_it_in_one_line_each(site: LocalSite, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_has_one_line_per_check(site: LocalSite, ask: Ask, capsys: pytest.CaptureFixture[str]) -> None:
     ask.write_plan()
     assert cli_main.main(["doctor", "--plan", "ward_ops"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     assert all(line.startswith("good ") for line in lines) and last == f"{len(lines)} good, 0 bad, 0 could not be checked"
 
 
-def test_send_reaches_people_and_a_dead_channel_is_bad(site: LocalSite, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_send_delivers_and_a_dead_channel_fails(site: LocalSite, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     status, checks = ask("--send")
     assert status == 0 and checks["channel_mail"]["found"].startswith("delivered")
     mail, _to_the_lead = read_mail(site.received)
@@ -125,7 +126,7 @@ def test_send_reaches_people_and_a_dead_channel_is_bad(site: LocalSite, ask: Ask
 
     plan = load_plan("ward_ops")
     monkeypatch.setenv("AIRFLOW_CONN_WARD_OPS_MAIL", f"smtp://127.0.0.1:{free_port()}/?disable_ssl=true&disable_tls=true")
-    found = doctor.channel_checks(doctor.Site(plan, None, None, channels=lambda: channels(plan)), send=True)
+    found = doctor_application.channel_checks(Site(plan, None, None, channels=lambda: channels(plan)), send=True)
     assert {item.name: item.outcome for item in found} == {
         "channel_slack": "passed",
         "channel_mail": "failed",
@@ -133,21 +134,19 @@ def test_send_reaches_people_and_a_dead_channel_is_bad(site: LocalSite, ask: Ask
     }
 
 
-def test_without_connections_it_could_not_check_and_does_not_say_good(
-    site: LocalSite, ask: Ask, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_connections_are_unknown_and_never_pass(site: LocalSite, ask: Ask, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in site.airflow_connections:
         monkeypatch.delenv(name)
     status, checks = ask()
     assert status == 2 and bad(checks) == {}
     assert {"target_connection", "source_connection", "channel_mail", "channel_slack"} <= set(bad(checks, "unknown"))
-    # What is given on the command line stands for the connections.
+    # Options of the command line replace the connections.
     status, checks = ask("--target", site.target.url(DATABASE), "--source", str(site.ward_ops.database))
     assert status == 1 and bad(checks)["access_pipeline"] == "role postgres"
     assert {"target_version", "source_integrity"} <= set(checks)
 
 
-def test_a_connection_that_cannot_be_read_is_told_without_its_text(
+def test_unreadable_connection_is_reported_without_its_text(
     ask: Ask, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ask.write_plan()
@@ -158,7 +157,7 @@ def test_a_connection_that_cannot_be_read_is_told_without_its_text(
         assert key in told.out + told.err and "hunter2" not in told.out + told.err
 
 
-def test_a_server_that_is_down_is_bad_and_what_hangs_on_it_could_not_be_checked(
+def test_server_down_fails_and_dependent_checks_are_unknown(
     site: LocalSite, ask: Ask, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = json.loads(site.airflow_connections["AIRFLOW_CONN_WARD_OPS_TARGET"])
@@ -168,9 +167,9 @@ def test_a_server_that_is_down_is_bad_and_what_hangs_on_it_could_not_be_checked(
     assert {"time_zone", "target_tls"} <= set(bad(checks, "unknown"))
 
 
-def test_the_configuration_that_is_switched(site: LocalSite, ask: Ask) -> None:
+def test_switched_configuration_is_checked(site: LocalSite, ask: Ask) -> None:
     settings = WARD_OPS["configuration"]
-    look = doctor.configuration_checks
+    look = doctor_application.configuration_checks
     live = {**settings["live"], "ALLOW_SQLITE_FALLBACK": "true", "DB_POOL": "5"}
     found = bad(looked(site, look, configuration={**settings, "live": live}))
     assert found == {"configuration_keys": "without DB_POOL", "sqlite_fallback": "ALLOW_SQLITE_FALLBACK stays on"}
@@ -187,7 +186,7 @@ def test_the_configuration_that_is_switched(site: LocalSite, ask: Ask) -> None:
         dotenv_file.restore(site.ward_ops.dotenv, site.ward_ops.root / ".env.kept", held)
 
 
-def test_what_cannot_be_seen_may_be_accepted_by_the_plan(site: LocalSite, ask: Ask) -> None:
+def test_plan_accepts_an_unknown_check_by_name(site: LocalSite, ask: Ask) -> None:
     command = {"kind": "command", "start": ["true"], "stop": ["true"], "status": ["true"]}
     status, checks = ask(services=[{"name": "api", "control": command}])
     assert status == 2
@@ -196,10 +195,10 @@ def test_what_cannot_be_seen_may_be_accepted_by_the_plan(site: LocalSite, ask: A
     assert ask(services=[{"name": "api", "control": command}], preflight=accepted)[0] == 0
 
 
-def test_the_source_s_schema(site: LocalSite, ask: Ask) -> None:
+def test_schema_version_and_drift_are_checked(site: LocalSite, ask: Ask) -> None:
     def look(**changes: Any) -> dict[str, dict[str, Any]]:
         ignored = {"alembic_version": "the application's own record of its schema"}
-        return looked(site, doctor.source_checks, ignored_tables=ignored, **changes)
+        return looked(site, doctor_source.source_checks, ignored_tables=ignored, **changes)
 
     assert "no revision" in bad(look(schema_version="abc123"))["schema_version"]
     with closing(sqlite3.connect(site.ward_ops.database, timeout=30)) as source:
@@ -221,9 +220,9 @@ def test_the_source_s_schema(site: LocalSite, ask: Ask) -> None:
             source.execute("DROP TABLE alembic_version")
 
 
-def test_backups_of_postgresql(site: LocalSite, ask: Ask, tmp_path: Path) -> None:
+def test_missing_and_old_backups_are_reported(site: LocalSite, ask: Ask, tmp_path: Path) -> None:
     def look(settings: dict[str, Any] | None) -> dict[str, dict[str, Any]]:
-        return looked(site, doctor.backup_checks, database_backups=settings)
+        return looked(site, doctor_backups.backup_checks, database_backups=settings)
 
     assert set(bad(look(None), "unknown")) == {"database_backups"}
     old = tmp_path / "old.dump"
@@ -235,7 +234,7 @@ def test_backups_of_postgresql(site: LocalSite, ask: Ask, tmp_path: Path) -> Non
     assert set(bad(look({"archiving": False}), "unknown")) == {"base_backup"}
 
 
-def test_archiving_that_works_and_that_fails(site: LocalSite, ask: Ask, tmp_path: Path) -> None:
+def test_working_archiving_passes_and_failing_archiving_fails(site: LocalSite, ask: Ask, tmp_path: Path) -> None:
     target = site.target
     switch = "SELECT pg_logical_emit_message(true, 'x', 'y'), pg_switch_wal()"
     wait = (
@@ -250,12 +249,12 @@ def test_archiving_that_works_and_that_fails(site: LocalSite, ask: Ask, tmp_path
             connection.execute("SELECT pg_reload_conf(), pg_stat_reset_shared('archiver')")
             for statement in then:
                 connection.execute(statement.encode())
-        return looked(site, doctor.backup_checks, database_backups={"files": str(tmp_path / "*")})["wal_archiving"]
+        return looked(site, doctor_backups.backup_checks, database_backups={"files": str(tmp_path / "*")})["wal_archiving"]
 
     target.stop()
     target.start({"archive_mode": "on"})
     try:
-        assert look("")["found"] == "nothing says how"
+        assert look("")["found"] == "no command and no library is set"
         assert look("true")["outcome"] == "unknown", "a command alone has archived nothing yet"
         assert look("true", switch, wait)["outcome"] == "passed"
         failing = look("false", switch, wait)
@@ -274,15 +273,15 @@ def test_archiving_that_works_and_that_fails(site: LocalSite, ask: Ask, tmp_path
     ("before", "after", "look", "name", "found"),
     [
         (f"ALTER DATABASE {DATABASE} SET timezone = 'Asia/Kathmandu'", f"ALTER DATABASE {DATABASE} RESET timezone",
-         doctor.time_zone_check, "time_zone", "Asia/Kathmandu"),
+         doctor_target.time_zone_check, "time_zone", "Asia/Kathmandu"),
         ("ALTER ROLE ward_ops_reporting CREATEDB", "ALTER ROLE ward_ops_reporting NOCREATEDB",
-         doctor.access_checks, "access_roles", "NOCREATEDB"),
+         doctor_target.role_checks, "access_roles", "NOCREATEDB"),
         ("GRANT cutover TO ward_ops_reporting", "REVOKE cutover FROM ward_ops_reporting",
-         doctor.access_checks, "access_members", "cutover"),
+         doctor_target.role_checks, "access_members", "cutover"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_in_the_target(
-    site: LocalSite, ask: Ask, before: str, after: str, look: Callable[[doctor.Site], Any], name: str, found: str
+def test_faults_of_the_target_are_found(
+    site: LocalSite, ask: Ask, before: str, after: str, look: Callable[[Site], Any], name: str, found: str
 ) -> None:
     with psycopg.connect(site.target.conninfo(DATABASE), autocommit=True) as connection:
         connection.execute(before.encode())
@@ -293,5 +292,5 @@ def test_what_is_wrong_in_the_target(
             connection.execute(after.encode())
 
 
-def test_a_plan_that_is_not_there_is_status_2() -> None:
+def test_missing_plan_exits_with_status_2() -> None:
     assert cli_main.main(["doctor", "--plan", "nothing"]) == 2

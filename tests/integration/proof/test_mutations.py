@@ -536,7 +536,7 @@ STRUCTURE: dict[str, tuple[str, str, str]] = {
     "a column of another type": (
         "ALTER TABLE users ALTER COLUMN full_name TYPE text",
         "structure_column", "users.full_name: planned character varying(100), found text"),
-    "a new column": ("ALTER TABLE users ADD COLUMN note text", "structure_column", "users.note is not of the plan (text)"),
+    "a new column": ("ALTER TABLE users ADD COLUMN note text", "structure_column", "users.note is not in the plan (text)"),
     "a lost identity": ("ALTER TABLE users ALTER COLUMN id DROP IDENTITY", "structure_sequence", "users.id is missing"),
     "a missing table": ("DROP TABLE performance_baselines", "structure_table", "performance_baselines is missing"),
     "a table that a crash empties": (
@@ -545,7 +545,7 @@ STRUCTURE: dict[str, tuple[str, str, str]] = {
     "a trigger": (
         "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';"
         " CREATE TRIGGER swallow BEFORE INSERT ON ping_results FOR EACH ROW EXECUTE FUNCTION f()",
-        "structure_trigger", "ping_results.swallow is not of the plan"),
+        "structure_trigger", "ping_results.swallow is not in the plan"),
 }  # fmt: skip
 
 
@@ -572,7 +572,7 @@ def test_an_index_that_somebody_added_is_told_and_no_fault(ward: Loaded) -> None
     with ward.spoiled("CREATE INDEX mine ON users (full_name)", "CREATE TABLE others (id integer)") as conninfo:
         checks = {check.name: check for check in structure.checks(conninfo, SCHEMA, ward.plan.sql_folder)}
     assert checks["structure_index"].outcome == "passed"
-    assert checks["structure_index"].found == "users.mine is not of the plan (USING btree (full_name))"
+    assert checks["structure_index"].found == "users.mine is not in the plan (USING btree (full_name))"
     assert failed(list(checks.values())) == {}
 
 

@@ -21,7 +21,7 @@ from include.cutover.proof.expectations import StageResult
 from include.cutover.proof.orphans import SHOWN_KEYS
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import session as target_session
-from include.cutover.target import sql_files
+from include.cutover.target import sql_runner
 from tests.support.data_docs import Page, pages, result_page
 from tests.support.loaded import Loaded, ward_ops
 
@@ -143,7 +143,7 @@ def pair(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator
         with psycopg.connect(conninfo, autocommit=True) as connection:
             connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(SCHEMA)))
         for kind in files:
-            sql_files.apply(conninfo, folder / "sql", kind, schema=SCHEMA, run_id="run")
+            sql_runner.apply(conninfo, folder / "sql", kind, schema=SCHEMA, run_id="run")
             if kind == "pre_data":
                 with psycopg.connect(conninfo, autocommit=True) as connection:
                     target_session.use_schema(connection, SCHEMA)

@@ -23,7 +23,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import Cluster
 from include.cutover.steps import finish_target as finish_target_steps
 from include.cutover.steps.step import Step
-from include.cutover.target import access, ledger
+from include.cutover.target import access, access_checks, access_statements, ledger
 from include.cutover.target import fence as target_fence
 from include.cutover.target import schema as target_schema
 from tests.support.assessing import sql_folder
@@ -48,7 +48,7 @@ class Site:
 
     @property
     def access(self) -> Access:
-        return access.required(self.plan)
+        return access_statements.required(self.plan)
 
     @property
     def owner(self) -> str:
@@ -81,13 +81,13 @@ class Site:
                 pytest.fail(f"{role} was not denied: {statement}")
 
     def cut_over(self) -> None:
-        """What a run does with the target, as the pipeline's role."""
+        """Do what a run does with the target, as the pipeline's role."""
         pipeline = self.conninfo(self.access.pipeline)
         ledger.ensure(pipeline)
         target_fence.shut_out(pipeline, "public", self.access.application, "login")
         self.run(PRE_DATA, "INSERT INTO devices (name, community) VALUES ('one', 's3cret')", role=self.access.pipeline)
         self.run(POST_DATA, role=self.access.pipeline)
-        access.run(pipeline, self.plan, roles=False)
+        access.apply(pipeline, self.plan, roles=False)
         target_fence.let_in(pipeline, "public", self.access.application, "login")
 
     @property
@@ -96,7 +96,7 @@ class Site:
 
     @property
     def checks(self) -> list[Check]:
-        return access.checks(self.superuser, self.plan)
+        return access_checks.examine(self.superuser, self.plan)
 
 
 def plan_of(mark: str, folder: Path) -> Plan:
@@ -125,7 +125,7 @@ def site_in(conninfo: str, folder: Path) -> Iterator[Site]:
     roles = [role for role in (*site.access.model_dump().values(),) if isinstance(role, str)]
     quoted = ['"' + role.replace('"', '""') + '"' for role in roles]
     try:
-        access.run(conninfo, plan, roles=True)
+        access.apply(conninfo, plan, roles=True)
         site.run(*(f"ALTER ROLE {role} PASSWORD 'its password'" for role in quoted))
         yield site
     finally:
@@ -198,13 +198,13 @@ def test_reporting_reads_every_table_but_its_secret_columns(live: Site) -> None:
         f'SET ROLE "{live.access.pipeline}"', f"SET ROLE {live.access.application}", "CREATE ROLE mine",
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'postgres'",
     )  # fmt: skip
-    # What the planner keeps of a column's values is a way to read it, too.
+    # The planner's statistics of a column show its values, too.
     live.run("ANALYZE devices", role=live.access.pipeline)
     seen = live.rows("SELECT attname FROM pg_stats WHERE tablename = 'devices'", role)
     assert ("name",) in seen and ("community",) not in seen
 
 
-def test_the_pipeline_does_its_work_and_is_no_administrator(live: Site) -> None:
+def test_pipeline_role_works_without_being_a_superuser(live: Site) -> None:
     role = live.access.pipeline
     live.denied(
         role,
@@ -216,14 +216,14 @@ def test_the_pipeline_does_its_work_and_is_no_administrator(live: Site) -> None:
     live.run(f"CREATE DATABASE {name}", f"DROP DATABASE {name}", role=role)
 
 
-def test_in_a_database_of_its_own_the_pipeline_does_the_same(live: Site) -> None:
+def test_pipeline_role_works_in_a_database_that_it_made(live: Site) -> None:
     name = f"rehearsal_{secrets.token_hex(4)}"
     live.run(f"CREATE DATABASE {name} TEMPLATE template0", role=live.access.pipeline)
     try:
         there = Site(make_conninfo(live.superuser, dbname=name), live.plan, live.sql)
         there.run(PRE_DATA, POST_DATA, role=live.access.pipeline)
-        assert access.run(there.conninfo(live.access.pipeline), live.plan, roles=False)
-        assert access.run(there.conninfo(live.access.pipeline), live.plan, roles=False) == []
+        assert access.apply(there.conninfo(live.access.pipeline), live.plan, roles=False)
+        assert access.apply(there.conninfo(live.access.pipeline), live.plan, roles=False) == []
         assert there.rows("SELECT name FROM devices", live.reporting) == []
         there.denied(live.reporting, "SELECT community FROM devices")
     finally:
@@ -242,18 +242,19 @@ def test_the_owner_owns_it_and_does_not_log_in(live: Site) -> None:
         assert connection.execute(query).fetchone() == (live.owner,)
 
 
-def test_everything_is_as_the_plan_has_it_and_running_again_changes_nothing(live: Site) -> None:
+def test_rights_match_the_plan_and_a_second_run_changes_nothing(live: Site) -> None:
     assert live.bad == {} and len(live.checks) == 9
     with psycopg.connect(live.superuser) as connection:
-        assert access.role_statements(connection, live.plan) == access.object_statements(connection, live.plan) == []
-    assert access.run(live.superuser, live.plan, roles=True) == []
-    assert access.run(live.conninfo(live.access.pipeline), live.plan, roles=False) == []
+        assert access_statements.role_statements(connection, live.plan) == []
+        assert access_statements.object_statements(connection, live.plan) == []
+    assert access.apply(live.superuser, live.plan, roles=True) == []
+    assert access.apply(live.conninfo(live.access.pipeline), live.plan, roles=False) == []
 
 
 # --- what comes later ---------------------------------------------------------------------------------------------------
 
 
-def test_tables_and_columns_to_come(site: Site) -> None:
+def test_new_tables_are_open_and_new_columns_of_secret_tables_closed(site: Site) -> None:
     site.cut_over()
     as_owner = f'SET ROLE "{site.owner.replace(chr(34), chr(34) * 2)}"'
     site.run(
@@ -271,16 +272,16 @@ def test_tables_and_columns_to_come(site: Site) -> None:
     secret = site.plan.tables["devices"].model_copy(update={"secret": ("community", "auth_key")})
     kept = Site(site.superuser, site.plan.model_copy(update={"tables": {**site.plan.tables, "devices": secret}}), site.sql)
     assert kept.bad == {}
-    assert access.run(site.conninfo(site.access.pipeline), site.plan, roles=False)
+    assert access.apply(site.conninfo(site.access.pipeline), site.plan, roles=False)
     assert site.rows("SELECT auth_key FROM devices", site.reporting) == [(None,)]
     # It is a secret after all: the check says so, and the command takes it back.
     assert "public.devices.auth_key" in kept.bad["access_reporting_secrets"]
-    access.run(site.conninfo(site.access.pipeline), kept.plan, roles=False)
+    access.apply(site.conninfo(site.access.pipeline), kept.plan, roles=False)
     site.denied(site.reporting, "SELECT auth_key FROM devices")
     assert kept.bad == {}
 
 
-def test_a_view_is_open_unless_it_shows_secret_columns_with_its_owner_s_rights(site: Site) -> None:
+def test_view_over_secret_columns_with_owner_rights_is_closed(site: Site) -> None:
     site.cut_over()
     as_owner = f'SET ROLE "{site.owner.replace(chr(34), chr(34) * 2)}"'
     site.run(
@@ -299,7 +300,7 @@ def test_a_view_is_open_unless_it_shows_secret_columns_with_its_owner_s_rights(s
     found = site.bad["access_reporting_secrets"]
     assert all(f"public.{view}," in found for view in ("leak", "whole_row", "over_a_view", "kept")), found
     assert "harmless" not in found and "asks_its_reader" not in found
-    access.run(site.conninfo(site.access.pipeline), site.plan, roles=False)
+    access.apply(site.conninfo(site.access.pipeline), site.plan, roles=False)
     assert site.bad == {}
     site.denied(
         site.reporting, "SELECT c FROM leak", "SELECT r FROM whole_row", "SELECT c FROM over_a_view", "SELECT c FROM kept",
@@ -309,7 +310,7 @@ def test_a_view_is_open_unless_it_shows_secret_columns_with_its_owner_s_rights(s
     assert site.rows("SELECT name FROM asks_its_reader", site.reporting) == [("one",)]
 
 
-def test_rights_from_elsewhere_are_found(site: Site) -> None:
+def test_rights_from_public_and_memberships_are_found(site: Site) -> None:
     site.cut_over()
     functions = (
         "CREATE FUNCTION read_it() RETURNS text LANGUAGE sql SECURITY DEFINER AS 'SELECT community FROM public.devices'",
@@ -327,24 +328,24 @@ def test_rights_from_elsewhere_are_found(site: Site) -> None:
     } <= set(bad)  # fmt: skip
     assert "public.devices.community" in bad["access_reporting_secrets"] and "read_it()" in bad["access_reporting_secrets"]
     with pytest.raises(StepFailed, match="other rights than they should"):
-        access.run(site.conninfo(site.access.pipeline), site.plan, roles=False)
+        access.apply(site.conninfo(site.access.pipeline), site.plan, roles=False)
     site.run(
         "REVOKE UPDATE (name) ON places FROM PUBLIC", "REVOKE SELECT ON devices FROM PUBLIC",
         "REVOKE USAGE ON SCHEMA cutover FROM PUBLIC", "DROP FUNCTION read_it()",
     )  # fmt: skip
-    assert access.run(site.superuser, site.plan, roles=True), "membership and CREATEDB are taken back"
+    assert access.apply(site.superuser, site.plan, roles=True), "membership and CREATEDB are taken back"
     assert site.bad == {}
 
 
-def test_another_log_in_than_the_pipeline_s_is_found(site: Site) -> None:
-    assert access.checks(site.conninfo(site.access.pipeline), site.plan, as_pipeline=True)[0].outcome == "passed"
-    found = access.checks(site.superuser, site.plan, as_pipeline=True)[0]
+def test_session_of_another_role_than_the_pipelines_is_found(site: Site) -> None:
+    assert access_checks.examine(site.conninfo(site.access.pipeline), site.plan, as_pipeline=True)[0].outcome == "passed"
+    found = access_checks.examine(site.superuser, site.plan, as_pipeline=True)[0]
     assert (found.outcome, found.found) == ("failed", "role postgres")
 
 
-def test_before_the_tables_are_there_nothing_is_opened_in_advance(site: Site) -> None:
+def test_no_rights_are_given_before_the_tables_exist(site: Site) -> None:
     assert site.bad == {}
-    assert access.run(site.conninfo(site.access.pipeline), site.plan, roles=False) == []
+    assert access.apply(site.conninfo(site.access.pipeline), site.plan, roles=False) == []
     name = site.access.pipeline
     site.run(f'ALTER DEFAULT PRIVILEGES FOR ROLE "{name}" IN SCHEMA public GRANT SELECT ON TABLES TO {site.reporting}')
     assert set(site.bad) == {"access_reporting_early"}
@@ -399,7 +400,7 @@ def test_the_command_shows_applies_and_checks(
     status, told = call("sql")
     assert status == 0 and f'GRANT SELECT ("id", "name") ON "public"."devices" TO "{site.reporting}";' in told
     assert call("check")[0] == 1
-    # What it shows runs as it stands, and is all that there is to do.
+    # The statements run as they are shown, and are complete.
     site.run(*(line for line in told.splitlines() if not line.startswith("--")))
     assert call("check")[0] == 0 and "nothing to do" in call("apply")[1]
     status, told = call("check", "--json")
@@ -408,10 +409,10 @@ def test_the_command_shows_applies_and_checks(
     assert cli_main.main(["access", "check", "--plan", "shop", "--target", url]) == 2
 
 
-def test_a_plan_without_roles_says_so() -> None:
+def test_plan_without_roles_is_refused() -> None:
     plan = load_plan("ward_ops").model_copy(update={"access": None})
     with pytest.raises(CannotCheck, match="names no roles"):
-        access.required(plan)
+        access_statements.required(plan)
 
 
 @pytest.mark.parametrize(
@@ -423,7 +424,7 @@ def test_a_plan_without_roles_says_so() -> None:
         ({"pipeline": "p"}, "missing"),
     ],
 )
-def test_roles_that_cannot_be_meant_are_faults(names: dict[str, str], fault: str) -> None:
+def test_contradictory_roles_are_faults_of_the_plan(names: dict[str, str], fault: str) -> None:
     data = load_plan("ward_ops").model_dump(mode="json", exclude_none=True)
     with pytest.raises(PlanInvalid) as caught:
         parse_plan(yaml.safe_dump({**data, "access": names}), "a.yaml", {})

@@ -1,4 +1,4 @@
-"""What is read from the target's catalog, on tables with every kind of name and key."""
+"""The target's catalog, on tables with every kind of name and key."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_an_index_that_a_failed_build_left_behind(conninfo: str) -> None:
         assert catalog.invalid_indexes(connection, "app") == []
 
 
-def test_any_schema_name(conninfo: str) -> None:
+def test_any_schema_name_works(conninfo: str) -> None:
     name = 'Sche"ma ქ'
     with psycopg.connect(conninfo) as connection:
         connection.execute('CREATE SCHEMA "Sche""ma ქ" CREATE TABLE "T" (id serial PRIMARY KEY REFERENCES "T")')

@@ -35,7 +35,7 @@ def target(cluster: Cluster) -> Iterator[str]:
             connection.execute(f"DROP ROLE {name}".encode())
 
 
-def test_it_is_like_the_target_and_goes_with_whoever_uses_it(target: str, cluster: Cluster) -> None:
+def test_disposable_database_is_like_the_target_and_is_dropped_while_in_use(target: str, cluster: Cluster) -> None:
     name = disposable.name("plan", "/evidence/one")
     made, lacks = disposable.make(target, name)
     assert made and lacks[0].startswith("vector (permission denied")
@@ -55,7 +55,7 @@ def test_it_is_like_the_target_and_goes_with_whoever_uses_it(target: str, cluste
     assert disposable.there(target, "plan") == []
 
 
-def test_without_the_right_it_says_which_one(target: str, cluster: Cluster) -> None:
+def test_missing_createdb_is_named(target: str, cluster: Cluster) -> None:
     role = psycopg.conninfo.conninfo_to_dict(target)["user"]
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute(f"ALTER ROLE {role} NOCREATEDB".encode())
@@ -63,8 +63,8 @@ def test_without_the_right_it_says_which_one(target: str, cluster: Cluster) -> N
         disposable.make(target, disposable.name("plan", "two"))
 
 
-def test_no_other_database_is_dropped(target: str) -> None:
-    with pytest.raises(Refused, match="no disposable database"):
+def test_other_databases_are_never_dropped(target: str) -> None:
+    with pytest.raises(Refused, match="not a disposable database"):
         disposable.drop(target, str(psycopg.conninfo.conninfo_to_dict(target)["dbname"]))
 
 

@@ -105,7 +105,7 @@ def grants(site: Site) -> list[str]:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_out_until_go_live_then_in_then_out_again(site: Site, way: Way) -> None:
+def test_role_is_out_until_go_live_then_in_then_out_again(site: Site, way: Way) -> None:
     assert site.shut_out(way) == 0
     assert site.may_log_in is (way == "privileges")
     if way == "login":
@@ -130,7 +130,7 @@ def test_out_until_go_live_then_in_then_out_again(site: Site, way: Way) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_sessions_of_every_kind_end_and_take_with_them_what_they_had_begun(site: Site, way: Way) -> None:
+def test_sessions_in_every_state_end_and_roll_back(site: Site, way: Way) -> None:
     site.let_in(way)
     with contextlib.ExitStack() as stack:
 
@@ -184,7 +184,7 @@ class Writer:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_writers_that_never_give_up_write_nothing_after_it(site: Site, way: Way) -> None:
+def test_persistent_writers_write_nothing_after_the_fence(site: Site, way: Way) -> None:
     site.let_in(way)
     stop = threading.Event()
     writers = [Writer(site, stop) for _ in range(3)]
@@ -211,7 +211,7 @@ def test_writers_that_never_give_up_write_nothing_after_it(site: Site, way: Way)
     assert len(found) == after
 
 
-def test_a_prepared_transaction_of_the_role_is_told(site: Site) -> None:
+def test_prepared_transaction_of_the_role_is_reported(site: Site) -> None:
     site.let_in("login")
     with psycopg.connect(site.application, autocommit=True) as application:
         application.execute("BEGIN; INSERT INTO devices VALUES (9, 'two phases'); PREPARE TRANSACTION 'half'")
@@ -222,7 +222,7 @@ def test_a_prepared_transaction_of_the_role_is_told(site: Site) -> None:
     site.shut_out("login")
 
 
-def test_rights_from_elsewhere_are_told(site: Site) -> None:
+def test_rights_from_elsewhere_are_reported(site: Site) -> None:
     site.run("GRANT INSERT ON devices TO PUBLIC")
     with pytest.raises(StepFailed, match="it may write to devices"):
         site.shut_out("privileges")
@@ -231,13 +231,13 @@ def test_rights_from_elsewhere_are_told(site: Site) -> None:
     assert site.value(f"SELECT has_column_privilege('{site.role}', 'devices', 'name', 'UPDATE')") is False
 
 
-def test_nobody_may_make_tables_in_the_schema_as_in_older_databases(site: Site) -> None:
+def test_public_loses_create_on_the_schema(site: Site) -> None:
     site.run("GRANT CREATE ON SCHEMA public TO PUBLIC")
     site.shut_out("privileges")
     assert site.value(f"SELECT has_schema_privilege('{site.role}', 'public', 'CREATE')") is False
 
 
-def test_a_table_made_later_by_default_rights_is_told_and_closed(site: Site) -> None:
+def test_table_opened_by_default_rights_is_reported_and_closed(site: Site) -> None:
     site.shut_out("privileges")
     with psycopg.connect(site.pipeline) as connection:
         connection.execute(f"ALTER DEFAULT PRIVILEGES IN SCHEMA public GRANT ALL ON TABLES TO {site.role}")
@@ -256,7 +256,7 @@ def test_a_table_made_later_by_default_rights_is_told_and_closed(site: Site) -> 
         ("ALTER SCHEMA public OWNER TO {role}", "", "login", "the owner of the schema"),
     ],
 )
-def test_a_role_that_no_fence_holds_against_is_refused_and_the_statement_mends_it(
+def test_unfit_role_is_refused_with_the_statement_that_corrects_it(
     site: Site, statement: str, undo: str, way: Way, found: str
 ) -> None:
     if statement.startswith("GRANT {pipeline}"):
@@ -277,7 +277,7 @@ def test_the_pipelines_own_role_is_refused(site: Site) -> None:
     assert site.value(f"SELECT rolcanlogin FROM pg_roles WHERE rolname = '{site.pipeline_role}'") is True
 
 
-def test_without_the_right_to_alter_the_role_the_rights_are_gone_and_the_statement_is_told(site: Site) -> None:
+def test_missing_right_to_alter_the_role_is_reported_after_its_rights_are_revoked(site: Site) -> None:
     site.let_in("login")
     site.run(f'ALTER ROLE "{site.pipeline_role}" NOCREATEROLE')
     with psycopg.connect(site.pipeline, autocommit=True) as connection:
@@ -302,7 +302,7 @@ def test_trying_the_right_changes_nothing(site: Site) -> None:
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_without_the_right_to_end_sessions_the_statement_is_told(site: Site, way: Way) -> None:
+def test_missing_right_to_end_sessions_is_reported_with_the_statement(site: Site, way: Way) -> None:
     site.let_in(way)
     if way == "login":
         site.run(f'GRANT {site.role} TO "{site.pipeline_role}" WITH INHERIT FALSE')
@@ -324,7 +324,7 @@ def test_pg_signal_backend_is_enough_to_end_sessions_and_sees_no_more_than_it_ne
     assert site.rows == 2
 
 
-def test_doors_that_the_fence_does_not_reach_are_found_before_the_window(site: Site, cluster: Cluster) -> None:
+def test_open_doors_are_found_before_the_window(site: Site, cluster: Cluster) -> None:
     def found(way: Way = "login") -> list[str]:
         with psycopg.connect(site.pipeline, autocommit=True) as connection:
             return [fault.found for fault in target_fence.open_doors(connection, site.role, way)]
@@ -354,7 +354,7 @@ def test_doors_that_the_fence_does_not_reach_are_found_before_the_window(site: S
     site.run("ROLLBACK PREPARED 'half'")
 
 
-def test_who_lost_the_lease_neither_shuts_out_nor_lets_in(site: Site) -> None:
+def test_run_without_the_lease_neither_shuts_out_nor_lets_in(site: Site) -> None:
     ledger.ensure(site.pipeline)
     epoch = ledger.open_run(site.pipeline, "run", "plan")
     guard = ledger.guard("run", epoch)
@@ -371,20 +371,20 @@ def test_who_lost_the_lease_neither_shuts_out_nor_lets_in(site: Site) -> None:
     assert not site.may_log_in
 
 
-def test_a_role_that_is_not_there_and_a_schema_that_is_not_there_are_shut_out(site: Site) -> None:
+def test_missing_role_or_schema_counts_as_shut_out(site: Site) -> None:
     assert target_fence.shut_out(site.pipeline, "public", "nobody of that name", "login") == 0
     target_fence.shut_out(site.pipeline, "not made yet", site.role, "login")
     assert not site.may_log_in
 
 
-def test_letting_in_says_what_is_lacking(site: Site) -> None:
+def test_letting_in_reports_missing_rights(site: Site) -> None:
     database = conninfo_to_dict(site.superuser)["dbname"]
     site.run(f'REVOKE CONNECT ON DATABASE "{database}" FROM PUBLIC', f"ALTER ROLE {site.role} NOLOGIN")
     with pytest.raises(StepFailed, match="without LOGIN; CONNECT on the database"):
         site.let_in("privileges")
 
 
-def test_a_session_that_does_not_end_is_told(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_session_that_does_not_end_is_reported(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """A session that begins anew all the time, as if the door were not closed: nobody says that they are gone."""
     site.let_in("login")
     monkeypatch.setattr(target_fence, "_may_log_in", lambda *_: False)  # so it is not taken away
@@ -401,7 +401,7 @@ def test_a_session_that_does_not_end_is_told(site: Site, monkeypatch: pytest.Mon
             stop.set()
 
 
-def test_killed_anywhere_the_same_call_goes_on(site: Site) -> None:
+def test_fence_after_a_kill_anywhere_is_completed_by_the_next_call(site: Site) -> None:
     """Whatever was reached, nothing is renamed while the application can write, and one more try comes to the end."""
     ledger.ensure(site.pipeline)
     kept = target_schema.kept_name("public", "run")
@@ -436,7 +436,7 @@ def test_killed_anywhere_the_same_call_goes_on(site: Site) -> None:
     assert any("NOLOGIN" in place for place in places) and any("RENAME" in place for place in places)
 
 
-def test_killed_while_letting_in_it_is_in_or_out(site: Site) -> None:
+def test_letting_in_is_atomic_under_kills(site: Site) -> None:
     def begin() -> None:
         site.shut_out("login")
 

@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -18,14 +17,14 @@ from include.cutover.errors import LeaseLost, Refused, Unreachable
 from include.cutover.places import ROOT
 from include.cutover.target import ledger
 from include.cutover.target import session as target_session
-from include.cutover.target.ledger import Chunk
 
 # Writes under its guard, stops itself in the middle of COPY, and tries to commit when it is woken.
 ZOMBIE = """
 import os, signal, sys
-from include.cutover.target import catalog, ledger
+from include.cutover.target import ledger
+from include.cutover.target.session import session
 conninfo, run_id, epoch, name = sys.argv[1:5]
-with catalog.session(conninfo, "public", application_name=name) as connection:
+with session(conninfo, "public", application_name=name) as connection:
     with connection.transaction():
         ledger.guard(run_id, int(epoch))(connection)
         with connection.cursor().copy("COPY t FROM STDIN") as copy:
@@ -56,7 +55,7 @@ def written(conninfo: str) -> list[int]:
         return [value for (value,) in connection.execute("SELECT DISTINCT a FROM t ORDER BY a")]
 
 
-def test_the_ledger_is_made_once_by_many_at_once(conninfo: str) -> None:
+def test_concurrent_calls_make_the_ledger_once(conninfo: str) -> None:
     with ThreadPoolExecutor(8) as pool:
         for done in [pool.submit(ledger.ensure, conninfo) for _ in range(8)]:
             done.result()
@@ -68,11 +67,11 @@ def test_there_is_no_lease_without_a_ledger(conninfo: str) -> None:
     assert ledger.lease(conninfo) is None
 
 
-def test_somebody_elses_schema_is_not_taken_for_the_ledger(conninfo: str) -> None:
+def test_foreign_schema_of_that_name_is_refused(conninfo: str) -> None:
     with psycopg.connect(conninfo) as connection:
         connection.execute("CREATE SCHEMA cutover")
         connection.execute("CREATE TABLE cutover.run (id integer)")
-    with pytest.raises(Refused, match=r"cutover\.run.*not the ledger's"):
+    with pytest.raises(Refused, match=r"cutover\.run.*not part of the ledger"):
         ledger.ensure(conninfo)
 
 
@@ -102,7 +101,7 @@ def test_of_many_runs_at_once_one_gets_the_lease(target: str) -> None:
     assert epochs == [1]
 
 
-def test_a_guard_without_a_transaction_is_a_fault(target: str) -> None:
+def test_guard_outside_of_a_transaction_raises(target: str) -> None:
     epoch = ledger.open_run(target, "run", "ward_ops")
     with psycopg.connect(target, autocommit=True) as connection, pytest.raises(RuntimeError, match="transaction"):
         ledger.guard("run", epoch)(connection)
@@ -205,11 +204,11 @@ def test_a_client_stopped_inside_copy_cannot_commit_when_it_wakes(target: str) -
     assert written(target) == [3]
 
 
-def test_a_lock_that_nothing_frees_is_told(target: str) -> None:
+def test_lease_that_stays_locked_is_reported(target: str) -> None:
     ledger.open_run(target, "run", "ward_ops")
     with psycopg.connect(target) as connection:  # not a guard: a person's LOCK TABLE, whom nobody may end
         connection.execute("LOCK TABLE cutover.lease IN SHARE MODE")
-        with pytest.raises(Unreachable, match=f"stays locked.*pid {connection.info.backend_pid} "):
+        with pytest.raises(Unreachable, match=f"still locked.*pid {connection.info.backend_pid} "):
             ledger.take_over(target, "run", "rollback", lock_seconds=0.05, attempts=2)
     ledger.take_over(target, "run", "rollback")
 
@@ -223,51 +222,3 @@ def test_a_session_keeps_the_whole_name_it_is_given(target: str, run_id: str, st
     assert name.startswith(ledger.application_name(run_id, ""))
     with target_session.session(target, "public", application_name=name) as connection:
         assert connection.execute("SHOW application_name").fetchone() == (name,)
-
-
-# --- chunks -------------------------------------------------------------------------------------------------------------
-
-
-def test_the_first_plan_of_the_chunks_stays(target: str) -> None:
-    epoch = ledger.open_run(target, "run", "ward_ops")
-    first = [Chunk("t", 0, -5, 10, 7), Chunk("t", 1, 11, 2**63 - 1, 3)]
-    assert ledger.plan_chunks(target, "run", epoch, first) == first
-    assert ledger.plan_chunks(target, "run", epoch, [Chunk("t", 0, -5, 2**63 - 1, 10)]) == first
-    assert ledger.plan_chunks(target, "run", epoch, [Chunk("u", 0, None, None, 0)]) == [Chunk("u", 0, None, None, 0)]
-    assert ledger.chunks(target, "run", "t") == first
-    assert ledger.chunks(target, "another", "t") == []
-
-
-def test_streams_that_plan_at_once_agree(target: str) -> None:
-    epoch = ledger.open_run(target, "run", "ward_ops")
-    plans = [[Chunk("t", part, part * 10, part * 10 + 9, 10) for part in range(parts)] for parts in (1, 2, 3, 4)]
-    start = threading.Barrier(len(plans))
-
-    def plan(chunks: list[Chunk]) -> list[Chunk]:
-        start.wait()
-        return ledger.plan_chunks(target, "run", epoch, chunks)
-
-    with ThreadPoolExecutor(len(plans)) as pool:
-        found = list(pool.map(plan, plans))
-    assert found[0] in plans
-    assert all(chunks == found[0] for chunks in found)
-
-
-def test_a_run_without_the_lease_plans_nothing(target: str) -> None:
-    epoch = ledger.open_run(target, "run", "ward_ops")
-    ledger.take_over(target, "run", "rollback")
-    with pytest.raises(LeaseLost):
-        ledger.plan_chunks(target, "run", epoch, [Chunk("t", 0, None, None, 0)])
-    assert ledger.chunks(target, "run", "t") == []
-
-
-def test_a_chunk_is_recorded_once(target: str) -> None:
-    epoch = ledger.open_run(target, "run", "ward_ops")
-    (chunk,) = ledger.plan_chunks(target, "run", epoch, [Chunk("t", 0, 1, 2, 2)])
-    with psycopg.connect(target) as first:
-        assert ledger.record_copied(first, "run", epoch, chunk)
-        first.rollback()
-        assert ledger.record_copied(first, "run", epoch, chunk)
-    with psycopg.connect(target) as second:
-        assert not ledger.record_copied(second, "run", epoch, chunk)
-    assert ledger.chunks(target, "run", "t") == [Chunk("t", 0, 1, 2, 2, copied=True)]

@@ -40,7 +40,7 @@ def test_the_planned_schema_is_read_and_nothing_is_left_behind(conninfo: str) ->
     assert schemas(conninfo) == before
 
 
-def test_a_schema_is_kept_with_its_rows_and_an_empty_one_takes_its_place(loaded: str) -> None:
+def test_schema_is_set_aside_with_its_rows_and_an_empty_one_takes_its_place(loaded: str) -> None:
     kept = target_schema.keep_schema(loaded, "public", "manual__1")
     assert kept.rows == {"devices": 2}
     with psycopg.connect(loaded) as connection:
@@ -49,7 +49,7 @@ def test_a_schema_is_kept_with_its_rows_and_an_empty_one_takes_its_place(loaded:
         assert connection.execute("SELECT to_regclass('public.devices')").fetchone() == (None,)
 
 
-def test_keeping_twice_is_keeping_once(loaded: str) -> None:
+def test_setting_aside_twice_changes_nothing_more(loaded: str) -> None:
     first = target_schema.keep_schema(loaded, "public", "manual__1")
     with psycopg.connect(loaded) as connection:
         connection.execute("CREATE TABLE public.of_the_next_run (id int)")
@@ -58,7 +58,7 @@ def test_keeping_twice_is_keeping_once(loaded: str) -> None:
         assert connection.execute("SELECT to_regclass('public.of_the_next_run')").fetchone() != (None,)
 
 
-def test_what_comes_before_sees_the_schema_under_its_name_and_nobody_writing(loaded: str) -> None:
+def test_callback_sees_the_schema_under_its_name_without_writers(loaded: str) -> None:
     seen: list[object] = []
 
     def before(connection: psycopg.Connection) -> None:
@@ -75,7 +75,7 @@ def test_what_comes_before_sees_the_schema_under_its_name_and_nobody_writing(loa
     assert len(seen) == 1, "a schema that was kept stays as it is"
 
 
-def test_whoever_is_in_the_middle_of_writing_is_waited_for_and_named(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_open_writer_is_waited_for_and_named(loaded: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "300ms")
     with psycopg.connect(loaded, application_name="somebody's psql") as writer:
         writer.execute("INSERT INTO devices VALUES (3)")
@@ -101,7 +101,7 @@ def test_a_prepared_transaction_is_named(loaded: str, monkeypatch: pytest.Monkey
     assert target_schema.keep_schema(loaded, "public", "manual__1").rows == {"devices": 2}
 
 
-def test_who_lost_the_lease_keeps_nothing(loaded: str) -> None:
+def test_run_without_the_lease_sets_no_schema_aside(loaded: str) -> None:
     def lost(_: psycopg.Connection) -> None:
         raise LeaseLost("lost")
 

@@ -1,4 +1,4 @@
-"""A server that is there and says nothing, and a task that is told to end: both come to an end, in time and in words."""
+"""Silent servers and terminated tasks: every wait ends in time, with an error that says why."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from include.cutover.locks import locked
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.preflight import target as preflight_target
+from include.cutover.preflight import target_server
 from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster
 from include.cutover.steps.step import Report, Step, Terms
@@ -117,11 +118,11 @@ def test_a_connection_that_falls_silent_is_given_up_wherever_it_does(conninfo: s
     assert "no answer" in caught.value.found or "timeout" in caught.value.found
 
 
-def test_what_is_looked_at_in_preflight_over_a_silent_connection_is_unknown(
+def test_preflight_over_a_silent_connection_is_unknown(
     conninfo: str, impatient: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One look waits to the end of its time; the connection is given up then, and the others find it closed."""
-    monkeypatch.setitem(preflight_target._WAITS, "statement_timeout", 0.3)
+    monkeypatch.setitem(target_server._WAITS, "statement_timeout", 0.3)
     with through_proxy(conninfo, 1_500) as stalling:
         checks = preflight_target.check_target(stalling, plan=load_plan("ward_ops"), source_bytes=0, application_role=None)
     assert checks[0].outcome == "passed"
@@ -165,8 +166,8 @@ def test_work_that_is_given_up_does_not_wait_for_a_server_that_hangs(conninfo: s
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_session_of_an_ended_process_ends_too(conninfo: str, ending: signal.Signals) -> None:
     script = (
-        "import sys; from include.cutover.target import catalog\n"
-        f"with catalog.session(sys.argv[1], 'public', application_name={NAME!r}) as connection:\n"
+        "import sys; from include.cutover.target.session import session\n"
+        f"with session(sys.argv[1], 'public', application_name={NAME!r}) as connection:\n"
         "    connection.execute('SELECT pg_sleep(600)')\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, conninfo], cwd=ROOT, stderr=subprocess.DEVNULL)
@@ -200,7 +201,7 @@ def operator(body: Callable[[Step], Report], minutes: float = 15) -> Any:
 
 @contextlib.contextmanager
 def as_airflow_ends_it(task: Any) -> Iterator[None]:
-    """What Airflow's task runner does with SIGTERM: it calls ``on_kill`` and goes on with what it was at."""
+    """Handle SIGTERM as Airflow's task runner does: it calls ``on_kill`` and goes on with its work."""
     before = signal.signal(signal.SIGTERM, lambda *_: task.on_kill())
     try:
         yield
@@ -208,7 +209,7 @@ def as_airflow_ends_it(task: Any) -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def test_a_task_that_airflow_tells_to_end_ends_with_its_session(conninfo: str) -> None:
+def test_terminated_task_ends_with_its_session(conninfo: str) -> None:
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run")
 
     def body(step: Step) -> Report:
@@ -242,10 +243,10 @@ def test_a_task_that_takes_too_long_says_where_it_was(conninfo: str) -> None:
     assert wait_until(lambda: sessions(conninfo, NAME) == 0)
     end = Evidence.of("ward_ops", "run").step("check_target")
     assert end is not None and end["outcome"] == "error"
-    assert "catalog.wait" in end["summary"] and "0.0166667 minutes" in end["summary"]
+    assert "session.wait" in end["summary"] and "0.0166667 minutes" in end["summary"]
 
 
-def test_a_task_that_never_comes_back_to_python_is_ended_hard(tmp_path: Path) -> None:
+def test_task_stuck_outside_python_is_killed(tmp_path: Path) -> None:
     """SQLite at work for ever in one statement: no Python runs in between, so no exception can reach it."""
     script = f"""
 import apsw, sys
@@ -270,7 +271,7 @@ with time_limits.hard_limit(timedelta(seconds=1)):
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
 )
-def test_another_try_is_made_only_where_it_can_help(error: Exception, again: bool) -> None:
+def test_only_errors_that_a_retry_can_help_are_retried(error: Exception, again: bool) -> None:
     from airflow.sdk.exceptions import AirflowFailException
 
     def body(step: Step) -> Report:
@@ -284,9 +285,9 @@ def test_another_try_is_made_only_where_it_can_help(error: Exception, again: boo
 # --- locks ---------------------------------------------------------------------------------------------------------------
 
 
-def test_a_lock_that_a_hung_process_holds_is_not_waited_for_for_ever(tmp_path: Path) -> None:
+def test_wait_for_a_lock_of_a_hung_process_ends(tmp_path: Path) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from include.cutover.evidence.record import locked\n"
+        "import sys, time; from pathlib import Path; from include.cutover.locks import locked\n"
         "with locked(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(600)\n"
     )
     path = tmp_path / "lock"

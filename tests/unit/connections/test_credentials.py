@@ -30,7 +30,7 @@ def read(**where: Any) -> str:
 
 
 @pytest.mark.parametrize("content", [SECRET, f"{SECRET}\n", f"{SECRET}\r\n"])
-def test_a_file_holds_the_password_and_perhaps_a_line_break(tmp_path: Path, content: str) -> None:
+def test_password_file_may_end_with_a_line_break(tmp_path: Path, content: str) -> None:
     file = tmp_path / "secret"
     file.touch(mode=0o600)
     file.write_bytes(content.encode())
@@ -41,7 +41,7 @@ def test_a_file_holds_the_password_and_perhaps_a_line_break(tmp_path: Path, cont
 
 
 @pytest.mark.parametrize("mode", [0o604, 0o644, 0o602, 0o666])
-def test_a_file_that_everybody_may_read_or_write_is_refused(tmp_path: Path, mode: int) -> None:
+def test_world_accessible_secret_file_is_refused(tmp_path: Path, mode: int) -> None:
     file = tmp_path / "secret"
     file.write_text(SECRET)
     file.chmod(mode)
@@ -52,7 +52,7 @@ def test_a_file_that_everybody_may_read_or_write_is_refused(tmp_path: Path, mode
     assert read(file=file) == SECRET
 
 
-def test_what_is_no_secret_is_told(tmp_path: Path) -> None:
+def test_unusable_secret_is_refused(tmp_path: Path) -> None:
     def file(content: bytes) -> Path:
         path = tmp_path / os.urandom(4).hex()
         path.touch(mode=0o600)
@@ -79,7 +79,7 @@ def test_what_is_no_secret_is_told(tmp_path: Path) -> None:
     "secrets",
     [{}, {"env": "A", "file": "/b"}, {"file": "relative"}, {"env": "not a name"}, {"password": SECRET}, {"env": ""}],
 )
-def test_a_reference_that_cannot_be_meant_is_a_fault(secrets: dict[str, str]) -> None:
+def test_ambiguous_secret_reference_is_a_fault(secrets: dict[str, str]) -> None:
     told = faults({"secrets": {"application": secrets}})
     assert "secrets.application" in told and SECRET not in told
 
@@ -102,18 +102,18 @@ def test_a_reference_that_cannot_be_meant_is_a_fault(secrets: dict[str, str]) ->
         ({"connections": {"source": "a", "target": "b", "application": "c", "password": SECRET}}, "connections.password"),
     ],
 )  # fmt: skip
-def test_a_password_in_a_plan_is_a_fault_that_does_not_repeat_it(data: dict[str, Any], place: str) -> None:
+def test_password_in_a_plan_is_a_fault_that_does_not_repeat_it(data: dict[str, Any], place: str) -> None:
     told = faults(data)
     assert any(line.strip().startswith(f"{place}: a ") and "Name the place" in line for line in told.splitlines()), told
     assert SECRET not in told
 
 
-def test_also_one_that_comes_from_the_environment() -> None:
+def test_password_from_the_environment_in_a_plan_is_a_fault() -> None:
     told = faults({"smoke_tests": {"base_url": "${URL}", "health": {"path": "/"}}}, {"URL": f"http://u:{SECRET}@h"})
     assert "smoke_tests.base_url: a URL with a password" in told and SECRET not in told
 
 
-def test_names_of_the_application_s_own_are_no_passwords() -> None:
+def test_application_key_names_are_not_taken_for_passwords() -> None:
     data = yaml.safe_load(WARD_OPS)
     data["tables"]["users"] = {"secret": ["hashed_password"], "columns": {"password": {"empty_as_null": True}}}
     data["ignored_tables"] = {"api_token": "it is empty", "old_password": "nobody reads it"}

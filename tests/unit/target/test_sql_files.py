@@ -39,7 +39,7 @@ def test_files_come_in_the_order_of_applying_with_their_hash(tmp_path: Path) -> 
     assert found[0].path.read_text() == "-- 1"
 
 
-def test_without_a_word_the_kinds_before_the_load_are_meant(tmp_path: Path) -> None:
+def test_default_kinds_are_those_before_the_load(tmp_path: Path) -> None:
     write(tmp_path, pre_data__001_a="-- a", migrations__001_b="-- b", post_data__001_c="-- c")
     assert [item.folder for item in sql_files.discover(tmp_path)] == ["pre_data", "migrations"]
 
@@ -49,7 +49,7 @@ def test_the_files_of_every_plan_are_in_order() -> None:
     assert {item.folder for item in found} == set(sql_files.KINDS)
 
 
-def test_a_kind_without_a_folder_has_no_files_but_one_without_files_is_a_fault(tmp_path: Path) -> None:
+def test_missing_folder_means_no_files_and_empty_folder_is_a_fault(tmp_path: Path) -> None:
     write(tmp_path, pre_data__001_a="-- a")
     assert len(sql_files.discover(tmp_path, sql_files.KINDS)) == 1
     (tmp_path / "post_data").mkdir()
@@ -88,7 +88,7 @@ def test_a_fault_names_the_file(tmp_path: Path, files: dict[str, str | bytes], f
     assert fault in faults(write(tmp_path, **files))
 
 
-def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder(tmp_path: Path) -> None:
+def test_folder_and_file_in_place_of_each_other_are_faults(tmp_path: Path) -> None:
     write(tmp_path, pre_data__001_a="-- a")
     (tmp_path / "pre_data" / "002_b.sql").mkdir()
     (tmp_path / "post_data").touch()
@@ -97,7 +97,7 @@ def test_a_folder_in_place_of_a_file_and_a_file_in_place_of_a_folder(tmp_path: P
     assert "post_data: is a file; expected a folder" in told
 
 
-def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(tmp_path: Path) -> None:
     write(tmp_path, pre_data__001_a="", pre_data__003_c="-- c", post_data__x="-- x")
     with pytest.raises(PlanInvalid) as caught:
         sql_files.discover(tmp_path, sql_files.KINDS)
@@ -108,6 +108,6 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
     assert str(tmp_path / "nowhere") in faults(tmp_path / "nowhere")
 
 
-def test_an_unknown_kind_is_the_callers_mistake(tmp_path: Path) -> None:
+def test_unknown_kind_is_a_value_error(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="post-data"):
         sql_files.discover(tmp_path, ["post-data"])

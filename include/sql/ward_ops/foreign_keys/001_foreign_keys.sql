@@ -1,5 +1,5 @@
--- NOT VALID: new rows are held to them from now on, the loaded ones are read later, after the orphan check has named
--- every orphan. What a row can do without becomes NULL with it, what belongs to it goes with it.
+-- NOT VALID: new rows are checked from now on, the loaded rows later, after the orphan check has named every orphan.
+-- SET NULL where a row can exist without its parent, CASCADE where it is a part of it.
 
 ALTER TABLE alert_history ADD CONSTRAINT alert_history_device_id_fkey
     FOREIGN KEY (device_id) REFERENCES standalone_devices (id) ON DELETE SET NULL NOT VALID;

@@ -1,4 +1,4 @@
--- What somebody who opens the database in psql should know before touching it.
+-- Notes for work with the database in psql.
 
 COMMENT ON COLUMN users.dashboard_layout IS 'JSON as text; the application parses it';
 COMMENT ON COLUMN users.organization_id IS 'organizations.id, not enforced';

@@ -1,4 +1,4 @@
--- The devices, how to log in to them and how they hang together.
+-- Devices, their credentials, host groups and topology.
 
 CREATE TABLE standalone_devices (
     id               uuid DEFAULT gen_random_uuid() NOT NULL,

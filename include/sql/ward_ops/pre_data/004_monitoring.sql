@@ -1,4 +1,4 @@
--- What is watched, and when it raises an alert.
+-- Monitored items, alert rules and alerts.
 
 CREATE TABLE monitoring_profiles (
     id           uuid DEFAULT gen_random_uuid() NOT NULL,

@@ -1,4 +1,4 @@
--- What the probes measured. 875 devices pinged every 30 s are 2.5 million rows a day: an integer key would be used up
+-- Measurements of the probes. 875 devices pinged every 30 s are 2.5 million rows a day: an integer key would be used up
 -- in two and a half years, so the keys here are bigint.
 
 CREATE TABLE ping_results (

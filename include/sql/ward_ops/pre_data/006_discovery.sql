@@ -1,4 +1,4 @@
--- How new devices are looked for, and what was found.
+-- Discovery of new devices: rules, jobs, credentials and results.
 
 CREATE TABLE discovery_rules (
     id                  uuid DEFAULT gen_random_uuid() NOT NULL,

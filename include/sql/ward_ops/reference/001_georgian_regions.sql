@@ -1,5 +1,5 @@
--- The 11 regions (mkhare), each at its administrative centre. Only where the source brought none: what it brought stays
--- as it is. Coordinates: GeoNames, CC BY 4.0.
+-- The 11 regions (mkhare), each at its administrative centre. Added only where the source has none: its rows stay
+-- unchanged. Coordinates: GeoNames, CC BY 4.0.
 
 INSERT INTO georgian_regions (name_en, name_ka, latitude, longitude)
 SELECT region.name_en, region.name_ka, region.latitude, region.longitude

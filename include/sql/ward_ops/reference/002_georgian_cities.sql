@@ -1,5 +1,5 @@
--- 82 cities and towns. Only where the source brought none: what it brought stays as it is. A region that is not there
--- makes region_id NULL, which the column refuses: an error, never a city less. Coordinates: GeoNames, CC BY 4.0.
+-- 82 cities and towns. Added only where the source has none: its rows stay unchanged. A missing region makes region_id
+-- NULL, which the column refuses: an error, never a missing city. Coordinates: GeoNames, CC BY 4.0.
 
 INSERT INTO georgian_cities (name_en, name_ka, region_id, latitude, longitude)
 SELECT

@@ -1,4 +1,4 @@
--- The device list as the first page shows it: there are devices, and every device that names a branch finds it.
+-- The device list of the first page: there are devices, and every device that names a branch finds it.
 
 SELECT
     'devices_exist' AS name,

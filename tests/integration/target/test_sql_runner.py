@@ -17,7 +17,7 @@ from psycopg import sql
 from include.cutover.errors import CannotCheck, LeaseLost, PlanInvalid, Refused, StepFailed, Unreachable
 from include.cutover.places import ROOT
 from include.cutover.stack.postgres import free_port
-from include.cutover.target import catalog, sql_files
+from include.cutover.target import catalog, sql_files, sql_runner
 from include.cutover.target import session as target_session
 from tests.unit.target.test_sql_files import write
 
@@ -25,7 +25,7 @@ TABLE = "CREATE TABLE first (id integer);"
 
 
 def run(conninfo: str, folder: Path, kind: str = "pre_data", schema: str = "app", **arguments: Any) -> list[str]:
-    return sql_files.apply(conninfo, folder, kind, schema=schema, run_id="run-1", **arguments)
+    return sql_runner.apply(conninfo, folder, kind, schema=schema, run_id="run-1", **arguments)
 
 
 def ask(conninfo: str, query: str, *values: Any) -> Any:
@@ -37,12 +37,12 @@ def ask(conninfo: str, query: str, *values: Any) -> Any:
 
 def things(conninfo: str, schema: str = "app") -> set[str]:
     with psycopg.connect(conninfo) as connection:
-        return sql_files.objects(connection, schema)
+        return sql_runner.objects(connection, schema)
 
 
 def records(conninfo: str, schema: str = "app") -> list[str]:
     with psycopg.connect(conninfo) as connection:
-        return [record.name for record in sql_files.applied(connection, schema)]
+        return [record.name for record in sql_runner.applied(connection, schema)]
 
 
 def test_files_are_applied_in_order_once_and_recorded(conninfo: str, tmp_path: Path) -> None:
@@ -51,7 +51,7 @@ def test_files_are_applied_in_order_once_and_recorded(conninfo: str, tmp_path: P
     assert run(conninfo, tmp_path) == []
     found = sql_files.discover(tmp_path)
     with psycopg.connect(conninfo) as connection:
-        done = sql_files.applied(connection, "app")
+        done = sql_runner.applied(connection, "app")
         rows = connection.execute("SELECT kind, name, sha256, run_id FROM app.schema_migrations ORDER BY name").fetchall()
     assert [(item.name, item.sha256, item.run_id) for item in done] == [(item.name, item.sha256, "run-1") for item in found]
     assert done[0].applied_at <= done[1].applied_at
@@ -82,11 +82,11 @@ def test_a_changed_file_is_refused_whatever_kind_is_applied_next(conninfo: str, 
 def test_an_applied_file_that_is_gone_is_refused(conninfo: str, tmp_path: Path) -> None:
     run(conninfo, write(tmp_path, pre_data__001_a=TABLE, pre_data__002_b="CREATE TABLE b ();"))
     (tmp_path / "pre_data/002_b.sql").unlink()
-    with pytest.raises(Refused, match=r"pre_data/002_b\.sql was applied by run-1 and is not there any more"):
+    with pytest.raises(Refused, match=r"pre_data/002_b\.sql was applied by run-1 and is missing now"):
         run(conninfo, tmp_path)
 
 
-def test_a_record_taken_away_by_hand_does_not_let_an_old_file_run_again(conninfo: str, tmp_path: Path) -> None:
+def test_removed_record_does_not_let_an_old_file_run_again(conninfo: str, tmp_path: Path) -> None:
     run(conninfo, write(tmp_path, pre_data__001_a=TABLE, pre_data__002_b="CREATE TABLE b ();"))
     ask(conninfo, "DELETE FROM app.schema_migrations WHERE name = 'pre_data/001_a.sql' RETURNING 1")
     with pytest.raises(Refused, match="a later file was applied before this one"):
@@ -99,13 +99,13 @@ def test_a_fault_of_the_folder_changes_nothing(conninfo: str, tmp_path: Path) ->
     assert ask(conninfo, "SELECT to_regnamespace('app')") is None
 
 
-def test_an_unknown_kind_is_the_callers_mistake(conninfo: str, tmp_path: Path) -> None:
+def test_unknown_kind_is_a_value_error(conninfo: str, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="smoke"):
         run(conninfo, write(tmp_path, pre_data__001_a=TABLE), "smoke")
 
 
 @pytest.mark.parametrize("kind", ["migrations", "post_data", "reference", "foreign_keys"])
-def test_no_kind_before_the_ones_that_it_builds_on(conninfo: str, tmp_path: Path, kind: str) -> None:
+def test_kind_before_its_prerequisites_is_refused(conninfo: str, tmp_path: Path, kind: str) -> None:
     write(tmp_path, pre_data__001_a=TABLE, migrations__001_a="SELECT 1", post_data__001_a="SELECT 1")
     write(tmp_path, **{f"{kind}__001_a": "SELECT 1"})
     with pytest.raises(Refused, match=f"{kind} comes after pre_data"):
@@ -142,13 +142,13 @@ def test_a_file_that_ends_its_transaction_is_refused_and_leaves_nothing(conninfo
     assert records(conninfo) == ["pre_data/001_a.sql"]
 
 
-def test_the_first_file_of_a_schema_leaves_not_even_the_schema(conninfo: str, tmp_path: Path) -> None:
+def test_refused_first_file_leaves_no_schema(conninfo: str, tmp_path: Path) -> None:
     with pytest.raises(Refused):
         run(conninfo, write(tmp_path, pre_data__001_a=f"{TABLE} COMMIT;"))
     assert ask(conninfo, "SELECT to_regnamespace('app')") is None
 
 
-def test_words_that_are_no_statements_of_the_file_are_fine(conninfo: str, tmp_path: Path) -> None:
+def test_commit_in_comments_strings_and_bodies_is_allowed(conninfo: str, tmp_path: Path) -> None:
     text = """
         -- COMMIT;
         /* ROLLBACK; /* nested; COMMIT; */ ; */
@@ -170,7 +170,7 @@ def test_words_that_are_no_statements_of_the_file_are_fine(conninfo: str, tmp_pa
 
 
 @pytest.mark.parametrize("text", ["CREATE INDEX CONCURRENTLY i ON first (id);", "VACUUM first;"])
-def test_a_statement_that_runs_in_no_transaction_is_refused(conninfo: str, tmp_path: Path, text: str) -> None:
+def test_statement_that_cannot_run_in_a_transaction_is_refused(conninfo: str, tmp_path: Path, text: str) -> None:
     write(tmp_path, pre_data__001_a=TABLE, post_data__001_i=f"CREATE TABLE half (); {text}")
     run(conninfo, tmp_path)
     with pytest.raises(Refused, match=r"post_data/001_i\.sql: a statement of the file cannot run in a transaction"):
@@ -325,20 +325,18 @@ def test_two_runners_at_once_apply_each_file_once(conninfo: str, tmp_path: Path)
     assert sorted(name for result in results for name in result) == [f"pre_data/{number:03}_t.sql" for number in range(1, 6)]
 
 
-def test_a_runner_that_waits_too_long_says_so(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sql_files, "_RUNNER_WAIT", "50ms")
+def test_runner_that_waits_too_long_is_unreachable(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sql_runner, "_RUNNER_WAIT", "50ms")
     write(tmp_path, pre_data__001_a=TABLE)
     with psycopg.connect(conninfo) as other:
-        sql_files.hold_runner_lock(other, "app")
+        sql_runner.hold_runner_lock(other, "app")
         with pytest.raises(Unreachable, match="another process applies SQL files") as caught:
             run(conninfo, tmp_path)
         assert caught.value.retry_helps
         assert run(conninfo, tmp_path, schema="another") == ["pre_data/001_a.sql"]
 
 
-def test_a_lock_that_is_not_granted_can_be_tried_again(
-    conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lock_timeout_can_be_retried(conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "50ms")
     write(tmp_path, pre_data__001_a=TABLE, post_data__001_k="ALTER TABLE first ADD PRIMARY KEY (id);")
     run(conninfo, tmp_path)
@@ -349,7 +347,7 @@ def test_a_lock_that_is_not_granted_can_be_tried_again(
     assert run(conninfo, tmp_path, "post_data") == ["post_data/001_k.sql"]
 
 
-def test_a_process_killed_in_the_middle_of_a_file(conninfo: str, tmp_path: Path) -> None:
+def test_kill_in_the_middle_of_a_file_leaves_nothing_of_it(conninfo: str, tmp_path: Path) -> None:
     """The file's half is gone with the process, and the next attempt goes on after the last whole file."""
     write(
         tmp_path,
@@ -358,8 +356,8 @@ def test_a_process_killed_in_the_middle_of_a_file(conninfo: str, tmp_path: Path)
         pre_data__003_c="CREATE TABLE third ();",
     )
     code = (
-        "import sys; from pathlib import Path; from include.cutover.target import sql_files as migrations;"
-        "migrations.apply(sys.argv[1], Path(sys.argv[2]), 'pre_data', schema='app', run_id='killed',"
+        "import sys; from pathlib import Path; from include.cutover.target import sql_runner;"
+        "sql_runner.apply(sys.argv[1], Path(sys.argv[2]), 'pre_data', schema='app', run_id='killed',"
         " application_name='killed')"
     )
     process = subprocess.Popen([sys.executable, "-c", code, conninfo, str(tmp_path)], cwd=ROOT)
@@ -374,7 +372,7 @@ def test_a_process_killed_in_the_middle_of_a_file(conninfo: str, tmp_path: Path)
     assert run(conninfo, tmp_path) == ["pre_data/002_b.sql", "pre_data/003_c.sql"]
     assert ask(conninfo, sleeping) == 0
     with psycopg.connect(conninfo) as connection:
-        assert [(item.name, item.run_id) for item in sql_files.applied(connection, "app")] == [
+        assert [(item.name, item.run_id) for item in sql_runner.applied(connection, "app")] == [
             ("pre_data/001_a.sql", "killed"),
             ("pre_data/002_b.sql", "run-1"),
             ("pre_data/003_c.sql", "run-1"),
@@ -388,7 +386,7 @@ def test_a_server_that_ends_the_session_is_unreachable_and_leaves_nothing(connin
     assert ask(conninfo, "SELECT to_regnamespace('app')") is None
 
 
-def test_no_server_and_no_password_in_the_error(tmp_path: Path) -> None:
+def test_unreachable_server_is_reported_without_the_password(tmp_path: Path) -> None:
     write(tmp_path, pre_data__001_a=TABLE)
     with pytest.raises(Unreachable, match="the target does not answer") as caught:
         run(f"host=127.0.0.1 port={free_port()} user=u password=S3cret dbname=d", tmp_path)
@@ -434,28 +432,3 @@ def test_a_file_changed_while_the_others_are_applied_is_refused(conninfo: str, t
     with pytest.raises(Refused, match=r"pre_data/002_b\.sql: the file was changed"):
         run(conninfo, tmp_path, guard=guard)
     assert records(conninfo) == ["pre_data/001_a.sql"]
-
-
-def test_a_rehearsal_shows_the_catalog_and_leaves_nothing(conninfo: str, tmp_path: Path) -> None:
-    write(
-        tmp_path,
-        pre_data__001_a=TABLE + "SET search_path = pg_temp;",
-        post_data__001_k="ALTER TABLE first ADD PRIMARY KEY (id);",
-    )
-    with sql_files.rehearsal(conninfo, tmp_path) as (connection, schema):
-        assert catalog.primary_key(connection, schema, "first") == ["id"]
-    with sql_files.rehearsal(conninfo, tmp_path, ["pre_data"]) as (connection, schema):
-        assert catalog.primary_key(connection, schema, "first") == []
-    assert ask(conninfo, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'cutover%%'") == 0
-
-
-def test_a_rehearsal_finds_what_would_fail_after_the_services_were_stopped(conninfo: str, tmp_path: Path) -> None:
-    write(
-        tmp_path, pre_data__001_a=TABLE, foreign_keys__001_f="ALTER TABLE first ADD FOREIGN KEY (id) REFERENCES gone (id);"
-    )
-    with (
-        pytest.raises(StepFailed, match=r'foreign_keys/001_f\.sql.*relation "gone" does not exist'),
-        sql_files.rehearsal(conninfo, tmp_path),
-    ):
-        pass
-    assert ask(conninfo, "SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'cutover%%'") == 0
