@@ -22,6 +22,7 @@ from include.cutover.report.words import (
     moment_text,
     weblink_of,
 )
+from include.cutover.runs import runbook
 
 
 def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
@@ -136,7 +137,7 @@ def _orphans_part(story: Story) -> str:
 def _kept_part(story: Story) -> str:
     lines = ["## What was kept, and where", ""]
     kept = story.newest("target.kept")
-    target, source = story.figures("rollback.keep_target"), story.figures("rollback.restore_source")
+    target, source = story.figures(runbook.KEEP_TARGET), story.figures(runbook.RESTORE_SOURCE)
     schema = target.get("schema") or kept.get("schema")
     if schema:
         lines.append(f"- The target's data: schema {_code(schema)} in the target database.")

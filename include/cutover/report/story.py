@@ -24,9 +24,9 @@ from include.cutover.report.words import (
     only_time,
     value_text,
 )
-from include.cutover.runs import briefing, incident
+from include.cutover.runs import briefing, incident, runbook
 from include.cutover.runs.incident import Incident
-from include.cutover.runs.runbook import phase_of
+from include.cutover.runs.terms import ROLLBACK
 
 Figures = dict[str, Any]
 
@@ -158,7 +158,7 @@ class StepView:
     @property
     def is_copy(self) -> bool:
         """Whether it copies a table, or a part of one."""
-        return self.name.startswith("copy.")
+        return runbook.is_copy(self.name)
 
     @property
     def title(self) -> str:
@@ -172,7 +172,7 @@ class StepView:
     @property
     def phase(self) -> str:
         """The part of the runbook it belongs to."""
-        return phase_of(self.name)
+        return runbook.phase_of(self.name)
 
 
 class Story:
@@ -352,13 +352,14 @@ class Story:
         A step without an end counts too, except the one that writes this. Steps that were refused, which another failure
         caused, come last.
         """
-        writing = {"close_run", "close_rollback", "close_rehearsal", "rollback.write_incident"}
+        writing = {row.name for row in runbook.ROWS if row.writes_report}
+        back = {row.name for row in runbook.way(ROLLBACK)}
         bad = [
             step
             for step in self.steps.values()
             if step.outcome not in ("passed", "running") and not (step.outcome == "unfinished" and step.name in writing)
         ]
-        return sorted(bad, key=lambda step: (step.outcome == "refused", step.name.startswith("rollback."), step.last.end))
+        return sorted(bad, key=lambda step: (step.outcome == "refused", step.name in back, step.last.end))
 
     @property
     def first_failure(self) -> str:
@@ -382,7 +383,7 @@ class Story:
     @cached_property
     def counts(self) -> list[dict[str, Any]]:
         """Both sides of every table: those with a difference first, then by name."""
-        rows = [row for row in self.figures("check_tables").get("tables") or [] if isinstance(row, dict)]
+        rows = [row for row in self.figures(runbook.CHECK_TABLES).get("tables") or [] if isinstance(row, dict)]
         return sorted(rows, key=lambda row: (row.get("delta") == 0, str(row.get("table"))))
 
     @property
@@ -404,14 +405,14 @@ class Story:
     @cached_property
     def orphans(self) -> list[dict[str, Any]]:
         """Foreign keys with orphans and the orphans' keys."""
-        return [item for item in self.figures("check_tables").get("orphans") or [] if isinstance(item, dict)]
+        return [item for item in self.figures(runbook.CHECK_TABLES).get("orphans") or [] if isinstance(item, dict)]
 
     @cached_property
     def backup(self) -> list[tuple[str, str]]:
         """Facts of the backup's manifest in words."""
         facts = {key: value for key, value in self.newest("backup").items() if key not in _ENVELOPE}
         taken = self.newest("backup").get("taken_at") or self.newest("backup").get("time")
-        facts = {**self.figures("take_backup"), **facts, **({"time": taken} if taken else {})}
+        facts = {**self.figures(runbook.TAKE_BACKUP), **facts, **({"time": taken} if taken else {})}
         return [(_LABELS.get(key, as_words(key)), value_text(key, value)) for key, value in facts.items() if is_plain(value)]
 
     @cached_property

@@ -26,8 +26,9 @@ from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import content
+from include.cutover.runs.terms import Terms
 from include.cutover.stack.postgres import Cluster
-from include.cutover.steps.step import Report, Step, Terms
+from include.cutover.steps.step import Report, Step
 from include.cutover.target import ledger
 from include.cutover.target import session as target_session
 from tests.support.hanging import stopped, through_proxy
