@@ -311,12 +311,12 @@ def close(ends: Ends) -> None:
         do(ends, "close_run", close_run.close, Terms(closes=True))
 
 
-def test_what_could_not_be_cleared_is_put_aside_by_the_next_run(ends: Ends, evidence: Evidence) -> None:
+def test_what_could_not_be_cleared_is_set_aside_by_the_next_run(ends: Ends, evidence: Evidence) -> None:
     passed(evidence, "apply_ddl")
     evidence.append("lease.target", holder=f"{CUTOVER}/one", epoch=1)
     decided(evidence, "abandon")
     report = do(ends, "abandon", abandon_steps.call_off, Terms(way_back=True, course=("abandon",)))
-    assert "the next run puts the target aside" in report.summary
+    assert "the next run sets the target aside" in report.summary
     assert evidence.last("target.pending") is not None
     close(ends)
 
