@@ -139,13 +139,9 @@ def rollback(
     ends = EndsOfEvidence(evidence, source, target)
     frozen = frozen_plan(evidence)
 
-    def attempt(name: str, body: Body, arguments: Mapping[str, Any] | None) -> Report:
-        step = Step(plan, name, caller, ends, frozen)
-        return run(step, body, runbook.terms_of(name, step.plan), arguments)
-
     def perform(name: str, body: Body, arguments: Mapping[str, Any] | None = None) -> Report:
         tell(name, None)
-        report = _with_patience(lambda: attempt(name, body, arguments))
+        report = _with_patience(lambda: _attempt(Step(plan, name, caller, ends, frozen), body, arguments))
         tell(name, report)
         if report.outcome == "failed":
             raise StepFailed(report.failure, where=name)
@@ -172,6 +168,10 @@ def rollback(
         return close()
     finally:
         _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
+
+
+def _attempt(step: Step, body: Body, arguments: Mapping[str, Any] | None) -> Report:
+    return run(step, body, runbook.terms_of(step.name, step.plan), arguments)
 
 
 def _give_to_owner(folder: Path, own: Path) -> None:

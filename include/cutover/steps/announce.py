@@ -20,7 +20,7 @@ def announce(step: Step, *, notice: str, reason: str = "") -> Report:
     moment = datetime.now(UTC) if notice == "rollback" else None
     notice_steps.post(step.evidence, step.plan, notice, run_id=step.run_id, reason=reason, moment=moment)
     notice_steps.deliver(step.evidence, step.plan, step.ends.channels, seconds=ANNOUNCE_SECONDS)
-    sent, missing, words = notice_steps.told(step.evidence, notice, step.plan)
+    sent, missing, words = notice_steps.delivery_status(step.evidence, notice, step.plan)
     return Report(
         f"{step.plan.application}: {notice_texts.SUBJECTS[notice]}: {words}", {"sent": len(sent), "failed": len(missing)}
     )

@@ -36,7 +36,7 @@ def edit_notice(call: Call) -> str:
     else:
         notices.release(evidence, notice, by=actor)
         notice_steps.deliver(evidence, plan, call.ends.channels, seconds=SECONDS)
-    return f"{notice}: {notice_steps.told(evidence, notice, plan)[2]}"
+    return f"{notice}: {notice_steps.delivery_status(evidence, notice, plan)[2]}"
 
 
 def subject(plan: Plan, wanted: str) -> Evidence:
@@ -63,7 +63,7 @@ def overview(evidence: Evidence, plan: Plan) -> str:
         when = f"due at {notice.ready:%Y-%m-%d %H:%M} UTC" if now < notice.ready else "due"
         lines += [
             "",
-            f"{name} ({when}; {notice_steps.told(evidence, name, plan)[2]})",
+            f"{name} ({when}; {notice_steps.delivery_status(evidence, name, plan)[2]})",
             notice.message.subject,
             notice.message.text,
         ]

@@ -21,7 +21,7 @@ def mark_target(step: Step) -> Report:
     state = fence.status(step.source)
     if not state.raised or not state.intact or state.run_id != step.run_id:
         raise Refused(
-            "the source is not as this run fenced it; somebody may have written to it after the backup",
+            "the source is not as this run fenced it; it may have been written to after the backup",
             where=str(step.source),
             expected=f"the fence of {step.run_id}, intact",
             found=state.detail,
@@ -36,7 +36,7 @@ def switch_configuration(step: Step) -> Report:
     """Prove the source unchanged since the backup, let the application into the target, switch its configuration.
 
     Safe to run again: the old configuration is kept once, so that a second try does not keep the new one. How far the
-    target's rows go is recorded first: rows written later can be told from copied ones. A file is replaced atomically. A
+    target's rows go is recorded first, which sets later rows apart from copied ones. A file is replaced atomically. A
     service that runs, for instance because its host was restarted, has the old configuration: it is stopped.
     """
     mark_target(step)

@@ -117,7 +117,7 @@ def names(plan: Plan) -> list[str]:
     return found + ([notices.LEAD] if mail and plan.people.lead.email not in plan.channels.mail_to else [])
 
 
-def told(evidence: Evidence, notice: str, plan: Plan) -> tuple[list[str], list[str], str]:
+def delivery_status(evidence: Evidence, notice: str, plan: Plan) -> tuple[list[str], list[str], str]:
     """Return the channels that got a notice, those that did not, and both in words."""
     found = notices.outbox(evidence.events())[notice]
     sent = sorted(found.sent)

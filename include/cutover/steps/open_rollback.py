@@ -17,8 +17,7 @@ from include.cutover.steps.step import Report, Step, frozen_plan
 def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     """Find the run to roll back, take the lease from it, and report the rows written to the target since go-live.
 
-    Nothing is stopped yet. Those rows will not be in SQLite; nobody has to agree to that, but it is reported before. Safe to
-    run again.
+    Nothing is stopped yet. Those rows will not be in SQLite, which needs no confirmation. Safe to run again.
 
     Args:
         step: The step, of the run that rolls back.

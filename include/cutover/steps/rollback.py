@@ -74,9 +74,9 @@ def keep_target(step: Step) -> Report:
             {"pending": True, "reason": reason, "rows_written_after_go_live": written.figures},
         )
     written = rows_since_go_live.newest(step.evidence)
-    told = f"kept as schema {kept.name} with {sum(kept.rows.values()):,} rows"
+    kept_text = f"kept as schema {kept.name} with {sum(kept.rows.values()):,} rows"
     return Report(
-        "; ".join(filter(None, [told, written.summary])),
+        "; ".join(filter(None, [kept_text, written.summary])),
         {"schema": kept.name, "pending": False, "rows_written_after_go_live": written.figures},
     )
 

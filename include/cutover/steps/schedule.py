@@ -40,7 +40,9 @@ def open_schedule(call: Call) -> str:
     )
     notice_steps.post(evidence, plan, "start", run_id=evidence.folder.name)
     _deliver(call, plan)
-    return f"a cutover is scheduled for {start:%Y-%m-%d %H:%M} UTC; {notice_steps.told(evidence, 'start', plan)[2]}"
+    return (
+        f"a cutover is scheduled for {start:%Y-%m-%d %H:%M} UTC; {notice_steps.delivery_status(evidence, 'start', plan)[2]}"
+    )
 
 
 def wait_for_freeze(call: Call) -> str:

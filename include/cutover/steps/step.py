@@ -177,7 +177,7 @@ class Step:
 
     @cached_property
     def target(self) -> str:
-        """libpq connection string of the target, with this run and step as application name."""
+        """Connection string (libpq) of the target, with this run and step as application name."""
         return self.ends.target_conninfo(self.plan, f"{self.run_id[-40:]}:{self.name}")
 
     @cached_property

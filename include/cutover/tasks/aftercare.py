@@ -87,7 +87,7 @@ class StartAftercare(BaseOperator):
 
 
 class StartRollback(BaseOperator):
-    """Triggers the rollback that an entitled person asked for; skipped when nobody did.
+    """Triggers the rollback that an entitled person asked for; skipped when there was no such answer.
 
     That person stands in the aftercare's evidence; Airflow would name the one who took the run live.
     """
@@ -101,7 +101,7 @@ class StartRollback(BaseOperator):
         step = watch_of(self.plan, self.task_id, context)
         run_id = ask.request_rollback(step)
         if run_id is None:
-            raise AirflowSkipException("nobody asked for a rollback")
+            raise AirflowSkipException("there is no request for a rollback")
         raise _trigger(f"rollback_{self.plan}", run_id, {"run_id": step.run_id, "reason": "asked for by the aftercare"})
 
 

@@ -6,7 +6,14 @@ from airflow.sdk import Param
 
 
 def text(title: str, description: str, *, default: str | None = None, longest: int = 500) -> Param:
-    """Return a required text of at least three characters."""
+    """Return a required text of at least three characters.
+
+    Args:
+        title: Shown above the field.
+        description: Shown below the field.
+        default: Filled in at first; the field is empty when left out.
+        longest: Characters at most.
+    """
     given = () if default is None else (default,)
     return Param(*given, type="string", minLength=3, maxLength=longest, title=title, description=description)
 

@@ -17,7 +17,7 @@ CALLS: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(seconds=2), "exe
 """For DAGs that call plain functions."""
 
 NIGHTLY: dict[str, Any] = {"retries": 1, "retry_delay": timedelta(minutes=1), "execution_timeout": timedelta(hours=4)}
-"""For DAGs that nobody waits for, and that may move large files."""
+"""For DAGs that run in the background and may move large files."""
 
 PATIENCE: dict[str, Any] = {**STEPS, "retries": 3}
 """For a step that must run however the steps before it ended."""

@@ -148,7 +148,7 @@ class StepOperator(BaseOperator):
     def on_kill(self) -> None:
         """End the step now: Airflow calls this on SIGTERM. The sessions of the step in the target end with it."""
         if self._at_work:
-            raise SystemExit("Airflow told this task to end")
+            raise SystemExit("Airflow ended this task")
 
 
 class WindowOperator(StepOperator):

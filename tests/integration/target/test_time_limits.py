@@ -223,7 +223,7 @@ def test_a_task_that_airflow_tells_to_end_ends_with_its_session(conninfo: str) -
         task.execute(context())
     assert wait_until(lambda: sessions(conninfo, NAME) == 0)
     end = Evidence.of("ward_ops", "run").step("check_target")
-    assert end is not None and end["outcome"] == "error" and "told this task to end" in end["summary"]
+    assert end is not None and end["outcome"] == "error" and "ended this task" in end["summary"]
     task.on_kill()  # Airflow calls it once more after a time-out, when nothing is at work
 
 

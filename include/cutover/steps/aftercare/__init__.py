@@ -1,3 +1,4 @@
-"""The steps of ``aftercare_<plan>``, one file for each task. The checks, the record and the report are in the package
-``aftercare``; nothing here changes the evidence of the cutover, which is sealed.
+"""The steps of ``aftercare_<plan>``, one file for each task.
+
+Checks, record and report are in the package ``aftercare``. Nothing here changes the sealed evidence of the cutover.
 """

@@ -114,7 +114,7 @@ def record_answer(watch: Watch, chosen: str, by: str | None) -> str:
         last = next(
             event for event in reversed(events) if event["event"] in (aftercare_record.LOOK, aftercare_record.BACKUP)
         )
-        said = f"Nobody answered within {watch.plan.gates.response_minutes:g} minutes, so it stays live. {last['summary']}."
+        said = f"No answer within {watch.plan.gates.response_minutes:g} minutes, so it stays live. {last['summary']}."
         notify(watch, f"aftercare.{events[-1]['seq']}", "aftercare", said)
     return answer
 

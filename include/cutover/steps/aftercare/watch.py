@@ -45,7 +45,7 @@ class Watch(Step):
 
     @cached_property
     def target(self) -> str:
-        """libpq connection string of the target; its application name sets its sessions apart from the application's."""
+        """Connection string (libpq) of the target; its application name sets its sessions apart from the application's."""
         return self.ends.target_conninfo(self.plan, f"{aftercare_statistics.OWN_SESSIONS}:{self.name}")
 
     @cached_property
