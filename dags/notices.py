@@ -1,96 +1,61 @@
 """# Notices: read, edit, release or withhold them
 
 For the communicator, the lead and the deputies. **preview** shows every notice of a run, in the log and in the task's
-result: what it says, when it goes, who has it. **release** lets one go, with another text where one is given; one that
-belongs to later (`freeze`, `delay.half`, `delay.three_quarters`, `deadline`) goes when it is due. **withhold** keeps it
-from everybody who has not got it, until it is released after all.
+result in Airflow: its text, when it is sent, who got it. **release** sends one, with another text where one is given; one
+with a time of its own (`freeze`, `delay.half`, `delay.three_quarters`, `deadline`) is sent when it is due. **withhold**
+keeps it from every channel that has not got it, until it is released.
 
-Where the plan says `channels.release: communicator`, each notice is held for `release_minutes` and then goes by itself: a
-cutover waits for nobody's text. A notice that somebody has got cannot be changed any more. Who did what stands in the
-evidence.
+With `channels.release: communicator` in the plan, each notice is held for `release_minutes` and then sent: a cutover does
+not wait for a text. A delivered notice cannot be changed any more. The evidence records each action and its author.
 
 Before a run: `python -m include.cutover notices --plan <plan>` shows all of its notices.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
-from pathlib import Path
-
-from airflow.sdk import DAG, Param, get_parsing_context
-
-from include.cutover.errors import PlanInvalid
-from include.cutover.places import plans_folder
 from include.cutover.plan.model import Plan
 from include.cutover.steps.edit_notice import edit_notice
+from include.cutover.tasks import forms, per_plan
 from include.cutover.tasks.call import CallOperator
-from include.cutover.tasks.plans import plan_for_dag
-from include.cutover.tasks.queues import assign_queues
+from include.cutover.tasks.limits import CALLS
 
 FORM = {
-    "action": Param(
+    "action": forms.choice(
+        "Action",
+        "preview only shows; release and withhold concern the notice named below.",
         "preview",
-        type="string",
-        enum=["preview", "release", "withhold"],
-        title="What to do",
-        description="preview only shows; release and withhold concern the notice named below.",
+        "release",
+        "withhold",
     ),
-    "notice": Param(
-        None,
-        type=["null", "string"],
-        maxLength=40,
-        title="Notice",
-        description="start, freeze, delay.half, delay.three_quarters, deadline, completion, rollback or cancelled; "
-        "the preview tells which there are.",
+    "notice": forms.optional(
+        "Notice",
+        "start, freeze, delay.half, delay.three_quarters, deadline, completion, rollback or cancelled; "
+        "the preview lists the notices of the run.",
+        longest=40,
     ),
-    "text": Param(
-        None,
-        type=["null", "string"],
-        maxLength=4000,
-        title="Text",
-        description="What it says instead; empty: as it is written. <reason> becomes what is still left, where the clock "
-        "sends it.",
+    "text": forms.optional(
+        "Text",
+        "The new text; empty: as it is written. <reason> becomes the work still to do, where the clock sends it.",
+        longest=4000,
     ),
-    "run": Param(
-        None,
-        type=["null", "string"],
-        maxLength=250,
-        title="Run",
-        description="Run id of the cutover or of the schedule; empty means what is scheduled, else the newest run.",
+    "run": forms.optional(
+        "Run", "Run id of the cutover or of the schedule; empty means what is scheduled, else the newest run."
     ),
 }
 
 
-def notices_dag(plan: Plan) -> DAG:
-    """The communicator's form of one plan."""
-    with DAG(
-        dag_id=f"notices_{plan.name}",
-        description=f"Edits and releases the notices of {plan.application}",
-        doc_md=__doc__,
-        schedule=None,
-        max_active_runs=1,
-        is_paused_upon_creation=False,
-        params=FORM,
-        tags=["notices", plan.name],
-    ) as dag:
-        CallOperator(
-            task_id="edit_notice",
-            plan=plan.name,
-            body=edit_notice,
-            retries=1,
-            retry_delay=timedelta(seconds=2),
-            execution_timeout=timedelta(minutes=5),
-        )
-    assign_queues(dag, plan)
-    return dag
+def notices(plan: Plan) -> None:
+    """Make the task of the communicator's form."""
+    CallOperator(task_id="edit_notice", plan=plan.name, body=edit_notice)
 
 
-_wanted = get_parsing_context().dag_id
-for _file in sorted(Path(plans_folder()).glob("*.yaml")):
-    if _wanted not in (None, f"notices_{_file.stem}"):
-        continue
-    try:
-        _dag = notices_dag(plan_for_dag(_file.stem))
-    except PlanInvalid:
-        continue  # shown, with its faults, by the cutover's DAG of that plan
-    globals()[_dag.dag_id] = _dag
+globals().update(
+    per_plan.dags(
+        "notices",
+        notices,
+        doc=__doc__,
+        description="Edits and releases the notices of {application}",
+        form=FORM,
+        settings=lambda _: {"default_args": CALLS},
+    )
+)

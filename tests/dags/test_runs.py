@@ -311,7 +311,7 @@ def test_a_live_application_is_not_cut_over_again(site: Site, lead: Client) -> N
     state, evidence = cut_over(lead)
     assert state == "failed" and evidence.last("run.opened") is None
     refused = evidence.step("open_run")
-    assert refused is not None and "already lives on the target" in refused["summary"]
+    assert refused is not None and "is live on the target already" in refused["summary"]
     assert site.health()["database"] == "postgresql"
 
 

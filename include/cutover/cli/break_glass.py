@@ -28,11 +28,15 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
+from include.cutover.runs import runbook
+from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_touched
 from include.cutover.source import fence
 from include.cutover.steps import close_run
 from include.cutover.steps import rollback as steps_rollback
-from include.cutover.steps.step import Body, Caller, Report, Step, Terms, frozen_plan, run
+from include.cutover.steps.open_rollback import open_rollback
+from include.cutover.steps.running import run
+from include.cutover.steps.step import Body, Caller, Report, Step, frozen_plan
 
 log = logging.getLogger("cutover")
 
@@ -135,25 +139,25 @@ def rollback(
     ends = EndsOfEvidence(evidence, source, target)
     frozen = frozen_plan(evidence)
 
-    def perform(name: str, body: Body, terms: Terms, arguments: Mapping[str, Any] | None = None) -> Report:
+    def perform(name: str, body: Body, arguments: Mapping[str, Any] | None = None) -> Report:
         tell(name, None)
-        report = _with_patience(lambda: run(Step(plan, name, caller, ends, frozen), body, terms, arguments))
+        report = _with_patience(lambda: _attempt(Step(plan, name, caller, ends, frozen), body, arguments))
         tell(name, report)
         if report.outcome == "failed":
             raise StepFailed(report.failure, where=name)
         return report
 
     def close() -> Report:
-        return perform("close_rollback", close_run.close_rollback, Terms(closes=True))
+        return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
 
     try:
-        perform("open_rollback", steps_rollback.open_rollback, Terms(opens=True), {"anybody": True})
+        perform(runbook.OPEN_ROLLBACK, open_rollback, {"anybody": True})
         try:
             if has_touched(evidence.events()):
-                for name, body, terms in steps_rollback.way_back("rollback"):
-                    perform(f"rollback.{name}", body, terms)
+                for row in runbook.way(ROLLBACK):
+                    perform(row.name, steps_rollback.BODIES[row.name])
             else:
-                perform("give_up", steps_rollback.give_up, Terms(way_back=True, course=("rollback",)))
+                perform(runbook.GIVE_UP, steps_rollback.give_up)
         except CutoverError:
             # Whatever stopped it, the run is closed as what it is; it is not for its closing to hide the reason.
             try:
@@ -164,6 +168,10 @@ def rollback(
         return close()
     finally:
         _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
+
+
+def _attempt(step: Step, body: Body, arguments: Mapping[str, Any] | None) -> Report:
+    return run(step, body, runbook.terms_of(step.name, step.plan), arguments)
 
 
 def _give_to_owner(folder: Path, own: Path) -> None:

@@ -14,6 +14,7 @@ from include.cutover.errors import StepFailed, Unreachable
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.plan.model import Plan
 from include.cutover.report.page import summary
+from include.cutover.runs import runbook
 from include.cutover.stack.api_client import ENDED, Client
 
 MARKS = {"passed": "[green]✓[/]", "failed": "[red]✗[/]", "error": "[red]✗[/]", "refused": "[red]✗[/]"}
@@ -39,9 +40,9 @@ class Narrator:
         """One event of the evidence."""
         kind, at = str(event["event"]), datetime.fromisoformat(event["time"])
         step = str(event.get("step", ""))
-        if kind == "step.begin" and step.startswith("copy.") and self._first_copy is None:
+        if kind == "step.begin" and runbook.is_copy(step) and self._first_copy is None:
             self._first_copy = at
-        elif kind == "step.end" and step.startswith("copy.") and event["outcome"] == "passed":
+        elif kind == "step.end" and runbook.is_copy(step) and event["outcome"] == "passed":
             self._copied[step] = event
             if len(self._copied) == self._copies:
                 self._tell_copies(at)

@@ -38,6 +38,7 @@ from include.cutover.places import ROOT, plans_folder
 from include.cutover.plan.application import DotenvConfiguration
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
+from include.cutover.runs import deciders
 from include.cutover.source import database_file
 from include.cutover.stack.local import Stack
 from include.cutover.target import session as target_session
@@ -91,12 +92,8 @@ def run(
     if not services:
         os.environ["CUTOVER_NO_SERVICES"] = "1"
     wanted = load_plan(plan)
-    if approve is Approval.auto and not wanted.gates.allow_auto_approval:
-        raise Refused(
-            "the plan does not allow automatic approval",
-            where=f"plan {plan}: gates.allow_auto_approval",
-            do="Use --approve ask, or allow it in the plan for a test.",
-        )
+    if approve is Approval.auto:
+        deciders.require_auto_approval(wanted)
     if len(reason.strip()) < 3:
         raise Refused("the reason is too short", where="--reason", expected="a ticket or a sentence")
     database_file.require_database(source)

@@ -9,7 +9,9 @@ from datetime import UTC, datetime
 from include.cutover.evidence.record import Event
 from include.cutover.people.notices import Message, render
 from include.cutover.plan.model import Plan
+from include.cutover.runs import runbook
 from include.cutover.runs.clock import Clock
+from include.cutover.runs.terms import ABANDON, RELEASE, ROLLBACK
 from include.cutover.runs.verdict import course, gate_answer, has_passed
 
 SUBJECTS = {
@@ -26,18 +28,6 @@ PARTS = {
     "delay.three_quarters": (0.75, "three quarters of its window are over"),
 }
 """The notices between start and deadline: after which part of the window, and the same in words."""
-
-# Parts of a run in plain words, each with the step that completes it.
-_ROAD = (
-    ("the checks before the services stop", "apply_migrations"),
-    ("stopping the services", "fence_source"),
-    ("the backup", "take_backup"),
-    ("", "copy"),
-    ("keys and indexes", "analyze_tables"),
-    ("the proof", "validate_foreign_keys"),
-    ("going live", "start_services"),
-    ("the smoke tests", "smoke_test_application"),
-)
 
 
 def message(
@@ -105,7 +95,7 @@ def reason(plan: Plan, notice: str, events: Sequence[Event]) -> str:
     if notice not in PARTS and notice != "deadline":
         return "no reason was recorded."
     began = PARTS[notice][1] if notice in PARTS else "the deadline has passed and it is not live"
-    if course(events) in ("abandon", "release", "rollback"):
+    if course(events) in (ABANDON, RELEASE, ROLLBACK):
         return f"{began}; the run is going back to SQLite."
     return f"{began}; remaining: {', '.join(left(plan, events))}."
 
@@ -113,13 +103,15 @@ def reason(plan: Plan, notice: str, events: Sequence[Event]) -> str:
 def left(plan: Plan, events: Sequence[Event]) -> list[str]:
     """Return the remaining parts of a run before it is live, in plain words."""
     found = []
-    for words, step in _ROAD:
-        if step == "copy":
+    for row in runbook.ROWS:
+        if not row.ends_part:
+            continue
+        if row.mapped:
             open_tables = [name for name in plan.tables if not _copied(plan, name, events)]
             if open_tables:
-                found.append(f"the copy of {len(open_tables)} of {len(plan.tables)} tables")
-        elif not has_passed(events, step):
-            found.append(words)
+                found.append(f"{row.ends_part} of {len(open_tables)} of {len(plan.tables)} tables")
+        elif not has_passed(events, row.name):
+            found.append(row.ends_part)
     asked = [event for event in events if event["event"] == "gate.asked"]
     if asked:
         answer = gate_answer(events, asked[-1]["gate"])
@@ -129,9 +121,7 @@ def left(plan: Plan, events: Sequence[Event]) -> list[str]:
 
 
 def _copied(plan: Plan, table: str, events: Sequence[Event]) -> bool:
-    streams = plan.tables[table].streams
-    steps = [f"copy.{table}"] if streams == 1 else [f"copy.{table}.{stream}" for stream in range(streams)]
-    return all(has_passed(events, step) for step in steps)
+    return all(has_passed(events, step) for step in runbook.copies(plan, table))
 
 
 def _when(moment: datetime) -> str:

@@ -18,6 +18,8 @@ from include.cutover.application import configuration
 from include.cutover.errors import Refused
 from include.cutover.evidence.record import evidence_root
 from include.cutover.plan.model import Plan
+from include.cutover.runs import runbook
+from include.cutover.runs.row import Place
 
 log = logging.getLogger(__name__)
 
@@ -59,16 +61,15 @@ def require(step: str, plan: Plan, source: Callable[[], Path], *, must_run: bool
 
 def _needs(step: str, plan: Plan, source: Callable[[], Path]) -> Mapping[Path, int]:
     """Return the bytes that the step, and those that follow it without a gate, write into each folder."""
-    kept: dict[Path, int] = {}
-    if plan.configuration is not None:
-        kept = {configuration.kept_as(plan.configuration, "", plan.backup.directory).parent: _SMALL}
-    if step == "switch_configuration":
-        return kept
-    if step not in ("stop_services", "take_backup"):
-        return {}
-    live = files.real(source())
-    size = sum(item.stat().st_size for item in (live, *files.side_files(live)) if item.exists())
-    return {**kept, **for_backups(plan, size)}
+    row, needs = runbook.find(step), dict[Path, int]()
+    places = () if row is None else row.writes
+    if Place.CONFIGURATION in places and plan.configuration is not None:
+        needs[configuration.kept_as(plan.configuration, "", plan.backup.directory).parent] = _SMALL
+    if Place.BACKUPS in places:
+        live = files.real(source())
+        size = sum(item.stat().st_size for item in (live, *files.side_files(live)) if item.exists())
+        needs |= for_backups(plan, size)
+    return needs
 
 
 def for_backups(plan: Plan, size: int) -> dict[Path, int]:

@@ -10,7 +10,7 @@ from include.cutover.masking import mask
 from include.cutover.report.events import RunEvents, time_of
 from include.cutover.report.figures import RunFigures
 from include.cutover.report.words import address_text, as_words, clock_text, is_plain, value_text
-from include.cutover.runs import incident
+from include.cutover.runs import incident, runbook
 from include.cutover.runs.incident import Incident
 
 _LABELS = {
@@ -42,7 +42,7 @@ class Artifacts:
         recorded = self._run.newest("backup")
         facts = {key: value for key, value in recorded.items() if key not in _ENVELOPE}
         taken = recorded.get("taken_at") or recorded.get("time")
-        facts = {**self._figures.of_step("take_backup"), **facts, **({"time": taken} if taken else {})}
+        facts = {**self._figures.of_step(runbook.TAKE_BACKUP), **facts, **({"time": taken} if taken else {})}
         return [(_LABELS.get(key, as_words(key)), value_text(key, value)) for key, value in facts.items() if is_plain(value)]
 
     @cached_property

@@ -10,6 +10,7 @@ from typing import Any
 from include.cutover.report.events import RunEvents, time_of
 from include.cutover.report.steps import StepHistory
 from include.cutover.report.words import as_number
+from include.cutover.runs import runbook
 
 
 class RunFigures:
@@ -50,7 +51,7 @@ class RunFigures:
     @cached_property
     def row_counts(self) -> list[dict[str, Any]]:
         """Both sides of every table: those with a difference first, then by name."""
-        rows = [row for row in self.of_step("check_tables").get("tables") or [] if isinstance(row, dict)]
+        rows = [row for row in self.of_step(runbook.CHECK_TABLES).get("tables") or [] if isinstance(row, dict)]
         return sorted(rows, key=lambda row: (row.get("delta") == 0, str(row.get("table"))))
 
     @property
@@ -72,7 +73,7 @@ class RunFigures:
     @cached_property
     def orphans(self) -> list[dict[str, Any]]:
         """Foreign keys with orphans and the orphans' keys."""
-        return [item for item in self.of_step("check_tables").get("orphans") or [] if isinstance(item, dict)]
+        return [item for item in self.of_step(runbook.CHECK_TABLES).get("orphans") or [] if isinstance(item, dict)]
 
     @cached_property
     def outages(self) -> list[tuple[datetime, datetime | None]]:

@@ -23,6 +23,7 @@ from include.cutover.report.words import (
     moment_text,
     weblink_of,
 )
+from include.cutover.runs import runbook
 
 
 def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
@@ -142,7 +143,7 @@ def _orphans_part(story: Story) -> str:
 def _kept_part(story: Story) -> str:
     lines = ["## What was kept, and where", ""]
     kept = story.run.newest("target.kept")
-    target, source = story.figures.of_step("rollback.keep_target"), story.figures.of_step("rollback.restore_source")
+    target, source = story.figures.of_step(runbook.KEEP_TARGET), story.figures.of_step(runbook.RESTORE_SOURCE)
     schema = target.get("schema") or kept.get("schema")
     if schema:
         lines.append(f"- The target's data: schema {_code(schema)} in the target database.")

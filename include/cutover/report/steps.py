@@ -10,9 +10,11 @@ from typing import Any
 
 from include.cutover.evidence.record import Event
 from include.cutover.report.events import RunEvents, time_of
-from include.cutover.runs.runbook import phase_of
+from include.cutover.runs import runbook
+from include.cutover.runs.terms import ROLLBACK
 
-_WRITES_THE_REPORT = {"close_run", "close_rollback", "close_rehearsal", "rollback.write_incident"}
+_WRITES_THE_REPORT = {row.name for row in runbook.ROWS if row.writes_report}
+_GOES_BACK = {row.name for row in runbook.way(ROLLBACK)}
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ class StepHistory:
     @property
     def is_copy(self) -> bool:
         """True for a step that copies a table, or a part of one."""
-        return self.name.startswith("copy.")
+        return runbook.is_copy(self.name)
 
     @property
     def title(self) -> str:
@@ -76,7 +78,7 @@ class StepHistory:
     @property
     def phase(self) -> str:
         """The part of the runbook that it belongs to."""
-        return phase_of(self.name)
+        return runbook.phase_of(self.name)
 
 
 @dataclass
@@ -118,7 +120,7 @@ def failures_of(steps: Iterable[StepHistory]) -> list[StepHistory]:
         if step.outcome not in ("passed", "running")
         and not (step.outcome == "unfinished" and step.name in _WRITES_THE_REPORT)
     ]
-    return sorted(bad, key=lambda step: (step.outcome == "refused", step.name.startswith("rollback."), step.last.end))
+    return sorted(bad, key=lambda step: (step.outcome == "refused", step.name in _GOES_BACK, step.last.end))
 
 
 def _history(run: RunEvents, name: str, tries: list[_Try]) -> StepHistory:
@@ -147,7 +149,7 @@ def _went_on_after(run: RunEvents, begin: datetime) -> bool:
     over = ("decision", "sealed", "reopened", "rollback.asked")
     return any(
         time_of(event) >= begin
-        and (event["event"] in over or (event["event"] == "step.begin" and str(event.get("step")).startswith("rollback.")))
+        and (event["event"] in over or (event["event"] == "step.begin" and event.get("step") in _GOES_BACK))
         for event in run.events
     )
 

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from include.cutover.evidence.record import Event
-from include.cutover.runs import rehearsals
+from include.cutover.runs import rehearsals, runbook
 
 Fact = tuple[str, str]
 """A label and its text, both plain."""
@@ -36,7 +36,7 @@ def facts(events: Sequence[Event]) -> list[Fact]:
         found.append(("Last green, unchanged since", f"{_moment(green['at'])} ({green['run_id']})"))
     ends = {event["step"]: event for event in events if event["event"] == "step.end"}
     found.append(("Rows since then", _rows(recorded.get("rows") or {}, _rows_now(ends))))
-    size = (_figures(ends, "check_source")).get("bytes")
+    size = _figures(ends, runbook.CHECK_SOURCE).get("bytes")
     if size and (then := recorded.get("bytes")):
         found.append(("Size since then", f"{then:,} to {size:,} bytes, {100 * (size / then - 1):+.1f} %"))
     new = [text for name, text in rehearsals.findings(events).items() if name not in (recorded.get("findings") or {})]
@@ -87,7 +87,8 @@ def _figures(ends: Mapping[str, Event], step: str) -> Mapping[str, Any]:
 
 def _rows_now(ends: Mapping[str, Event]) -> Mapping[str, int]:
     """Return the rows by table, of the backup; before there is one, as the assessment counted them."""
-    return _figures(ends, "take_backup").get("counts") or _figures(ends, "assess_source").get("tables") or {}
+    assessed = _figures(ends, runbook.ASSESS_SOURCE).get("tables")
+    return _figures(ends, runbook.TAKE_BACKUP).get("counts") or assessed or {}
 
 
 def _rows(before: Mapping[str, int], now: Mapping[str, int]) -> str:

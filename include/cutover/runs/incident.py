@@ -16,6 +16,7 @@ from include.cutover.files import slug
 from include.cutover.masking import mask
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
+from include.cutover.runs.deciders import require_decider
 
 CLOSED = "incident.closed"
 OUTCOMES = ("rolled_back", "failed", "released")
@@ -207,15 +208,7 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
         Refused: When another person asks, when a text is missing, when the way back is not complete, or when there is no
             incident.
     """
-    deciders = [person.user for person in _people(plan, run).people.deciders]
-    if by not in deciders:
-        raise Refused(
-            "only the lead or a deputy may close an incident",
-            where=f"plan {plan}",
-            expected=", ".join(deciders),
-            found=by or "an unknown user",
-            do="Ask one of them to close it.",
-        )
+    require_decider(_people(plan, run), by, "close an incident")
     given = {"cause": cause.strip(), "fix": fix.strip(), "reference": reference.strip()}
     missing = [name for name, text in given.items() if len(text) < SHORTEST]
     if missing:

@@ -20,8 +20,9 @@ from include.cutover.checks import Check
 from include.cutover.evidence.record import REHEARSALS, Event, Evidence, rehearsals, runs
 from include.cutover.plan.application import Service
 from include.cutover.plan.model import Plan
-from include.cutover.runs import schema_drift
+from include.cutover.runs import runbook, schema_drift
 from include.cutover.runs.clock import Measured
+from include.cutover.runs.row import Limit, Span
 from include.cutover.runs.verdict import ever_passed, has_passed, newest
 
 EVENT = "rehearsal"
@@ -31,8 +32,8 @@ DATABASE = "rehearsal.database"
 GREEN, RED = "rehearsed", "rehearsal_failed"
 """Outcomes of a rehearsal."""
 
-FIRST_DOWN, LAST_PROVEN = "fence_source", "mark_target"
-FIRST_BACK, LAST_BACK = "way_back.keep_target", "way_back.check_restored"
+FIRST_DOWN, LAST_PROVEN = runbook.FENCE_SOURCE, runbook.MARK_TARGET
+FIRST_BACK, LAST_BACK = (runbook.way(runbook.REHEARSED_BACK)[at].name for at in (0, -1))
 """First and last step of what a cutover does while the services are down, forward and back."""
 
 SPREAD = 10
@@ -41,8 +42,6 @@ SPREAD = 10
 _RELEVANT = (
     "target_schema", "target_fence", "tables", "ignored_tables", "source_objects", "preflight", "extras", "access",
 )  # fmt: skip
-_BEFORE_SERVICES_RUN = ("stop_services", "switch_configuration", "start_services")
-_BACK = ("rollback.stop_services", "rollback.revert_configuration", "rollback.start_services", "rollback.check_health")
 
 
 def series(plan: str) -> str:
@@ -131,7 +130,7 @@ def of(evidence: Evidence) -> Rehearsal | None:
         return None
     ends = {event["step"]: event for event in events if event["event"] == "step.end"}
     measured = spans(events)
-    taken = (ends.get("take_backup") or {}).get("figures") or {}
+    taken = (ends.get(runbook.TAKE_BACKUP) or {}).get("figures") or {}
     database = _last(events, DATABASE)
     return Rehearsal(
         run_id=str(opened["run_id"]),
@@ -140,7 +139,7 @@ def of(evidence: Evidence) -> Rehearsal | None:
         result="green" if sealed["outcome"] == GREEN else "red",
         fingerprint=fingerprint(events, str(opened["rehearses"])),
         rows={str(table): int(rows) for table, rows in (taken.get("counts") or {}).items()},
-        source_bytes=int(((ends.get("clone_source") or {}).get("figures") or {}).get("bytes") or 0),
+        source_bytes=int(((ends.get(runbook.CLONE_SOURCE) or {}).get("figures") or {}).get("bytes") or 0),
         findings=findings(events),
         seconds={step: float(event.get("seconds") or 0) for step, event in ends.items()},
         down=measured.down,
@@ -247,13 +246,13 @@ def downtime(plan: Plan, rehearsals: Sequence[Rehearsal]) -> ExpectedTime | None
         rehearsals: Green ones of the same fingerprint, newest first.
     """
     measured = [item.down for item in rehearsals if item.down is not None][:SPREAD]
-    return _expected("from the fence to the proof", measured, _unmeasured(plan, _BEFORE_SERVICES_RUN))
+    return _expected("from the fence to the proof", measured, _unmeasured(plan, Span.DOWN))
 
 
 def rollback_time(plan: Plan, rehearsals: Sequence[Rehearsal]) -> ExpectedTime | None:
     """Return the expected time of the whole way back, as for ``downtime``."""
     measured = [item.back for item in rehearsals if item.back is not None][:SPREAD]
-    return _expected("target set aside, backup restored", measured, _unmeasured(plan, _BACK))
+    return _expected("target set aside, backup restored", measured, _unmeasured(plan, Span.BACK))
 
 
 def _expected(what: str, measured: Sequence[float], others: Sequence[TimePart]) -> ExpectedTime | None:
@@ -270,27 +269,24 @@ def measured(plan: Plan) -> Measured | None:
     back = None if found is None else rollback_time(plan, [found])
     if found is None or back is None or found.down is None:
         return None
-    stop, switch, start = (part.seconds for part in _unmeasured(plan, _BEFORE_SERVICES_RUN))
+    stop, switch, start = (part.seconds for part in _unmeasured(plan, Span.DOWN))
     remaining = {
         step: seconds + switch + start + (stop if seconds > found.down else 0.0) for step, seconds in found.begins.items()
     }
-    remaining |= {
-        "stop_services": stop + found.down + switch + start,
-        "switch_configuration": switch + start,
-        "start_services": start,
-    }
+    rest = (stop + found.down + switch + start, switch + start, start)
+    remaining |= {row.name: seconds for row, seconds in zip(runbook.unmeasured(Span.DOWN), rest, strict=True)}
     return Measured(found.run_id, back.seconds, remaining)
 
 
-def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[TimePart]:
+def _unmeasured(plan: Plan, span: Span) -> list[TimePart]:
     """Return the parts that a rehearsal leaves out, as the newest real run measured them, else by the plan's limits."""
     past = [run.events() for run in reversed(runs(plan.name))]
     parts = []
-    for step in steps:
-        words = step.replace("rollback.", "").replace("_", " ")
+    for row in runbook.unmeasured(span):
+        step, what = row.name, row.name.rpartition(".")[2].replace("_", " ")
         events = next((events for events in past if ever_passed(events, step)), None)
         if events is None:
-            parts.append(TimePart(words, _limit(plan, step), LIMIT))
+            parts.append(TimePart(what, sum((_limit(plan, limit) for limit in row.limits), 0.0), LIMIT))
             continue
         opened = _last(events, "run.opened")
         end = next(
@@ -298,20 +294,17 @@ def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[TimePart]:
             for event in reversed(events)
             if event["event"] == "step.end" and event.get("step") == step and event.get("outcome") == "passed"
         )
-        parts.append(TimePart(words, float(end.get("seconds") or 0), f"as in the run {opened.get('run_id')}"))
+        parts.append(TimePart(what, float(end.get("seconds") or 0), f"as in the run {opened.get('run_id')}"))
     return parts
 
 
-def _limit(plan: Plan, step: str) -> float:
-    """Return the seconds that the plan allows a step at most."""
-    health = float(plan.smoke_tests.seconds) if plan.smoke_tests is not None else 0.0
-    if step.endswith("stop_services"):
+def _limit(plan: Plan, limit: Limit) -> float:
+    """Return a limit of the plan, in seconds."""
+    if limit is Limit.STOP:
         return _together(plan.services, lambda service: service.stop_seconds)
-    if step == "start_services":
-        return _together(plan.services, lambda service: service.start_seconds) + health
-    if step == "rollback.start_services":
+    if limit is Limit.START:
         return _together(plan.services, lambda service: service.start_seconds)
-    return health if step == "rollback.check_health" else 0.0
+    return float(plan.smoke_tests.seconds) if plan.smoke_tests is not None else 0.0
 
 
 def _together(services: Sequence[Service], seconds: Any) -> float:

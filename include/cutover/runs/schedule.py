@@ -17,7 +17,7 @@ from include.cutover.files import slug
 from include.cutover.plan.model import Plan
 from include.cutover.runs import clock, rehearsals
 from include.cutover.runs.clock import Clock
-from include.cutover.runs.deciders import require_decider
+from include.cutover.runs.deciders import require_auto_approval, require_decider
 
 OPENED, BEGUN, CALLED_OFF = "schedule.opened", "schedule.begun", "schedule.called_off"
 
@@ -54,12 +54,8 @@ def open_schedule(
     if evidence.exists:
         return evidence
     require_decider(plan, actor, "schedule a cutover")
-    if approve == "auto" and not plan.gates.allow_auto_approval:
-        raise Refused(
-            "the plan does not allow automatic approval",
-            where=f"plan {plan.name}: gates.allow_auto_approval",
-            do="Schedule it with approve: ask.",
-        )
+    if approve == "auto":
+        require_auto_approval(plan)
     now = datetime.now(UTC)
     if start <= now:
         raise Refused(

@@ -10,10 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from include.cutover.evidence.record import Event, Evidence, rehearsals, runs
+from include.cutover.runs import runbook
 from include.cutover.runs.verdict import ever_passed
 
 EVENT = "source.schema"
-PROOF = "check_tables"
+PROOF = runbook.CHECK_TABLES
 _SHOWN = 12
 
 

@@ -1,6 +1,6 @@
-"""What happens next, read from the evidence: go on, abandon, release or roll back.
+"""The next move of a run, read from its evidence: go on, abandon, release or roll back.
 
-Pure functions over events. Whatever is not recorded did not happen: missing evidence never means "go on".
+Pure functions over events. An event that is not recorded did not happen: missing evidence never means "go on".
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 from include.cutover.evidence.record import Event
+from include.cutover.runs import runbook
+from include.cutover.runs.row import Point
+from include.cutover.runs.terms import ABANDON, FORWARD, GO_LIVE, LIVE, RELEASE, ROLLBACK, SWITCHING
 
 Outcome = Literal["go_on", "abandon", "release", "rollback"]
 
@@ -19,14 +22,14 @@ NO_GO = "No-go"
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do and why, in sentences for a person."""
+    """The next move and its reasons, in sentences for a person."""
 
     outcome: Outcome
     why: tuple[str, ...]
 
 
 def newest(events: Sequence[Event], step: str) -> Event | None:
-    """The newest begin or end of a step. A try that was refused before it began takes nothing back."""
+    """Return the newest begin or end of a step. A try that was refused before it began does not count."""
     found: Event | None = None
     for event in events:
         if event["event"] not in ("step.begin", "step.end") or event.get("step") != step:
@@ -39,31 +42,31 @@ def newest(events: Sequence[Event], step: str) -> Event | None:
 
 
 def has_passed(events: Sequence[Event], step: str) -> bool:
-    """Whether the newest record of a step is an end that passed: a later begin takes an earlier pass back."""
+    """Report whether the newest record of a step is an end that passed: a later begin cancels an earlier pass."""
     event = newest(events, step)
     return event is not None and event["event"] == "step.end" and event.get("outcome") == "passed"
 
 
 def passed_in_turn(events: Sequence[Event], steps: Sequence[str]) -> bool:
-    """Whether all passed, each after the one before it: a step that ran again leaves those behind it to be done again."""
+    """Report whether all passed, each after the one before it: behind a step that ran again, all must run again."""
     ends = [newest(events, step) for step in steps]
     return all(has_passed(events, step) for step in steps) and ends == sorted(ends, key=lambda end: end["seq"] if end else 0)
 
 
 def has_begun(events: Sequence[Event], step: str) -> bool:
-    """Whether a step ever began, whatever became of it."""
+    """Report whether a step ever began, however it ended."""
     return any(event["event"] == "step.begin" and event.get("step") == step for event in events)
 
 
 def ever_passed(events: Sequence[Event], step: str) -> bool:
-    """Whether a step passed at least once; for what stays true afterwards, such as a verified backup."""
+    """Report whether a step passed at least once; for facts that stay true afterwards, such as a verified backup."""
     return any(
         event["event"] == "step.end" and event.get("step") == step and event.get("outcome") == "passed" for event in events
     )
 
 
 def gate_answer(events: Sequence[Event], gate: str) -> Event | None:
-    """The newest recorded answer of a gate."""
+    """Return the newest recorded answer of a gate."""
     for event in reversed(events):
         if event["event"] == "gate" and event.get("gate") == gate:
             return event
@@ -71,7 +74,7 @@ def gate_answer(events: Sequence[Event], gate: str) -> Event | None:
 
 
 def gate_is_open(events: Sequence[Event], gate: str, entitled: Collection[str]) -> bool:
-    """Whether the newest answer is a go by somebody entitled, or an automatic one that the plan allowed."""
+    """Report whether the newest answer is a go by an entitled person, or an automatic one that the plan allowed."""
     answer = gate_answer(events, gate)
     if answer is None or answer.get("answer") != GO:
         return False
@@ -79,31 +82,42 @@ def gate_is_open(events: Sequence[Event], gate: str, entitled: Collection[str]) 
 
 
 def course(events: Sequence[Event]) -> str:
-    """Where the run goes: ``forward`` until the first branch, then ``go_live``, ``switching`` from its first step, ``live``.
+    """Return the course of a run: ``forward`` until the first branch, then ``go_live``, ``switching`` and ``live``.
 
-    Or the way back that was chosen, which is final: ``abandon``, ``release`` or ``rollback``. A rollback that somebody asked
-    for comes before everything.
+    Or the way back that was chosen, which is final: ``abandon``, ``release`` or ``rollback``. A rollback that a person asked
+    for takes precedence over every decision.
     """
-    if has_begun(events, "rollback.stop_services") or any(
+    if has_begun(events, runbook.first_of(ROLLBACK)) or any(
         event["event"] in ("rollback.asked", "reopened") for event in events
     ):
-        return "rollback"
-    found = "forward"
+        return ROLLBACK
+    found = FORWARD
     for event in events:
         if event["event"] == "decision":
             if event["outcome"] != "go_on":
                 return str(event["outcome"])
-            found = "live" if found == "live" or event["at"] == "decide_live" else "go_live"
-    return "switching" if found == "go_live" and has_begun(events, "switch_configuration") else found
+            found = LIVE if found == LIVE or decides_live(event) else GO_LIVE
+    return SWITCHING if found == GO_LIVE and has_begun(events, runbook.first_of(GO_LIVE)) else found
+
+
+def decides_live(decision: Event) -> bool:
+    """Report whether a decision is the one after going live."""
+    row = runbook.find(decision["at"])
+    return row is not None and row.decides is Point.STAY_LIVE
 
 
 def has_touched(events: Sequence[Event]) -> bool:
-    """Whether the run may have changed anything of the application: then it needs a way back."""
-    return any(has_begun(events, step) for step in ("stop_services", "fence_source", "take_backup"))
+    """Report whether the run may have changed anything of the application, and so needs a way back."""
+    return any(has_begun(events, step) for step in runbook.touching())
+
+
+def has_backup(events: Sequence[Event]) -> bool:
+    """Report whether the run has a verified backup."""
+    return ever_passed(events, runbook.TAKE_BACKUP)
 
 
 def late(events: Sequence[Event]) -> str:
-    """Why a step or a gate's answer came too late, empty where none did, or it passed after all."""
+    """Return why a step or a gate's answer came too late; empty where none did, or where it passed later."""
     for event in reversed(events):
         if event["event"] == "late" and not has_passed(events, event["step"]):
             return str(event["reason"])
@@ -115,7 +129,7 @@ _NEVER = ("has not run", "was not answered")
 
 
 def _overtaken(events: Sequence[Event], later: Mapping[str, Collection[str]]) -> list[str]:
-    """What passed before something ran again that it depends on."""
+    """Name the steps that passed before a step on which they depend ran again."""
     found = []
     for step, before in later.items():
         begin = max(
@@ -129,7 +143,7 @@ def _overtaken(events: Sequence[Event], later: Mapping[str, Collection[str]]) ->
 
 
 def last_word(events: Sequence[Event], step: str) -> str:
-    """What became of a step, in words that follow its name."""
+    """Describe the newest record of a step, in words that follow its name."""
     event = newest(events, step)
     if event is None:
         return _NEVER[0]
@@ -150,19 +164,19 @@ def decide(
     late: str = "",
     later: Mapping[str, Collection[str]] | None = None,
 ) -> Decision:
-    """The way on from a branch of a cutover.
+    """Decide how a cutover goes on from a branch.
 
     Args:
         events: All events of the run.
         required: Steps whose newest record must be a pass.
         gates: Gates that must have been answered with a go.
         entitled: User names whose answer counts.
-        changed: What belongs to the run and is not as it was when the run opened.
+        changed: Names of those of plan, SQL files and code that changed since the run opened.
         late: Why there is no time left to go live; empty while there is.
-        later: Step to those which must have come to their end before it began, such as a proof to what it proves.
+        later: Step → steps that must have ended before it began, such as a proof and the writes that it proves.
 
     Returns:
-        ``go_on`` only when nothing is missing. Otherwise: ``abandon`` while nothing of the application was ever touched,
+        ``go_on`` only when nothing is missing. Otherwise ``abandon`` while nothing of the application was touched,
         ``release`` while there is no verified backup (the source is the truth and is not overwritten), else ``rollback``.
     """
     why = [f"there is no time left to go live: {late}"] if late else []
@@ -178,10 +192,8 @@ def decide(
     why += _overtaken(events, later or {})
     if not why:
         return Decision("go_on", ("every step before this one passed",))
-    # What failed says more than what was still at work, and that more than what therefore never ran.
+    # Failures first, then steps still at work, then steps that therefore never ran.
     why.sort(key=lambda reason: 1 + reason.endswith(_NEVER) if reason.endswith((*_NEVER, _NO_END)) else 0)
     if not has_touched(events):
-        return Decision("abandon", tuple(why))
-    if not ever_passed(events, "take_backup"):
-        return Decision("release", tuple(why))
-    return Decision("rollback", tuple(why))
+        return Decision(ABANDON, tuple(why))
+    return Decision(ROLLBACK if has_backup(events) else RELEASE, tuple(why))

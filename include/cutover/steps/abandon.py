@@ -12,7 +12,7 @@ from include.cutover.target import drop
 
 
 def call_off(step: Step) -> Report:
-    """Nothing was copied: take back the empty tables that this run made, and tell people. Safe to run again."""
+    """Drop the empty tables that this run made, and post the notice that it was called off. Safe to run again."""
     if step.evidence.last("lease.target", holder=step.holder) is None:
         cleared = "the target was not touched"
     else:
@@ -22,7 +22,7 @@ def call_off(step: Step) -> Report:
         except (CutoverError, psycopg.Error) as error:
             step.evidence.append("target.pending", run_id=step.run_id)
             cleared = (
-                f"the next run puts the target aside, as it could not be cleared now: {str(error).strip().splitlines()[0]}"
+                f"the next run sets the target aside, as it could not be cleared now: {str(error).strip().splitlines()[0]}"
             )
     if step.evidence.last("notice", notice="start") is not None:
         announce(step, notice="cancelled", reason=_first_reason(step.evidence))

@@ -9,21 +9,18 @@ from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Report, Step
 
 ANNOUNCE_SECONDS = 5.0
-
-
-"""What a step that tells people gives their channels; the outbox goes on after that."""
+"""How long an announcing step tries its channels; the outbox goes on after that."""
 
 
 def announce(step: Step, *, notice: str, reason: str = "") -> Report:
-    """Post one notice and send it to every channel. Never fails: what could not be delivered stays in the outbox, and is in
-    the report.
+    """Post one notice and send it to every channel. Safe to run again: no channel gets a notice twice.
 
-    Safe to run again: a channel that got the notice does not get it twice.
+    Never fails: an undelivered notice stays in the outbox and is in the report.
     """
     moment = datetime.now(UTC) if notice == "rollback" else None
     notice_steps.post(step.evidence, step.plan, notice, run_id=step.run_id, reason=reason, moment=moment)
     notice_steps.deliver(step.evidence, step.plan, step.ends.channels, seconds=ANNOUNCE_SECONDS)
-    sent, missing, words = notice_steps.told(step.evidence, notice, step.plan)
+    sent, missing, words = notice_steps.delivery_status(step.evidence, notice, step.plan)
     return Report(
         f"{step.plan.application}: {notice_texts.SUBJECTS[notice]}: {words}", {"sent": len(sent), "failed": len(missing)}
     )

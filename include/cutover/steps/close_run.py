@@ -1,68 +1,49 @@
-"""Closing a run: the report, the seal, and the colour."""
+"""Closes a run: writes the report, seals the evidence, and fails unless the application is live."""
 
 from __future__ import annotations
 
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
 from include.cutover.evidence import lease, source_lease
-from include.cutover.evidence.record import Event
+from include.cutover.evidence.record import Event, sealing
 from include.cutover.people import notices
 from include.cutover.report import page as report_page
+from include.cutover.runs import runbook
+from include.cutover.runs.terms import LIVE, RELEASE, ROLLBACK
 from include.cutover.runs.verdict import course, has_begun, has_touched, passed_in_turn
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import ledger
-
-ROLLED_BACK = tuple(
-    f"rollback.{name}"
-    for name in ("stop_services", "keep_target", "restore_source", "revert_configuration", "start_services", "check_health")
-)
-RELEASED = ("release.lift_fence", "release.start_services", "release.check_health")
 
 SENTENCES = {
     "live": "live on PostgreSQL",
     "rolled_back": "rolled back: the application runs on SQLite again, as of the backup",
     "released": "called off after the services had stopped: they run on SQLite again, nothing was overwritten",
     "abandoned": "called off before anything was stopped: nothing was touched",
-    "failed": "NOT finished: the way back did not complete, somebody must look now",
+    "failed": "NOT finished: the way back did not complete; an operator must act now",
 }
 
 
 def outcome_of(events: list[Event]) -> str:
-    """How a run ended, from its evidence: ``live``, ``rolled_back``, ``released``, ``abandoned`` or ``failed``."""
-    if has_begun(events, "rollback.stop_services"):
-        return "rolled_back" if passed_in_turn(events, ROLLED_BACK) else "failed"
-    if has_begun(events, "release.lift_fence"):
-        return "released" if passed_in_turn(events, RELEASED) else "failed"
-    if course(events) == "live":
+    """Return how a run ended: ``live``, ``rolled_back``, ``released``, ``abandoned`` or ``failed``."""
+    for way, ended in ((ROLLBACK, "rolled_back"), (RELEASE, "released")):
+        if has_begun(events, runbook.first_of(way)):
+            return ended if passed_in_turn(events, runbook.completing(way)) else "failed"
+    if course(events) == LIVE:
         return "live"
     return "failed" if has_touched(events) else "abandoned"
 
 
 def close(step: Step) -> Report:
-    """Write the report and seal the evidence; fails on purpose unless the application is live. Runs again without harm.
+    """Write the report and seal the evidence; fails on purpose unless the application is live. Safe to run again.
 
     Raises:
-        StepFailed: When the run ended in any other way than live; Airflow shows the run red.
+        StepFailed: When the run did not end live; Airflow shows the run red.
     """
-    if not step.evidence.exists or step.evidence.last("run.opened") is None:
-        raise StepFailed("the run never opened", where=step.run_id, do="See the task open_run for the reason.")
-    sealed = step.evidence.sealed
-    if sealed is None:
-        try:
-            lease.check(step.plan.name, step.run_id, step.holder)
-        except LeaseLost as lost:
-            raise StepFailed(
-                "another run took over; this one does nothing more", where=step.run_id, found=lost.found
-            ) from None
-        events = step.evidence.events()
-        outcome = outcome_of(events)
-        if outcome in ("live", "abandoned", "released"):
-            _release_target(step, live=outcome == "live")
-        if outcome != "failed":
-            _release_source(step)
-        step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
-    else:
-        outcome = sealed["outcome"]
+    events = step.evidence.events() if step.evidence.exists else []
+    if not any(event["event"] == "run.opened" for event in events):
+        raise StepFailed("the run never opened", where=step.run_id, do=f"See the task {runbook.OPEN_RUN} for the reason.")
+    sealed = sealing(events)
+    outcome = sealed["outcome"] if sealed is not None else _seal(step, events)
     notice_steps.deliver(step.evidence, step.plan, step.ends.channels, seconds=notices.SECONDS, patient=False)
     step.evidence.save("report.html", report_page.run_report(step.evidence, step.plan))
     summary = report_page.summary(step.evidence, step.plan)
@@ -71,14 +52,31 @@ def close(step: Step) -> Report:
     return Report(SENTENCES[outcome], summary)
 
 
+def _seal(step: Step, events: list[Event]) -> str:
+    """Give the leases back and seal the evidence; return the outcome."""
+    try:
+        lease.check(step.plan.name, step.run_id, step.holder)
+    except LeaseLost as lost:
+        raise StepFailed("another run took over; this one does nothing more", where=step.run_id, found=lost.found) from None
+    outcome = outcome_of(events)
+    if outcome in ("live", "abandoned", "released"):
+        _release_target(step, events, live=outcome == "live")
+    if outcome != "failed":
+        _release_source(step)
+    step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
+    return outcome
+
+
 def close_rollback(step: Step) -> Report:
-    """Close the cutover as rolled back; green when the application is back on SQLite, or never left it. Runs twice.
+    """Close the cutover as rolled back; green when the application is back on SQLite, or never left it. Safe to run again.
 
     Raises:
         StepFailed: When nothing was rolled back, or the way back did not complete.
     """
     if step.run_id == step.own_run_id:
-        raise StepFailed("nothing was rolled back", where=step.own_run_id, do="See the task open_rollback for the reason.")
+        raise StepFailed(
+            "nothing was rolled back", where=step.own_run_id, do=f"See the task {runbook.OPEN_ROLLBACK} for the reason."
+        )
     try:
         return close(step)
     except StepFailed:
@@ -89,16 +87,16 @@ def close_rollback(step: Step) -> Report:
 
 
 def _release_source(step: Step) -> None:
-    """Let the source go. One that cannot be reached is let go by the seal: a closed run holds nothing."""
+    """Release the lease of the source. Where it cannot be reached, the seal releases it: a closed run holds nothing."""
     try:
         source_lease.release(step.source, step.run_id)
     except (CutoverError, OSError) as error:
         step.log.warning("the lease of the source was not given back: %s", error)
 
 
-def _release_target(step: Step, *, live: bool) -> None:
-    """Give the lease of the target back; where it is down, the next run or the rollback takes it."""
-    if not has_begun(step.evidence.events(), "apply_ddl"):
+def _release_target(step: Step, events: list[Event], *, live: bool) -> None:
+    """Release the lease of the target; where it is down, the next run or the rollback takes it."""
+    if not has_begun(events, runbook.APPLY_DDL):
         return
     try:
         held = ledger.lease(step.target)

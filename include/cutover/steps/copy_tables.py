@@ -4,22 +4,28 @@ from __future__ import annotations
 
 from include.cutover.copying import tables as copying
 from include.cutover.runs import clock as clocks
+from include.cutover.runs import runbook
 from include.cutover.steps.step import Report, Step
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:
     """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk.
 
-    When the time is up it ends where it is: the run goes back.
+    When the time is up the copy stops where it is: the run goes back.
+
+    Args:
+        step: The step.
+        table: The table.
+        stream: Number of the stream, counted from 0.
     """
     settings = step.plan.tables[table]
 
     clock = clocks.read(step.evidence.events())
 
-    def tell(progress: copying.Progress) -> None:
+    def report(progress: copying.Progress) -> None:
         step.log.info("%s", progress)
         if clock is not None:
-            clock.require_in_time(step.name, rest_from="build_keys_and_indexes")  # what has begun is measured no more
+            clock.require_in_time(step.name, rest_from=runbook.BUILD_KEYS)  # the rest after the copy
 
     result = copying.copy_table(
         step.decided.file,
@@ -32,7 +38,7 @@ def copy(step: Step, *, table: str, stream: int = 0) -> Report:
         stream=stream,
         streams=settings.streams,
         secret=settings.secret,
-        on_progress=tell,
+        on_progress=report,
     )
     rate = result.rows / result.seconds if result.seconds > 0 else 0
     return Report(

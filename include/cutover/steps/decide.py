@@ -2,87 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from include.cutover.evidence.record import Event
 from include.cutover.runs import clock as clocks
-from include.cutover.runs import verdict
-from include.cutover.runs.runbook import ACCESS, BEFORE, EXTRAS, FINISHING, GOING_LIVE, PROOFS
+from include.cutover.runs import runbook, verdict
+from include.cutover.runs.row import Point
+from include.cutover.runs.terms import ABANDON, LIVE, RELEASE, ROLLBACK
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Report, Step
 
 
-def required_steps(step: Step, at: str) -> list[str]:
-    """Names of the steps whose pass a branch needs; the copies come from the plan's tables, one for each stream."""
-    required = [*BEFORE, *_copies(step), "restore_test", *FINISHING, *PROOFS]
-    if step.plan.extras.required:
-        required.append(EXTRAS)
-    if step.plan.access is not None:
-        required.append(ACCESS)
-    return required if at == "decide" else [*required, *GOING_LIVE]
-
-
-def _copies(step: Step) -> list[str]:
-    copies = []
-    for name, table in step.plan.tables.items():
-        copies += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
-    return copies
-
-
-def _later(step: Step, at: str) -> dict[str, Sequence[str]]:
-    """A proof holds for what was written before it; what went live was looked at afterwards."""
-    written = [*_copies(step), *FINISHING]
-    later: dict[str, Sequence[str]] = {proof: written for proof in PROOFS if proof != "validate_foreign_keys"}
-    if at == "decide_live":
-        later |= {"start_services": ["switch_configuration"], "smoke_test_application": ["start_services"]}
-    return later
-
-
 def decide(step: Step, *, at: str) -> Report:
-    """Read the evidence and choose: go on, abandon, release or roll back. What was chosen once stays, but for a go."""
-    events = step.evidence.events()
+    """Read the evidence and choose: go on, abandon, release or roll back. A chosen way back is final; a go is not.
+
+    Args:
+        step: The step.
+        at: The name under which the decision is recorded: that of the step in the runbook.
+    """
+    events, point = step.evidence.events(), runbook.row_of(at).decides
+    if point is None:
+        raise LookupError(f"the step {at} decides nothing, by its row in the runbook")
     course = verdict.course(events)
-    if course in ("abandon", "release", "rollback", "live"):
+    if course in (ABANDON, RELEASE, ROLLBACK, LIVE):
         chosen = _again(events, course)
     else:
-        gates = ("go_no_go",) if at == "decide" else ("go_no_go", "approve")
-        late = _late(events, at)
+        before_going_live = point is Point.GO_LIVE
+        late = _late(events, at, check_clock=before_going_live)
         chosen = verdict.decide(
             events,
-            required=required_steps(step, at),
-            gates=gates,
+            required=runbook.required(step.plan, point),
+            gates=runbook.required_gates(step.plan, point),
             entitled=step.entitled,
-            changed=step.changed if at == "decide" else (),
+            changed=step.changed if before_going_live else (),
             late=late,
-            later=_later(step, at),
+            later=runbook.later(step.plan, point),
         )
         step.evidence.append("decision", at=at, outcome=chosen.outcome, why=list(chosen.why))
-        if chosen.outcome == "go_on" and at == "decide_live":
+        if chosen.outcome == "go_on" and point is Point.STAY_LIVE:
             step.evidence.append("live")
         elif late and chosen.outcome != "go_on":
             notice_steps.post(step.evidence, step.plan, "deadline", run_id=step.run_id, reason=f"{late}; it goes back.")
     figures = {"outcome": chosen.outcome, "why": list(chosen.why)}
-    return Report(f"{chosen.outcome}: {chosen.why[0]}", figures, warnings=_extras_missing(step))
+    return Report(f"{chosen.outcome}: {chosen.why[0]}", figures, warnings=_extras_missing(step, events))
 
 
-def _late(events: list[Event], at: str) -> str:
-    """Why there is no time left to go live. What is live already stays so: only what came too late before that counts."""
+def _late(events: list[Event], at: str, *, check_clock: bool) -> str:
+    """Return why there is no time left to go live.
+
+    A run that is live stays live: after going live only a refusal of an earlier step counts, and not the clock.
+    """
     found = clocks.read(events)
-    return verdict.late(events) or (found.late(at) if found is not None and at == "decide" else "")
+    return verdict.late(events) or (found.late(at) if found is not None and check_clock else "")
 
 
-def _extras_missing(step: Step) -> list[str]:
-    """That nobody knows of the extras: their step may have been killed, or taken out by a person. What it says, it says."""
-    if not step.plan.extras.wanted or verdict.has_passed(step.evidence.events(), EXTRAS):
+def _extras_missing(step: Step, events: list[Event]) -> list[str]:
+    """Warn of extras without a recorded pass: their step may have been killed, or removed by a person."""
+    if not step.plan.extras.wanted or verdict.has_passed(events, runbook.SNAPSHOT_EXTRAS):
         return []
-    return [f"the extras of the plan are not known to be kept: {EXTRAS} did not pass"]
+    return [f"the extras of the plan are not known to be kept: {runbook.SNAPSHOT_EXTRAS} did not pass"]
 
 
 def _again(events: list[Event], course: str) -> verdict.Decision:
-    """What was decided before; a rollback may also have begun where nothing could be decided."""
-    if course == "live":
+    """Return the earlier decision; a rollback may also have begun before anything was decided."""
+    if course == LIVE:
         return verdict.Decision("go_on", ("the run is live",))
     for event in events:
         if event["event"] == "decision" and event["outcome"] == course:
             return verdict.Decision(event["outcome"], tuple(event["why"]))
-    return verdict.Decision("rollback", ("the rollback has begun",))
+    return verdict.Decision(ROLLBACK, ("the rollback has begun",))

@@ -1,4 +1,4 @@
-"""The communicator's hand on the notices: read them, change them, let them go or hold them back."""
+"""Shows, edits, releases and withholds notices, for the communicator, the lead and the deputies."""
 
 from __future__ import annotations
 
@@ -9,29 +9,21 @@ from include.cutover.evidence.record import Evidence, runs
 from include.cutover.people import notices
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.runs import schedule
+from include.cutover.runs import deciders, schedule
 from include.cutover.steps import notices as notice_steps
-from include.cutover.steps.schedule import Call
+from include.cutover.steps.call import Call
 from include.cutover.steps.send_pending import SECONDS, plan_of
 
 
 def edit_notice(call: Call) -> str:
-    """Do with a notice of a run what the form says. Safe to run again.
+    """Carry the form out on a notice of a run. Safe to run again.
 
     Raises:
-        Refused: When somebody else asks than the communicator, the lead or a deputy, when there is no such run or notice, or
-            when the text should change of a notice that somebody has got.
+        Refused: When anyone but the communicator, the lead or a deputy asks, when there is no such run or notice, or when a
+            notice that was delivered would get another text.
     """
-    plan, params, actor = load_plan(call.plan), call.caller.params, call.caller.actor
-    people = (plan.people.communicator, *plan.people.deciders)
-    if actor is None or actor not in {person.user for person in people}:
-        raise Refused(
-            "only the communicator, the lead or a deputy may edit and release notices",
-            where=f"plan {plan.name}",
-            expected=", ".join(person.user for person in people),
-            found=actor or "nobody known",
-            do="Log in as one of them and trigger the DAG again.",
-        )
+    plan, params = load_plan(call.plan), call.caller.params
+    actor = deciders.require_editor(plan, call.caller.actor, "edit and release notices")
     evidence = subject(plan, str(params.get("run") or "").strip())
     plan = plan_of(plan.name, evidence)
     action, notice, text = params["action"], str(params.get("notice") or ""), str(params.get("text") or "").strip()
@@ -44,11 +36,11 @@ def edit_notice(call: Call) -> str:
     else:
         notices.release(evidence, notice, by=actor)
         notice_steps.deliver(evidence, plan, call.ends.channels, seconds=SECONDS)
-    return f"{notice}: {notice_steps.told(evidence, notice, plan)[2]}"
+    return f"{notice}: {notice_steps.delivery_status(evidence, notice, plan)[2]}"
 
 
 def subject(plan: Plan, wanted: str) -> Evidence:
-    """The run that is meant: the named one, else what is scheduled, else the newest.
+    """Return the named run; without a name what is scheduled, else the newest run.
 
     Raises:
         Refused: When there is none.
@@ -65,13 +57,13 @@ def subject(plan: Plan, wanted: str) -> Evidence:
 
 
 def overview(evidence: Evidence, plan: Plan) -> str:
-    """Every notice of a run: what it says, when it goes, and who has it."""
+    """List the notices of a run: text, time, and who got them."""
     now, lines = datetime.now(UTC), [f"notices of {evidence.folder.name}:"]
     for name, notice in notices.outbox(evidence.events()).items():
         when = f"due at {notice.ready:%Y-%m-%d %H:%M} UTC" if now < notice.ready else "due"
         lines += [
             "",
-            f"{name} ({when}; {notice_steps.told(evidence, name, plan)[2]})",
+            f"{name} ({when}; {notice_steps.delivery_status(evidence, name, plan)[2]})",
             notice.message.subject,
             notice.message.text,
         ]

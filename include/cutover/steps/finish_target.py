@@ -16,7 +16,7 @@ from include.cutover.target import (
 
 
 def store_quarantine(step: Step) -> Report:
-    """Keep the originals of all rows that a decision touched, whole, in the target. Safe to run again."""
+    """Store the originals of all rows that a decision touched, whole, in the target. Safe to run again."""
     if not step.decided.made:
         return Report("no decision of the plan touched a row")
     stored = quarantine.store(step.target, step.run_id, quarantine.rows(step.decided, step.plan), step.guard)
@@ -24,12 +24,12 @@ def store_quarantine(step: Step) -> Report:
 
 
 def build_keys_and_indexes(step: Step) -> Report:
-    """Primary and unique keys, then indexes: built once over the loaded rows."""
+    """Build primary and unique keys, then indexes, once over the loaded rows. Safe to run again."""
     return _apply(step, "post_data")
 
 
 def load_reference_data(step: Step) -> Report:
-    """Rows that the application needs and the source did not bring; only into tables without rows."""
+    """Insert rows that the application needs and the source lacks, only into tables without rows. Safe to run again."""
     before = row_counts.of_tables(step.target, step.plan.target_schema, step.plan.tables)
     report = _apply(step, "reference")
     after = row_counts.of_tables(step.target, step.plan.target_schema, step.plan.tables)
@@ -43,29 +43,29 @@ def load_reference_data(step: Step) -> Report:
         )
     if brought:
         step.evidence.append("reference.rows", rows=brought)
-    told = ", ".join(f"{rows} into {table}" for table, rows in brought.items())
-    return Report(f"{report.summary}; {told or 'the source had brought it all'}", {"rows": brought})
+    inserted = ", ".join(f"{rows} into {table}" for table, rows in brought.items())
+    return Report(f"{report.summary}; {inserted or 'the source had brought it all'}", {"rows": brought})
 
 
 def declare_foreign_keys(step: Step) -> Report:
-    """Foreign keys as NOT VALID: they hold for new rows at once; the old ones are looked at next."""
+    """Declare foreign keys as NOT VALID: they hold for new rows; ``verify`` validates the old ones. Safe to run again."""
     return _apply(step, "foreign_keys")
 
 
 def set_sequences(step: Step) -> Report:
-    """Every sequence past the greatest key and past what SQLite had given away."""
+    """Set every sequence past the greatest key and past the last value that SQLite assigned. Safe to run again."""
     states = sequences.set_sequences(step.target, step.plan.target_schema, step.manifest.sqlite_sequence, step.guard)
     return Report(f"{len(states)} sequences set", {state.name: state.next_value for state in states})
 
 
 def analyze_tables(step: Step) -> Report:
-    """Statistics for the planner, so that the application is not slow in its first minutes."""
+    """Gather statistics for the planner, so that the application is not slow in its first minutes. Safe to run again."""
     planner_statistics.gather(step.target, step.plan.target_schema, step.guard)
     return Report("statistics gathered")
 
 
 def grant_access(step: Step) -> Report:
-    """The tables become their owner's, and reporting may read them, but for the secret columns. Safe to run again."""
+    """Give the tables to their owner, and reporting the right to read all but the secret columns. Safe to run again."""
     roles = access_statements.required(step.plan)
     done = access.apply(step.target, step.plan, roles=False, guard=step.guard)
     about = ", ".join(name for name in (roles.owner, roles.reporting) if name is not None)

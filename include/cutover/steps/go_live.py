@@ -1,25 +1,19 @@
-"""Going live: the configuration switched, the services started on PostgreSQL and tried from outside."""
+"""Goes live: switches the configuration, starts the services on PostgreSQL and tests the application from outside."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from include.cutover.aftercare import baseline, rows_since_go_live
 from include.cutover.application import configuration, requests, services
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.source import fence
-from include.cutover.steps.step import Body, Report, Step, Terms
+from include.cutover.steps.configuration import fill, kept_configuration
+from include.cutover.steps.step import Report, Step
 from include.cutover.target import fence as target_fence
 
 
-def kept_configuration(step: Step, settings: configuration.Settings) -> Path:
-    """Where the configuration from before the switch is kept."""
-    return configuration.kept_as(settings, step.evidence.folder.name, step.plan.backup.directory)
-
-
 def mark_target(step: Step) -> Report:
-    """Prove the source unchanged since the backup, and keep where the target stands. Safe to run again.
+    """Prove the source unchanged since the backup, and record how far the target's rows go. Safe to run again.
 
     Raises:
         Refused: When the source is not as this run fenced it.
@@ -27,11 +21,11 @@ def mark_target(step: Step) -> Report:
     state = fence.status(step.source)
     if not state.raised or not state.intact or state.run_id != step.run_id:
         raise Refused(
-            "the source is not as this run fenced it; somebody may have written to it after the backup",
+            "the source is not as this run fenced it; it may have been written to after the backup",
             where=str(step.source),
             expected=f"the fence of {step.run_id}, intact",
             found=state.detail,
-            do="The cutover rolls back; find out who wrote, then start again.",
+            do="The cutover rolls back. Find out who wrote to it, then start a new run.",
         )
     marker = rows_since_go_live.mark(step.target, step.plan.target_schema, step.run_id, step.guard, step.expected_rows)
     step.evidence.append(rows_since_go_live.MARKED, **marker.as_dict())
@@ -39,11 +33,11 @@ def mark_target(step: Step) -> Report:
 
 
 def switch_configuration(step: Step) -> Report:
-    """Prove the source unchanged since the backup, let the application into the target, point its configuration there.
+    """Prove the source unchanged since the backup, let the application into the target, switch its configuration.
 
-    What is written from here on can be told from what was copied: where the target stands is kept first. The old
-    configuration is kept once, so that a second try does not keep the new one. A file is replaced in one step.
-    A service that runs, because its host came up again for instance, has the old configuration: it is stopped.
+    Safe to run again: the old configuration is kept once, so that a second try does not keep the new one. How far the
+    target's rows go is recorded first, which sets later rows apart from copied ones. A file is replaced atomically. A
+    service that runs, for instance because its host was restarted, has the old configuration: it is stopped.
     """
     mark_target(step)
     settings = step.plan.configuration
@@ -61,20 +55,10 @@ def switch_configuration(step: Step) -> Report:
     return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}{stopped}")
 
 
-def fill(values: dict[str, str], **known: str) -> dict[str, str]:
-    """The plan's values with ``{application_url}`` and ``{source_path}`` put in."""
-    filled = {}
-    for key, value in values.items():
-        for name, content in known.items():
-            value = value.replace("{" + name + "}", content)
-        filled[key] = value
-    return filled
-
-
 def start_services(step: Step) -> Report:
-    """Start every service on PostgreSQL and wait until the application says so; the downtime ends.
+    """Start every service on PostgreSQL and wait until the application is healthy; the downtime ends. Safe to run again.
 
-    Where logs and statistics stand before is recorded for the aftercare.
+    The state of logs and statistics before is recorded for the aftercare.
     """
     baseline.keep(step.evidence, step.plan, lambda: step.target, step.remote)
     results = services.start(step.plan.services, step.remote)
@@ -88,27 +72,8 @@ def start_services(step: Step) -> Report:
 
 
 def smoke_test_application(step: Step) -> Report:
-    """Ask the application from outside: health, the numbers it shows, a row written and read back."""
+    """Test the application from outside: health, the counts it shows, a row written and read back. Safe to run again."""
     if step.plan.smoke_tests is None:
-        return Report("the plan has no application to ask")
+        return Report("the plan has no application to test")
     checks = requests.smoke_test(step.plan.smoke_tests, step.target, step.plan.target_schema, step.expected_rows)
-    return Report(f"{len(checks)} questions asked from outside", {}, checks)
-
-
-def going_live() -> list[tuple[str, Body, Terms]]:
-    """The steps that go live, in their order: name, body, and when each may run."""
-    steps = (
-        ("switch_configuration", switch_configuration),
-        ("start_services", start_services),
-        ("smoke_test_application", smoke_test_application),
-    )
-    names = [name for name, _ in steps]
-    course = ("go_live", "switching")
-    return [
-        (
-            name,
-            body,
-            Terms(gate="approve", course=course, in_turn=tuple(names[:number]), in_time=name != "smoke_test_application"),
-        )
-        for number, (name, body) in enumerate(steps)
-    ]
+    return Report(f"{len(checks)} checks from outside", {}, checks)

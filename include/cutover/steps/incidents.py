@@ -1,4 +1,4 @@
-"""Closing an incident, with the report of the run written anew."""
+"""Closes an incident and writes the report of its run again."""
 
 from __future__ import annotations
 
@@ -11,6 +11,14 @@ from include.cutover.steps.step import frozen_plan
 
 def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, reference: str) -> Incident:
     """Close the incident of a run; see ``incident.close``. Safe to run again.
+
+    Args:
+        plan: The plan's name.
+        run: Run id, or the folder of its evidence; empty for the open incident, else the newest.
+        by: User name of the lead or a deputy.
+        cause: The cause, for the evidence.
+        fix: The correction.
+        reference: A ticket or a document with more.
 
     Raises:
         Refused: As there.

@@ -1,4 +1,4 @@
-"""A run's notices: posted in the plan's words, and sent. Those of the clock are posted when the run opens, and fall due."""
+"""Posts and sends the notices of a run. Those of the clock are posted when the run opens, and sent when they are due."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from include.cutover.runs.clock import Clock
 log = logging.getLogger("cutover")
 
 SECONDS = 2.0
-"""What a step spends on notices at its end, at most."""
+"""How long a step sends notices at its end, at most."""
 
 Channels = Callable[[Plan], Sequence[Channel]]
 _OPENED = ("run.opened", "schedule.opened", "aftercare.opened")
 
 
 def clock_of(evidence: Evidence, plan: Plan) -> Clock:
-    """The run's clock; for a run that opened without one, the clock of its window."""
+    """Return the run's clock; for a run that opened without one, the clock of its window."""
     events = evidence.events() if evidence.exists else []
     found = clocks.read(events)
     if found is not None:
@@ -38,25 +38,41 @@ def clock_of(evidence: Evidence, plan: Plan) -> Clock:
 def post(
     evidence: Evidence, plan: Plan, notice: str, *, run_id: str, reason: str = "", moment: datetime | None = None
 ) -> None:
-    """Record a notice; it is sent at the end of the step. Safe to call again."""
+    """Record a notice; it is sent at the end of the step. Safe to call again.
+
+    Args:
+        evidence: The run's evidence.
+        plan: The plan.
+        notice: Its kind.
+        run_id: The run.
+        reason: For ``<reason>``.
+        moment: For ``<time>``; the start of the window when left out.
+    """
     message = notice_texts.message(plan, notice, clock_of(evidence, plan), run_id=run_id, reason=reason, moment=moment)
     notices.post(evidence, message, hold=hold(plan))
 
 
 def post_ahead(evidence: Evidence, plan: Plan, *, run_id: str, announced: bool) -> None:
-    """Record the notices that the clock sends, each with the instant when it is due. Safe to call again."""
+    """Record the notices that the clock sends, each with the instant when it is due. Safe to call again.
+
+    Args:
+        evidence: The run's evidence.
+        plan: The plan.
+        run_id: The run.
+        announced: The start was announced some time ago; see ``notice_texts.ahead``.
+    """
     clock, now = clock_of(evidence, plan), datetime.now(UTC)
     for message in notice_texts.ahead(plan, clock, run_id=run_id, now=now, announced=announced):
         notices.post(evidence, message, hold=hold(plan))
 
 
 def hold(plan: Plan) -> timedelta | None:
-    """How long the communicator has for a notice; None where nobody is waited for."""
+    """Return how long a notice waits for the communicator; None where it does not wait."""
     return timedelta(minutes=plan.channels.release_minutes) if plan.channels.release == "communicator" else None
 
 
 def wanted(evidence: Evidence) -> bool:
-    """Whether the run's notices go to people at all, or into the evidence only."""
+    """Report whether the run's notices are sent, or written into the evidence only."""
     opened = next((event for event in evidence.events() if event["event"] in _OPENED), {}) if evidence.exists else {}
     return bool(opened.get("notices", True))
 
@@ -64,10 +80,21 @@ def wanted(evidence: Evidence) -> bool:
 def deliver(
     evidence: Evidence, plan: Plan, channels: Channels, *, seconds: float = SECONDS, patient: bool = True
 ) -> list[delivery.Delivery]:
-    """Send what is ready and missing. Never fails: what could not be sent is in the evidence, or in the log."""
+    """Send the notices that are ready. Never fails: an error is in the evidence, or in the log.
+
+    Args:
+        evidence: The run's evidence.
+        plan: The plan.
+        channels: Gives the plan's channels; called only when there is something to send.
+        seconds: Time limit.
+        patient: Wait longer before another try the more often a channel failed.
+
+    Returns:
+        One delivery for each notice and channel that was tried.
+    """
     try:
         if not evidence.exists or not notices.waiting(evidence.events(), names(plan), datetime.now(UTC), patient=patient):
-            return []  # nothing to send is what most steps find: it costs no connection
+            return []  # most steps have nothing to send; that must not cost a connection
         if not wanted(evidence):
             return []
         return delivery.drain(
@@ -77,21 +104,21 @@ def deliver(
             patient=patient,
             reason=lambda notice, events: notice_texts.reason(plan, notice, events),
         )
-    except Exception as error:  # noqa: BLE001  # what a step has done does not depend on who hears of it
+    except Exception as error:  # noqa: BLE001  # a step that passed does not fail by its notices
         log.warning("notices could not be sent now: %s", mask(str(error)))
         return []
 
 
 def names(plan: Plan) -> list[str]:
-    """Names of the channels that the plan has."""
+    """Return the names of the plan's channels."""
     mail = plan.connections.mail is not None
     found = ["slack"] if plan.connections.slack is not None else []
     found += ["mail"] if mail else []
     return found + ([notices.LEAD] if mail and plan.people.lead.email not in plan.channels.mail_to else [])
 
 
-def told(evidence: Evidence, notice: str, plan: Plan) -> tuple[list[str], list[str], str]:
-    """Channels that have a notice, those that miss it, and both in words."""
+def delivery_status(evidence: Evidence, notice: str, plan: Plan) -> tuple[list[str], list[str], str]:
+    """Return the channels that got a notice, those that did not, and both in words."""
     found = notices.outbox(evidence.events())[notice]
     sent = sorted(found.sent)
     missing = found.missing(names(plan)) if wanted(evidence) else []

@@ -14,6 +14,7 @@ from include.cutover.application import configuration
 from include.cutover.assessment import assess
 from include.cutover.assessment import decided as assessment_decided
 from include.cutover.assessment import page as assessment_page
+from include.cutover.assessment.findings import Assessment
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
 from include.cutover.extras.take import preview_extras
@@ -23,10 +24,10 @@ from include.cutover.preflight import services as preflight_services
 from include.cutover.preflight import source as preflight_source
 from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import expectations
-from include.cutover.runs import rehearsals, schema_drift
+from include.cutover.runs import rehearsals, runbook, schema_drift
 from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
-from include.cutover.steps.go_live import fill
+from include.cutover.steps.configuration import fill
 from include.cutover.steps.set_aside import finish_pending
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import access_checks
@@ -34,9 +35,9 @@ from include.cutover.target import schema as target_schema
 
 
 def check_target(step: Step) -> Report:
-    """Look at PostgreSQL: version, size, disk, connections, privileges, and that the schema is free. Changes nothing.
+    """Check PostgreSQL: version, size, disk, connections, privileges, and a free schema. Changes nothing.
 
-    A schema that an earlier rollback could not put aside, because PostgreSQL was down, is put aside first.
+    A schema that an earlier rollback could not set aside, because PostgreSQL was down, is set aside first.
     """
     finished = finish_pending(step)
     checks = preflight_target.check_target(
@@ -51,7 +52,7 @@ def check_target(step: Step) -> Report:
 
 
 def check_source(step: Step) -> Report:
-    """Clone the live file in one step and look at the clone: integrity, tables, columns, references. Safe to run again.
+    """Clone the live file atomically and check the clone: integrity, tables, columns, references. Safe to run again.
 
     The live file is read once, by the clone. The target is used for its catalog only, through a scratch schema.
     """
@@ -67,16 +68,16 @@ def check_source(step: Step) -> Report:
 
 
 def _rehearsed(step: Step) -> list[Check]:
-    """Record what the rehearsals before this run found; whether there is the one that the plan requires."""
+    """Record the results of earlier rehearsals, and check that the one that the plan requires is there."""
     mine = rehearsals.fingerprint(step.evidence.events(), rehearsals.of_plan(step.plan))
-    told = rehearsals.facts(step.plan, mine)
-    step.evidence.append(rehearsals.EVENT, **told)
-    required = rehearsals.check(step.plan, told)
+    facts = rehearsals.facts(step.plan, mine)
+    step.evidence.append(rehearsals.EVENT, **facts)
+    required = rehearsals.check(step.plan, facts)
     return [] if required is None else [required]
 
 
 def _schema_drift(step: Step, clone: Path) -> list[str]:
-    """Record the schema, and tell what changed since it was last proven: a release may have come in between."""
+    """Record the schema, and warn of changes since it was last proven: a release may have come in between."""
     with snapshots.snapshot(clone) as connection:
         fingerprint, objects = source_schema.schema_fingerprint(connection), source_schema.schema_objects(connection)
     before = schema_drift.baseline(step.plan.name, but=step.evidence)
@@ -90,9 +91,9 @@ def _schema_drift(step: Step, clone: Path) -> list[str]:
 
 
 def assess_source(step: Step) -> Report:
-    """Look at every value of a clone of the live file: what the target would not take, or would change. Safe to run again.
+    """Check every value of a clone of the live file for what the target would refuse or change. Safe to run again.
 
-    What blocks stops the run here, before anything was stopped; the lines to put into the plan are in the report.
+    A blocking finding stops the run here, before anything is stopped; the lines for the plan are in the report.
     """
     with _clone(step) as clone:
         found = assessment_decided.assess_decided(
@@ -100,28 +101,12 @@ def assess_source(step: Step) -> Report:
             step.plan,
             assess.read_target(step.target, step.plan.sql_folder),
             name=step.source.name,
-            on_progress=_Telling(step.log),
+            on_progress=_ProgressLog(step.log),
         )
     step.evidence.save("assessment.html", assessment_page.render_html(found, step.plan))
     step.evidence.save("assessment.json", found.to_json())
-    checks = [
-        Check(
-            f"assessment_{finding.code}",
-            f"{finding.where or finding.value}: {finding.title}",
-            "failed",
-            "nothing that the target would not take as it is",
-            str(finding).removeprefix("blocks: "),
-            finding.do,
-            finding.where,
-        )
-        for finding in found.blocks
-    ]
-    checks += [
-        Check("assessment", f"Values of {table}", "passed", "", f"{rows:,} rows looked at", "", table)
-        for table, rows in found.tables.items()
-        if not any(finding.table == table for finding in found.blocks)
-    ]
-    docs = step.evidence.folder / "data_docs" / "assess_source"
+    checks = _assessment_checks(found)
+    docs = step.evidence.folder / "data_docs" / runbook.ASSESS_SOURCE
     stage = expectations.run_list(
         "assessment",
         "Values of the source",
@@ -135,7 +120,7 @@ def assess_source(step: Step) -> Report:
     decided = sum(finding.severity == "decision applied" for finding in found.findings)
     notes = sum(finding.severity == "note" for finding in found.findings)
     return Report(
-        f"{found.rows:,} rows looked at: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
+        f"{found.rows:,} rows checked: {len(found.blocks)} findings block, the plan decides {decided}, {notes} notes",
         {
             "rows": found.rows,
             "tables": dict(found.tables),
@@ -148,7 +133,29 @@ def assess_source(step: Step) -> Report:
     )
 
 
-class _Telling:
+def _assessment_checks(found: Assessment) -> list[Check]:
+    """Return a failed check for each blocking finding, and a passed one for each table without any."""
+    checks = [
+        Check(
+            f"assessment_{finding.code}",
+            f"{finding.where or finding.value}: {finding.title}",
+            "failed",
+            "no value that the target would refuse or change",
+            str(finding).removeprefix("blocks: "),
+            finding.do,
+            finding.where,
+        )
+        for finding in found.blocks
+    ]
+    checks += [
+        Check("assessment", f"Values of {table}", "passed", "", f"{rows:,} rows checked", "", table)
+        for table, rows in found.tables.items()
+        if not any(finding.table == table for finding in found.blocks)
+    ]
+    return checks
+
+
+class _ProgressLog:
     """Logs the progress of the assessment every five seconds."""
 
     def __init__(self, logger: logging.Logger) -> None:
@@ -158,12 +165,12 @@ class _Telling:
     def __call__(self, progress: assess.Progress) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + 5
-            self._log.info("%s: %s rows looked at", progress.table, f"{progress.rows:,}")
+            self._log.info("%s: %s rows checked", progress.table, f"{progress.rows:,}")
 
 
 @contextlib.contextmanager
 def _clone(step: Step) -> Iterator[Path]:
-    """A clone of the live file, taken in one step, that is gone after the block."""
+    """Yield a clone of the live file, taken atomically; it is removed after the block."""
     scratch = step.plan.backup.directory / f".clone-{step.evidence.folder.name}-{step.name}"
     shutil.rmtree(scratch, ignore_errors=True)
     scratch.mkdir(parents=True, mode=0o700)
@@ -172,7 +179,7 @@ def _clone(step: Step) -> Iterator[Path]:
         cloning.clone(step.source, scratch / "clone.db")
         yield scratch / "clone.db"
     except CutoverError as error:
-        if error.where == str(scratch / "clone.db"):  # which is gone when somebody reads this
+        if error.where == str(scratch / "clone.db"):  # which is removed before anyone reads this
             error.where = str(step.source)
         raise
     finally:
@@ -180,7 +187,7 @@ def _clone(step: Step) -> Iterator[Path]:
 
 
 def check_places(step: Step) -> Report:
-    """Look at people, services, the application's health and the places for backups. Leaves no file behind."""
+    """Check people, services, the application's health and the places for backups. Leaves no file behind."""
     checks = [
         identities.check(step.plan, step.ends.identities()),
         *preflight_places.check_places(step.source, plan=step.plan),
@@ -198,7 +205,7 @@ def check_places(step: Step) -> Report:
 
 
 def _configuration(step: Step) -> list[Check]:
-    """Whether the values that go-live and rollback will write can be written."""
+    """Check that the values of go-live and rollback can be written."""
     settings = step.plan.configuration
     if settings is None:
         return []
@@ -208,7 +215,7 @@ def _configuration(step: Step) -> list[Check]:
 
 
 def count(checks: list[Check]) -> str:
-    """How many of the checks passed, and which did not."""
+    """Say how many of the checks passed, and which did not."""
     bad = [check for check in checks if check.outcome == "failed"]
     unknown = [check for check in checks if check.outcome == "unknown"]
     text = f"{len(checks) - len(bad) - len(unknown)} of {len(checks)} checks passed"

@@ -8,9 +8,9 @@ from include.cutover.target import ledger, sql_runner
 
 
 def apply_ddl(step: Step) -> Report:
-    """Take the lease of the target, shut the application out of it, and make the tables.
+    """Take the lease of the target, shut the application out of it, and create the tables.
 
-    Files that are applied already are not applied again.
+    Safe to run again: applied files are not applied twice.
     """
     ledger.ensure(step.target)
     epoch = ledger.open_run(step.target, step.run_id, step.plan.name)
@@ -22,7 +22,7 @@ def apply_ddl(step: Step) -> Report:
 
 
 def apply_migrations(step: Step) -> Report:
-    """Apply the numbered migrations that are not applied yet, and look that no right came with the new tables."""
+    """Apply the numbered migrations that are missing, and revoke rights that came with the new tables. Safe to run again."""
     report = _migrate(step, "migrations")
     shut_out(step, step.evidence, step.guard)
     return report

@@ -1,4 +1,4 @@
-"""From the first stopped service to a loaded, indexed target."""
+"""Stops the services and fences the source: the downtime begins."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from include.cutover.steps.step import Report, Step
 
 
 def stop_services(step: Step) -> Report:
-    """Stop every service; the downtime begins. A service that is stopped already stays stopped."""
+    """Stop every service; the downtime begins. Safe to run again: a stopped service stays stopped."""
     if step.evidence.last("services.stopped") is None:
         step.evidence.append("services.stopped")
     results = services.stop(step.plan.services, step.remote)
@@ -16,15 +16,15 @@ def stop_services(step: Step) -> Report:
 
 
 def fence_source(step: Step) -> Report:
-    """Prove that nobody holds the file open, and make it unwritable for every SQLite. Safe to run again."""
-    nobody = holders.check_nobody_holds(step.source)
-    if nobody.outcome == "failed":
-        return Report("somebody still holds the database open after the services have stopped", {}, [nobody])
+    """Prove that no process holds the file open, and make it unwritable for every SQLite. Safe to run again."""
+    unheld = holders.check_nobody_holds(step.source)
+    if unheld.outcome == "failed":
+        return Report("a process still holds the database open after the services have stopped", {}, [unheld])
     state = fence.raise_fence(step.source, run_id=step.run_id, note=f"Cutover of {step.plan.application} to PostgreSQL")
     step.evidence.append("fence.raised", note=str(state.note))
-    seen = nobody.outcome == "passed"
+    seen = unheld.outcome == "passed"
     # Where not every process can be seen, SQLite's switch out of WAL mode and its exclusive lock were the detector.
-    detector = "" if seen else f"; {nobody.found}, so SQLite's own locks were the detector"
+    detector = "" if seen else f"; {unheld.found}, so SQLite's own locks were the detector"
     return Report(
-        f"no SQLite writes to {step.source.name} any more{detector}", {"sha256": state.sha256}, [nobody] if seen else []
+        f"no SQLite can write to {step.source.name} any more{detector}", {"sha256": state.sha256}, [unheld] if seen else []
     )

@@ -1,4 +1,4 @@
-"""Retention, step by step: what is due is archived, removed or dropped, and everything that was left is told."""
+"""The steps of ``retention_<plan>``: archive, remove or drop what is due, and report what was left, with the reason."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from include.cutover.steps.step import Report, Step
 
 
 def archive_backups(step: Step) -> Report:
-    """Compress the backups that are old enough, and prove each archive before its file goes."""
-    return _look_after(step, "archive")
+    """Compress the backups that are old enough, and verify each archive before its file is removed. Safe to run again."""
+    return _work_off(step, "archive")
 
 
 def remove_backups(step: Step) -> Report:
-    """Remove the backups whose time is over, never the only one."""
-    return _look_after(step, "remove")
+    """Remove the backups whose time is over, never the only one. Safe to run again."""
+    return _work_off(step, "remove")
 
 
 def drop_kept_targets(step: Step) -> Report:
-    """Drop the schemas that rolled-back runs left in the target, when their time is over."""
-    return _look_after(step, "drop")
+    """Drop the kept schemas of rolled-back runs whose time is over. Safe to run again."""
+    return _work_off(step, "drop")
 
 
-def _look_after(step: Step, what: Kind) -> Report:
+def _work_off(step: Step, what: Kind) -> Report:
     dry_run = bool(step.params.get("dry_run"))
     if not step.plan.retention.enabled and not dry_run:
         return Report("the plan has retention switched off")
@@ -38,7 +38,7 @@ def _look_after(step: Step, what: Kind) -> Report:
             "failed",
             "nothing in the way",
             deed.why,
-            "Look at it.",
+            "Find the cause in the log; the next run tries again.",
             deed.run,
         )
         for deed in failed
@@ -47,8 +47,8 @@ def _look_after(step: Step, what: Kind) -> Report:
 
 
 def sentence(deeds: list[Deed], what: Kind, *, dry_run: bool) -> str:
-    """What was done, in one sentence."""
+    """Describe the work done, in one sentence."""
     words = {"archive": "archived", "remove": "removed", "drop": "dropped"}
     done, left = sum(deed.done for deed in deeds), sum(not deed.done for deed in deeds)
-    told = f"{done} {'would be ' if dry_run else ''}{words[what]}"
-    return told + (f", {left} left" if left else "")
+    summary = f"{done} {'would be ' if dry_run else ''}{words[what]}"
+    return summary + (f", {left} left" if left else "")

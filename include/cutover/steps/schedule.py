@@ -1,8 +1,7 @@
-"""The steps of ``schedule_<plan>``: announce a cutover, wait, begin it, and see that it opened. No Airflow here."""
+"""The steps of ``schedule_<plan>``: announce a cutover, wait, trigger it, and verify that it opened."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -11,58 +10,17 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.people.notices import SECONDS
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.runs import schedule
+from include.cutover.runs import runbook, schedule
 from include.cutover.steps import notices as notice_steps
-from include.cutover.steps.step import Caller, Ends
+from include.cutover.steps.call import Call, NotNeeded, NotYet
+from include.cutover.steps.step import Ends
 from include.cutover.steps.wait_for_window import window_start
 
 OPEN_SECONDS = 600.0  # how long the triggered cutover may take until it has opened
 
 
-class Later(Exception):  # no error
-    """Nothing to do before ``moment``; the caller comes again then, and holds no worker meanwhile."""
-
-    def __init__(self, moment: datetime) -> None:
-        super().__init__(moment.isoformat())
-        self.moment = moment
-
-
-class NotNeeded(Exception):
-    """There is nothing to do here."""
-
-
-@dataclass(frozen=True)
-class Call:
-    """One call of a step that belongs to no run of a cutover."""
-
-    plan: str
-    caller: Caller
-    ends: Ends
-
-    @property
-    def evidence(self) -> Evidence:
-        """The record of the schedule."""
-        return schedule.of(self.plan, self.caller.run_id)
-
-    @property
-    def opened(self) -> Event:
-        """What was scheduled.
-
-        Raises:
-            StepFailed: When nothing was.
-        """
-        found = self.evidence.last(schedule.OPENED) if self.evidence.exists else None
-        if found is None:
-            raise StepFailed("nothing was scheduled", where=self.caller.run_id, do="See the task open_schedule.")
-        return found
-
-    def deliver(self, plan: Plan) -> None:
-        """Send what waits."""
-        notice_steps.deliver(self.evidence, plan, self.ends.channels, seconds=SECONDS)
-
-
 def open_schedule(call: Call) -> str:
-    """Record the schedule and announce it at once; or call off what is scheduled. Safe to run again."""
+    """Record the schedule and announce it at once; or call the scheduled cutover off. Safe to run again."""
     plan, params = load_plan(call.plan), call.caller.params
     if params["action"] == "call off":
         called_off = schedule.call_off(plan, actor=call.caller.actor, reason=params["reason"])
@@ -81,37 +39,39 @@ def open_schedule(call: Call) -> str:
         start=start,
     )
     notice_steps.post(evidence, plan, "start", run_id=evidence.folder.name)
-    call.deliver(plan)
-    return f"a cutover is scheduled for {start:%Y-%m-%d %H:%M} UTC; {notice_steps.told(evidence, 'start', plan)[2]}"
+    _deliver(call, plan)
+    return (
+        f"a cutover is scheduled for {start:%Y-%m-%d %H:%M} UTC; {notice_steps.delivery_status(evidence, 'start', plan)[2]}"
+    )
 
 
 def wait_for_freeze(call: Call) -> str:
-    """Wait for the change freeze: then the cutover begins, and looks at everything while nobody changes anything.
+    """Wait for the change freeze: then the cutover begins, and checks everything while nothing changes.
 
     Raises:
-        Later: While it is not time yet.
+        NotYet: Before the freeze.
         Refused: When the schedule was called off.
     """
     _require_scheduled(call)
     plan = load_plan(call.plan)
-    freeze = notice_steps.clock_of(call.evidence, plan).freeze
+    freeze = notice_steps.clock_of(evidence_of(call), plan).freeze
     if datetime.now(UTC) < freeze:
-        call.deliver(plan)
-        raise Later(freeze)
+        _deliver(call, plan)
+        raise NotYet(freeze)
     return "the freeze has begun"
 
 
 def begin(call: Call) -> tuple[str, dict[str, Any]]:
-    """Run id and form of the cutover that is to be triggered now.
+    """Return run id and form of the cutover to trigger now.
 
     Raises:
-        Refused: When it is too early, or the schedule was called off: marking the task before as success is no word.
+        Refused: When it is too early, or the schedule was called off; a task marked as success changes neither.
     """
     _require_scheduled(call)
-    freeze = notice_steps.clock_of(call.evidence, load_plan(call.plan)).freeze
+    freeze = notice_steps.clock_of(evidence_of(call), load_plan(call.plan)).freeze
     if datetime.now(UTC) < freeze:
         raise Refused("the freeze has not begun", where=call.caller.run_id, expected=f"{freeze:%Y-%m-%d %H:%M} UTC or later")
-    opened = call.opened
+    opened = opened_by(call)
     return opened["cutover"], {
         "approve": opened["approve"],
         "reason": opened["reason"],
@@ -122,43 +82,43 @@ def begin(call: Call) -> tuple[str, dict[str, Any]]:
 
 
 def see_it_open(call: Call) -> str:
-    """Wait until the cutover has opened: what was announced must begin, or people must hear that it does not.
+    """Verify that the cutover has opened: an announced cutover must begin, or people must get a notice that it does not.
 
     Raises:
-        Later: While nobody knows yet.
+        NotYet: While it has neither opened nor refused.
         StepFailed: When it refused, or did not open in time.
     """
     _require_scheduled(call)
-    opened = call.opened
+    opened = opened_by(call)
     run = Evidence.of(call.plan, opened["cutover"])
     if schedule.has_opened(call.plan, opened):
         return f"{opened['cutover']} has opened"
-    ended = run.step("open_run") if run.exists else None
+    ended = run.step(runbook.OPEN_RUN) if run.exists else None
     if ended is not None and ended["outcome"] == "refused":
         raise StepFailed("the scheduled cutover refused to open", where=opened["cutover"], found=ended["summary"])
-    freeze = notice_steps.clock_of(call.evidence, load_plan(call.plan)).freeze
+    freeze = notice_steps.clock_of(evidence_of(call), load_plan(call.plan)).freeze
     if datetime.now(UTC) > freeze + timedelta(seconds=OPEN_SECONDS):
         raise StepFailed("the scheduled cutover did not open in time", where=opened["cutover"])
-    raise Later(datetime.now(UTC) + timedelta(seconds=5))
+    raise NotYet(datetime.now(UTC) + timedelta(seconds=5))
 
 
 def close_schedule(call: Call) -> str:
-    """End the schedule; where its cutover has not opened, people hear that it does not take place.
+    """End the schedule; where its cutover has not opened, post the notice that it does not take place.
 
     Raises:
-        StepFailed: When it has not.
+        StepFailed: When it has not opened.
     """
     if call.caller.params["action"] == "call off":
-        return "nothing is left to do"
-    opened = call.opened
-    if _close(load_plan(call.plan), call.evidence, call.ends) != "opened":
-        word = call.evidence.last(schedule.CALLED_OFF) or {}
+        return "there is nothing to do"
+    opened = opened_by(call)
+    if _close(load_plan(call.plan), evidence_of(call), call.ends) != "opened":
+        word = evidence_of(call).last(schedule.CALLED_OFF) or {}
         raise StepFailed("the cutover does not take place", where=opened["run_id"], found=str(word.get("reason") or ""))
     return f"the cutover goes on as {opened['cutover']}"
 
 
 def _close(plan: Plan, evidence: Evidence, ends: Ends) -> str:
-    """Seal a schedule. Returns how it ended: ``opened`` or ``called_off``. Safe to run again."""
+    """Seal a schedule. Return how it ended: ``opened`` or ``called_off``. Safe to run again."""
     opened = evidence.last(schedule.OPENED) or {}
     outcome = "opened" if schedule.has_opened(plan.name, opened) else "called_off"
     if outcome == "called_off":
@@ -177,18 +137,41 @@ def _close(plan: Plan, evidence: Evidence, ends: Ends) -> str:
 
 def _why(plan: str, opened: Event) -> str:
     run = Evidence.of(plan, opened["cutover"])
-    ended = run.step("open_run") if run.exists else None
+    ended = run.step(runbook.OPEN_RUN) if run.exists else None
     return str(ended["summary"]) if ended is not None else "the schedule was ended before the cutover began"
 
 
 def _require_scheduled(call: Call) -> None:
     if call.caller.params["action"] == "call off":
         raise NotNeeded("this run called off what another one had scheduled")
-    opened = call.opened
-    word = call.evidence.last(schedule.CALLED_OFF)
+    opened = opened_by(call)
+    word = evidence_of(call).last(schedule.CALLED_OFF)
     if word is not None:
         raise Refused(
             "the scheduled cutover was called off",
             where=opened["run_id"],
             found=f"{word['reason']} ({word['by'] or 'by itself'})",
         )
+
+
+def evidence_of(call: Call) -> Evidence:
+    """Return the record of the schedule."""
+    return schedule.of(call.plan, call.caller.run_id)
+
+
+def opened_by(call: Call) -> Event:
+    """Return the event that opened the schedule.
+
+    Raises:
+        StepFailed: When nothing was scheduled.
+    """
+    evidence = evidence_of(call)
+    found = evidence.last(schedule.OPENED) if evidence.exists else None
+    if found is None:
+        raise StepFailed("nothing was scheduled", where=call.caller.run_id, do="See the task open_schedule for the reason.")
+    return found
+
+
+def _deliver(call: Call, plan: Plan) -> None:
+    """Send the notices that wait."""
+    notice_steps.deliver(evidence_of(call), plan, call.ends.channels, seconds=SECONDS)

@@ -1,4 +1,4 @@
-"""The outbox's own DAG: what the steps could not send, what has fallen due, what was released."""
+"""Sends, for ``outbox_<plan>``, the notices that a step could not send, that fell due, or that were released."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
 from include.cutover.steps import notices as notice_steps
-from include.cutover.steps.schedule import Call
+from include.cutover.steps.call import Call
 from include.cutover.steps.step import frozen_plan
 
 SECONDS = 20.0
 
 
 def send_pending(call: Call) -> str:
-    """Send what is ready in every run of the plan that has something to send; rehearsals tell nobody.
+    """Send what is ready in every run of the plan that has something to send; rehearsals send nothing.
 
-    With nothing to send this is a look into three folders.
+    With nothing to send this reads three folders.
     """
     sent = failed = 0
     for folder in (evidence_root() / call.plan, schedule.folder(call.plan), aftercare_record.folder(call.plan)):
@@ -32,5 +32,5 @@ def send_pending(call: Call) -> str:
 
 
 def plan_of(name: str, evidence: Evidence) -> Plan:
-    """The plan as it was frozen in a run; for a schedule, which freezes nothing, as it is."""
+    """Return the plan frozen in a run; for a schedule, which freezes none, the plan's file."""
     return frozen_plan(evidence) or load_plan(name)

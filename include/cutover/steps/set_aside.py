@@ -1,4 +1,4 @@
-"""Shuts the application out of the target and sets its schema aside."""
+"""Shuts the application out of the target and sets the schema aside: renames it, and never drops it."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ from include.cutover.target import schema as target_schema
 
 
 def finish_pending(step: Step) -> list[str]:
-    """Put aside the schemas that earlier rollbacks had to leave, because the target was down then."""
+    """Set aside the schemas that earlier rollbacks had to leave because the target was down. Return their new names."""
     return [
-        put_aside(step, run, run_id).name for run, run_id in pending(step.plan.name) if run.folder != step.evidence.folder
+        set_schema_aside(step, run, run_id).name
+        for run, run_id in pending(step.plan.name)
+        if run.folder != step.evidence.folder
     ]
 
 
 def pending(plan: str) -> list[tuple[Evidence, str]]:
-    """Runs whose schema is still to be put aside, with their run ids."""
+    """Return the runs whose schema is not set aside yet, with their run ids."""
     found = []
     for run in runs(plan):
         left, kept = run.last("target.pending"), run.last("target.kept")
@@ -27,8 +29,8 @@ def pending(plan: str) -> list[tuple[Evidence, str]]:
     return found
 
 
-def put_aside(step: Step, evidence: Evidence, run_id: str) -> target_schema.KeptSchema:
-    """Shut run and application out of the target, export what the application wrote, and keep the schema under another name.
+def set_schema_aside(step: Step, evidence: Evidence, run_id: str) -> target_schema.KeptSchema:
+    """Shut run and application out of the target, export the rows that the application wrote, and rename the schema.
 
     Safe to run again.
     """
@@ -48,7 +50,7 @@ def put_aside(step: Step, evidence: Evidence, run_id: str) -> target_schema.Kept
 
 
 def shut_out(step: Step, evidence: Evidence, guard: ledger.Guard) -> str:
-    """Shut the application's role out of the target; of an earlier run, the role that it had. Safe to run again."""
+    """Shut the application's role out of the target; for an earlier run, the role of that run. Safe to run again."""
     taken = evidence.last("lease.target") or {}
     role = taken.get("application_role") or step.ends.application_role(step.plan)
     if role is None:

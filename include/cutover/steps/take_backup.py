@@ -17,9 +17,9 @@ from include.cutover.target import schema as target_schema
 
 
 def take_backup(step: Step) -> Report:
-    """The backup that everything is copied from and that rollback restores; verified before it counts.
+    """Take and verify the backup that the copy reads and that a rollback restores.
 
-    A second try of the same run finds the verified backup and keeps it.
+    Safe to run again: a second try keeps the verified backup.
     """
     manifest = backup.take(
         step.source,
@@ -33,7 +33,8 @@ def take_backup(step: Step) -> Report:
     decided = _decide(step, manifest)
     rows = sum(manifest.counts.values())
     return Report(
-        f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables" + _told(decided),
+        f"{manifest.file.name}: {manifest.bytes:,} bytes, {rows:,} rows in {len(manifest.counts)} tables"
+        + _decided_text(decided),
         {"bytes": manifest.bytes, "sha256": manifest.sha256, "rows": rows, "counts": dict(manifest.counts)},
         checks,
         warnings=manifest.warnings,
@@ -41,7 +42,7 @@ def take_backup(step: Step) -> Report:
 
 
 def _decide(step: Step, manifest: Manifest) -> Decided:
-    """Carry the plan's decisions out on a clone of the backup, where they touch a row. Copy and proof read the result."""
+    """Carry the plan's decisions out on a clone of the backup, if there are any. Copy and proof read the result."""
     if any(table.columns or table.foreign_keys for table in step.plan.tables.values()):
         decided = apply_decisions(
             manifest.file,
@@ -56,7 +57,7 @@ def _decide(step: Step, manifest: Manifest) -> Decided:
     return decided
 
 
-def _told(decided: Decided) -> str:
+def _decided_text(decided: Decided) -> str:
     if not decided.made:
         return ""
     values = sum(sum(by_decision.values()) for by_decision in decided.touched.values())
@@ -64,7 +65,7 @@ def _told(decided: Decided) -> str:
 
 
 def restore_test(step: Step) -> Report:
-    """Open the backup's copy elsewhere and compare every table with the source.
+    """Open a copy of the backup elsewhere and compare every table with the source. Safe to run again.
 
     The digests of the copy, whose bytes are the backup's, are kept beside the backup for the proof and for ``verify``.
     """
@@ -86,9 +87,9 @@ def restore_test(step: Step) -> Report:
 
 
 def snapshot_extras(step: Step) -> Report:
-    """Keep what the plan wants beside the backup: Redis, configuration. Safe to run again: what is whole is kept as it is.
+    """Save the plan's extras beside the backup: Redis, configuration. Safe to run again.
 
-    What the plan requires is a check; anything else that is missing is a warning at the gate and in the report.
+    A required extra is a check; any other that is missing is a warning at the gate and in the report.
     """
     kept = take_extras(step.plan, step.run_id, step.source)
     step.evidence.append("extras", kept=[item.as_dict() for item in kept])

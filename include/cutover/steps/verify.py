@@ -1,4 +1,4 @@
-"""The proof before go-live. Wrong data is a red check; being unable to look is red as well."""
+"""Proves the target before go-live. Wrong data is a red check; a check that could not be made is red as well."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from include.cutover.target import schema as target_schema
 
 
 def check_tables(step: Step) -> Report:
-    """Every table is what it must be: its count, every value, its keys and references, its sequence.
+    """Check every table: its count, every value, its keys and references, its sequence. Safe to run again.
 
-    One suite of Great Expectations for each table. Where the plan decided about rows, that was done as it says. The source's
-    digests are computed once for a snapshot and kept beside it; the restore test may have done that already.
+    One suite of Great Expectations for each table. The plan's decisions about rows are audited. The source's digests are
+    computed once for a snapshot and kept beside it; the restore test may have done that already.
     """
     expected = counts.expected_counts(step.manifest.counts, _reference_rows(step), step.decided.quarantined)
     secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
@@ -40,7 +40,7 @@ def check_tables(step: Step) -> Report:
 
 
 def validate_foreign_keys(step: Step) -> Report:
-    """PostgreSQL has the last word: every constraint is validated, every index valid, and none of them is missing."""
+    """Let PostgreSQL validate every foreign key; check every constraint and index. Safe to run again."""
     keys = constraints.validate_foreign_keys(step.target, step.plan.target_schema, step.guard)
     checks = structure.checks(step.target, step.plan.target_schema, step.plan.sql_folder, list(step.plan.tables))
     return Report(
@@ -51,11 +51,11 @@ def validate_foreign_keys(step: Step) -> Report:
 
 
 def smoke_test_database(step: Step) -> Report:
-    """The plan's own questions to the database."""
+    """Run the plan's own smoke tests on the database. Safe to run again."""
     if not (step.plan.sql_folder / "smoke").is_dir():
-        return Report("the plan has no questions of its own")
+        return Report("the plan has no smoke tests of its own")
     checks = smoke.smoke_test_database(step.target, step.plan.target_schema, step.plan.sql_folder)
-    return Report(f"{len(checks)} questions asked", {}, checks)
+    return Report(f"{len(checks)} smoke tests run", {}, checks)
 
 
 def _reference_rows(step: Step) -> dict[str, int]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.runs import schema_drift
+from include.cutover.runs import runbook, schema_drift
 from include.cutover.source import cloning
 from include.cutover.source import schema as source_schema
 from include.cutover.steps import notices as notice_steps
@@ -13,7 +13,7 @@ from include.cutover.steps.step import Report, Step
 
 
 def window_start(value: str | None) -> datetime:
-    """The start of the window from the trigger form; now when it is empty."""
+    """Return the start of the window from the trigger form, in UTC; now when it is empty."""
     if not value:
         return datetime.now(UTC)
     start = datetime.fromisoformat(value)
@@ -21,9 +21,9 @@ def window_start(value: str | None) -> datetime:
 
 
 def wait_for_window(step: Step) -> Report:
-    """Nothing is stopped before the window begins, nor when the source's schema is another than preflight looked at.
+    """Refuse to stop anything before the window begins, or when the source's schema changed since preflight.
 
-    From the freeze on only the run changes the application; plan, SQL and code are looked at before each step. Safe to run
+    From the freeze on only the run changes the application; plan, SQL and code are checked before each step. Safe to run
     again.
 
     Raises:
@@ -37,17 +37,17 @@ def wait_for_window(step: Step) -> Report:
     recorded = step.evidence.last(schema_drift.EVENT)
     if recorded is None:
         raise CannotCheck(
-            "nobody knows the schema that preflight looked at", where=step.run_id, do="Run check_source first."
+            "the schema that preflight checked is not recorded", where=step.run_id, do=f"Run {runbook.CHECK_SOURCE} first."
         )
     with cloning.live_schema(step.source, step.plan.backup.directory) as connection:
         objects = source_schema.schema_objects(connection)
         fingerprint = source_schema.schema_fingerprint(connection)
     if fingerprint != recorded["fingerprint"]:
         raise Refused(
-            "the source's schema has changed since preflight looked at it",
+            "the source's schema has changed since preflight checked it",
             where=str(step.source),
             expected="nothing but the run's own changes from the freeze on",
             found=str(schema_drift.between(recorded["objects"], objects)),
-            do="Nothing was stopped. Find out who released it, then start a new run.",
+            do="Nothing was stopped. Find out who changed it, then start a new run.",
         )
     return Report(f"the window has begun; it ends at {clock.end:%H:%M} UTC, the deadline is {clock.deadline:%H:%M} UTC")

@@ -1,4 +1,4 @@
-"""The aftercare's steps as Airflow tasks, none of which holds a worker while it waits, and the ways between the DAGs."""
+"""The aftercare's steps as Airflow tasks, which hold no worker while they wait, and the triggers between the DAGs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipExcept
 
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.plan.model import Plan
-from include.cutover.steps import aftercare as steps
-from include.cutover.steps.aftercare import NotYet, Watch
+from include.cutover.steps.aftercare import ask, watch
+from include.cutover.steps.aftercare.watch import Watch
+from include.cutover.steps.call import NotYet
 from include.cutover.steps.step import Body, Report
 from include.cutover.tasks.ends import AirflowEnds
 from include.cutover.tasks.gates import Gate
@@ -18,17 +19,17 @@ from include.cutover.tasks.operators import StepOperator, caller_of, step_of
 
 
 def watch_of(plan: str, name: str, context: Any) -> Watch:
-    """The step as Airflow calls it."""
+    """Return the step as Airflow calls it."""
     return Watch(plan, name, caller_of(context), AirflowEnds())
 
 
 class AftercareOperator(StepOperator):
-    """Runs one step of the aftercare; when that is not due, its worker is free until then."""
+    """Runs one step of the aftercare; until that is due, its worker is free."""
 
     def run_step(self, name: str, body: Body, context: Any) -> Report:
-        """See ``StepOperator``."""
+        """Run ``body`` as that step."""
         try:
-            return steps.run(watch_of(self.plan, name, context), body, self.arguments)
+            return watch.run(watch_of(self.plan, name, context), body, self.arguments)
         except NotYet as later:
             raise AirflowRescheduleException(later.until) from None
 
@@ -36,7 +37,7 @@ class AftercareOperator(StepOperator):
 class RollbackQuestion(Gate):
     """Waits for a red look, without a worker, then asks the lead and the deputies whether to roll back.
 
-    No answer means that the application stays live: what it wrote since go-live is not thrown away because nobody was there.
+    No answer means that the application stays live: its rows since go-live are not given up by silence.
     Skipped when the aftercare ends without a red look.
     """
 
@@ -48,28 +49,28 @@ class RollbackQuestion(Gate):
         self.defaults = [aftercare_record.STAY]
 
     def execute(self, context: Any) -> Any:
-        """Come again later, skip, or ask."""
-        watch = watch_of(self.plan_name, self.task_id, context)
+        """Come back later, skip, or ask."""
+        step = watch_of(self.plan_name, self.task_id, context)
         try:
-            question = steps.wait_for_question(watch)
+            question = ask.wait_for_question(step)
         except NotYet as later:
             raise AirflowRescheduleException(later.until) from None
         if question is None:
             raise AirflowSkipException("there is nothing to ask")
-        self.body = steps.ask(watch, question)
+        self.body = ask.ask(step, question)
         return self.wait_for_answer(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
         """Record the answer that Airflow brings."""
         chosen, by = self.read_answer(context, event)
-        answer = steps.answered(watch_of(self.plan_name, self.task_id, context), chosen, by)
+        answer = ask.record_answer(watch_of(self.plan_name, self.task_id, context), chosen, by)
         return {"answer": answer, "by": by}
 
 
 class StartAftercare(BaseOperator):
     """Triggers the aftercare of a run that went live; skipped for any other.
 
-    Stands before ``close_run``, which alone decides the colour of the run: failing here changes nothing of how it ended. It
+    It runs before ``close_run``, which alone decides the colour of the run: a failure here does not change the outcome. It
     can be cleared, and the aftercare can be triggered by hand.
     """
 
@@ -79,16 +80,16 @@ class StartAftercare(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Trigger, once for each cutover."""
-        step = step_of(self.plan, "start_aftercare", context)
+        step = step_of(self.plan, self.task_id, context)
         if not step.plan.aftercare.enabled or not aftercare_record.is_live(step.evidence):
-            raise AirflowSkipException("there is nothing to look after")
+            raise AirflowSkipException("there is nothing to watch")
         raise _trigger(f"aftercare_{self.plan}", f"aftercare__{step.run_id}"[:240], {"run_id": step.run_id})
 
 
 class StartRollback(BaseOperator):
-    """Triggers the rollback that an entitled person asked for; skipped when nobody did.
+    """Triggers the rollback that an entitled person asked for; skipped when there was no such answer.
 
-    Who asked stands in the aftercare's evidence; Airflow would name who took the run live.
+    That person stands in the aftercare's evidence; Airflow would name the one who took the run live.
     """
 
     def __init__(self, *, plan: str, **kwargs: Any) -> None:
@@ -97,16 +98,18 @@ class StartRollback(BaseOperator):
 
     def execute(self, context: Any) -> None:
         """Trigger, once for each answer."""
-        watch = watch_of(self.plan, "start_rollback", context)
-        run_id = steps.request_rollback(watch)
+        step = watch_of(self.plan, self.task_id, context)
+        run_id = ask.request_rollback(step)
         if run_id is None:
-            raise AirflowSkipException("nobody asked for a rollback")
-        raise _trigger(f"rollback_{self.plan}", run_id, {"run_id": watch.run_id, "reason": "asked for by the aftercare"})
+            raise AirflowSkipException("there is no request for a rollback")
+        raise _trigger(f"rollback_{self.plan}", run_id, {"run_id": step.run_id, "reason": "asked for by the aftercare"})
 
 
 def _trigger(dag_id: str, run_id: str, form: dict[str, str]) -> DagRunTriggerException:
-    """What makes Airflow trigger that run and not wait for it. Its own operator loads Airflow's models: half a second more
-    for each task of a DAG file that names it."""
+    """Return the exception that makes Airflow trigger a run and not wait for it.
+
+    Airflow's own operator loads its models: half a second more for each task of a DAG file that names it.
+    """
     return DagRunTriggerException(
         trigger_dag_id=dag_id,
         dag_run_id=run_id,

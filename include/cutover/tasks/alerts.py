@@ -1,8 +1,9 @@
-"""Airflow's deadline alerts on a cutover: each has a look into the outbox at the instant when something should fall due.
+"""Airflow's deadline alerts on a cutover: each sends, at its instant, the notices that are due then.
 
-An alert's instant is fixed when the run is triggered, and Airflow knows neither the form nor what the run records. So it
-only notifies, and what it notifies of is what the evidence says: nothing where the run waits for its window, is live, or
-is closed. See docs/decisions/0011-the-clock.md."""
+An alert's instant is fixed when the run is triggered, and Airflow knows neither the form nor the records of the run. So an
+alert only sends notices, and which ones the evidence decides: none where the run waits for its window, is live, or is
+closed. See docs/decisions/0011-the-clock.md.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +17,11 @@ from include.cutover.plan.model import Plan
 from include.cutover.tasks.deadline_reference import TriggeredAt
 
 OPENING = timedelta(seconds=15)
-"""A run without a start of its own begins its window when it opens, which is soon after it was triggered."""
+"""A run without a start in its form begins its window when it opens, shortly after it was triggered."""
 
 
 def alerts(plan: Plan) -> list[DeadlineAlert]:
-    """At half time, at three quarters and at the deadline of a window that begins when the run is triggered."""
+    """Return alerts at half time, three quarters and the deadline of a window that begins when the run is triggered."""
     window = timedelta(minutes=plan.window.minutes)
     deadline = window - timedelta(minutes=plan.window.rollback_minutes * plan.window.rollback_margin)
     instants = {"half time": window / 2, "three quarters": window * 3 / 4, "deadline": deadline}
@@ -37,7 +38,7 @@ def alerts(plan: Plan) -> list[DeadlineAlert]:
 
 
 def look(plan: str, context: dict[str, Any]) -> str:
-    """Send what has fallen due in the run, if it is still open. Called by Airflow's executor."""
+    """Send the notices that are due in the run, if it is still open. Called by Airflow's executor."""
     from include.cutover.evidence.record import Evidence
     from include.cutover.people import notices
     from include.cutover.steps import notices as notice_steps

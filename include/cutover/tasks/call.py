@@ -9,7 +9,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowRescheduleException, AirflowSkipException, DagRunTriggerException
 
-from include.cutover.steps.schedule import Call, Later, NotNeeded
+from include.cutover.steps.call import Call, NotNeeded, NotYet
 from include.cutover.tasks.ends import AirflowEnds
 from include.cutover.tasks.operators import LOOK_AGAIN, caller_of, for_airflow
 
@@ -17,12 +17,12 @@ from include.cutover.tasks.operators import LOOK_AGAIN, caller_of, for_airflow
 class CallOperator(BaseOperator):
     """Calls a function with a ``Call``.
 
-    A function that raises ``Later`` is called again then, or before, to look whether it still should wait; where it raises
-    ``NotNeeded`` the task is skipped.
+    A function that raises ``NotYet`` is called again at that time, and every five minutes before, to check that it should
+    still wait; where it raises ``NotNeeded`` the task is skipped.
 
     Args:
         plan: The plan's name.
-        body: What is called; what it returns is shown.
+        body: The function; its result is shown.
     """
 
     template_fields = ()
@@ -34,12 +34,12 @@ class CallOperator(BaseOperator):
         self.body = body
 
     def execute(self, context: Any) -> Any:
-        """Call it."""
+        """Call the function; return its result."""
         with for_airflow(self.log):
             try:
                 result = self.body(Call(self.plan, caller_of(context), AirflowEnds()))
-            except Later as later:
-                raise AirflowRescheduleException(min(later.moment, datetime.now(UTC) + LOOK_AGAIN)) from None
+            except NotYet as later:
+                raise AirflowRescheduleException(min(later.until, datetime.now(UTC) + LOOK_AGAIN)) from None
             except NotNeeded as nothing:
                 raise AirflowSkipException(str(nothing)) from None
         self.log.info("%s", result)
@@ -49,11 +49,11 @@ class CallOperator(BaseOperator):
 class BeginOperator(CallOperator):
     """Triggers the cutover whose run id and form the function returns.
 
-    Airflow hands the name of the person who triggered this run on to that one.
+    Airflow passes the name of the person who triggered this run on to that one.
     """
 
     def execute(self, context: Any) -> Any:
-        """Trigger it; a run that is there already was triggered by an earlier try."""
+        """Trigger the cutover; a run that exists already was triggered by an earlier try."""
         run_id, form = super().execute(context)
         raise DagRunTriggerException(
             trigger_dag_id=f"cutover_{self.plan}",

@@ -19,10 +19,10 @@ A local receiver, plain SMTP::
 
     AIRFLOW_CONN_WARD_OPS_MAIL='smtp://127.0.0.1:2525/?disable_ssl=true&disable_tls=true'
 
-In this form every value is text, and the hook takes any text for true, also ``false``: leave out what is not disabled.
+In this form every value is text, and the hook takes any text for true, also ``false``: leave out options that are not set.
 Without a port the hook uses smtplib's. ``timeout`` in the extra lowers the time limit of 10 s, it does not raise it. The
-sender comes from the plan, not from the connection's ``from_email``. A webhook posts where it was made for: the plan's
-``slack_channel`` is not sent along.
+sender comes from the plan, not from the connection's ``from_email``. A webhook posts to the channel that it was created
+for: the plan's ``slack_channel`` is not sent.
 
 The hooks are imported where they are used: every task parses its DAG file, and few of them send a notice.
 """
@@ -48,11 +48,10 @@ _quiet.setLevel(logging.WARNING)
 
 
 def channels(plan: Plan) -> list[Channel]:
-    """The channels that the plan names: ``slack`` and ``mail``, each where its connection is named, and ``lead``, which is
-    mail to the lead alone.
+    """Return the channels of the plan: ``slack`` and ``mail``, each where its connection is named, and ``lead``.
 
-    Connections are looked up here. One that is missing or unusable gives a channel whose ``send`` says so, because a
-    notice must not stop a cutover.
+    ``lead`` is mail to the lead alone. Connections are looked up here. A missing or unusable one gives a channel whose
+    ``send`` fails with that error, because a notice must not stop a cutover.
     """
     found: list[Channel] = []
     if plan.connections.slack is not None:
@@ -73,7 +72,7 @@ def _channel(name: str, connection: str, make: Callable[[str], Channel]) -> Chan
 
 
 class _Unusable:
-    """Stands for a channel whose connection cannot be had."""
+    """A channel whose connection is missing or unusable."""
 
     def __init__(self, name: str, connection: str, found: str) -> None:
         self.name = name
@@ -96,7 +95,7 @@ class _Slack:
     def __init__(self, connection: str) -> None:
         from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
 
-        # No retries of its own: an answer that got lost would post twice, and a later call tries again anyway.
+        # No retries here: a lost answer would post the notice twice, and a later call tries again anyway.
         self._hook = SlackWebhookHook(slack_webhook_conn_id=connection, timeout=SECONDS, retry_handlers=[], logger=_quiet)
         self._connection = connection
         self._secrets = [self._hook.client.url, self._hook.client.url.partition("://")[2].partition("/")[2]]
@@ -138,7 +137,7 @@ class _Mail:
 
 @cache
 def _one_try() -> Any:
-    """The provider's hook tries six times, 30 s each, also after the server took the mail. Here a later call tries again."""
+    """Return the provider's hook without its six tries of 30 s each, which go on after the server took the mail."""
     from airflow.providers.smtp.hooks.smtp import SmtpHook
 
     class OneTry(SmtpHook):
@@ -166,5 +165,5 @@ def _undelivered(connection: str, error: Exception, secrets: list[Any]) -> StepF
 
 
 def _slack_text(text: str) -> str:
-    """Slack reads ``<!channel>`` and links out of angle brackets."""
+    """Escape angle brackets, from which Slack reads ``<!channel>`` and links."""
     return html.escape(text, quote=False)

@@ -1,4 +1,4 @@
-"""The instant that the deadline alerts count from. Every process of Airflow loads this with the plugin, so it is small."""
+"""The instant from which the deadline alerts count. Every process of Airflow loads this with the plugin, so it is small."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ log = logging.getLogger(__name__)
 
 
 class TriggeredAt(BaseDeadlineReference):
-    """When the run was triggered.
+    """The instant at which the run was triggered.
 
-    Not Airflow's own ``DAGRUN_QUEUED_AT``: with an alert on that, Airflow 3.3.2 answers 500 to whoever clears a task, for it
+    Not Airflow's own ``DAGRUN_QUEUED_AT``: with an alert on that, Airflow 3.3.2 answers 500 when a task is cleared, as it
     takes the stored interval for a number. Not ``DAGRUN_LOGICAL_DATE``: with that it refuses a run that is triggered
     without one.
     """

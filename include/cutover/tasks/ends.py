@@ -1,4 +1,4 @@
-"""The two ends, resolved from Airflow's connections through the providers' hooks. Nothing here is ever logged."""
+"""Source, target, hosts and channels from Airflow's connections, through the providers' hooks. Nothing here is logged."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from include.cutover.tasks import channels
 
 
 def source_path(plan: Plan) -> Path:
-    """The SQLite file that the connection ``connections.source`` names. Only the path is taken from the hook.
+    """Return the SQLite file of the connection ``connections.source``. Only the path is taken from the hook.
 
-    The provider opens the system's SQLite, which is older and prints floats differently than the one that copies.
+    The provider opens the system's SQLite, which is older and prints floats differently from the one that copies.
     """
     from airflow.providers.sqlite.hooks.sqlite import SqliteHook
 
@@ -37,13 +37,13 @@ def source_path(plan: Plan) -> Path:
 
 
 def target_conninfo(plan: Plan, application_name: str) -> str:
-    """libpq connection string of ``connections.target``; it holds the password. With TLS where the plan demands it."""
+    """Return the libpq connection string of ``connections.target``, with the password, and TLS where the plan demands it."""
     conninfo = _conninfo(plan.connections.target, application_name)
     return tls.demanded(conninfo, plan.tls, f"connection {plan.connections.target}")
 
 
 def application_role(plan: Plan) -> str | None:
-    """The role that the application logs in with, None where the plan moves no application."""
+    """Return the role that the application logs in with; None where the plan moves no application."""
     if plan.configuration is None:
         return None
     from airflow.providers.postgres.hooks.postgres import PostgresHook
@@ -53,10 +53,10 @@ def application_role(plan: Plan) -> str | None:
 
 
 def application_url(plan: Plan) -> str:
-    """The URL that goes into the application's configuration; it holds the password.
+    """Return the URL for the application's configuration, with the password.
 
-    The password is the one that the plan's ``secrets.application`` leads to; without it, the connection's. What the
-    connection says of TLS goes along, and what the plan demands.
+    The password is that of the plan's ``secrets.application``; without it, the connection's. The URL has the TLS options of
+    the connection and those that the plan demands.
     """
     from airflow.providers.postgres.hooks.postgres import PostgresHook
 
@@ -74,7 +74,7 @@ def application_url(plan: Plan) -> str:
 
 
 def password(connection_id: str) -> str | None:
-    """The password of a connection, from whichever of Airflow's secrets backends; None where it is not defined."""
+    """Return the password of a connection, from any of Airflow's secrets backends; None where it is not defined."""
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
 
@@ -86,10 +86,10 @@ def password(connection_id: str) -> str | None:
 
 
 def remote(plan: Plan, connection_id: str) -> Ssh:
-    """The host of an SSH connection.
+    """Return the host of an SSH connection.
 
-    Its fields are read as the SSH provider reads them; the provider's own client would wait and try again by itself, and
-    would take a key in known_hosts over the one in the connection. It gives the form of the connection in Airflow.
+    Its fields are read as the SSH provider reads them. The provider's own client is not used: it would wait and retry by
+    itself, and prefer a key in known_hosts to the one in the connection.
     """
     from airflow.sdk import BaseHook
     from airflow.sdk.exceptions import AirflowNotFoundException
@@ -141,29 +141,29 @@ class AirflowEnds:
     """The ends of a plan from Airflow's connections; see ``steps.step.Ends``."""
 
     def source_path(self, plan: Plan) -> Path:
-        """The application's SQLite file."""
+        """Return the application's SQLite file."""
         return source_path(plan)
 
     def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        """libpq connection string of the target."""
+        """Return the libpq connection string of the target."""
         return target_conninfo(plan, application_name)
 
     def application_role(self, plan: Plan) -> str | None:
-        """The role that the application logs in with."""
+        """Return the role that the application logs in with."""
         return application_role(plan)
 
     def application_url(self, plan: Plan) -> str:
-        """The URL that goes into the application's configuration."""
+        """Return the URL for the application's configuration."""
         return application_url(plan)
 
     def channels(self, plan: Plan) -> list[Channel]:
-        """The channels that the plan names."""
+        """Return the channels of the plan."""
         return channels.channels(plan)
 
     def remote(self, plan: Plan, connection: str) -> Ssh:
-        """The host of an SSH connection."""
+        """Return the host of an SSH connection."""
         return remote(plan, connection)
 
     def identities(self) -> Identities:
-        """The auth manager's ids of people."""
+        """Return the auth manager's ids of people."""
         return identities()

@@ -1,4 +1,4 @@
-"""The task that closes an incident. It leaves no evidence of its own: its word goes into that of the run."""
+"""The task that closes an incident. It has no evidence of its own: it writes into that of the run."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from include.cutover.steps import incidents
 
 
 class CloseIncidentOperator(BaseOperator):
-    """Closes the incident that the form is about, in the name of the user who triggered the run.
+    """Closes the incident named in the form, in the name of the user who triggered the run.
 
     Args:
         plan: The plan's name.
@@ -25,7 +25,7 @@ class CloseIncidentOperator(BaseOperator):
         self.plan = plan
 
     def execute(self, context: Any) -> dict[str, Any]:
-        """Close it; returns what was closed and what was kept, for display."""
+        """Close the incident; return the run and what was kept, for display."""
         form = context["params"]
         try:
             found = incidents.close(

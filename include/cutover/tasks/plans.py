@@ -1,4 +1,4 @@
-"""The plan that a DAG is built from."""
+"""The plan that a DAG is built from, and names of its tasks."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from include.cutover.steps.step import frozen_plan
 
 
 def plan_for_dag(name: str) -> Plan:
-    """The plan as its file says; while a run is open and the file is broken, the plan frozen in that run's evidence.
+    """Return the plan of the file; where the file is broken while a run is open, the plan frozen in that run's evidence.
 
-    A DAG that changed its shape or vanished while it runs would freeze the run with the services stopped.
+    A DAG that vanished while it runs would leave the run hanging with the services stopped.
 
     Raises:
         PlanInvalid: When the file has faults and no run is open.
@@ -34,6 +34,6 @@ def plan_for_dag(name: str) -> Plan:
 
 
 def task_name(table: str) -> str:
-    """A table's name as Airflow takes it for a task; a short hash keeps a changed one unique."""
+    """Return a table's name as Airflow accepts it for a task; a short hash keeps a changed one unique."""
     plain = re.sub(r"[^A-Za-z0-9_-]", "_", table)
     return plain if plain == table else f"{plain}_{hashlib.sha256(table.encode()).hexdigest()[:6]}"

@@ -9,10 +9,10 @@ from include.cutover.tasks.operators import StepOperator, step_of
 
 
 class RetentionOperator(StepOperator):
-    """Runs one step of the retention. It belongs to no run, takes no lease, and records in the retention's own evidence."""
+    """Runs one step of the retention: it belongs to no run, takes no lease, and records in the retention's own evidence."""
 
     def run_step(self, name: str, body: Body, context: Any) -> Report:
-        """See ``StepOperator``."""
+        """Run ``body`` as that step."""
         step = step_of(self.plan, name, context)
         report = body(step)
         step.log.info("%s", report.summary)

@@ -1,4 +1,4 @@
-"""The end of a step that hangs. People's time to answer is the gates' own and has nothing to do with it."""
+"""Ends a step that hangs. The time that people have to answer is a matter of the gates."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _OURS = Path(__file__).resolve().parents[1]
 
 
 def in_time(body: Body, limit: timedelta | None) -> Body:
-    """The body of a step, which says in words that it took too long, and where it was then."""
+    """Return the body of a step, with an error that says that it took too long, and where it was then."""
 
     @functools.wraps(body)
     def limited(*arguments: Any, **named: Any) -> Report:
@@ -32,7 +32,7 @@ def in_time(body: Body, limit: timedelta | None) -> Body:
                 "the step was ended because it took too long",
                 where=_place(timeout),
                 expected="its end" if limit is None else f"its end within {limit.total_seconds() / 60:g} minutes",
-                do="Find out what it waited for there; more time for data is a longer window in the plan.",
+                do="Find out what it waited for there. Steps that move data get more time from a longer window in the plan.",
             ) from None
 
     return limited
@@ -40,9 +40,9 @@ def in_time(body: Body, limit: timedelta | None) -> Body:
 
 @contextmanager
 def hard_limit(limit: timedelta | None) -> Iterator[None]:
-    """End this process soon after ``limit``, with a traceback on standard error, when nothing else has ended the block.
+    """End this process 30 s after ``limit``, with a traceback on standard error, when nothing else has ended the block.
 
-    Airflow's own limit is an exception, which code that does not come back to Python never sees.
+    Airflow's own limit is an exception, which never reaches code that does not return to Python.
     """
     if limit is None:
         yield
@@ -55,7 +55,7 @@ def hard_limit(limit: timedelta | None) -> Iterator[None]:
 
 
 def _place(error: BaseException) -> str:
-    """The innermost of our own functions that the error came through."""
+    """Return the innermost of our own functions in the traceback."""
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if Path(frame.filename).is_relative_to(_OURS):
             return f"{Path(frame.filename).stem}.{frame.name}, line {frame.lineno}"

@@ -11,6 +11,8 @@ from datetime import datetime
 import psycopg
 
 from include.cutover.plan.file import load_plan
+from include.cutover.runs import runbook
+from include.cutover.runs.row import Runs
 from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import PLAN, FaultSite, until
@@ -22,29 +24,21 @@ AT = {
     "end": "just before its end",
     "after": "after its end, before Airflow knows",
 }
-BEFORE_COPY = (
-    "open_run", "announce_start", "check_target", "check_source", "assess_source", "check_places",
-    "apply_ddl", "apply_migrations", "stop_services", "fence_source", "take_backup",
-)  # fmt: skip
-AFTER_COPY = (
-    "restore_test", "build_keys_and_indexes", "load_reference_data", "store_quarantine", "declare_foreign_keys",
-    "set_sequences", "analyze_tables", "grant_access", "check_tables",
-    "validate_foreign_keys", "smoke_test_database", "decide", "switch_configuration", "start_services",
-    "smoke_test_application", "decide_live", "announce_completion", "close_run",
-)  # fmt: skip
-ROLLBACK_STEPS = (
-    "rollback.stop_services", "rollback.keep_target", "rollback.restore_source", "rollback.revert_configuration",
-    "rollback.start_services", "rollback.check_health", "rollback.write_incident", "rollback.announce_rollback",
-)  # fmt: skip
-RELEASE_STEPS = ("release.lift_fence", "release.start_services", "release.check_health", "release.call_off")
+ROLLBACK_STEPS = [row.name for row in runbook.way("rollback")]
+RELEASE_STEPS = [row.name for row in runbook.way("release")]
 
 
-def copies() -> list[str]:
-    """Steps of the copy, one for each stream of each table."""
-    found = []
-    for name, table in load_plan(PLAN).tables.items():  # the site's plan once a site runs
-        found += [f"copy.{name}"] if table.streams == 1 else [f"copy.{name}.{stream}" for stream in range(table.streams)]
-    return found
+def steps_of_cutover() -> list[str]:
+    """Steps of a cutover that goes live, in their order; of the copy, one for each stream of each table."""
+    plan = load_plan(PLAN)  # the site's plan once a site runs
+    rows = [row for row in runbook.ROWS if Runs.CUTOVER in row.runs and row.way in ("", "go_live") and row.planned(plan)]
+    return [name for row in rows if not row.asks for name in runbook.names_of(row, plan)]
+
+
+def after_copy() -> list[str]:
+    """Steps of a cutover that goes live and that run after the copy."""
+    steps = steps_of_cutover()
+    return steps[max(number for number, step in enumerate(steps) if runbook.is_copy(step)) + 1 :]
 
 
 # ---- 1 and 14: every task killed once, in one run --------------------------------------------------------------------
@@ -83,8 +77,8 @@ def kill_everything(at: str) -> None:
 
     @cell(1, f"kill-cutover-{at}", "kill -9 of the task's process", AT[at], LIVE)
     def _(trial: Trial) -> list[Result]:
-        gates = ["go_no_go", "approve"] if at in ("end", "after") else []
-        results = killed_once(trial, [*BEFORE_COPY, *gates, *copies(), *AFTER_COPY], at)
+        gates = [row.name for row in runbook.ROWS if row.asks and at in ("end", "after")]
+        results = killed_once(trial, [*steps_of_cutover(), *gates], at)
         trial.wait(trial.cutover())
         return results()
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from examples.receivers import read_mail, read_slack
-from tests.faults.cells.processes import AFTER_COPY
+from tests.faults.cells.processes import after_copy
 from tests.faults.judge import State
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import PLAN, until
@@ -180,7 +180,7 @@ def jump(name: str, seconds: float) -> None:
 
     @cell(16, f"clock-{name}", f"the workers' clock is {abs(seconds) / 3600:g} hours {name}", "from copy on", LIVE)
     def _(trial: Trial) -> None:
-        for step in ("copy.*", *AFTER_COPY):
+        for step in ("copy.*", *after_copy()):
             trial.rule(step, "begin", "clock", times=1000, seconds=seconds)
         trial.wait(trial.cutover())
 

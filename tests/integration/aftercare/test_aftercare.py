@@ -28,9 +28,14 @@ from include.cutover.people.identities import Identities
 from include.cutover.plan.model import Plan
 from include.cutover.source import backup, backup_manifest
 from include.cutover.stack.postgres import binaries
-from include.cutover.steps import aftercare as steps
-from include.cutover.steps import rollback as steps_rollback
-from include.cutover.steps.aftercare import NotYet, Watch
+from include.cutover.steps.aftercare import ask
+from include.cutover.steps.aftercare.close_aftercare import close_aftercare
+from include.cutover.steps.aftercare.first_backup import first_backup
+from include.cutover.steps.aftercare.look import look
+from include.cutover.steps.aftercare.open_aftercare import open_aftercare
+from include.cutover.steps.aftercare.watch import Watch, run
+from include.cutover.steps.call import NotYet
+from include.cutover.steps.open_rollback import open_rollback
 from include.cutover.steps.step import FROZEN_PLAN, Caller, Ends, Report, Step
 from include.cutover.target import ledger
 from tests.integration.application.test_requests import Site, says
@@ -167,21 +172,21 @@ class Shop(Ends):
         return Watch(PLAN, name, Caller(f"aftercare_{PLAN}", own, "whoever", {"run_id": run_id}), self)
 
     def do(self, name: str, body: Any) -> Report:
-        return steps.run(self.watch(name), body)
+        return run(self.watch(name), body)
 
     def look_on(self) -> Report:
         """All looks that are due, until the last."""
         while True:
             try:
-                return self.do("look", steps.look)
+                return self.do("look", look)
             except NotYet as later:
                 time.sleep(max(0.0, (later.until - datetime.now(UTC)).total_seconds()))
 
     def first_look(self) -> Event:
         """One look: it is not the last."""
-        self.do("open_aftercare", steps.begin)
+        self.do("open_aftercare", open_aftercare)
         with pytest.raises(NotYet):
-            self.do("look", steps.look)
+            self.do("look", look)
         return aftercare_record.looks(self.evidence.events())[-1]
 
 
@@ -223,14 +228,14 @@ def test_a_quiet_aftercare_looks_to_its_end_backs_up_tells_and_reports(shop: Sho
     shop.go_live(minutes=1 / 30)
     sealed = shop.cutover.events()
     shop.first_look()
-    assert shop.do("first_backup", steps.first_backup).outcome == "passed"
+    assert shop.do("first_backup", first_backup).outcome == "passed"
     shop.look_on()
     made = aftercare_record.looks(shop.evidence.events())
     assert len(made) >= 2 and [event["outcome"] for event in made] == ["green"] * len(made), [bad(e) for e in made]
     assert made[0]["latency"]["p95"] <= 2
-    assert steps.wait_for_question(shop.watch("ask_1")) is None, "nobody is asked"
-    assert steps.request_rollback(shop.watch("start_rollback")) is None
-    report = shop.do("close_aftercare", steps.close)
+    assert ask.wait_for_question(shop.watch("ask_1")) is None, "nobody is asked"
+    assert ask.request_rollback(shop.watch("start_rollback")) is None
+    report = shop.do("close_aftercare", close_aftercare)
     assert report.figures["outcome"] == "quiet"
     assert [subject for subject, _ in shop.mailbox.got] == ["Shop: the aftercare is over"]
     assert "Every look was green" in shop.mailbox.got[0][1]
@@ -239,18 +244,18 @@ def test_a_quiet_aftercare_looks_to_its_end_backs_up_tells_and_reports(shop: Sho
     page = (shop.evidence.folder / "post_cutover.html").read_text(encoding="utf-8")
     assert "every look was green" in page and f"{len(made)} rows" in page and "Taken live by" in page and ">lead<" in page
     assert shop.cutover.events() == sealed, "the sealed evidence of the run is as it was"
-    shop.do("close_aftercare", steps.close)
+    shop.do("close_aftercare", close_aftercare)
     assert len(shop.mailbox.got) == 1, "closing again tells nobody again"
 
 
 def test_only_a_run_that_is_live_is_looked_after_and_by_one(shop: Shop) -> None:
     shop.go_live()
     with pytest.raises(Refused, match="no such run"):
-        steps.run(shop.watch("open_aftercare", run_id="another"), steps.begin)
-    shop.do("open_aftercare", steps.begin)
-    shop.do("open_aftercare", steps.begin)
-    with pytest.raises(Refused, match="looked after already"):
-        steps.run(shop.watch("open_aftercare", own="by_hand"), steps.begin)
+        run(shop.watch("open_aftercare", run_id="another"), open_aftercare)
+    shop.do("open_aftercare", open_aftercare)
+    shop.do("open_aftercare", open_aftercare)
+    with pytest.raises(Refused, match="another run watches this cutover already"):
+        run(shop.watch("open_aftercare", own="by_hand"), open_aftercare)
     assert (
         aftercare_record.subject_of(PLAN, "aftercare__one") == RUN and aftercare_record.subject_of(PLAN, "by_hand") is None
     )
@@ -262,11 +267,11 @@ def test_a_watch_that_was_killed_goes_on_and_makes_a_missed_look_once(shop: Shop
     shop.go_live(minutes=1, interval_seconds=1)
     shop.first_look()
     with pytest.raises(NotYet) as later:
-        shop.do("look", steps.look)
+        shop.do("look", look)
     assert len(aftercare_record.looks(shop.evidence.events())) == 1, "what is not due is not made"
     time.sleep(max(0.0, (later.value.until - datetime.now(UTC)).total_seconds()) + 1.2)
     with pytest.raises(NotYet):
-        shop.do("look", steps.look)
+        shop.do("look", look)
     assert len(aftercare_record.looks(shop.evidence.events())) == 2
 
 
@@ -309,20 +314,20 @@ def test_errors_in_a_log_are_found_once_without_secrets_and_only_since_go_live(s
         log.write(" and the other half\nnothing else\n")
     time.sleep(1)
     with pytest.raises(NotYet):
-        shop.do("look", steps.look)
+        shop.do("look", look)
     second = aftercare_record.looks(shop.evidence.events())[-1]
     assert found(second, "aftercare_log_api").startswith("1 of 2 new lines"), "each line once, and whole"
     shop.log.rename(shop.log.with_suffix(".1"))
     shop.log.write_text("a new log\n")
     time.sleep(1)
     with pytest.raises(NotYet):
-        shop.do("look", steps.look)
+        shop.do("look", look)
     third = aftercare_record.looks(shop.evidence.events())[-1]
     assert bad(third) == {} and "changed for a new one" in found(third, "aftercare_log_api")
     shop.log.unlink()
     time.sleep(1)
     with pytest.raises(NotYet):
-        shop.do("look", steps.look)
+        shop.do("look", look)
     assert bad(aftercare_record.looks(shop.evidence.events())[-1]) == {"aftercare_log_api": "unknown"}
 
 
@@ -405,10 +410,10 @@ def test_a_sequence_that_fell_behind_is_red(shop: Shop) -> None:
 
 def test_postgresql_down_hides_no_other_check(shop: Shop) -> None:
     shop.go_live()
-    shop.do("open_aftercare", steps.begin)
+    shop.do("open_aftercare", open_aftercare)
     shop.conninfo = "host=127.0.0.1 port=1 user=x dbname=x connect_timeout=1"
     with pytest.raises(NotYet):
-        shop.do("look", steps.look)
+        shop.do("look", look)
     (event,) = aftercare_record.looks(shop.evidence.events())
     assert bad(event) == {
         "aftercare_statistics": "unknown",
@@ -433,7 +438,7 @@ def sixty_a_minute() -> list[str]:
 
 def test_the_rate_before_is_that_of_the_snapshot_and_rows_must_come_like_that(shop: Shop) -> None:
     shop.go_live(sixty_a_minute(), minutes=1, growing=[{**NO_ROWS, "baseline_minutes": 10}])
-    shop.do("open_aftercare", steps.begin)
+    shop.do("open_aftercare", open_aftercare)
     opened = shop.evidence.last(aftercare_record.OPENED)
     assert opened is not None and 0.95 < opened["rates"]["pings"]["rows"] / opened["rates"]["pings"]["seconds"] < 1.05
     start = aftercare_record.started_at(shop.cutover)
@@ -463,7 +468,7 @@ def test_the_rate_before_is_that_of_the_snapshot_and_rows_must_come_like_that(sh
 
 def test_a_table_that_does_not_grow_any_more_is_red(shop: Shop) -> None:
     shop.go_live([ago(n / 20) for n in range(1200)], growing=[{**NO_ROWS, "baseline_minutes": 1}])
-    shop.do("open_aftercare", steps.begin)
+    shop.do("open_aftercare", open_aftercare)
     with pytest.raises(StepFailed):
         shop.look_on()
     last = aftercare_record.looks(shop.evidence.events())[-1]
@@ -482,7 +487,7 @@ def red(shop: Shop) -> aftercare_record.Question:
     """A red look, and the question that comes of it."""
     shop.http.routes["/health"] = says({"status": "ill", "database": "postgresql"})
     shop.first_look()
-    question = steps.wait_for_question(shop.watch("ask_1"))
+    question = ask.wait_for_question(shop.watch("ask_1"))
     assert question is not None
     return question
 
@@ -490,17 +495,17 @@ def red(shop: Shop) -> aftercare_record.Question:
 def test_a_red_look_tells_the_lead_and_asks_with_the_rows_that_a_rollback_leaves_behind(shop: Shop) -> None:
     shop.go_live(minutes=1)
     with pytest.raises(NotYet):
-        shop.do("open_aftercare", steps.begin)
-        steps.wait_for_question(shop.watch("ask_1"))
+        shop.do("open_aftercare", open_aftercare)
+        ask.wait_for_question(shop.watch("ask_1"))
     shop.sql("INSERT INTO pings (ms) SELECT 1 FROM generate_series(1, 41)")
-    text = steps.ask(shop.watch("ask_1"), red(shop))
+    text = ask.ask(shop.watch("ask_1"), red(shop))
     assert "42 rows (pings: 42 inserted)" in text and "status ill" in text and "it stays live" in text
     ((subject, told),) = shop.mailbox.got
     assert subject == "Shop: PostgreSQL needs attention" and "status ill" in told and "Somebody" in told
-    assert steps.wait_for_question(shop.watch("ask_1")) is not None, "whose answer got lost is asked again"
-    steps.answered(shop.watch("ask_1"), "Stay live", LEAD)
+    assert ask.wait_for_question(shop.watch("ask_1")) is not None, "whose answer got lost is asked again"
+    ask.record_answer(shop.watch("ask_1"), "Stay live", LEAD)
     with pytest.raises(NotYet):
-        steps.wait_for_question(shop.watch("ask_2"))  # not twice about the same
+        ask.wait_for_question(shop.watch("ask_2"))  # not twice about the same
 
 
 @pytest.mark.parametrize(
@@ -515,27 +520,27 @@ def test_a_red_look_tells_the_lead_and_asks_with_the_rows_that_a_rollback_leaves
 )
 def test_only_the_lead_rolls_back_and_no_answer_stays_live(shop: Shop, chosen: str, by: str | None, answer: str) -> None:
     shop.go_live(minutes=1)
-    steps.ask(shop.watch("ask_1"), red(shop))
-    assert steps.answered(shop.watch("ask_1"), chosen, by) == answer
-    run_id = steps.request_rollback(shop.watch("start_rollback"))
+    ask.ask(shop.watch("ask_1"), red(shop))
+    assert ask.record_answer(shop.watch("ask_1"), chosen, by) == answer
+    run_id = ask.request_rollback(shop.watch("start_rollback"))
     assert (run_id is not None) == (answer == "Roll back")
     if by is None:
-        assert "Nobody answered" in shop.mailbox.got[-1][1], "and the lead is told again"
+        assert "No answer within" in shop.mailbox.got[-1][1], "and the lead is told again"
     if answer == "Stay live":
         time.sleep(1)
         with pytest.raises(NotYet):
-            shop.do("look", steps.look)
-        assert steps.wait_for_question(shop.watch("ask_2")) is not None, "the next red look asks again"
+            shop.do("look", look)
+        assert ask.wait_for_question(shop.watch("ask_2")) is not None, "the next red look asks again"
     else:
-        assert steps.wait_for_question(shop.watch("ask_2")) is None
-        assert steps.request_rollback(shop.watch("start_rollback")) == run_id, "one answer, one rollback"
+        assert ask.wait_for_question(shop.watch("ask_2")) is None
+        assert ask.request_rollback(shop.watch("start_rollback")) == run_id, "one answer, one rollback"
 
 
 def test_the_rollback_has_the_name_of_who_answered_and_the_form_cannot_change_that(shop: Shop) -> None:
     shop.go_live(minutes=1)
-    steps.ask(shop.watch("ask_1"), red(shop))
-    steps.answered(shop.watch("ask_1"), "Roll back", LEAD)
-    run_id = steps.request_rollback(shop.watch("start_rollback"))
+    ask.ask(shop.watch("ask_1"), red(shop))
+    ask.record_answer(shop.watch("ask_1"), "Roll back", LEAD)
+    run_id = ask.request_rollback(shop.watch("start_rollback"))
     assert run_id is not None
 
     def rollback(own: str, actor: str) -> Step:
@@ -543,33 +548,33 @@ def test_the_rollback_has_the_name_of_who_answered_and_the_form_cannot_change_th
         return Step(PLAN, "open_rollback", Caller(f"rollback_{PLAN}", own, actor, form), shop, shop.plan())
 
     with pytest.raises(Refused, match="no aftercare asked"):
-        steps_rollback.open_rollback(rollback("aftercare__forged__7", LEAD))
+        open_rollback(rollback("aftercare__forged__7", LEAD))
     with pytest.raises(Refused, match="only the lead or a deputy"):
-        steps_rollback.open_rollback(rollback("manual__mine", OTHER))
-    steps_rollback.open_rollback(rollback(run_id, OTHER))
+        open_rollback(rollback("manual__mine", OTHER))
+    open_rollback(rollback(run_id, OTHER))
     reopened = shop.cutover.last("reopened")
     assert reopened is not None and reopened["by"] == LEAD and reopened["reason"].startswith("aftercare: The application")
     assert not aftercare_record.is_live(shop.cutover)
     with pytest.raises(StepFailed):  # one of the looks was red
-        shop.do("look", steps.look)
+        shop.do("look", look)
     with pytest.raises(StepFailed, match="was rolled back"):
-        shop.do("close_aftercare", steps.close)
+        shop.do("close_aftercare", close_aftercare)
     assert "closing" not in {event["notice"] for event in shop.evidence.events() if event["event"] == "notice"}
 
 
 def test_a_backup_that_cannot_be_made_is_unclear_and_its_end_is_not_quiet(shop: Shop) -> None:
     shop.go_live(first_backup={"pg_dump": "/nowhere/pg_dump"})
-    shop.do("open_aftercare", steps.begin)
-    assert shop.do("first_backup", steps.first_backup).outcome == "failed", "unknown is no pass"
+    shop.do("open_aftercare", open_aftercare)
+    assert shop.do("first_backup", first_backup).outcome == "failed", "unknown is no pass"
     shop.look_on()
     with pytest.raises(StepFailed, match="could not be checked"):
-        shop.do("close_aftercare", steps.close)
+        shop.do("close_aftercare", close_aftercare)
     closed = shop.evidence.last(aftercare_record.CLOSED)
     assert closed is not None and closed["outcome"] == "unclear"
 
 
 def test_looks_that_were_never_made_are_not_quiet(shop: Shop) -> None:
     shop.go_live()
-    shop.do("open_aftercare", steps.begin)
+    shop.do("open_aftercare", open_aftercare)
     with pytest.raises(CutoverError, match="did not come to their end"):
-        shop.do("close_aftercare", steps.close)
+        shop.do("close_aftercare", close_aftercare)

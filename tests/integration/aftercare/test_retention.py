@@ -34,7 +34,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.proof import digests
 from include.cutover.source import backup, backup_manifest, restore
 from include.cutover.source.backup_manifest import Manifest
-from include.cutover.steps import rollback
+from include.cutover.steps.open_rollback import open_rollback
 from include.cutover.steps.step import Caller, Step
 from include.cutover.target import schema as target_schema
 from tests.support.deciding import plan_of
@@ -275,7 +275,7 @@ def test_a_run_whose_backup_is_gone_is_not_rolled_back_and_nothing_is_stopped(ho
     form = {"reason": "a test", "run_id": "one"}
     step = Step(NAME, "open_rollback", Caller(f"rollback_{NAME}", "r", "lead", form), None, house.plan)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="removed by retention"):
-        rollback.open_rollback(step)
+        open_rollback(step)
     assert evidence.last("reopened") is None
 
 

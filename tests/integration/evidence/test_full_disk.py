@@ -17,10 +17,12 @@ from include.cutover.evidence.record import EVENTS, Evidence
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import disk_space
+from include.cutover.runs.terms import Terms
 from include.cutover.runs.verdict import has_passed
 from include.cutover.stack.postgres import Cluster
 from include.cutover.steps import decide as decide_steps
-from include.cutover.steps.step import Caller, Report, Step, Terms, run
+from include.cutover.steps.running import run
+from include.cutover.steps.step import Caller, Report, Step
 from include.cutover.target import session as target_session
 from tests.support.full_disk import fill, small_disk
 

@@ -20,11 +20,15 @@ from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan, parse_plan
 from include.cutover.plan.model import Extras, Plan
+from include.cutover.runs import runbook
+from include.cutover.runs.row import Point
+from include.cutover.runs.terms import Terms
 from include.cutover.stack.postgres import free_port
 from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps import take_backup as take_backup_steps
-from include.cutover.steps.step import Caller, Report, Step, Terms, run
+from include.cutover.steps.running import run
+from include.cutover.steps.step import Caller, Report, Step
 from tests.support.killing import kill_at_every_step
 from tests.support.redis_server import PASSWORD, running
 
@@ -163,7 +167,7 @@ def test_missing_extra_is_a_warning_and_a_required_one_stops_the_run(tree: Path,
     assert found.outcome == "passed" and found.summary.startswith("1 of 2 extras kept")
     (warning,) = found.warnings
     assert warning.startswith("the snapshot of Redis was not kept: Redis at 127.0.0.1") and "does not answer" in warning
-    assert "snapshot_extras" not in decide_steps.required_steps(optional, "decide")
+    assert "snapshot_extras" not in runbook.required(optional.plan, Point.GO_LIVE)
     recorded = optional.evidence.last("extras")
     assert recorded is not None and [item["name"] for item in recorded["kept"]] == ["redis", "configuration"]
 
@@ -174,7 +178,7 @@ def test_missing_extra_is_a_warning_and_a_required_one_stops_the_run(tree: Path,
         ("extras_redis", "failed"),
         ("extras_configuration", "passed"),
     ]
-    assert "snapshot_extras" in decide_steps.required_steps(required, "decide")
+    assert "snapshot_extras" in runbook.required(required.plan, Point.GO_LIVE)
 
 
 def test_extra_that_cannot_be_kept_is_found_before_anything_stops(

@@ -27,17 +27,20 @@ from include.cutover.people.notices import Channel
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.runs import clock as clocks
-from include.cutover.runs import rehearsals, schedule
+from include.cutover.runs import rehearsals, runbook, schedule
 from include.cutover.runs.clock import Measured, OutOfTime
+from include.cutover.runs.row import Point
+from include.cutover.runs.terms import Terms
 from include.cutover.runs.verdict import has_passed
 from include.cutover.source.cloning import live_schema
 from include.cutover.source.schema import schema_fingerprint, schema_objects
 from include.cutover.steps import announce as announce_steps
-from include.cutover.steps import copy_tables, go_live, open_run
+from include.cutover.steps import copy_tables, open_run
 from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps import wait_for_window as wait_for_window_steps
-from include.cutover.steps.step import Caller, Report, Step, Terms, run
+from include.cutover.steps.running import run
+from include.cutover.steps.step import Caller, Report, Step
 from include.cutover.tasks import gates, operators
 
 PLAN = "ward_ops"
@@ -191,7 +194,7 @@ def test_past_the_deadline_no_point_of_no_return_is_crossed(ends: Ends, name: st
 
 
 def test_the_steps_before_the_points_of_no_return_are_marked() -> None:
-    assert {name: terms.in_time for name, _, terms in go_live.going_live()} == {
+    assert {row.name: row.in_time for row in runbook.way("go_live")} == {
         "switch_configuration": True,
         "start_services": True,
         "smoke_test_application": False,
@@ -253,7 +256,7 @@ def test_a_run_that_is_live_stays_live_past_the_deadline(ends: Ends) -> None:
         evidence.append("gate", gate=gate, answer="Go", by="lead", automatic=False)
     step = step_of(ends, "decide_live")
     evidence.append("decision", at="decide", outcome="go_on", why=["a test"])
-    passed(evidence, *decide_steps.required_steps(step, "decide_live"))
+    passed(evidence, *runbook.required(step.plan, Point.STAY_LIVE))
     late(evidence)
     decided = run(step, decide_steps.decide, Terms(way_back=True, course=()), {"at": "decide_live"})
     assert decided.figures["outcome"] == "go_on"

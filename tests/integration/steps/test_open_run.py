@@ -20,12 +20,14 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
+from include.cutover.runs.terms import Terms
 from include.cutover.source import fence
 from include.cutover.steps import announce as announce_steps
-from include.cutover.steps import close_run, rollback
+from include.cutover.steps import close_run, sqlite_again
 from include.cutover.steps import open_run as steps_open_run
 from include.cutover.steps import preflight as preflight_steps
-from include.cutover.steps.step import Caller, Report, Step, Terms, run
+from include.cutover.steps.running import run
+from include.cutover.steps.step import Caller, Report, Step
 from tests.support.incidents import close_incidents
 
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False}
@@ -122,7 +124,7 @@ def test_a_run_that_is_called_off_lets_the_source_go(source: Path) -> None:
 @pytest.mark.parametrize(
     ("outcome", "told"),
     [
-        ("live", "already lives on the target"),
+        ("live", "is live on the target already"),
         ("failed", r"was not completed.*trigger rollback_ward_ops again"),
         ("rolled_back", "incident of an earlier run is not closed"),
         ("released", "incident of an earlier run is not closed"),
@@ -195,7 +197,7 @@ def test_a_step_of_a_closed_run_runs_again_only_where_the_way_back_was_not_compl
     step = step_of(source, "one")
     step.name = "release.lift_fence"
     if outcome == "failed":
-        assert run(step, rollback.lift_fence, Terms(way_back=True)).outcome == "passed"
+        assert run(step, sqlite_again.lift_fence, Terms(way_back=True)).outcome == "passed"
         assert evidence.sealed is None and fence.status(source).raised is False
         step.name = "announce_start"  # the way on stays closed once it is sealed again
         evidence.append("sealed", outcome="failed", summary="")

@@ -23,7 +23,7 @@ from include.cutover.plan.file import load_plan
 from include.cutover.runs import rehearsals as runs_rehearsals
 from include.cutover.runs import schema_drift
 from include.cutover.stack.postgres import Cluster
-from include.cutover.tasks.gates import briefing
+from include.cutover.steps.gate_briefing import briefing
 from tests.exploring.arena import Arena
 from tests.exploring.points import Fault
 from tests.exploring.site import PLAN, Site

@@ -18,12 +18,14 @@ from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
+from include.cutover.runs.terms import Terms
 from include.cutover.steps import announce as announce_steps
 from include.cutover.steps import edit_notice, open_run, send_pending
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps import schedule as schedule_steps
-from include.cutover.steps.schedule import Call, Later, NotNeeded
-from include.cutover.steps.step import Caller, Step, Terms, run
+from include.cutover.steps.call import Call, NotNeeded, NotYet
+from include.cutover.steps.running import run
+from include.cutover.steps.step import Caller, Step
 from tests.unit.people.test_notices import Box
 
 PLAN = "ward_ops"
@@ -87,13 +89,13 @@ def test_it_is_announced_at_once_waits_and_begins_as_announced(ends: Ends) -> No
     schedule_steps.open_schedule(scheduled)
     schedule_steps.open_schedule(scheduled)  # a second try
     assert ends.told == ["migration to PostgreSQL begins"]
-    start = datetime.fromisoformat(scheduled.opened["window_start"])
+    start = datetime.fromisoformat(schedule_steps.opened_by(scheduled)["window_start"])
     freeze = start - timedelta(minutes=15)
     assert f"begins at {start:%Y-%m-%d %H:%M} UTC" in ends.slack.got[0][1]
     assert f"Change freeze for Ward OPS from {freeze:%Y-%m-%d %H:%M} UTC" in ends.slack.got[0][1]
-    with pytest.raises(Later) as later:
+    with pytest.raises(NotYet) as later:
         schedule_steps.wait_for_freeze(scheduled)
-    assert later.value.moment == freeze
+    assert later.value.until == freeze
     with pytest.raises(Refused, match="the freeze has not begun"):
         schedule_steps.begin(scheduled)  # somebody marked the wait as success
     assert runs(PLAN) == [], "a schedule is no run"
@@ -110,12 +112,12 @@ def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: 
     assert ends.told == ["migration to PostgreSQL begins"] and ends.mail.got == []
     schedule_steps.wait_for_freeze(scheduled)
     run_id, form = schedule_steps.begin(scheduled)
-    with pytest.raises(Later):
+    with pytest.raises(NotYet):
         schedule_steps.see_it_open(scheduled)
     step = open_cutover(ends, run_id, form)
     opened = step.evidence.last("run.opened")
     assert opened is not None and (opened["actor"], opened["scheduled"]) == ("lead", "s1")
-    assert opened["window_start"] == scheduled.opened["window_start"]
+    assert opened["window_start"] == schedule_steps.opened_by(scheduled)["window_start"]
     schedule_steps.see_it_open(scheduled)
     assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
     assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
@@ -124,7 +126,7 @@ def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: 
     step.name = "announce_start"
     run(step, announce_steps.announce, Terms(), {"notice": "start"})
     notice_steps.deliver(step.evidence, step.plan, ends.channels, patient=False)
-    notice_steps.deliver(scheduled.evidence, step.plan, ends.channels, patient=False)
+    notice_steps.deliver(schedule_steps.evidence_of(scheduled), step.plan, ends.channels, patient=False)
     freeze = "change freeze before the migration to PostgreSQL"
     assert ends.told == ["migration to PostgreSQL begins", freeze]
     assert sorted(subject.removeprefix("Ward OPS: ") for subject, _ in ends.mail.got) == sorted(ends.told), "once, there too"
@@ -173,7 +175,7 @@ def test_it_is_called_off_with_a_word(ends: Ends) -> None:
         schedule_steps.close_schedule(scheduled)
     assert len(ends.told) == 2, "and people hear it once"
     with pytest.raises(Refused, match="the scheduled cutover was called off"):
-        open_cutover(ends, scheduled.opened["cutover"], {**FORM, "scheduled": "s1", "window_start": None})
+        open_cutover(ends, schedule_steps.opened_by(scheduled)["cutover"], {**FORM, "scheduled": "s1", "window_start": None})
     schedule_steps.open_schedule(call(ends, "s3"))  # and another may be scheduled
 
 

@@ -18,14 +18,19 @@ from include.cutover.evidence import lease
 from include.cutover.evidence.record import Event, Evidence, evidence_root
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
+from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.runs import runbook
+from include.cutover.runs.row import Point
+from include.cutover.runs.terms import Terms
 from include.cutover.source import backup, backup_manifest, fence
 from include.cutover.stack.postgres import free_port
 from include.cutover.steps import abandon as abandon_steps
-from include.cutover.steps import close_run, go_live, open_run, rollback, set_aside
+from include.cutover.steps import close_run, open_run, rollback, set_aside
 from include.cutover.steps import decide as decide_steps
-from include.cutover.steps.step import FROZEN_PLAN, Body, Caller, Report, Step, Terms, run
+from include.cutover.steps import open_rollback as open_rollback_steps
+from include.cutover.steps.running import run
+from include.cutover.steps.step import FROZEN_PLAN, Body, Caller, Report, Step
 from include.cutover.target import ledger
 from tests.support.killing import kill_at_every_step
 
@@ -101,8 +106,8 @@ def newest(evidence: Evidence, step: str) -> Event:
     return found
 
 
-def terms_of(group: str, name: str) -> Terms:
-    return next(terms for step, _, terms in rollback.way_back(group) if step == name)
+def terms_of(step: str) -> Terms:
+    return runbook.terms_of(step, load_plan(PLAN))
 
 
 # --- what is recorded ---------------------------------------------------------------------------------------------------
@@ -162,7 +167,7 @@ def test_a_run_that_opened_has_its_plan_frozen_wherever_it_was_killed(ends: Ends
 def test_no_step_goes_forward_once_a_way_back_is_decided(ends: Ends, evidence: Evidence, outcome: str) -> None:
     passed(evidence, "copy")
     decided(evidence, outcome)
-    for step, terms in (("copy", Terms()), *((name, terms) for name, _, terms in go_live.going_live())):
+    for step, terms in (("copy", Terms()), *((row.name, terms_of(row.name)) for row in runbook.way("go_live"))):
         with pytest.raises(Refused, match=f"the run is not where this step belongs.*found {outcome}"):
             do(ends, step, terms=terms)
     assert newest(evidence, "copy")["outcome"] == "refused"
@@ -181,20 +186,20 @@ def test_a_marked_branch_lets_nothing_through(ends: Ends, evidence: Evidence) ->
     """Airflow runs every branch then: none of them was decided."""
     passed(evidence, "stop_services", "fence_source", "take_backup")
     for step, terms in (
-        ("release.lift_fence", terms_of("release", "lift_fence")),
+        ("release.lift_fence", terms_of("release.lift_fence")),
         ("abandon", Terms(way_back=True, course=("abandon",))),
-        ("switch_configuration", go_live.going_live()[0][2]),
+        ("switch_configuration", terms_of("switch_configuration")),
         ("announce_completion", Terms(way_back=True, course=("live",))),
     ):
         with pytest.raises(Refused, match="found forward"):
             do(ends, step, terms=terms)
-    assert do(ends, "rollback.stop_services", terms=terms_of("rollback", "stop_services")).outcome == "passed"
+    assert do(ends, "rollback.stop_services", terms=terms_of("rollback.stop_services")).outcome == "passed"
 
 
 def test_a_live_run_is_rolled_back_only_when_somebody_asks(ends: Ends, evidence: Evidence) -> None:
     passed(evidence, "stop_services", "take_backup")
     decided(evidence, "go_on", at="decide_live")
-    terms = terms_of("rollback", "stop_services")
+    terms = terms_of("rollback.stop_services")
     with pytest.raises(Refused, match="found live"):
         do(ends, "rollback.stop_services", terms=terms)
     assert close_run.outcome_of(evidence.events()) == "live"
@@ -204,28 +209,29 @@ def test_a_live_run_is_rolled_back_only_when_somebody_asks(ends: Ends, evidence:
 
 def test_a_rollback_with_nothing_to_roll_back_does_not_count_as_begun(ends: Ends, evidence: Evidence) -> None:
     with pytest.raises(Refused, match="there is nothing to roll back"):
-        do(ends, "rollback.stop_services", terms=terms_of("rollback", "stop_services"))
+        do(ends, "rollback.stop_services", terms=terms_of("rollback.stop_services"))
     assert close_run.outcome_of(evidence.events()) == "abandoned"
 
 
 def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: Ends, evidence: Evidence) -> None:
     passed(evidence, "stop_services", "take_backup")
     decided(evidence, "rollback")
-    steps = rollback.way_back("rollback")
-    for name, _, terms in steps[1:]:
-        with pytest.raises(Refused, match="what stands before this step has not passed"):
-            do(ends, f"rollback.{name}", terms=terms)
-    for name, _, terms in steps:
-        do(ends, f"rollback.{name}", terms=terms)
-    do(ends, "rollback.stop_services", terms=steps[0][2])
+    steps = [row.name for row in runbook.way("rollback")]
+    for name in steps[1:]:
+        with pytest.raises(Refused, match="a step before this one has not passed"):
+            do(ends, name, terms=terms_of(name))
+    for name in steps:
+        do(ends, name, terms=terms_of(name))
+    do(ends, steps[0], terms=terms_of(steps[0]))
     with pytest.raises(Refused, match="or ran again since"):
-        do(ends, "rollback.check_health", terms=terms_of("rollback", "check_health"))
+        do(ends, "rollback.check_health", terms=terms_of("rollback.check_health"))
 
 
 def test_nothing_is_stopped_before_everything_was_looked_at(ends: Ends, evidence: Evidence) -> None:
-    passed(evidence, *runbook.BEFORE_STOPPING[:-1])
+    before = runbook.required(load_plan(PLAN), Point.STOP)
+    passed(evidence, *before[:-1])
     with pytest.raises(Refused, match="wait_for_window has not run"):
-        do(ends, "stop_services", terms=Terms(after=runbook.BEFORE_STOPPING))
+        do(ends, "stop_services", terms=Terms(after=before))
 
 
 def test_what_was_decided_stays_decided(ends: Ends, evidence: Evidence) -> None:
@@ -271,7 +277,7 @@ def test_what_the_application_wrote_since_it_is_back_is_not_overwritten(
 
 def open_rollback(ends: Ends, run_id: str) -> Report:
     step = step_of(ends, "open_rollback", run_id, ROLLBACK)
-    return run(step, rollback.open_rollback, Terms(opens=True))
+    return run(step, open_rollback_steps.open_rollback, Terms(opens=True))
 
 
 def test_a_later_try_does_not_take_the_lease_back(ends: Ends, evidence: Evidence) -> None:
@@ -305,12 +311,12 @@ def close(ends: Ends) -> None:
         do(ends, "close_run", close_run.close, Terms(closes=True))
 
 
-def test_what_could_not_be_cleared_is_put_aside_by_the_next_run(ends: Ends, evidence: Evidence) -> None:
+def test_what_could_not_be_cleared_is_set_aside_by_the_next_run(ends: Ends, evidence: Evidence) -> None:
     passed(evidence, "apply_ddl")
     evidence.append("lease.target", holder=f"{CUTOVER}/one", epoch=1)
     decided(evidence, "abandon")
     report = do(ends, "abandon", abandon_steps.call_off, Terms(way_back=True, course=("abandon",)))
-    assert "the next run puts the target aside" in report.summary
+    assert "the next run sets the target aside" in report.summary
     assert evidence.last("target.pending") is not None
     close(ends)
 

@@ -27,8 +27,9 @@ from include.cutover.plan.file import load_plan
 from include.cutover.preflight import target as preflight_target
 from include.cutover.preflight import target_server
 from include.cutover.proof import content
+from include.cutover.runs.terms import Terms
 from include.cutover.stack.postgres import Cluster
-from include.cutover.steps.step import Report, Step, Terms
+from include.cutover.steps.step import Report, Step
 from include.cutover.target import ledger
 from include.cutover.target import session as target_session
 from tests.support.hanging import stopped, through_proxy
@@ -223,7 +224,7 @@ def test_terminated_task_ends_with_its_session(conninfo: str) -> None:
         task.execute(context())
     assert wait_until(lambda: sessions(conninfo, NAME) == 0)
     end = Evidence.of("ward_ops", "run").step("check_target")
-    assert end is not None and end["outcome"] == "error" and "told this task to end" in end["summary"]
+    assert end is not None and end["outcome"] == "error" and "ended this task" in end["summary"]
     task.on_kill()  # Airflow calls it once more after a time-out, when nothing is at work
 
 

@@ -13,7 +13,8 @@ from include.cutover.people.identities import Identities
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.runs.clock import Clock, Measured
-from include.cutover.tasks.gates import briefing, open_questions, patience, respondents
+from include.cutover.steps.gate_briefing import briefing, open_questions, patience
+from include.cutover.tasks.gates import respondents
 
 CHECK = {"name": "target_free_disk", "title": "Free disk", "outcome": "unknown", "expected": "4 GB", "found": "not visible",
          "do": "Look at the server.", "where": ""}  # fmt: skip
@@ -42,7 +43,7 @@ def test_briefing_shows_results_open_questions_and_the_time_to_answer() -> None:
 def test_briefing_shows_warnings() -> None:
     events = [OPENED, end("take_backup", warnings=["both copies | on one device"]), end("decide", warnings=["no Redis"])]
     text = briefing(events, load_plan("ward_ops"))
-    assert "**Warnings; a go takes them as they are:**" in text
+    assert "**Warnings; a go accepts them:**" in text
     assert "- both copies \\| on one device\n- no Redis" in text
     assert "Warnings" not in briefing([OPENED, end("take_backup", warnings=[])], load_plan("ward_ops"))
 
@@ -89,7 +90,7 @@ def test_briefing_counts_checks_and_links_to_the_report() -> None:
     ]
     text = briefing(events, load_plan("ward_ops"), links=[("Report of this run", "/cutover/ward_ops/1/")])
     assert "Checks: 2 passed, 0 failed, 1 could not be made." in text
-    assert "1,200 rows of the source were looked at: 0 findings block, the plan decides 2, 1 are notes." in text
+    assert "1,200 rows of the source were checked: 0 findings block, the plan decides 2, 1 are notes." in text
     assert "[Report of this run](/cutover/ward_ops/1/)" in text
 
 

@@ -9,9 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from include.cutover.runs import runbook
 from include.cutover.runs.verdict import GO, NO_GO, Decision, course, decide, has_passed, passed_in_turn
-from include.cutover.steps.close_run import RELEASED, ROLLED_BACK, outcome_of
+from include.cutover.steps.close_run import outcome_of
 
+ROLLED_BACK, RELEASED = runbook.completing("rollback"), runbook.completing("release")
 STEPS = ("check_target", "stop_services", "take_backup", "copy.users", "check_tables")
 
 
