@@ -28,8 +28,10 @@ import psycopg
 from bench.copying import FOLDER, TABLE, Measured, copy, empty, source_file
 from include.cutover.places import ROOT, sql_root
 from include.cutover.proof import content
+from include.cutover.proof.digest_store import DigestStore
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.target import ledger, sql_files
+from include.cutover.target.sides import Sides
 
 COPY, COPY_2 = "copy_table, 1 stream", "copy_table, 2 streams"
 PROOF, TARGET_ONLY = "proof, both sides", "proof, source's digests stored"
@@ -73,11 +75,9 @@ def child() -> None:
     task = json.loads(sys.stdin.readline())
     begin, before = time.monotonic(), time.process_time()
     (result,) = content.compare(
-        Path(task["snapshot"]),
-        task["conninfo"],
-        "public",
+        Sides(Path(task["snapshot"]), task["conninfo"], "public"),
         [TABLE],
-        stored=Path(task["stored"]) if task["stored"] else None,
+        store=DigestStore(Path(task["stored"])) if task["stored"] else None,
         workers=task["workers"],
     )
     told = {
@@ -124,7 +124,7 @@ def main() -> None:
         sql_files.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
         ledger.ensure(cluster.conninfo())
         stored.unlink(missing_ok=True)
-        content.source_digests(snapshot, cluster.conninfo(), "public", [TABLE], stored=stored)
+        content.source_digests(Sides(snapshot, cluster.conninfo(), "public"), [TABLE], store=DigestStore(stored))
         ways: dict[str, Callable[[], Measured]] = {
             COPY_2: lambda: copy(cluster, snapshot, streams=2),
             COPY: lambda: copy(cluster, snapshot, streams=1),

@@ -28,10 +28,13 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from include.cutover.copying.tables import CHUNK_ROWS, copy_table
+from include.cutover.copying.chunks import CHUNK_ROWS, Share
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.copying.tables import copy_table
 from include.cutover.places import ROOT, sql_root
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.target import ledger, sql_files
+from include.cutover.target.sides import Sides
 
 FOLDER = ROOT / "var" / "bench"
 TABLE = "ping_results"
@@ -144,9 +147,10 @@ def child() -> None:
     """The copying process: says that it is ready, reads its task, says what it took."""
     print("ready", flush=True)
     task = json.loads(sys.stdin.readline())
-    snapshot, conninfo = Path(task.pop("snapshot")), task.pop("conninfo")
+    sides = Sides(Path(task["snapshot"]), task["conninfo"], "public")
+    lease, share = RunLease(task["run_id"], task["epoch"]), Share(task["stream"], task["streams"])
     begin, before = time.monotonic(), time.process_time()  # one clock for all processes of a machine
-    copy_table(snapshot, conninfo, schema="public", table=TABLE, chunk_rows=CHUNK_ROWS, on_progress=lambda _: None, **task)
+    copy_table(sides, lease, TABLE, chunk_rows=CHUNK_ROWS, share=share, on_progress=lambda _: None)
     end, after = time.monotonic(), time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"begin": begin, "end": end, "cpu": after - before, "peak": peak}))

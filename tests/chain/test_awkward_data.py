@@ -32,6 +32,7 @@ from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check, worst
 from include.cutover.cli import assess as assess_command
 from include.cutover.copying import tables as copying
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
 from include.cutover.decisions.decided import Decided
@@ -39,13 +40,14 @@ from include.cutover.errors import CutoverError, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import source as preflight_source
 from include.cutover.proof import content, orphans
-from include.cutover.proof.content import TableResult
+from include.cutover.proof.table_result import TableResult
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger
 from include.cutover.target import sequences as target_sequences
 from include.cutover.target import session as target_session
 from include.cutover.target import sql_files as target_sql_files
+from include.cutover.target.sides import Sides
 from tests.support.assessing import Raw, insert, plan_of, source_of, sql_folder, target_of
 
 SCHEMA = "public"
@@ -517,7 +519,7 @@ def made(conninfo: str, folder: Path) -> World:
     for case in CASES:
         for table in of(case, case.tables):
             if not case.refused or case.arrives:
-                copying.copy_table(decided.file, conninfo, run_id="run", epoch=epoch, schema=SCHEMA, table=table)
+                copying.copy_table(Sides(decided.file, conninfo, SCHEMA), RunLease("run", epoch), table)
     with psycopg.connect(conninfo, autocommit=True) as connection:
         for case in CASES:
             for statement in of(case, case.later):
@@ -542,7 +544,7 @@ def made(conninfo: str, folder: Path) -> World:
         decisions.audit(decided, plan, target.planned),
         slipped,
         failed,
-        {result.table: result for result in content.compare(decided.file, conninfo, SCHEMA, tables)},
+        {result.table: result for result in content.compare(Sides(decided.file, conninfo, SCHEMA), tables)},
         target_sequences.check_sequences(conninfo, SCHEMA, given),
         {(table, key): (kind, reason, row) for table, key, kind, reason, row in kept},
     )
@@ -577,7 +579,7 @@ def copied_without_the_assessment(conninfo: str, file: Path) -> dict[str, tuple[
             for table in of(case, case.tables):
                 error = None
                 try:
-                    copying.copy_table(file, conninfo, run_id="slipped", epoch=epoch, schema=SCHEMA, table=table)
+                    copying.copy_table(Sides(file, conninfo, SCHEMA), RunLease("slipped", epoch), table)
                 except CutoverError as refused:
                     error = refused
                 query = sql.SQL("SELECT (SELECT count(*) FROM {}) + (SELECT count(*) FROM cutover.copied)")
@@ -773,7 +775,7 @@ def test_what_is_committed_is_content_wherever_it_lies(
         connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run", "shop")
-    copying.copy_table(tmp_path / "clone.db", conninfo, run_id="run", epoch=epoch, schema=SCHEMA, table="t")
+    copying.copy_table(Sides(tmp_path / "clone.db", conninfo, SCHEMA), RunLease("run", epoch), "t")
     with psycopg.connect(conninfo) as connection:
         assert connection.execute("SELECT DISTINCT v FROM t").fetchall() == [(arrives * 100,)]
 

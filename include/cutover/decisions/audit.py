@@ -29,6 +29,7 @@ from include.cutover.proof.canonical import INTEGERS, base_type
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import Shape, quote
 from include.cutover.target.catalog import ForeignKey
+from include.cutover.target.orphans import count_in_source
 from include.cutover.target.schema import PlannedSchema
 
 _NAMED = 3
@@ -354,7 +355,7 @@ class _Audit:
         for key in self._planned.foreign_keys:
             copied = {key.table, key.referenced_table} <= self._plan.tables.keys()
             if self._choice(key) != "block" or (copied and self._concerned(key)):
-                count = source_schema.orphans(self._connection, key, self._types, limit=1)[0]
+                count = count_in_source(self._connection, key, self._types)
                 wrong = [f"{count:,} orphans"] if count else []
                 title = "The decided snapshot has no orphans of this foreign key"
                 checks.append(_check("decided_orphans", title, wrong, "none", where=f"{key.table}.{key.name}"))

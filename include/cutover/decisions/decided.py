@@ -50,6 +50,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import Shape, quote
 from include.cutover.target.catalog import ForeignKey
+from include.cutover.target.orphans import SourceReference, count_in_source
 from include.cutover.target.schema import PlannedSchema
 
 __all__ = ["Decided", "apply", "audit", "misfits"]
@@ -201,7 +202,7 @@ def _probe(snapshot: Path, plan: Plan, planned: PlannedSchema) -> _Found:
             return _Found(values, None)
         orphans = {}
         for key in _decided_keys(plan, planned):
-            orphans[key] = source_schema.orphans(connection, key, _types(planned), limit=1)[0]
+            orphans[key] = count_in_source(connection, key, _types(planned))
             _refuse_more_than(plan, key, orphans[key])
         return _Found(values, orphans)
 
@@ -565,38 +566,23 @@ class _Work:
             }
 
     def _find_orphans(self, key: ForeignKey) -> int:
-        """Put the places of the rows that point nowhere into ``work.hit``; as ``source.orphans`` counts them."""
+        """Put the places of the rows that point nowhere into ``work.hit``; as ``count_in_source`` counts them."""
         shape = self._shape(key.table)
         self._run("DELETE FROM work.hit")
-        self._run(f"INSERT INTO work.hit SELECT {place(shape, 'r')} FROM {_rows(shape)} WHERE {self._points_nowhere(key)}")
+        self._run(
+            f"INSERT INTO work.hit SELECT {place(shape, 'r')} FROM {_rows(shape)} WHERE {self._reference(key).is_orphan()}"
+        )
         return self._connection.changes()
 
-    def _points_nowhere(self, key: ForeignKey) -> str:
-        own, referenced = self._ends(key)
-        present = " AND ".join(f"r.{quote(column)} IS NOT NULL" for column in key.columns)
-        return f"{present} AND ({own}) NOT IN ({self._referenced('main', key, referenced)})"
-
-    def _referenced(self, schema: str, key: ForeignKey, referenced: str) -> str:
-        there = " AND ".join(f"p.{quote(column)} IS NOT NULL" for column in key.referenced_columns)
-        return f"SELECT {referenced} FROM {schema}.{quote(key.referenced_table)} AS p WHERE {there}"
-
-    def _ends(self, key: ForeignKey) -> tuple[str, str]:
-        """SQL for both ends; where either becomes a uuid, both are the uuid's digits."""
-        own, referenced = [], []
-        for column, other in zip(key.columns, key.referenced_columns, strict=True):
-            mine, theirs = f"r.{quote(column)}", f"p.{quote(other)}"
-            ends = (self._types.get(key.table, {}).get(column), self._types.get(key.referenced_table, {}).get(other))
-            own.append(_uuid_digits(mine) if "uuid" in ends else f"{mine} COLLATE BINARY")
-            referenced.append(_uuid_digits(theirs) if "uuid" in ends else theirs)
-        return ", ".join(own), ", ".join(referenced)
+    def _reference(self, key: ForeignKey) -> SourceReference:
+        return SourceReference.of(key, self._types)
 
     def _take_out(self, key: ForeignKey) -> None:
         shape, t = self._shape(key.table), self._numbers[key.table]
         self._round += 1
-        own, referenced = self._ends(key)
         removed = "SELECT EXISTS (SELECT 1 FROM record.removed WHERE t = ?)"
         parents_gone = self._value(removed, (self._numbers.get(key.referenced_table),))
-        follows = f"({own}) IN ({self._referenced('original', key, referenced)})" if parents_gone else "0"
+        follows = self._reference(key).refers_into("original") if parents_gone else "0"
         self._run(
             f"INSERT INTO record.removed SELECT ?, x.place, ?, {follows}, ? FROM {beside(shape, 'work.hit', 'main r')}",
             (t, key.name, self._round),
@@ -661,7 +647,3 @@ class _Work:
         )
         secret = self._plan.tables[shape.table].secret
         return "; ".join(decided_snapshot.key_text(shape, row, secret, self._encoding) for row in rows)
-
-
-def _uuid_digits(column: str) -> str:
-    return f"lower(replace(replace(replace({column}, '-', ''), '{{', ''), '}}', ''))"

@@ -78,8 +78,8 @@ class RowDifference:
         return f"{self.table}, {self.key}: {words[self.kind]}" + (f" ({self.note})" if self.note else "")
 
 
-def key_text(key: Sequence[Canonical], text: bytes, secret: Collection[str]) -> str:
-    """The key of a row for a person, from the canonical text of its columns."""
+def name_of_key(key: Sequence[Canonical], text: bytes, secret: Collection[str]) -> str:
+    """Return the key of a row for a person, from the canonical text of its columns."""
     values = split(text, key)
     shown = [HIDDEN if column.column in secret else _bare(column, value) for column, value in zip(key, values, strict=True)]
     return mask(source_schema.key_text([column.column for column in key], shown))
@@ -223,7 +223,7 @@ class _Names:
 
     def of_key(self, text: bytes) -> str:
         """A row by its key."""
-        return key_text(self._key, text, self._secret)
+        return name_of_key(self._key, text, self._secret)
 
     def of(self, text: bytes, row: Row) -> str:
         """A row by its key, or by some of its columns where it has none."""

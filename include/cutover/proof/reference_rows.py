@@ -18,27 +18,28 @@ from psycopg import sql
 
 from include.cutover.proof import digests
 from include.cutover.proof.differences import Tally, tally
-from include.cutover.proof.digests import Shape
+from include.cutover.proof.parts import ComparedTable
 from include.cutover.target import catalog, sql_files
+from include.cutover.target.sides import Sides
 
 _COPIED_ROWS = 10_000
 _BEFORE = ("pre_data", "migrations", "post_data")
 
 
 def compare(
-    conninfo: str,
-    schema: str,
+    sides: Sides,
     sql_folder: Path,
     connection: psycopg.Connection,
-    shapes: Mapping[str, Shape],
+    tables: Mapping[str, ComparedTable],
     filled: Collection[str],
-    secret: Mapping[str, Collection[str]],
 ) -> dict[str, tuple[int, int, Tally]]:
-    """Compare tables with what the reference data brings. Nothing is left behind, however this process ends.
+    """Compare tables with the rows that the reference data brings. Nothing is left behind, however this process ends.
 
     Args:
+        sides: The snapshot and the target.
+        sql_folder: The plan's SQL.
         connection: A transaction in the target that the tables are read in.
-        shapes: The tables, all without a row in the source.
+        tables: The tables, all without a row in the source.
         filled: The tables that the source filled; reference data cannot write to them here.
 
     Returns:
@@ -49,16 +50,19 @@ def compare(
         Refused: When the pipeline's role may not make a schema.
         Unreachable: When the target does not answer.
     """
-    numbers = _numbers(connection, schema, shapes)
+    conninfo, schema = sides.conninfo, sides.schema
+    numbers = _numbers(connection, schema, tables)
     with _rehearsed(conninfo, schema, sql_folder, filled) as (other, scratch):
-        once = {table: _fingerprints(other, scratch, _numbered(shape, scratch, numbers)) for table, shape in shapes.items()}
+        once = {
+            table: _fingerprints(other, scratch, _numbered(compared, scratch, numbers)) for table, compared in tables.items()
+        }
     with _rehearsed(conninfo, schema, sql_folder, filled) as (other, scratch):
         found = {}
-        for table, shape in shapes.items():
-            again = _fingerprints(other, scratch, _numbered(shape, scratch, numbers))
+        for table, compared in tables.items():
+            again = _fingerprints(other, scratch, _numbered(compared, scratch, numbers))
             same = {name for name, value in again.items() if once[table][name] == value}
             key = _key(other, scratch, table, {name for name in same if (table, name) not in numbers})
-            ours, theirs = (_only(_numbered(shape, place, numbers), same, key) for place in (scratch, schema))
+            ours, theirs = (_only(_numbered(compared, place, numbers), same, key) for place in (scratch, schema))
             differences = Tally()
             with connection.transaction():
                 tally(
@@ -68,7 +72,7 @@ def compare(
                     ours.key,
                     digests.target_rows(other, scratch, ours, columns=True),
                     digests.target_rows(connection, schema, theirs, columns=True),
-                    secret.get(table, ()),
+                    sides.secret_of(table),
                 )
             found[table] = (_count(other, scratch, table), _count(connection, schema, table), differences)
         return found
@@ -132,11 +136,11 @@ def _numbers(connection: psycopg.Connection, schema: str, tables: Collection[str
     return found
 
 
-def _numbered(shape: Shape, schema: str, numbers: _Numbers) -> Shape:
+def _numbered(compared: ComparedTable, schema: str, numbers: _Numbers) -> ComparedTable:
     """The table with numbers counted from the first that was given."""
     columns = []
-    for column in shape.columns:
-        base = numbers.get((shape.table, column.column))
+    for column in compared.columns:
+        base = numbers.get((compared.table, column.column))
         if base is not None:
             distance = sql.SQL(
                 "CASE WHEN {column} IS NULL THEN '~' ELSE ({column} - (SELECT min({first}) FROM {table}))::text END"
@@ -145,20 +149,20 @@ def _numbered(shape: Shape, schema: str, numbers: _Numbers) -> Shape:
             )
             column = replace(column, type="bigint", in_target=distance, has_length=False)
         columns.append(column)
-    return replace(shape, columns=tuple(columns))
+    return replace(compared, columns=tuple(columns))
 
 
-def _only(shape: Shape, names: Collection[str], key: Collection[str]) -> Shape:
-    columns = {column.column: column for column in shape.columns if column.column in names}
-    return replace(shape, columns=tuple(columns.values()), key=tuple(columns[name] for name in key))
+def _only(compared: ComparedTable, names: Collection[str], key: Collection[str]) -> ComparedTable:
+    columns = {column.column: column for column in compared.columns if column.column in names}
+    return replace(compared, columns=tuple(columns.values()), key=tuple(columns[name] for name in key))
 
 
-def _fingerprints(connection: psycopg.Connection, schema: str, shape: Shape) -> dict[str, str]:
+def _fingerprints(connection: psycopg.Connection, schema: str, compared: ComparedTable) -> dict[str, str]:
     """Column → digest of all its values, whatever their order."""
     digest = sql.SQL("encode(sha256(convert_to(string_agg({text}, E'\\n' ORDER BY {text} COLLATE \"C\"), 'UTF8')), 'hex')")
-    listed = sql.SQL(", ").join(digest.format(text=column.in_target) for column in shape.columns)
-    row = connection.execute(sql.SQL("SELECT {} FROM {}").format(listed, sql.Identifier(schema, shape.table))).fetchone()
-    return dict(zip((column.column for column in shape.columns), row or (), strict=True))
+    listed = sql.SQL(", ").join(digest.format(text=column.in_target) for column in compared.columns)
+    row = connection.execute(sql.SQL("SELECT {} FROM {}").format(listed, sql.Identifier(schema, compared.table))).fetchone()
+    return dict(zip((column.column for column in compared.columns), row or (), strict=True))
 
 
 def _key(connection: psycopg.Connection, schema: str, table: str, usable: Collection[str]) -> list[str]:

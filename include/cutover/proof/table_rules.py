@@ -14,10 +14,11 @@ from typing import Generic, TypeVar
 import psycopg
 from psycopg import sql
 
-from include.cutover.proof.orphans import SHOWN_KEYS, orphan_rows
+from include.cutover.proof.orphans import SHOWN_KEYS
 from include.cutover.proof.reading import reading
 from include.cutover.target import catalog, sql_files
 from include.cutover.target.catalog import ForeignKey, Index, IndexPart
+from include.cutover.target.orphans import rows_in_target
 
 HIDDEN = "***"
 
@@ -155,11 +156,6 @@ def _same_reference(key: ForeignKey) -> Hashable:
     return key.columns, key.referenced_table, key.referenced_columns
 
 
-def key_text(index: Index) -> str:
-    """The columns, as a person writes them: ``name, lower(email)``."""
-    return ", ".join(part.column or part.definition for part in index.parts)
-
-
 # --- rows that do not hold to it ------------------------------------------------------------------------------------------
 
 
@@ -222,14 +218,21 @@ def doubled_keys(schema: str, index: Index, secret: Collection[str] = ()) -> sql
     )  # fmt: skip
 
 
-def orphans(schema: str, key: ForeignKey, primary_key: Sequence[str], secret: Collection[str] = ()) -> sql.Composed:
-    """The rows whose reference leads nowhere: their primary keys and what they refer to."""
+def rows_without_parent(schema: str, key: ForeignKey, primary_key: Sequence[str], secret: Collection[str]) -> sql.Composed:
+    """Return the query for the rows whose reference leads nowhere: their primary keys and the values that refer.
+
+    Args:
+        schema: The application's schema.
+        key: The foreign key.
+        primary_key: Columns of the referring table's primary key; empty where it has none.
+        secret: Columns of that table whose content is never shown.
+    """
     return sql.SQL("SELECT {} {} {} LIMIT {}").format(
         sql.SQL(", ").join([
             *(_shown(_child(column), column, column in secret) for column in dict.fromkeys([*primary_key, *key.columns])),
             _COUNT,
         ]),
-        orphan_rows(schema, key),
+        rows_in_target(schema, key),
         _ordered(map(_child, primary_key or key.columns)),
         sql.Literal(SHOWN_KEYS),
     )  # fmt: skip

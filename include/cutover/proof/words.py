@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
 
 SNAPSHOT = "snapshot"
 
@@ -37,8 +36,3 @@ def count_text(rows: int, origin: str = "", delta: int | None = None) -> str:
     if origin:
         return f"{rows_text(rows)} ({origin})"
     return f"{rows_text(rows)} ({delta:+,})" if delta else rows_text(rows)
-
-
-def key_text(key: Mapping[str, str]) -> str:
-    """``id=5, device_id=17``."""
-    return ", ".join(f"{column}={value}" for column, value in key.items())

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 from include.cutover.copying import tables as copying
+from include.cutover.copying.chunks import Share
+from include.cutover.copying.progress import CopyProgress
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.runs import clock as clocks
 from include.cutover.steps.step import Report, Step
+from include.cutover.target.sides import Sides
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:
@@ -16,22 +20,17 @@ def copy(step: Step, *, table: str, stream: int = 0) -> Report:
 
     clock = clocks.read(step.evidence.events())
 
-    def tell(progress: copying.Progress) -> None:
+    def tell(progress: CopyProgress) -> None:
         step.log.info("%s", progress)
         if clock is not None:
             clock.require_in_time(step.name, rest_from="build_keys_and_indexes")  # what has begun is measured no more
 
     result = copying.copy_table(
-        step.decided.file,
-        step.target,
-        run_id=step.run_id,
-        epoch=step.epoch,
-        schema=step.plan.target_schema,
-        table=table,
+        Sides.of_plan(step.plan, step.decided.file, step.target),
+        RunLease(step.run_id, step.epoch),
+        table,
         chunk_rows=settings.chunk_rows,
-        stream=stream,
-        streams=settings.streams,
-        secret=settings.secret,
+        share=Share(stream, settings.streams),
         on_progress=tell,
     )
     rate = result.rows / result.seconds if result.seconds > 0 else 0

@@ -28,8 +28,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from include.cutover.copying import blocks
+from include.cutover.copying.chunks import Share, plan_chunks
 from include.cutover.copying.conversion import TargetColumn, conversion
-from include.cutover.copying.tables import CopyResult, Progress, copy_table, plan_chunks
+from include.cutover.copying.progress import CopyProgress
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.copying.tables import CopyResult, copy_table
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused, Unreachable, WrongData
 from include.cutover.places import ROOT
 from include.cutover.proof import content
@@ -37,6 +40,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger
 from include.cutover.target.ledger import Chunk
+from include.cutover.target.sides import Sides
 from tests.support.hanging import through_proxy
 
 Row = Sequence[Any]
@@ -75,8 +79,10 @@ class Bench:
                 connection.execute(statement)
 
     def copy(self, table: str = "t", **options: Any) -> CopyResult:
-        options = {"run_id": self.run_id, "epoch": self.epoch, "schema": "public", **options}
-        return copy_table(self.snapshot, options.pop("conninfo", self.conninfo), table=table, **options)
+        secret = {table: options.pop("secret", ())}
+        sides = Sides(self.snapshot, options.pop("conninfo", self.conninfo), options.pop("schema", "public"), secret)
+        lease = RunLease(options.pop("run_id", self.run_id), options.pop("epoch", self.epoch))
+        return copy_table(sides, lease, table, **options)
 
     def read(self, query: str = "SELECT * FROM t") -> list[tuple[Any, ...]]:
         with psycopg.connect(self.conninfo, options="-c TimeZone=UTC") as connection:
@@ -311,7 +317,7 @@ def test_a_real_becomes_the_shortest_decimal(bench: Bench, type_name: str, most:
     bench.copy(table)
     found = [value for (value,) in bench.read(f"SELECT v FROM {table} ORDER BY id")]
     assert found == [Decimal(int(real)) if real.is_integer() else Decimal(repr(real)) for real in reals]
-    (result,) = content.compare(bench.snapshot, bench.conninfo, "public", [table])
+    (result,) = content.compare(Sides(bench.snapshot, bench.conninfo, "public"), [table])
     assert result.outcome == "passed", result.summary
 
 
@@ -750,7 +756,7 @@ def test_a_second_call_does_not_mind_what_later_steps_added(bench: Bench) -> Non
 
 def test_two_streams_share_the_chunks(pings: Bench) -> None:
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda stream: pings.copy(chunk_rows=4_000, stream=stream, streams=2), range(2)))
+        results = list(pool.map(lambda stream: pings.copy(chunk_rows=4_000, share=Share(stream, 2)), range(2)))
     assert [(result.rows, result.chunks_copied) for result in results] == [(12_000, 3), (8_000, 2)]
     whole(pings)
 
@@ -764,7 +770,7 @@ def test_two_tries_of_one_table_at_once_bring_each_chunk_once(pings: Bench) -> N
 
 
 def test_progress_is_told_inside_a_chunk(pings: Bench) -> None:
-    told: list[Progress] = []
+    told: list[CopyProgress] = []
     pings.copy(on_progress=told.append, progress_seconds=0)
     assert len(told) > 10
     assert [progress.rows for progress in told] == sorted(progress.rows for progress in told)
@@ -774,7 +780,7 @@ def test_progress_is_told_inside_a_chunk(pings: Bench) -> None:
 
 
 def test_what_the_callback_raises_ends_the_copy_and_takes_the_open_chunk_back(pings: Bench) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: CopyProgress) -> None:
         if progress.rows > 9_000:
             raise KeyboardInterrupt
 
@@ -789,7 +795,9 @@ def test_what_the_callback_raises_ends_the_copy_and_takes_the_open_chunk_back(pi
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from include.cutover.copying import copy_table
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.copying.tables import copy_table
+from include.cutover.target.sides import Sides
 snapshot, conninfo, run_id, epoch, how = sys.argv[1:6]
 def tell(progress):
     if 9_000 < progress.rows < 12_000 and not told:
@@ -797,7 +805,7 @@ def tell(progress):
         print("in the middle", flush=True)
         os.kill(os.getpid(), getattr(signal, how))
 told = []
-copy_table(Path(snapshot), conninfo, run_id=run_id, epoch=int(epoch), schema="public", table="t", chunk_rows=4_000,
+copy_table(Sides(Path(snapshot), conninfo, "public"), RunLease(run_id, int(epoch)), "t", chunk_rows=4_000,
            on_progress=tell, progress_seconds=0)
 print("done", flush=True)
 """
@@ -887,9 +895,9 @@ def test_a_connection_that_breaks_or_falls_silent_is_given_up_and_the_copy_goes_
 
 
 def test_slowness_of_our_own_is_not_the_targets_silence(pings: Bench) -> None:
-    waited: list[Progress] = []
+    waited: list[CopyProgress] = []
 
-    def wait(progress: Progress) -> None:
+    def wait(progress: CopyProgress) -> None:
         if progress.rows and not waited:
             waited.append(progress)
             time.sleep(2.0)
@@ -910,10 +918,10 @@ def test_a_target_that_is_not_there_is_unreachable(pings: Bench) -> None:
 def test_every_session_bears_the_runs_and_the_steps_name(pings: Bench) -> None:
     names: list[tuple[Any, ...]] = []
 
-    def look(_: Progress) -> None:
+    def look(_: CopyProgress) -> None:
         names.extend(
             pings.read("SELECT application_name FROM pg_stat_activity WHERE state <> 'idle' AND query LIKE 'COPY%'")
         )
 
-    pings.copy(on_progress=look, progress_seconds=0, streams=1)
+    pings.copy(on_progress=look, progress_seconds=0, share=Share(0, 1))
     assert set(names) == {("run:copy.t",)}

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 
 from include.cutover.checks import Check, worst
 from include.cutover.copying import tables as copying
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.decisions import decided as decisions
 from include.cutover.decisions import quarantine
 from include.cutover.decisions import snapshot as decided_snapshot
@@ -32,6 +33,7 @@ from include.cutover.target import ledger
 from include.cutover.target import schema as target_schema
 from include.cutover.target.catalog import Column, ForeignKey
 from include.cutover.target.schema import PlannedSchema
+from include.cutover.target.sides import Sides
 from tests.support.assessing import sql_folder
 from tests.support.killing import kill_at_every_step
 
@@ -1291,7 +1293,7 @@ def test_copy_and_proof_read_the_decided_snapshot(place: Path, conninfo: str, tm
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run 1", "house")
     for table in plan.tables:
-        copying.copy_table(decided.file, conninfo, run_id="run 1", epoch=epoch, schema="public", table=table)
+        copying.copy_table(Sides(decided.file, conninfo, "public"), RunLease("run 1", epoch), table)
     with psycopg.connect(conninfo) as connection:
         for name in ("post_data", "foreign_keys"):
             connection.execute((folder / name / "001_all.sql").read_bytes())
@@ -1308,7 +1310,7 @@ def test_copy_and_proof_read_the_decided_snapshot(place: Path, conninfo: str, tm
     assert counts == decided.expected_rows({"sites": 2, "devices": 3})
     from include.cutover.proof import content
 
-    results = content.compare(decided.file, conninfo, "public", list(plan.tables))
+    results = content.compare(Sides(decided.file, conninfo, "public"), list(plan.tables))
     assert {result.outcome for result in results} == {"passed"}, results
 
 

@@ -15,9 +15,11 @@ import psycopg
 import pytest
 
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.proof import canonical, content, digests
-from include.cutover.proof.content import TableResult
+from include.cutover.proof import canonical, content, digests, parts
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.table_result import TableResult
 from include.cutover.source import schema as source_schema
+from include.cutover.target.sides import Sides
 
 
 @dataclass
@@ -54,7 +56,8 @@ class Pair:
         self.target(f"CREATE TABLE t ({typed})", rows=rows)
 
     def compare(self, *tables: str, **options: Any) -> list[TableResult]:
-        return content.compare(self.file, self.conninfo, "public", tables or ("t",), **options)
+        secret = options.pop("secret", {})
+        return content.compare(Sides(self.file, self.conninfo, "public", secret), tables or ("t",), **options)
 
     def result(self, **options: Any) -> TableResult:
         (result,) = self.compare("t", **options)
@@ -80,7 +83,7 @@ OWN_NAMES = ("lower", "upper", "rows", "t", "k", "place", "number", "own", "one"
 @pytest.mark.parametrize("table", ["t", "range", "own", "100%"])
 @pytest.mark.parametrize("key", OWN_NAMES)
 def test_names_that_the_proof_uses_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch, table: str, key: str) -> None:
-    monkeypatch.setattr(digests, "ROWS", 2)
+    monkeypatch.setattr(parts, "ROWS", 2)
     others = ", ".join(f'"{name}" integer' for name in OWN_NAMES if name != key)
     rows = [(number, *[None if number % 2 else number % 5] * (len(OWN_NAMES) - 1)) for number in (9, 10, 11, 100, 101)]
     made = f'CREATE TABLE "{table}" ("{key}" integer PRIMARY KEY, {others})'
@@ -123,7 +126,7 @@ def test_integer_keys_of_any_spread(pair: Pair, keys: list[int]) -> None:
     result = pair.result()
     assert result.outcome == "passed"
     assert (result.source_rows, result.target_rows) == (len(keys), len(keys))
-    assert result.parts <= 2 * (len(keys) // digests.ROWS + 1)
+    assert result.parts <= 2 * (len(keys) // parts.ROWS + 1)
     last = keys[-1]
     pair.target(f"UPDATE t SET v = v || ' ' WHERE id = {last}")
     found = pair.result()
@@ -354,10 +357,10 @@ def test_a_part_that_is_too_large_for_one_value_is_streamed(pair: Pair) -> None:
                 " SELECT i, replace(hex(zeroblob(1000000)), '0', 'a') || i FROM n")  # fmt: skip
     pair.target("CREATE TABLE t (id bigint PRIMARY KEY, v text)",
                 "INSERT INTO t SELECT i, repeat('a', 2000000) || i FROM generate_series(1, 40) AS i")  # fmt: skip
-    ranges, whole = digests.Cuts(40, ((1, 40),), rowid=True), digests.Cuts(40, small=False)
+    ranges, whole = parts.Cuts(40, ((1, 40),), rowid=True), parts.Cuts(40, small=False)
     with source_schema.snapshot(pair.file) as reading, psycopg.connect(pair.conninfo) as connection:
         canonical.prepare(reading)
-        shape = digests.shapes(reading, connection, "public", ["t"])["t"]
+        shape = parts.compared_tables(reading, connection, "public", ["t"])["t"]
         found = digests.of_source(reading, shape, ranges)
         assert found == digests.of_target(connection, "public", shape, ranges)
         assert {name: rows for name, (rows, _) in found.items()} == {"1..40": 40}
@@ -398,32 +401,32 @@ def test_many_differences_are_counted_and_the_first_named(pair: Pair) -> None:
 def test_the_digests_of_a_snapshot_are_computed_once(pair: Pair, tmp_path: Path) -> None:
     pair.both("id INTEGER PRIMARY KEY, v TEXT", "id integer PRIMARY KEY, v text", [(1, "a"), (2, "b")])
     stored = tmp_path / "digests.json"
-    assert pair.result(stored=stored, identity="abc").outcome == "passed"
+    assert pair.result(store=DigestStore(stored, "abc")).outcome == "passed"
     assert stored.stat().st_mode & 0o777 == 0o600
     kept = json.loads(stored.read_bytes())
     kept["tables"]["t"]["parts"]["1..2"][1] = "0" * 64
     stored.write_text(json.dumps(kept))
-    assert pair.result(stored=stored, identity="abc").problem.startswith("the digests differ, although")
-    assert pair.result(stored=stored, identity="of another snapshot").outcome == "passed"
+    assert pair.result(store=DigestStore(stored, "abc")).problem.startswith("the digests differ, although")
+    assert pair.result(store=DigestStore(stored, "of another snapshot")).outcome == "passed"
     assert json.loads(stored.read_bytes())["snapshot"] == ["of another snapshot"]
 
 
 def test_digests_of_another_shape_or_a_damaged_file_are_not_used(pair: Pair, tmp_path: Path) -> None:
     pair.both("id INTEGER PRIMARY KEY, v TEXT", "id integer PRIMARY KEY, v text", [(1, "2025-10-10")])
     stored = tmp_path / "digests.json"
-    pair.result(stored=stored)
+    pair.result(store=DigestStore(stored))
     pair.target("ALTER TABLE t ALTER COLUMN v TYPE date USING v::date")
-    assert pair.result(stored=stored).outcome == "passed"
+    assert pair.result(store=DigestStore(stored)).outcome == "passed"
     stored.write_bytes(b'{"snapshot": ["x"], "tables": ')
-    assert pair.result(stored=stored).outcome == "passed"
+    assert pair.result(store=DigestStore(stored)).outcome == "passed"
 
 
 def test_a_changed_snapshot_is_not_taken_for_the_one_that_was_digested(pair: Pair, tmp_path: Path) -> None:
     pair.both("id INTEGER PRIMARY KEY, v TEXT", "id integer PRIMARY KEY, v text", [(1, "a")])
     stored = tmp_path / "digests.json"
-    assert pair.result(stored=stored).outcome == "passed"
+    assert pair.result(store=DigestStore(stored)).outcome == "passed"
     pair.source("UPDATE t SET v = 'b'")
-    assert pair.result(stored=stored).outcome == "failed"
+    assert pair.result(store=DigestStore(stored)).outcome == "failed"
 
 
 def test_whole_digests_tell_a_copy_from_another_file(pair: Pair, tmp_path: Path) -> None:
@@ -431,16 +434,16 @@ def test_whole_digests_tell_a_copy_from_another_file(pair: Pair, tmp_path: Path)
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", rows=rows)
     pair.target("CREATE TABLE t (id bigint, v text)")  # still empty: only its types are needed
     stored = tmp_path / "digests.json"
-    before = content.source_digests(pair.file, pair.conninfo, "public", ["t"], stored=stored)
+    before = content.source_digests(Sides(pair.file, pair.conninfo, "public"), ["t"], store=DigestStore(stored))
     copy = tmp_path / "copy.db"
     copy.write_bytes(pair.file.read_bytes())
-    assert content.source_digests(copy, pair.conninfo, "public", ["t"]) == before
+    assert content.source_digests(Sides(copy, pair.conninfo, "public"), ["t"]) == before
     with contextlib.closing(apsw.Connection(str(copy))) as connection:
         connection.execute("UPDATE t SET v = 'V9' WHERE id = 9")
-    assert content.source_digests(copy, pair.conninfo, "public", ["t"]) != before
+    assert content.source_digests(Sides(copy, pair.conninfo, "public"), ["t"]) != before
     pair.target("ALTER TABLE t ADD PRIMARY KEY (id)", "INSERT INTO t SELECT n, 'v' || n FROM generate_series(0, 24999) AS n")
     pair.source("DROP TABLE t", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
-    assert pair.result(stored=stored).outcome == "failed"  # the digests were of another file
+    assert pair.result(store=DigestStore(stored)).outcome == "failed"  # the digests were of another file
 
 
 # --- when it cannot be compared -----------------------------------------------------------------------------------------
@@ -448,7 +451,7 @@ def test_whole_digests_tell_a_copy_from_another_file(pair: Pair, tmp_path: Path)
 
 def test_no_table_is_no_proof(pair: Pair) -> None:
     with pytest.raises(CannotCheck):
-        content.compare(pair.file, pair.conninfo, "public", [])
+        content.compare(Sides(pair.file, pair.conninfo, "public"), [])
 
 
 def test_a_table_that_may_not_be_read_is_unknown_and_the_others_are_compared(pair: Pair) -> None:
@@ -463,7 +466,7 @@ def test_a_table_that_may_not_be_read_is_unknown_and_the_others_are_compared(pai
         connection.execute(f'REVOKE ALL ON closed FROM "{role}"'.encode())
     try:
         reader = psycopg.conninfo.make_conninfo(pair.conninfo, user=role, password="x")
-        results = content.compare(pair.file, reader, "public", ["closed", "t"])
+        results = content.compare(Sides(pair.file, reader, "public"), ["closed", "t"])
         assert [result.outcome for result in results] == ["unknown", "passed"]
         assert "permission denied" in results[0].problem
     finally:

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from include.cutover.checks import Check
 from include.cutover.copying import tables as copying
-from include.cutover.proof import content, digests
-from include.cutover.proof.content import TableResult
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.proof import content, digest_store
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.table_result import TableResult
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger, sequences, structure
+from include.cutover.target.sides import Sides
 from tests.support.loaded import SCHEMA, Loaded, Spoilt, ward_ops
 
 Found = tuple[str, str, str, str]
@@ -41,9 +44,11 @@ def spoilt(ward: Loaded) -> Iterator[Spoilt]:
 def compared(loaded: Loaded, conninfo: str) -> list[TableResult]:
     manifest, plan = loaded.manifest, loaded.plan
     return content.compare(
-        manifest.file, conninfo, SCHEMA, list(plan.tables), stored=digests.beside(manifest.file), identity=manifest.sha256,
-        secret={name: table.secret for name, table in plan.tables.items()}, sql_folder=plan.sql_folder,
-    )  # fmt: skip
+        Sides.of_plan(plan, manifest.file, conninfo),
+        list(plan.tables),
+        store=DigestStore(digest_store.beside(manifest.file), manifest.sha256),
+        sql_folder=plan.sql_folder,
+    )
 
 
 def told(results: list[TableResult]) -> list[Found]:
@@ -309,7 +314,7 @@ def zoo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ledger.ensure(conninfo)
         epoch = ledger.open_run(conninfo, "run", "zoo")
         for table in ("zoo", "loose", "named", "pairs"):
-            copying.copy_table(file, conninfo, run_id="run", epoch=epoch, schema=SCHEMA, table=table)
+            copying.copy_table(Sides(file, conninfo, SCHEMA), RunLease("run", epoch), table)
         with psycopg.connect(conninfo) as connection:
             connection.execute(ZOO_KEYS)
         made = Zoo(file, Spoilt(conninfo))
@@ -321,7 +326,7 @@ def zoo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def zoo_results(zoo: Zoo) -> list[TableResult]:
-    return content.compare(zoo.file, zoo.spoilt.conninfo, SCHEMA, ["zoo", "loose", "named", "pairs"])
+    return content.compare(Sides(zoo.file, zoo.spoilt.conninfo, SCHEMA), ["zoo", "loose", "named", "pairs"])
 
 
 ZOO: dict[str, tuple[str, Found, str]] = {
@@ -457,10 +462,10 @@ def test_any_one_value_that_becomes_another_is_found(conninfo: str, tmp_path: Pa
         for number, value in enumerate(cell.rows):
             source.execute("INSERT INTO one VALUES (?, ?)", (number, value))
             connection.execute("INSERT INTO one VALUES (%s, %s)", [number, value])
-        (equal,) = content.compare(file, conninfo, SCHEMA, ["one"], workers=1)
+        (equal,) = content.compare(Sides(file, conninfo, SCHEMA), ["one"], workers=1)
         assert equal.outcome == "passed"
         connection.execute("UPDATE one SET v = %s WHERE id = %s", [cell.other, cell.place])
-        (found,) = content.compare(file, conninfo, SCHEMA, ["one"], workers=1)
+        (found,) = content.compare(Sides(file, conninfo, SCHEMA), ["one"], workers=1)
     (difference,) = found.differences
     assert (found.outcome, difference.kind) == ("failed", "changed")
     assert [column.column for column in difference.columns] == ["v"]

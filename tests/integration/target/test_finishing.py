@@ -225,12 +225,12 @@ FOREIGN_KEYS = """
 def test_all_are_validated_and_a_second_time_nothing_is_left_to_do(conninfo: str) -> None:
     prepare(conninfo, FOREIGN_KEYS)
     calls: list[int] = []
-    keys = constraints.validate_foreign_keys(conninfo, "app", lambda connection: calls.append(1))
+    keys = constraints.validate_foreign_keys(conninfo, "app", lambda connection: calls.append(1), secret={})
     assert [(key.name, key.validated) for key in keys] == [("child→Parent", True), ("pair_fkey", True)]
     with psycopg.connect(conninfo) as connection:
         assert catalog.unvalidated_constraints(connection, "app") == []
     assert len(calls) == 3
-    assert constraints.validate_foreign_keys(conninfo, "app", nobody) == keys
+    assert constraints.validate_foreign_keys(conninfo, "app", nobody, secret={}) == keys
 
 
 def test_orphans_are_counted_and_named_by_key_and_never_shown(conninfo: str) -> None:
@@ -247,7 +247,7 @@ def test_orphans_are_counted_and_named_by_key_and_never_shown(conninfo: str) -> 
         ALTER TABLE "Parent" ADD CONSTRAINT good CHECK (id > 0) NOT VALID""",
     )
     with pytest.raises(WrongData) as caught:
-        constraints.validate_foreign_keys(conninfo, "app")
+        constraints.validate_foreign_keys(conninfo, "app", secret={})
     told = str(caught.value)
     assert (
         "child→Parent: 1,100 orphans in child (Parent), first with Key=201 / Key=202 / Key=203 / Key=204 / Key=205" in told
@@ -264,7 +264,7 @@ def test_orphans_are_counted_and_named_by_key_and_never_shown(conninfo: str) -> 
 def test_without_the_lease_nothing_is_validated(conninfo: str) -> None:
     prepare(conninfo, FOREIGN_KEYS)
     with pytest.raises(LeaseLost):
-        constraints.validate_foreign_keys(conninfo, "app", nobody)
+        constraints.validate_foreign_keys(conninfo, "app", nobody, secret={})
     with psycopg.connect(conninfo) as connection:
         assert len(catalog.unvalidated_constraints(connection, "app")) == 3
 
@@ -277,7 +277,8 @@ def test_a_partitioned_table_takes_a_plain_foreign_key(conninfo: str) -> None:
         CREATE TABLE c1 PARTITION OF c FOR VALUES IN (1);
         ALTER TABLE c ADD FOREIGN KEY (p) REFERENCES p""",
     )
-    assert [(key.table, key.validated) for key in constraints.validate_foreign_keys(conninfo, "app")] == [("c", True)]
+    keys = constraints.validate_foreign_keys(conninfo, "app", secret={})
+    assert [(key.table, key.validated) for key in keys] == [("c", True)]
 
 
 # Statistics and counts ------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
@@ -438,74 +437,6 @@ def test_the_fingerprint_is_not_that_of_sqlite_s_own_tables(tmp_path: Path) -> N
         prints.append((source_schema.schema_fingerprint(connection), source_schema.schema_objects(connection)))
         connection.close()
     assert prints[0] == prints[1]
-
-
-# --- orphans ------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Key:
-    table: str
-    columns: tuple[str, ...]
-    referenced_table: str
-    referenced_columns: tuple[str, ...]
-
-
-BRANCH = "0B5BE0F5-6C1A-4F0E-9D39-30E5DE8E1B1A"
-UUIDS = {"device": {"id": "uuid", "branch_id": "uuid"}, "branch": {"id": "uuid"}}
-
-
-@pytest.fixture
-def references(tmp_path: Path) -> Iterator[apsw.Connection]:
-    digits = BRANCH.replace("-", "").lower()
-    path = database(
-        tmp_path / "references.db",
-        "CREATE TABLE branch(id VARCHAR(36) PRIMARY KEY)",
-        f"INSERT INTO branch VALUES ('{BRANCH}'), (NULL)",
-        "CREATE TABLE device(id VARCHAR(36) PRIMARY KEY, branch_id VARCHAR(36))",
-        f"INSERT INTO device VALUES ('d1', '{digits}'), ('d2', '{{{BRANCH}}}'), ('d3', NULL), ('d4', '{digits[:-1]}0')",
-        "CREATE TABLE city(id INTEGER PRIMARY KEY, region TEXT COLLATE NOCASE)",
-        "CREATE TABLE region(name TEXT COLLATE NOCASE PRIMARY KEY)",
-        "INSERT INTO region VALUES ('Kakheti')",
-        "INSERT INTO city VALUES (1, 'Kakheti'), (2, 'KAKHETI'), (3, 'kakheti ')",
-        "CREATE TABLE parent(a INTEGER, b TEXT, PRIMARY KEY (a, b)) WITHOUT ROWID",
-        "INSERT INTO parent VALUES (1, 'x')",
-        "CREATE TABLE child(a INTEGER, b TEXT)",
-        "INSERT INTO child VALUES (1, 'x'), (1, 'y'), (NULL, 'y'), (2, 'x')",
-    )
-    connection = source_schema.open_snapshot(path)
-    yield connection
-    connection.close()
-
-
-def test_orphans_of_uuids_in_mixed_spellings(references: apsw.Connection) -> None:
-    key = Key("device", ("branch_id",), "branch", ("id",))
-    assert source_schema.orphans(references, key, UUIDS) == (1, ["id=d4"])
-    assert source_schema.orphans(references, key, {})[0] == 3
-
-
-def test_orphans_of_text_are_compared_as_postgresql_will(references: apsw.Connection) -> None:
-    assert source_schema.orphans(references, Key("city", ("region",), "region", ("name",)), {}) == (2, ["id=2", "id=3"])
-
-
-def test_orphans_of_composite_keys_and_of_tables_without_key(references: apsw.Connection) -> None:
-    key = Key("child", ("a", "b"), "parent", ("a", "b"))
-    assert source_schema.orphans(references, key, {}) == (2, ["rowid=2", "rowid=4"])
-    assert source_schema.orphans(references, key, {}, limit=1) == (2, ["rowid=2"])
-
-
-def test_orphans_of_a_secret_key_are_named_by_their_rows(references: apsw.Connection) -> None:
-    assert source_schema.orphans(references, Key("city", ("region",), "region", ("name",)), {}, secret=("id",)) == (
-        2,
-        ["rowid=2", "rowid=3"],
-    )
-
-
-def test_orphans_of_what_is_not_there_cannot_be_checked(references: apsw.Connection) -> None:
-    with pytest.raises(CannotCheck, match="nowhere"):
-        source_schema.orphans(references, Key("child", ("a",), "nowhere", ("a",)), {})
-    with pytest.raises(CannotCheck, match="zzz"):
-        source_schema.orphans(references, Key("child", ("zzz",), "parent", ("a",)), {})
 
 
 def test_keys_are_shown_so_that_a_terminal_can_show_them() -> None:
