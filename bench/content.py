@@ -38,21 +38,29 @@ PROOF, TARGET_ONLY = "proof, both sides", "proof, source's digests stored"
 
 
 def index(cluster: Cluster) -> None:
-    """The primary key and the statistics, as the cutover makes them before the proof."""
+    """Make the primary key and the statistics, as the cutover does before the proof."""
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute("ALTER TABLE ping_results ADD CONSTRAINT ping_results_pkey PRIMARY KEY (id)")
         connection.execute("ANALYZE ping_results")
 
 
 def clear(cluster: Cluster) -> None:
-    """The table as it was before the copy."""
+    """Restore the table as it was before the copy."""
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute("ALTER TABLE ping_results DROP CONSTRAINT IF EXISTS ping_results_pkey")
     empty(cluster)
 
 
 def prove(cluster: Cluster, snapshot: Path, rows: int, workers: int, stored: Path | None) -> Measured:
-    """``content.compare`` in a process of its own."""
+    """Run ``content.compare`` in a process of its own.
+
+    Args:
+        cluster: The server with the target.
+        snapshot: The source file.
+        rows: Rows that both sides hold.
+        workers: Sessions for each side.
+        stored: File with the source's digests; None for a proof that computes them.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", "bench.content", "--child"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
@@ -70,7 +78,7 @@ def prove(cluster: Cluster, snapshot: Path, rows: int, workers: int, stored: Pat
 
 
 def child() -> None:
-    """The proving process: says that it is ready, reads its task, says what it took."""
+    """Run the proving process: report that it is ready, read its task, report the time it took."""
     print("ready", flush=True)
     task = json.loads(sys.stdin.readline())
     begin, before = time.monotonic(), time.process_time()
@@ -80,18 +88,18 @@ def child() -> None:
         store=DigestStore(Path(task["stored"])) if task["stored"] else None,
         workers=task["workers"],
     )
-    told = {
+    figures = {
         "seconds": time.monotonic() - begin,
         "cpu": time.process_time() - before,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "outcome": result.outcome,
         "rows": result.target_rows,
     }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 def report(rows: int, measured: dict[str, list[Measured]]) -> None:
-    """Medians, spread, and the ratio to the copy."""
+    """Print medians, spread, and the ratio to the copy."""
     middles = {way: statistics.median(item.seconds for item in items) for way, items in measured.items()}
     print(f"\n{'way':32} {'rows/s':>10} {'of copy':>8} {'seconds':>8} {'spread':>14} {'client CPU s':>13} {'peak MB':>8}")
     for way, items in measured.items():

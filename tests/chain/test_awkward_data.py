@@ -609,7 +609,7 @@ def expected(case: Case, severity: str) -> dict[tuple[str, str, str], set[str]]:
 
 
 @each
-def test_it_is_found_before_the_window(world: World, case: Case) -> None:
+def test_awkward_data_is_found_before_the_window(world: World, case: Case) -> None:
     # What would follow from a decision is a note as long as there is none.
     undecided = replace(case, finds=UNDECIDED) if case.row == ORPHANS else case
     assert told(world.undecided, case) == expected(undecided, "blocks")
@@ -619,7 +619,7 @@ def test_it_is_found_before_the_window(world: World, case: Case) -> None:
 
 
 @each
-def test_a_decision_of_the_plan_settles_it(world: World, case: Case) -> None:
+def test_a_decision_of_the_plan_settles_awkward_data(world: World, case: Case) -> None:
     assert told(world.assessed, case) == expected(case, "decision applied" if case.decided else "blocks")
     if case.objects:
         becomes = {item.becomes for item in world.assessed.findings if belongs(case, item)}
@@ -627,7 +627,7 @@ def test_a_decision_of_the_plan_settles_it(world: World, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", DECIDED, ids=[IDS[CASES.index(case)] for case in DECIDED])
-def test_the_lines_that_it_prints_decide_it(world: World, case: Case) -> None:
+def test_the_printed_lines_decide_the_findings(world: World, case: Case) -> None:
     found = [item for item in world.by_its_lines.findings if belongs(case, item) and item.severity != "note"]
     assert found and {item.severity for item in found} == {"decision applied"}
     assert not world.by_its_lines.blocks
@@ -635,7 +635,7 @@ def test_the_lines_that_it_prints_decide_it(world: World, case: Case) -> None:
     assert {(item.code, item.table, item.column) for item in found} >= blocked
 
 
-def test_the_longest_is_told(world: World) -> None:
+def test_the_longest_text_is_reported(world: World) -> None:
     assert {item.value for item in world.undecided.blocks if item.code == "text_too_long"} == {"text of up to 9 characters"}
 
 
@@ -759,7 +759,7 @@ def killed_while_writing(path: Path, mode: str, *, commit: bool) -> None:
 @pytest.mark.parametrize(
     ("mode", "commit", "arrives"), [("WAL", True, "after"), ("WAL", False, "before"), ("DELETE", False, "before")]
 )
-def test_what_is_committed_is_content_wherever_it_lies(
+def test_committed_rows_are_content_in_whichever_file_they_lie(
     conninfo: str, tmp_path: Path, mode: str, commit: bool, arrives: str
 ) -> None:
     live = tmp_path / "live" / "s.db"
@@ -791,7 +791,7 @@ DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
 
 @covers(DAMAGE)
 @pytest.mark.parametrize("says", DAMAGES)
-def test_what_is_no_database_is_told_and_nothing_is_started(
+def test_a_file_that_is_not_a_database_is_reported_and_nothing_starts(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
 ) -> None:
     path = source_of(tmp_path / "s.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import psycopg
@@ -94,14 +94,8 @@ def copy_table(
         StepFailed: PostgreSQL did not take the rows that were sent.
     """
     began = time.monotonic()
-    name = ledger.application_name(lease.run_id, f"copy.{table}.{share.stream}" if share.streams > 1 else f"copy.{table}")
     try:
-        with (
-            source_schema.snapshot(sides.snapshot) as reading,
-            target_session.session(sides.conninfo, sides.schema, application_name=_name(sides.conninfo, name)) as connection,
-            Watchdog(connection, stall_seconds) as watchdog,
-        ):
-            copy = TableCopy(reading, connection, watchdog, sides, lease, table)
+        with _opened(sides, lease, table, share, stall_seconds) as copy:
             chunks = copy.chunks(chunk_rows)
             if not all(chunk.copied for chunk in chunks):  # when all is there, later steps may have added rows
                 copy.refuse_foreign_rows()
@@ -114,14 +108,20 @@ def copy_table(
             # A takeover ends our session: then report the takeover, not the broken line.
             ledger.check(sides.conninfo, lease.run_id, lease.epoch)
         raise
-    return CopyResult(
-        table,
-        sum(chunk.rows for chunk in mine),
-        meter.bytes,
-        time.monotonic() - began,
-        sum(copied),
-        len(mine) - sum(copied),
-    )
+    rows, seconds = sum(chunk.rows for chunk in mine), time.monotonic() - began
+    return CopyResult(table, rows, meter.bytes, seconds, sum(copied), len(mine) - sum(copied))
+
+
+@contextlib.contextmanager
+def _opened(sides: Sides, lease: RunLease, table: str, share: Share, stall_seconds: float) -> Iterator[TableCopy]:
+    """Open both sides, with a watchdog over the target's."""
+    name = ledger.application_name(lease.run_id, f"copy.{table}.{share.stream}" if share.streams > 1 else f"copy.{table}")
+    with (
+        source_schema.snapshot(sides.snapshot) as reading,
+        target_session.session(sides.conninfo, sides.schema, application_name=_name(sides.conninfo, name)) as connection,
+        Watchdog(connection, stall_seconds) as watchdog,
+    ):
+        yield TableCopy(reading, connection, watchdog, sides, lease, table)
 
 
 def _name(conninfo: str, otherwise: str) -> str | None:

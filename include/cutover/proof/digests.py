@@ -33,10 +33,12 @@ _TOO_LARGE = (errors.ProgramLimitExceeded, errors.OutOfMemory, errors.InternalEr
 def of_source(
     reading: apsw.Connection, compared: ComparedTable, cuts: Cuts, bounds: Sequence[Bounds] | None = None
 ) -> dict[str, Part]:
-    """Digests of a table of the snapshot.
+    """Compute digests of a table of the snapshot.
 
     Args:
         reading: A connection that ``canonical.prepare`` had.
+        compared: The table.
+        cuts: Where it is cut.
         bounds: Some of the ranges; all of them when left out.
     """
     if not cuts.rows:
@@ -60,7 +62,7 @@ def of_source(
 
 
 def _in_order(compared: ComparedTable, cuts: Cuts) -> str:
-    """The rows of a range in the order of their keys; by rowid SQLite has no other order."""
+    """Return SQL for the rows of a range in the order of their keys; by rowid SQLite has no other order."""
     key = source_schema.quote(compared.key[0].column)
     if cuts.rowid:
         return f"{from_source(compared, True)} WHERE {key} BETWEEN ?1 AND ?2"
@@ -70,10 +72,14 @@ def _in_order(compared: ComparedTable, cuts: Cuts) -> str:
 def source_rows(
     reading: apsw.Connection, compared: ComparedTable, cuts: Cuts, bounds: Bounds | None = None, *, columns: bool = False
 ) -> Iterator[tuple[bytes, ...]]:
-    """Key and row in canonical text, or key and each column: in the order of the key's bytes, then of the row's.
+    """Read key and row in canonical text, or key and each column: in the order of the key's bytes, then of the row's.
 
     Args:
+        reading: A connection that ``canonical.prepare`` had.
+        compared: The table.
+        cuts: Where it is cut.
         bounds: Only this range, in the order of its integers.
+        columns: Each column by itself, and not the row as one text.
     """
     reading.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
     results = ", ".join(
@@ -97,13 +103,17 @@ def _results(compared: ComparedTable, columns: bool, text: Callable[[Sequence[Ca
 def of_target(
     connection: psycopg.Connection, schema: str, compared: ComparedTable, cuts: Cuts, bounds: Sequence[Bounds] | None = None
 ) -> dict[str, Part]:
-    """Digests of a table of the target, computed by PostgreSQL. Only inside a transaction.
+    """Let PostgreSQL compute digests of a table of the target. Only inside a transaction.
 
     Args:
+        connection: A session with the target.
+        schema: The application's schema.
+        compared: The table.
+        cuts: Where it is cut.
         bounds: Some of the ranges; all of them when left out.
     """
     if not cuts.rows:
-        return {}  # whatever the target holds is too much: see ``beyond``
+        return {}  # any row of the target is too much: see ``beyond``
     if not cuts.bounds:
         found = _aggregated(connection, _grouped(schema, compared, cuts)) if cuts.small else None
         if found is None:
@@ -126,7 +136,7 @@ def of_target(
 
 
 def _aggregated(connection: psycopg.Connection, query: sql.Composed) -> dict[str, Part] | None:
-    """The parts that a query gives; None where a part is too large for PostgreSQL to put together."""
+    """Return the parts that a query gives; None where a part is too large for PostgreSQL to put together."""
     try:
         with connection.transaction():
             return {name: (rows, digest) for name, rows, digest in connection.execute(query)}
@@ -185,7 +195,7 @@ def _grouped(schema: str, compared: ComparedTable, cuts: Cuts) -> sql.Composed:
 
 
 def usable_index(connection: psycopg.Connection, schema: str, compared: ComparedTable) -> bool:
-    """Whether PostgreSQL can read ranges of the key through an index. Without one each range would read the whole table."""
+    """Return whether PostgreSQL can read ranges of the key through an index; else each range reads the whole table."""
     query = """
         SELECT EXISTS (
             SELECT FROM pg_index AS index
@@ -204,7 +214,15 @@ def usable_index(connection: psycopg.Connection, schema: str, compared: Compared
 def beyond(
     connection: psycopg.Connection, schema: str, compared: ComparedTable, cuts: Cuts, limit: int
 ) -> tuple[int, list[bytes]]:
-    """Rows of the target that no part covers, as their keys lie beyond the source's: their number, and the first keys."""
+    """Count the rows of the target that no part covers, as their keys lie beyond the source's, and return the first keys.
+
+    Args:
+        connection: A session with the target.
+        schema: The application's schema.
+        compared: The table.
+        cuts: Where the source's rows are cut.
+        limit: Keys at most.
+    """
     if cuts.rows and not cuts.bounds:
         return 0, []
     names = _names(schema, compared)
@@ -230,7 +248,15 @@ def target_rows(
     *,
     columns: bool = False,
 ) -> Iterator[tuple[bytes, ...]]:
-    """The same as ``source_rows``, from the target. Only inside a transaction, one at a time on a connection."""
+    """Read the target as ``source_rows`` reads the source. Only inside a transaction, one at a time on a connection.
+
+    Args:
+        connection: A session with the target.
+        schema: The application's schema.
+        compared: The table.
+        bounds: Only this range, in the order of its integers.
+        columns: Each column by itself, and not the row as one text.
+    """
     names = _names(schema, compared)
     where: sql.Composable = sql.SQL("")
     order: sql.Composable = sql.SQL("1" if columns else "1, 2")
@@ -252,7 +278,7 @@ def target_rows(
 
 
 def digits_of(key: bytes, digits: int) -> str:
-    """The part that a row with this uuid belongs to: digits that differ between uuids of every version."""
+    """Return the part that a row with this uuid belongs to: digits that differ between uuids of every version."""
     return key[8 - digits : 8].decode(errors="replace") if digits else ""
 
 

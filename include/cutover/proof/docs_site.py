@@ -29,12 +29,12 @@ class DocsSite:
 
 
 def link(url: str | None) -> str:
-    """The address when it is one that a page may link to, else nothing."""
+    """Return the address when a page may link to it, else nothing."""
     return url if url and re.match(r"(?:https?://|/(?!/))[^\s<>\"]+$", url) else ""
 
 
 def clear(docs: Path) -> None:
-    """Remove what an earlier try left, and only that."""
+    """Remove the site that an earlier attempt left, and only that."""
     for name in ("validations", "expectations", "static"):
         shutil.rmtree(docs / name, ignore_errors=True)
     (docs / "index.html").unlink(missing_ok=True)
@@ -42,7 +42,14 @@ def clear(docs: Path) -> None:
 
 
 def build(gx: Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> None:
-    """Let Great Expectations write its site, by our renderers and in our words."""
+    """Let Great Expectations write its site, by our renderers and in our words.
+
+    Args:
+        gx: Great Expectations.
+        context: The context with the results.
+        docs: Folder of the site.
+        stage: The content of the pages; see ``validation_site.StartPage``.
+    """
     place = {"module_name": "include.cutover.proof.validation_site"}
     look = {"view": {**place, "class_name": "Page"}}
     try:
@@ -61,7 +68,7 @@ def build(gx: Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> No
                 **look,
             },
             site_section_builders={
-                "expectations": "none",  # what was expected stands beside what was found
+                "expectations": "none",  # each expectation stands beside its result
                 "profiling": "none",
                 "validations": {"renderer": {**place, "class_name": "ResultPage", "stage": stage}, **look},
             },
@@ -71,7 +78,7 @@ def build(gx: Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> No
 
 
 def finish(docs: Path, validations: int) -> None:
-    """Take away the fonts and pictures that no page uses, and see that every page is there.
+    """Remove the fonts and pictures that no page uses, and verify that every page is there.
 
     Great Expectations only logs what it could not write.
     """
@@ -88,5 +95,5 @@ def _incomplete(docs: Path, found: str) -> CannotCheck:
         where=str(docs),
         expected="a page for every result, and their index",
         found=found,
-        do="Look at the log for what could not be written, and at the disk's free space; then run the step again.",
+        do="Check the log for files that could not be written, and the disk's free space; then run the step again.",
     )

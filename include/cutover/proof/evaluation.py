@@ -22,7 +22,7 @@ from include.cutover.proof.requirements import Asset, cannot_say, in_bounds
 
 
 def great_expectations() -> Any:
-    """The package, imported with its usage statistics off. The first call takes seconds."""
+    """Import the package, with its usage statistics off. The first call takes seconds."""
     os.environ["GX_ANALYTICS_ENABLED"] = "false"
     import great_expectations
 
@@ -56,7 +56,7 @@ class Package:
 
 @contextlib.contextmanager
 def without_warnings() -> Iterator[None]:
-    """The schema of a table can only be given in a way that is announced to change; the pinned version knows it."""
+    """Silence the warning that the way to give a table's schema will change; the pinned version knows it."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*schema_name.*", category=DeprecationWarning)
         yield
@@ -64,13 +64,13 @@ def without_warnings() -> Iterator[None]:
 
 @contextlib.contextmanager
 def read_only_connections(conninfo: str, schema: str, seconds: float) -> Iterator[Callable[[], psycopg.Connection]]:
-    """Opens the connections that an engine asks for, none of which can write, and closes them all in the end."""
+    """Open the connections that an engine asks for, none of which can write, and close them all in the end."""
     with contextlib.ExitStack() as opened:
         yield lambda: opened.enter_context(session(conninfo, schema, seconds=seconds))
 
 
 def new_context(gx: Package) -> Any:
-    """A context in memory."""
+    """Return a context in memory."""
     return gx.root.get_context(
         mode="ephemeral",
         project_config=gx.config.DataContextConfig(
@@ -89,9 +89,17 @@ def add_assets(
     assets: Sequence[Asset],
     problems: Mapping[str, str],
 ) -> list[Any]:
-    """All rows of each asset; for a table that cannot be looked at one row stands in.
+    """Add the assets to the context, and return a batch with all rows of each; one row stands for a table with a problem.
 
-    The context writes its whole configuration anew for each thing that is added to it, so they are added at once.
+    The context writes its whole configuration anew for each addition, so they are added at once.
+
+    Args:
+        gx: Great Expectations.
+        context: The context in memory.
+        opener: Opens a connection with the target.
+        schema: The application's schema.
+        assets: Tables, and rows in memory.
+        problems: Why a table cannot be queried.
     """
     described = []
     for number, asset in enumerate(assets):
@@ -122,7 +130,7 @@ def add_assets(
 
 
 def table_problems(connection: psycopg.Connection, schema: str, tables: Sequence[str]) -> dict[str, str]:
-    """Why a table cannot be looked at; nothing for the others."""
+    """Return why a table cannot be queried; nothing for the others."""
     problems = relation_problem(connection, schema, tables)
     for table in tables:
         if table not in problems:
@@ -137,7 +145,7 @@ def table_problems(connection: psycopg.Connection, schema: str, tables: Sequence
 
 
 def _values(rows: Sequence[Mapping[str, str | int | None]]) -> sql.Composed:
-    """The rows as a query in which Great Expectations finds nothing that it takes for a placeholder: texts are hex."""
+    """Return the rows as a query without anything that Great Expectations takes for a placeholder: texts are hex."""
 
     def cell(value: str | int | None, kind: str) -> sql.Composed:
         if isinstance(value, str):
@@ -152,6 +160,16 @@ def _values(rows: Sequence[Mapping[str, str | int | None]]) -> sql.Composed:
 
 
 def define_suite(gx: Package, context: Any, batch: Any, asset: Asset, number: int, problem: str) -> Any:
+    """Define the suite of an asset over its batch. With a problem only figures that came from elsewhere are evaluated.
+
+    Args:
+        gx: Great Expectations.
+        context: The context in memory.
+        batch: The rows of the asset.
+        asset: The table, or the rows in memory.
+        number: Of the asset in the stage.
+        problem: Why the table cannot be queried; empty when it can.
+    """
     suite = gx.root.ExpectationSuite(name=suite_name(asset, number))
     for place, requirement in enumerate(asset.requirements):
         make = in_bounds(lambda: cannot_say(problem)) if problem and not requirement.elsewhere else requirement.make
@@ -162,17 +180,25 @@ def define_suite(gx: Package, context: Any, batch: Any, asset: Asset, number: in
 
 
 def requirement_name(number: int, place: int) -> str:
-    """Names of checks may meet, as those of table a_b, key c and of table a, key b_c; these do not."""
+    """Return a name that no other requirement has: names of checks may meet, as of table a_b, key c and table a, key b_c."""
     return f"{number}.{place}"
 
 
 def suite_name(asset: Asset, number: int) -> str:
-    """The asset's name as a file and an address can have it; the number keeps apart what becomes alike."""
+    """Return the asset's name for a file and an address; the number keeps apart names that become alike."""
     return f"{re.sub(r'[^A-Za-z0-9_-]', '_', asset.name)[:80]}-{number}"
 
 
 def evaluate(gx: Package, context: Any, stage: str, definitions: Sequence[Any], run: Any) -> dict[str, Any]:
-    """What came of every expectation, by the requirement's identity."""
+    """Evaluate all suites in one checkpoint, and return the result of each expectation by the requirement's name.
+
+    Args:
+        gx: Great Expectations.
+        context: The context in memory.
+        stage: Name of the checkpoint.
+        definitions: The suites with their batches.
+        run: Great Expectations' identifier of the run.
+    """
     checkpoint = context.checkpoints.add(
         gx.root.Checkpoint(
             name=stage,
@@ -193,7 +219,7 @@ def evaluate(gx: Package, context: Any, stage: str, definitions: Sequence[Any], 
 
 
 def why_not_evaluated(result: Any) -> str:
-    """Why an expectation was not evaluated; empty when it was. The information stands alone or once for each metric."""
+    """Return why an expectation was not evaluated; empty when it was. The information stands alone or per metric."""
     info = result.exception_info
     if not info:
         return ""
@@ -206,7 +232,7 @@ def why_not_evaluated(result: Any) -> str:
 
 
 def first_line(message: str) -> str:
-    """The first line of an exception's text, without the class in front and the statement behind it."""
+    """Return the first line of an exception's text, without the class in front and the statement behind it."""
     lines = [line.strip() for line in message.strip().splitlines() if line.strip()]
     text = re.sub(r"^\(?[\w.]+(?:Error|Exception)[\w.]*\)?:?\s*", "", lines[0]) if lines else ""
     return re.sub(r"\(psycopg[\w.]*\)\s*", "", text).strip() or "Great Expectations gave no reason"

@@ -1,8 +1,7 @@
-"""Stages of Great Expectations: suites about the tables of the target, evaluated by one checkpoint, told by Data Docs.
+"""Stages of Great Expectations: suites about the tables of the target, evaluated by one checkpoint, shown by Data Docs.
 
-A stage is one ephemeral run: it leaves a static site of Data Docs in its folder and nothing anywhere else. Great
-Expectations never learns how to log in: its engine is handed connections that were opened elsewhere, read-only, so neither
-the address nor the password can get into a page. What an expectation cannot look at is ``unknown``, never a pass.
+A stage is one ephemeral run: it leaves a static site of Data Docs in its folder and nothing anywhere else. An expectation
+that could not be evaluated is ``unknown``, never a pass.
 
 Importing Great Expectations takes seconds of processor time, so that happens inside a stage, and in few of them.
 """
@@ -33,14 +32,14 @@ _LOST = re.compile(
 
 @dataclass(frozen=True)
 class StageResult:
-    """What a stage found.
+    """The result of a stage.
 
     Attributes:
-        success: Whether at least one expectation was evaluated and every single one holds.
+        success: At least one expectation was evaluated, and every single one holds.
         docs_index: Start page of the Data Docs.
         summary: One sentence.
         figures: Numbers for the report.
-        results: What Great Expectations found for each of the checks; empty where nothing was evaluated.
+        results: Great Expectations' result for each of the checks; empty where nothing was evaluated.
     """
 
     stage: str
@@ -66,7 +65,7 @@ def run_stage(
 
     Args:
         stage: Short name, part of the addresses in the site.
-        heading: What the stage checks, on top of every page.
+        heading: The subject of the stage, on top of every page.
         conninfo: libpq connection string of the target.
         schema: The application's schema.
         assets: In the order in which they are evaluated.
@@ -147,7 +146,7 @@ def run_list(
 
     Args:
         stage: Short name, part of the addresses in the site.
-        heading: What was checked, on top of every page.
+        heading: The subject of the checks, on top of every page.
         found: The checks.
         conninfo: libpq connection string of the target.
         schema: The application's schema.
@@ -160,14 +159,29 @@ def run_list(
         CannotCheck: When the list is empty, or the Data Docs could not be written.
     """
     if not found:
-        raise CannotCheck("nothing was looked at", where=f"stage {stage}", expected="at least one check")
-    origin = "One row for each thing that was looked at."
-    asset = Asset(
+        raise CannotCheck("nothing was checked", where=f"stage {stage}", expected="at least one check")
+    result = run_stage(stage, heading, conninfo, schema, [_as_asset(stage, heading, found)], site)
+    wrong = [check for check in found if check.outcome != "passed"]
+    first = "; ".join(f"{check.title}: {check.found}" for check in wrong[:3])
+    all_passed = f"{len(found)} check{'' if len(found) == 1 else 's'} passed"
+    return replace(
+        result,
+        success=result.success and not wrong,
+        checks=[*found, *result.checks],
+        summary=f"{len(wrong)} of {len(found)} checks did not pass: {first}" if wrong else all_passed,
+        figures={"looked_at": len(found), "wrong": len(wrong)},
+    )
+
+
+def _as_asset(stage: str, heading: str, found: Sequence[Check]) -> Asset:
+    """Return the checks as rows, with the requirements that each could be made and none failed."""
+    origin = "One row for each check."
+    return Asset(
         heading,
         [
             Requirement(
                 f"{stage}_looked_at",
-                "everything could be looked at",
+                "every check could be made",
                 "no outcome is unknown",
                 origin,
                 in_set("outcome", ["passed", "failed"]),
@@ -177,33 +191,20 @@ def run_list(
             ),
             Requirement(
                 f"{stage}_passed",
-                "everything is as it must be",
+                "no check failed",
                 "no outcome is failed",
                 origin,
                 in_set("outcome", ["passed", "unknown"]),
                 names_at_fault,
-                "Look at each of them in the report.",
+                "Check each of them in the report.",
             ),
         ],
         rows=[{"name": check.where or check.name, "what": check.title, "outcome": check.outcome} for check in found],
     )
-    result = run_stage(stage, heading, conninfo, schema, [asset], site)
-    wrong = [check for check in found if check.outcome != "passed"]
-    first = "; ".join(f"{check.title}: {check.found}" for check in wrong[:3])
-    summary = (
-        f"{len(wrong)} of {len(found)} are not as they must be: {first}" if wrong else f"{len(found)} looked at, all right"
-    )
-    return replace(
-        result,
-        success=result.success and not wrong,
-        checks=[*found, *result.checks],
-        summary=summary,
-        figures={"looked_at": len(found), "wrong": len(wrong)},
-    )
 
 
 def _check(requirement: Requirement, result: Any, where: str) -> Check:
-    """The check that a requirement becomes. Only a result that was really evaluated can pass."""
+    """Return the check of a requirement. Only a result that was really evaluated can pass."""
 
     def check(outcome: Outcome, found: str, do: str) -> Check:
         return Check(requirement.name, requirement.title, outcome, requirement.expected, found, do, where)
@@ -215,7 +216,7 @@ def _check(requirement: Requirement, result: Any, where: str) -> Check:
     elements, missing = details.get("element_count"), details.get("missing_count") or 0
     if elements is not None and elements - missing <= 0:
         # Empty values are passed over, so a column without any other would hold everything.
-        return check("unknown", "there was nothing to look at", UNCOUNTED)
+        return check("unknown", "there was no value to check", UNCOUNTED)
     try:
         found = requirement.found(details)
     except (KeyError, TypeError, ValueError):
@@ -226,14 +227,14 @@ def _check(requirement: Requirement, result: Any, where: str) -> Check:
 
 
 def _require_connection(stage: str, evaluated: Mapping[str, Any]) -> None:
-    """Another try may help where the server went away, and only there."""
+    """Raise ``Unreachable`` where the server went away: only then a retry may help."""
     for message in map(evaluation.why_not_evaluated, evaluated.values()):
         if _LOST.search(message):
             raise Unreachable(
                 "the connection to the target broke",
                 where=f"stage {stage}",
                 found=evaluation.first_line(message),
-                do="Check that the server runs, then try again.",
+                do="Check that the server runs, then retry.",
             )
 
 

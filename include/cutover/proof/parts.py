@@ -22,7 +22,7 @@ from include.cutover.target import catalog
 
 ROWS = 10_000
 BYTES = 8 << 20
-_SAMPLE = 200  # rows from either end that tell how wide rows are
+_SAMPLE = 200  # rows from either end that show how wide rows are
 
 Part = tuple[int, str]
 """Rows and SHA-256, in hex, of the rows' canonical text joined by newlines."""
@@ -33,13 +33,13 @@ Bounds = tuple[int, int]
 
 @dataclass(frozen=True)
 class ComparedTable:
-    """What is compared of one table.
+    """The columns of one table that are compared.
 
     Attributes:
         columns: The columns that both sides store, in the target's order.
         key: Those that tell rows apart: the source's primary key, else the target's; empty where there is none.
         left_out: Columns that the target computes from others by itself.
-        faults: What cannot be equal whatever the rows hold: tables and columns that one side lacks.
+        faults: Differences that no row can make up for: tables and columns that one side lacks.
         encoding: Of the source's text.
     """
 
@@ -95,11 +95,11 @@ class Digests:
 
 
 def name_of(bounds: Bounds) -> str:
-    """The name of a part that is a range."""
+    """Return the name of a part that is a range."""
     return f"{bounds[0]}..{bounds[1]}"
 
 
-# --- what is compared, and where it is cut ------------------------------------------------------------------------------
+# --- columns to compare, and cuts ---------------------------------------------------------------------------------------
 
 _STORED_COLUMNS = """
     WITH RECURSIVE base AS (
@@ -122,7 +122,7 @@ _STORED_COLUMNS = """
 
 
 def target_columns(connection: psycopg.Connection, schema: str) -> dict[str, dict[str, tuple[str, bool]]]:
-    """Table → column → its type, of a domain the one below it, and whether PostgreSQL computes the column by itself."""
+    """Return table → column → its type (of a domain the one below it) and whether PostgreSQL computes the column."""
     found: dict[str, dict[str, tuple[str, bool]]] = {}
     for table, column, kind, generated in connection.execute(_STORED_COLUMNS, {"schema": schema}):
         found.setdefault(table, {})[column] = (kind, generated)
@@ -132,7 +132,14 @@ def target_columns(connection: psycopg.Connection, schema: str) -> dict[str, dic
 def compared_tables(
     reading: apsw.Connection, connection: psycopg.Connection, schema: str, tables: Collection[str]
 ) -> dict[str, ComparedTable]:
-    """What is compared of each table, from the catalogs of both sides. Names must agree in every letter."""
+    """Return the columns of each table to compare, from the catalogs of both sides. Names must agree in every letter.
+
+    Args:
+        reading: The snapshot.
+        connection: A session with the target.
+        schema: The application's schema.
+        tables: Their names.
+    """
     here, there = set(source_schema.tables(reading)), target_columns(connection, schema)
     encoding = canonical.text_encoding(reading)
     found = {}
@@ -166,7 +173,7 @@ def compared_tables(
 
 
 def cut(reading: apsw.Connection, compared: ComparedTable) -> Cuts:
-    """Where a table is cut, decided by the source's rows alone: the same file is always cut in the same way."""
+    """Cut a table by the source's rows alone: the same file is always cut in the same way."""
     rows = source_schema.counts(reading, [compared.table])[compared.table]
     if not rows:
         return Cuts(0)
@@ -183,7 +190,7 @@ def cut(reading: apsw.Connection, compared: ComparedTable) -> Cuts:
 
 
 def _is_rowid(reading: apsw.Connection, compared: ComparedTable) -> bool:
-    """Whether the key is another name of the rowid: always there, always an integer, and the order of the file."""
+    """Return whether the key is another name of the rowid: always there, always an integer, and the order of the file."""
     found = source_schema.shape(reading, compared.table)
     if found.rowid is None or found.key != (compared.key[0].column,):
         return False
@@ -192,7 +199,7 @@ def _is_rowid(reading: apsw.Connection, compared: ComparedTable) -> bool:
 
 
 def _indexed_integers(reading: apsw.Connection, compared: ComparedTable) -> bool:
-    """Whether every key is an integer, and ranges of them can be read through an index."""
+    """Return whether every key is an integer, and ranges of them can be read through an index."""
     key = compared.key[0].column
     indexed = reading.execute(
         "SELECT count(*) FROM pragma_index_list(?1, 'main') AS list JOIN pragma_index_info(list.name, 'main') AS info"
@@ -222,7 +229,7 @@ def _ranges(reading: apsw.Connection, compared: ComparedTable, rows: int, most: 
 
 
 def _row_bytes(reading: apsw.Connection, compared: ComparedTable) -> int:
-    """How wide the rows' canonical text is, told from some of the first and the last."""
+    """Estimate the bytes of a row's canonical text from some of the first and the last rows."""
     rowid = source_schema.shape(reading, compared.table).rowid
     row, table = canonical.in_source(compared.columns), f"main.{source_schema.quote(compared.table)}"
     ends = ["", f" ORDER BY {rowid} DESC"] if rowid else [""]

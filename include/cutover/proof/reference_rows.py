@@ -1,9 +1,9 @@
-"""What the plan's reference data must have brought: found out by running the same SQL once more, and rolling it back.
+"""Compares tables with the plan's reference data, by running the same SQL once more and rolling it back.
 
 The files under ``reference/`` fill tables that the source left empty, and may look up rows of the others. So they are run in
-a scratch schema of the target in which those other tables hold what they hold. What is not the same each time is not
-compared: a time or a random uuid that a default gave. Numbers from a sequence are compared by their distance from the first,
-as a first attempt that was rolled back has used some up; a column that refers to them is compared in the same way.
+a scratch schema of the target in which those other tables hold what they hold. Values that are not the same each time are
+not compared: a time or a random uuid that a default gave. Numbers from a sequence are compared by their distance from the
+first, as a first attempt that was rolled back has used some up; a column that refers to them is compared in the same way.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def compare(
 def _rehearsed(
     conninfo: str, schema: str, sql_folder: Path, filled: Collection[str]
 ) -> Iterator[tuple[psycopg.Connection, str]]:
-    """A scratch schema as it is after the reference data was loaded."""
+    """Give a scratch schema as it is after the reference data was loaded."""
     with sql_files.rehearsal(conninfo, sql_folder, _BEFORE) as (connection, scratch):
         for table in set(filled) & set(catalog.tables(connection, scratch)) & set(catalog.tables(connection, schema)):
             _fill(connection, schema, scratch, table)
@@ -92,7 +92,7 @@ def _rehearsed(
 
 
 def _fill(connection: psycopg.Connection, schema: str, scratch: str, table: str) -> None:
-    """Let a table of the scratch schema hold what the real one holds; a large one is looked through to."""
+    """Let a table of the scratch schema hold the rows of the real one; through a view where it is large."""
     names = {"real": sql.Identifier(schema, table), "scratch": sql.Identifier(scratch, table)}
     some = sql.SQL("SELECT count(*) FROM (SELECT FROM {real} LIMIT {most}) AS first_rows")
     few = connection.execute(some.format(most=sql.Literal(_COPIED_ROWS + 1), **names)).fetchone()
@@ -124,7 +124,7 @@ _Numbers = Mapping[tuple[str, str], tuple[str, str]]
 
 
 def _numbers(connection: psycopg.Connection, schema: str, tables: Collection[str]) -> _Numbers:
-    """Columns that hold a number from a sequence, or refer to such a column: to the column that the sequence fills."""
+    """Map columns that hold a number from a sequence, or refer to such a column, to the column that the sequence fills."""
     found = {
         (use.table, use.column): (use.table, use.column)
         for use in catalog.sequences(connection, schema)
@@ -137,7 +137,7 @@ def _numbers(connection: psycopg.Connection, schema: str, tables: Collection[str
 
 
 def _numbered(compared: ComparedTable, schema: str, numbers: _Numbers) -> ComparedTable:
-    """The table with numbers counted from the first that was given."""
+    """Return the table with numbers counted from the first that was given."""
     columns = []
     for column in compared.columns:
         base = numbers.get((compared.table, column.column))
@@ -158,7 +158,7 @@ def _only(compared: ComparedTable, names: Collection[str], key: Collection[str])
 
 
 def _fingerprints(connection: psycopg.Connection, schema: str, compared: ComparedTable) -> dict[str, str]:
-    """Column → digest of all its values, whatever their order."""
+    """Return column → digest of all its values, whatever their order."""
     digest = sql.SQL("encode(sha256(convert_to(string_agg({text}, E'\\n' ORDER BY {text} COLLATE \"C\"), 'UTF8')), 'hex')")
     listed = sql.SQL(", ").join(digest.format(text=column.in_target) for column in compared.columns)
     row = connection.execute(sql.SQL("SELECT {} FROM {}").format(listed, sql.Identifier(schema, compared.table))).fetchone()
@@ -166,7 +166,7 @@ def _fingerprints(connection: psycopg.Connection, schema: str, compared: Compare
 
 
 def _key(connection: psycopg.Connection, schema: str, table: str, usable: Collection[str]) -> list[str]:
-    """The columns of a unique index that names the rows; none where each has a column that is not the same each time."""
+    """Return the columns of a unique index that names the rows; none where each has a column that changes each time."""
     query = """
         SELECT array(SELECT attribute.attname FROM unnest(index.indkey::int2[]) WITH ORDINALITY AS key (attnum, position)
                      JOIN pg_attribute AS attribute USING (attnum)

@@ -1,4 +1,4 @@
-"""The comparison of one table: digests of both sides, and a close look at the parts that differ."""
+"""Compares one table: digests of both sides, and row by row the parts that differ."""
 
 from __future__ import annotations
 

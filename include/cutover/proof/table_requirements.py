@@ -49,6 +49,8 @@ def _origin(origin: str) -> str:
 
 
 def count_requirement(row: Reconciliation) -> Requirement:
+    """Require the number of rows that was counted in the snapshot, or that reference data brought."""
+
     def found(result: Result) -> str:
         observed = int(result["observed_value"])
         return count_text(observed, delta=observed - row.source_rows)
@@ -66,6 +68,8 @@ def count_requirement(row: Reconciliation) -> Requirement:
 
 
 def content_requirement(table: str, expected: ExpectedCount | None, compared: Future[TableResult]) -> Requirement:
+    """Require equal content on both sides; waits for the comparison when it is evaluated."""
+
     def figures() -> Mapping[str, int]:
         result = compared.result()
         if result.outcome == "unknown":
@@ -94,7 +98,7 @@ def content_requirement(table: str, expected: ExpectedCount | None, compared: Fu
 
 
 def _without_values(result: TableResult) -> str:
-    """What differs, by keys and names of columns."""
+    """Describe the differences by keys and names of columns."""
     if result.outcome != "failed":
         return result.summary
     words = {"missing": "missing", "extra": "in the target only"}
@@ -106,7 +110,7 @@ def _without_values(result: TableResult) -> str:
 
 
 def rule_requirements(schema: str, rules: TableRules, secret: Collection[str]) -> list[Requirement]:
-    """No NULL where there must be a value, no key twice, no reference that leads nowhere."""
+    """Require a value in every NOT NULL column, every key once, and a row for every reference."""
     wanted = []
     if rules.not_null is not None:
         wanted.append(
@@ -162,7 +166,7 @@ def _reference(schema: str, rules: TableRules, stated: Stated[ForeignKey], secre
 
 
 def _rows_text(result: Result, none: str, one: str, many: str, text: Callable[[dict[str, str]], str]) -> str:
-    """The number of what a query found, and the first of it."""
+    """Return how many rows a query found, and name the first."""
     count, rows = int(result["observed_value"]), rows_of(result)
     if not count:
         return none
@@ -171,6 +175,7 @@ def _rows_text(result: Result, none: str, one: str, many: str, text: Callable[[d
 
 
 def next_key_requirement(following: NextKey) -> Requirement:
+    """Require that the next key of a sequence is beyond all keys given away."""
     check = following.check()
     next_value = following.next_value
     if next_value is None:

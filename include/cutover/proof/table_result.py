@@ -17,16 +17,16 @@ class TableResult:
     """The comparison of one table.
 
     Attributes:
-        source_rows: What the table must hold: the snapshot's rows, or those of the reference data; None where unknown.
-        target_rows: What it holds; None where unknown.
+        source_rows: Rows that the table must hold: the snapshot's, or those of the reference data; None where unknown.
+        target_rows: Rows that it holds; None where unknown.
         parts: Into how many parts it was cut.
         different: How many of them are not the same.
         missing: Rows that the target lacks.
         extra: Rows that only the target has.
         changed: Rows whose columns differ.
-        counted: Whether those three are complete; else they are of the first parts that differ.
+        counted: Those three are complete; else they are of the first parts that differ.
         differences: The first differences of each kind.
-        faults: What is wrong with the table itself, such as a column that one side lacks.
+        faults: Faults of the table itself, such as a column that one side lacks.
         problem: Why it could not be compared; empty otherwise.
         origin: ``snapshot`` or ``reference data``.
         left_out: Columns that the target computes by itself and that were not compared.
@@ -66,7 +66,7 @@ class TableResult:
 
     @property
     def headline(self) -> str:
-        """What is wrong with the table, without the rows."""
+        """The faults of the table, without the rows."""
         faults = [*self.faults]
         kinds = [f"{count:,} {kind}" for kind, count in self._kinds().items() if count]
         if kinds:
@@ -81,7 +81,7 @@ class TableResult:
         return {"missing": self.missing, "extra": self.extra, "changed": self.changed}
 
     def check(self, schema: str) -> Check:
-        """The same as a check for the observer."""
+        """Return the result as a check."""
         return Check(
             name=f"content_{words.identifier(self.table)}",
             title=f"every row of {self.table} is the same on both sides",

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ _NAMED = 5
 
 @dataclass(frozen=True)
 class _Facts:
-    """What is known of the tables when the suites are built.
+    """The facts that the suites are built from.
 
     Attributes:
         expected: Rows per table, with their origin.
@@ -118,14 +119,9 @@ def check_tables(
     by_size = sorted(tables, key=lambda table: _size(expected.get(table, ExpectedCount(0))))
     compared: dict[str, Future[TableResult]] = {table: Future() for table in by_size}
     with ThreadPoolExecutor(max_workers=2) as background:
+        on_table = partial(_note, compared)
         comparing = background.submit(
-            content.compare,
-            sides,
-            by_size,
-            store=store,
-            sql_folder=sql_folder,
-            seconds=seconds,
-            on_table=lambda result: compared[result.table].set_result(result),
+            content.compare, sides, by_size, store=store, sql_folder=sql_folder, seconds=seconds, on_table=on_table
         )
         comparing.add_done_callback(lambda ended: _nothing_more_comes(compared.values(), ended.exception()))
         counting = background.submit(row_counts.count_checks, sides.conninfo, sides.schema, expected, seconds=seconds)
@@ -133,17 +129,14 @@ def check_tables(
         next_keys = sequences.next_keys(sides.conninfo, sides.schema, sqlite_sequence or {})
         great_expectations()
         facts = _Facts(expected, compared, {row.table: row for row in counting.result()}, rules, next_keys)
-        result = run_stage(
-            "tables",
-            "Tables of the target",
-            sides.conninfo,
-            sides.schema,
-            _assets(facts, sides, tables),
-            site,
-            seconds=seconds,
-        )
+        assets = _assets(facts, sides, tables)
+        result = run_stage("tables", "Tables of the target", sides.conninfo, sides.schema, assets, site, seconds=seconds)
         results = comparing.result()
     return _in_the_plans_order(result, facts, results, sides.schema, tables)
+
+
+def _note(compared: Mapping[str, Future[TableResult]], result: TableResult) -> None:
+    compared[result.table].set_result(result)
 
 
 def _size(count: ExpectedCount) -> tuple[bool, int]:

@@ -442,7 +442,7 @@ def test_the_servers_own_objection_is_told_with_key_and_constraint(bench: Bench)
     assert SECRET not in str(caught.value)
 
 
-def test_names_with_a_percent_sign(bench: Bench) -> None:
+def test_names_with_a_percent_sign_are_copied_or_named(bench: Bench) -> None:
     """psycopg reads a % as the beginning of a parameter where a statement has parameters."""
     for name, value in (("100%", 1), ("%d", -1)):
         bench.source(f'CREATE TABLE "{name}" ("%s" INTEGER)', f'INSERT INTO "{name}" VALUES ({value})')
@@ -544,7 +544,7 @@ def test_a_null_that_the_schema_rules_out_shifts_no_column(bench: Bench) -> None
     assert bench.read() == [(None, "x\x1fy", "z"), ("a", "b", "c")]
 
 
-def test_names_that_need_quotes(bench: Bench) -> None:
+def test_tables_and_columns_whose_names_need_quotes_are_copied(bench: Bench) -> None:
     bench.source('CREATE TABLE "Select ""x"" ცხრილი"("Group" INTEGER PRIMARY KEY, "a ""b"" %s {} c" TEXT, "order" BOOLEAN)')
     bench.insert('"Select ""x"" ცხრილი"', [(1, "one", 1), (2, None, 0)])
     table = 'Select "x" ცხრილი'
@@ -557,7 +557,7 @@ def test_names_that_need_quotes(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_a_database_in_utf16(bench: Bench, encoding: str) -> None:
+def test_a_source_in_utf16_is_copied(bench: Bench, encoding: str) -> None:
     bench.source(f"PRAGMA encoding='{encoding}'", "CREATE TABLE t(a TEXT PRIMARY KEY, b BLOB, c REAL)")
     rows = [("მთავარი \U0001f6f0\x1d", b"\xd8\x00", 0.1), ("", b"", None), ("x\ty", None, math.inf)]
     bench.insert("t", rows)
@@ -571,7 +571,7 @@ def test_a_database_in_utf16(bench: Bench, encoding: str) -> None:
         bench.copy()
 
 
-def test_wide_rows_among_narrow_ones(bench: Bench) -> None:
+def test_wide_rows_among_narrow_ones_are_copied(bench: Bench) -> None:
     bench.source("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT, b BLOB)")
     wide = blocks.LONGEST_FAST_BLOCK // 3
     rows = [(number, "x" * (wide if number % 400 < 5 else number % 90), b"y" * (number % 7)) for number in range(1200)]
@@ -585,7 +585,7 @@ def test_wide_rows_among_narrow_ones(bench: Bench) -> None:
     assert bench.read("SELECT count(*) FROM t JOIN w ON w.id = 'k' || t.id AND w.v = t.v") == [(len(rows),)]
 
 
-def test_columns_that_one_side_computes(bench: Bench) -> None:
+def test_generated_columns_of_the_target_are_left_to_it(bench: Bench) -> None:
     bench.source(
         "CREATE TABLE t(a INTEGER, twice INTEGER AS (a * 2), lost INTEGER AS (a - 1), again INTEGER AS (a + 1) STORED)",
         "INSERT INTO t VALUES (5)",
@@ -595,7 +595,7 @@ def test_columns_that_one_side_computes(bench: Bench) -> None:
     assert bench.read("SELECT a, twice, again FROM t") == [(5, 10, 6)]
 
 
-def test_a_key_that_is_no_integer_key(bench: Bench) -> None:
+def test_text_in_an_integer_key_is_refused(bench: Bench) -> None:
     bench.source("CREATE TABLE t(a INTEGER PRIMARY KEY DESC, b TEXT)", "INSERT INTO t VALUES ('0x1F', 'x')")
     bench.target("CREATE TABLE t(a integer, b text)")
     with pytest.raises(WrongData, match=r"column a, key a=0x1F.*found text of 4 characters"):
@@ -673,7 +673,7 @@ def test_a_trigger_on_insert_is_refused(bench: Bench) -> None:
         bench.copy()
 
 
-def test_a_database_that_is_not_utf8_is_refused(bench: Bench, cluster: Cluster) -> None:
+def test_a_target_that_is_not_utf8_is_refused(bench: Bench, cluster: Cluster) -> None:
     bench.source("CREATE TABLE t(a INTEGER)")
     name = f"l_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:

@@ -82,7 +82,9 @@ OWN_NAMES = ("lower", "upper", "rows", "t", "k", "place", "number", "own", "one"
 
 @pytest.mark.parametrize("table", ["t", "range", "own", "100%"])
 @pytest.mark.parametrize("key", OWN_NAMES)
-def test_names_that_the_proof_uses_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch, table: str, key: str) -> None:
+def test_columns_named_like_the_proofs_own_names_are_compared(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, table: str, key: str
+) -> None:
     monkeypatch.setattr(parts, "ROWS", 2)
     others = ", ".join(f'"{name}" integer' for name in OWN_NAMES if name != key)
     rows = [(number, *[None if number % 2 else number % 5] * (len(OWN_NAMES) - 1)) for number in (9, 10, 11, 100, 101)]
@@ -115,7 +117,7 @@ def test_names_that_the_proof_uses_itself(pair: Pair, monkeypatch: pytest.Monkey
     ],
     ids=["one", "dense", "around zero", "the ends of the range", "sparse", "one far away"],
 )
-def test_integer_keys_of_any_spread(pair: Pair, keys: list[int]) -> None:
+def test_integer_keys_of_any_spread_are_compared(pair: Pair, keys: list[int]) -> None:
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
     with contextlib.closing(apsw.Connection(str(pair.file))) as writing, writing:
         writing.executemany("INSERT INTO t VALUES (?, ?)", [(key, f"v{key}") for key in keys])
@@ -157,7 +159,7 @@ def test_rows_beyond_the_keys_of_the_source_are_extra(pair: Pair) -> None:
     ],
     ids=["text", "composite", "blob", "without rowid", "bigint", "real"],
 )  # fmt: skip
-def test_keys_of_any_kind(pair: Pair, declared: str, typed: str, rows: list[tuple[Any, ...]]) -> None:
+def test_keys_of_any_kind_are_compared(pair: Pair, declared: str, typed: str, rows: list[tuple[Any, ...]]) -> None:
     made = f"CREATE TABLE t ({declared}" + ("\n)" if "--" not in declared else "")
     pair.source(made, rows=rows)
     pair.target(f"CREATE TABLE t ({typed})", rows=rows)
@@ -253,7 +255,7 @@ def test_a_column_in_another_case_is_not_the_same_column(pair: Pair) -> None:
     assert pair.result().faults == ("column ID is only in the source", "column id is only in the target")
 
 
-def test_generated_columns(pair: Pair) -> None:
+def test_generated_columns_of_the_target_are_left_out_and_named(pair: Pair) -> None:
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER, twice INTEGER GENERATED ALWAYS AS (v * 2) STORED,"
                 " kept INTEGER AS (v + 1))")  # fmt: skip
     pair.source("INSERT INTO t (id, v) VALUES (1, 10)")
@@ -266,7 +268,7 @@ def test_generated_columns(pair: Pair) -> None:
     assert named(pair.result()) == [("changed", "id=1", ("kept",))]
 
 
-def test_names_that_have_to_be_quoted(pair: Pair) -> None:
+def test_names_that_need_quotes_are_compared(pair: Pair) -> None:
     pair.source('CREATE TABLE "Order ""x""" ("select" INTEGER PRIMARY KEY, "ქალაქი %s {}" TEXT)')
     pair.source('INSERT INTO "Order ""x""" VALUES (1, \'a\')')
     pair.target('CREATE TABLE "Order ""x""" ("select" integer PRIMARY KEY, "ქალაქი %s {}" text)')
@@ -275,7 +277,7 @@ def test_names_that_have_to_be_quoted(pair: Pair) -> None:
     assert named(result) == [("changed", "select=1", ("ქალაქი %s {}",))]
 
 
-def test_domains_and_enumerations(pair: Pair) -> None:
+def test_domains_and_enumerations_are_compared(pair: Pair) -> None:
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER, mood TEXT)", rows=[(1, 5, "sad")])
     pair.target("CREATE DOMAIN small AS integer CHECK (value < 10)", "CREATE DOMAIN tiny AS small",
                 "CREATE TYPE mood AS ENUM ('sad', 'glad')", "CREATE TABLE t (id integer PRIMARY KEY, n tiny, mood mood)",
@@ -300,7 +302,7 @@ def test_text_that_is_not_utf8_differs_and_is_named(pair: Pair) -> None:
     assert result.differences[0].columns[0].source == r"'a\\xffb'"
 
 
-def test_what_a_nul_hides_is_seen(pair: Pair) -> None:
+def test_text_behind_a_nul_is_compared(pair: Pair) -> None:
     """SQLite's own functions stop at a NUL."""
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, at DATETIME, u TEXT)",
                 "INSERT INTO t VALUES (1, 'a' || char(0) || 'b', '2025-10-10 08:08:59' || char(0) || 'x',"
@@ -322,7 +324,7 @@ def test_values_that_other_sides_cannot_hold_are_differences_not_errors(pair: Pa
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_a_source_in_utf16(pair: Pair, encoding: str) -> None:
+def test_a_source_in_utf16_is_compared(pair: Pair, encoding: str) -> None:
     rows = [("a\x1f\n", "მთავარი 🛰", "2025-10-10 08:08:59", '{"bb": 1, "a": "ქ"}', "2025-10-10 08:08:59.123456", "7"),
             ("ა", "", "2025-10-10", "[]", "2025-10-10T08:08:59.5Z", "{6F1ED002-AB55-9585-9014-EBF0951522D9}"),
             ("\uffff", "~", None, "null", "2025-10-10 08:08", None), ("🛰", "é", None, "1.10", None, None)]  # fmt: skip
@@ -514,7 +516,7 @@ def test_a_connection_that_breaks_is_an_error(pair: Pair) -> None:
         thread.join()
 
 
-def test_who_ends_it_is_not_kept_waiting(pair: Pair) -> None:
+def test_an_interrupt_ends_the_comparison_at_once(pair: Pair) -> None:
     """Digests that are still being computed are given up."""
     for table in ("t", "slow"):
         pair.source(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY)", f"INSERT INTO {table} VALUES (1)")

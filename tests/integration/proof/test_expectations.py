@@ -264,7 +264,7 @@ def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
     good, bad = Check("a", "first", "passed", where="here"), Check("b", "second", "failed", found="<b>", where="there")
     unsure = Check("c", "third", "unknown")
     listed = run_list("listed", "A list", [good], target, SCHEMA, DocsSite(tmp_path / "docs", LOG, "Ward OPS · a run"))
-    assert listed.success and listed.summary == "1 looked at, all right"
+    assert listed.success and listed.summary == "1 check passed"
     assert "Data Docs · Ward OPS · a run · A list" in result_page(tmp_path / "docs", "A list").text
     listed = run_list("listed", "A list", [good, bad, unsure], target, SCHEMA, DocsSite(tmp_path / "docs", LOG))
     assert not listed.success
@@ -277,7 +277,7 @@ def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
         assert page.source.count(f'<tr class="{outcome}">') == 2
     assert (listed.checks[3].found, listed.checks[4].found) == ("not so for c", "not so for there")
     assert listed.summary == "2 of 3 are not as they must be: second: <b>; third: "
-    with pytest.raises(CannotCheck, match="nothing was looked at"):
+    with pytest.raises(CannotCheck, match="nothing was checked"):
         run_list("listed", "A list", [], target, SCHEMA, DocsSite(tmp_path / "docs"))
 
 

@@ -129,7 +129,7 @@ CONTENT: dict[str, tuple[list[str], list[Found], list[str]]] = {
     "infinity": (
         ["UPDATE ping_results SET \"timestamp\" = 'infinity' WHERE id = 4"],
         [("ping_results", "changed", "id=4", "timestamp")],
-        ["the target holds what is no timestamp with time zone"],
+        ["the target holds a value that is not timestamp with time zone"],
     ),
     "a lost row": (
         ["DELETE FROM ping_results WHERE id = 10001"],
@@ -233,7 +233,9 @@ def test_planted_corruption_is_found_and_named(ward: Loaded, spoilt: Spoilt, pla
     ],
     ids=["NFC for NFD", "blanks", "NULL for ''", "'' for NULL", "NULL for JSON null", "one bit of a uuid"],
 )  # fmt: skip
-def test_a_value_of_a_row_with_a_uuid(ward: Loaded, spoilt: Spoilt, column: str, change: str, called: str) -> None:
+def test_a_changed_value_of_a_row_with_a_uuid_is_found_and_named(
+    ward: Loaded, spoilt: Spoilt, column: str, change: str, called: str
+) -> None:
     cast = "::uuid" if column == "branch_id" else ""
     with psycopg.connect(ward.conninfo) as connection:
         query = f"SELECT id FROM standalone_devices WHERE {column} IS DISTINCT FROM ({change}){cast} ORDER BY id LIMIT 1"
@@ -338,7 +340,8 @@ ZOO: dict[str, tuple[str, Found, str]] = {
     "a numeric plus one ulp": (
         "UPDATE zoo SET n = 0.10000000000000002 WHERE id = 1", ("zoo", "changed", "id=1", "n"), "1 ulp"),
     "a numeric beyond double precision": (
-        "UPDATE zoo SET n = n + 1e-30 WHERE id = 1", ("zoo", "changed", "id=1", "n"), "the target holds what is no numeric"),
+        "UPDATE zoo SET n = n + 1e-30 WHERE id = 1", ("zoo", "changed", "id=1", "n"),
+        "the target holds a value that is not numeric"),
     "a numeric whose digits are the bits of 4.5": (
         "UPDATE zoo SET n = 4012000000000000 WHERE id = -2", ("zoo", "changed", "id=-2", "n"), "differs by"),
     "the last digit of a bigint": (
@@ -629,7 +632,7 @@ def test_numbers_that_a_first_attempt_used_up_are_no_difference(without_places: 
         assert told(compared(without_places, conninfo)) == []
 
 
-def test_reference_data_that_looks_up_rows_of_the_source(ward: Loaded, cluster: Cluster, tmp_path: Path) -> None:
+def test_reference_data_may_look_up_rows_of_the_source(ward: Loaded, cluster: Cluster, tmp_path: Path) -> None:
     """The source brought regions with keys of its own, and no city."""
     changes = ("UPDATE georgian_regions SET id = id * 7 + 100", "DELETE FROM georgian_cities")
     with ward_ops(cluster, tmp_path, *changes, pings=10) as loaded:

@@ -371,7 +371,7 @@ def test_of_many_faults_the_first_are_named_and_all_are_counted(pair: Pair, tmp_
     assert "300 keys more than once, of which these are the first 20" in result_page(tmp_path / "docs", "links").text
 
 
-def test_a_table_with_more_columns_than_a_function_has_arguments(conninfo: str) -> None:
+def test_nulls_are_found_in_more_columns_than_a_function_takes_arguments(conninfo: str) -> None:
     names = [f"c{number}" for number in range(250)]
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE wide (id int PRIMARY KEY, {', '.join(f'{name} int' for name in names)})".encode())

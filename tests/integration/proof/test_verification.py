@@ -83,7 +83,7 @@ def test_a_row_missing_or_too_many_fails_and_names_table_expected_and_found(
 
 @pytest.mark.parametrize(
     ("table", "problem"),
-    [("Order", "no such table in schema Ward"), ("shown", "a view, no table"), ("users", "no such table")],
+    [("Order", "no such table in schema Ward"), ("shown", "a view, not a table"), ("users", "no such table")],
 )
 def test_what_is_no_table_is_unknown_also_when_no_row_is_expected(target: str, table: str, problem: str) -> None:
     missing, there = count_checks(target, SCHEMA, {table: 0, "order": 3})
@@ -203,7 +203,7 @@ def test_a_composite_key_is_an_orphan_only_when_no_part_is_null(target: str) -> 
     assert [key["id"] for key in result.keys] == ["4", "5"]
 
 
-def test_a_reference_to_the_same_table(target: str) -> None:
+def test_orphans_of_a_reference_to_the_same_table_are_found(target: str) -> None:
     execute(
         target,
         'CREATE TABLE "Ward".tree (id int PRIMARY KEY, up int); INSERT INTO "Ward".tree VALUES (1, NULL), (2, 1), (3, 7);'
