@@ -52,7 +52,7 @@ def awkward_file(clean: Path) -> Path:
 
 
 def assessed(file: Path, target: Target, blocks: int) -> Measured:
-    """Run one assessment, and return the number of findings that block."""
+    """Run one assessment, and require its number of blocking findings."""
     plan = load_plan("ward_ops")
     began, before = time.monotonic(), time.process_time()
     found = assess(file, plan, target)

@@ -22,9 +22,9 @@ from uuid import UUID
 from include.cutover.masking import mask
 from include.cutover.proof import canonical
 from include.cutover.proof.canonical import Canonical
+from include.cutover.proof.words import HIDDEN
 from include.cutover.source import schema as source_schema
 
-HIDDEN = "***"
 NAMED = 20  # differences of each kind that are named one by one
 _SHOWN = 80
 _PAIRED = 100  # rows without a key that may be the same row, changed

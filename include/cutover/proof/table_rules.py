@@ -16,11 +16,10 @@ from psycopg import sql
 
 from include.cutover.proof.orphans import SHOWN_KEYS
 from include.cutover.proof.reading import reading
+from include.cutover.proof.words import HIDDEN
 from include.cutover.target import catalog, sql_files
 from include.cutover.target.catalog import ForeignKey, Index, IndexPart
 from include.cutover.target.orphans import rows_in_target
-
-HIDDEN = "***"
 
 COUNT_COLUMN = "rows found"
 """Column with the number of all that a query found, of which it gives the first ``SHOWN_KEYS`` only."""

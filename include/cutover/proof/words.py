@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
+HIDDEN = "***"  # in the place of a secret value
+
 SNAPSHOT = "snapshot"
 REFERENCE_DATA = "reference data"
 

@@ -276,7 +276,7 @@ def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
     for outcome in ("failed", "unknown"):  # the expectation and the row that it is about
         assert page.source.count(f'<tr class="{outcome}">') == 2
     assert (listed.checks[3].found, listed.checks[4].found) == ("not so for c", "not so for there")
-    assert listed.summary == "2 of 3 are not as they must be: second: <b>; third: "
+    assert listed.summary == "2 of 3 checks did not pass: second: <b>; third: "
     with pytest.raises(CannotCheck, match="nothing was checked"):
         run_list("listed", "A list", [], target, SCHEMA, DocsSite(tmp_path / "docs"))
 
