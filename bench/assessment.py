@@ -36,7 +36,7 @@ COPY, CLEAN, AWKWARD = "copy_table, 1 stream", "assess, clean", "assess, 1 % awk
 
 
 def awkward_file(clean: Path) -> Path:
-    """The same rows, one in a hundred with a boolean in words and a date in unix seconds."""
+    """Make the same rows, one in a hundred with a boolean in words and a date in unix seconds."""
     file = clean.with_name(clean.name.replace("pings", "awkward"))
     if not file.exists():
         print("making the awkward source …", flush=True)
@@ -52,7 +52,7 @@ def awkward_file(clean: Path) -> Path:
 
 
 def assessed(file: Path, target: Target, blocks: int) -> Measured:
-    """One assessment, with the number of findings that block."""
+    """Run one assessment, and require its number of blocking findings."""
     plan = load_plan("ward_ops")
     began, before = time.monotonic(), time.process_time()
     found = assess(file, plan, target)
@@ -62,7 +62,7 @@ def assessed(file: Path, target: Target, blocks: int) -> Measured:
 
 
 def report(rows: int, measured: dict[str, list[Measured]]) -> None:
-    """Medians, spread, and the ratio to the copy."""
+    """Print medians, spread, and the ratio to the copy."""
     baseline = statistics.median(item.seconds for item in measured[COPY])
     print(f"\n{'way':22} {'rows/s':>10} {'ratio':>6} {'seconds':>8} {'spread':>14} {'CPU s':>7} {'peak MB':>8}")
     for way, items in measured.items():

@@ -28,29 +28,39 @@ import psycopg
 from bench.copying import FOLDER, TABLE, Measured, copy, empty, source_file
 from include.cutover.places import ROOT, sql_root
 from include.cutover.proof import content
+from include.cutover.proof.digest_store import DigestStore
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.target import ledger, sql_runner
+from include.cutover.target.sides import Sides
 
 COPY, COPY_2 = "copy_table, 1 stream", "copy_table, 2 streams"
 PROOF, TARGET_ONLY = "proof, both sides", "proof, source's digests stored"
 
 
 def index(cluster: Cluster) -> None:
-    """The primary key and the statistics, as the cutover makes them before the proof."""
+    """Make the primary key and the statistics, as the cutover does before the proof."""
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute("ALTER TABLE ping_results ADD CONSTRAINT ping_results_pkey PRIMARY KEY (id)")
         connection.execute("ANALYZE ping_results")
 
 
 def clear(cluster: Cluster) -> None:
-    """The table as it was before the copy."""
+    """Restore the table as it was before the copy."""
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute("ALTER TABLE ping_results DROP CONSTRAINT IF EXISTS ping_results_pkey")
     empty(cluster)
 
 
 def prove(cluster: Cluster, snapshot: Path, rows: int, workers: int, stored: Path | None) -> Measured:
-    """``content.compare`` in a process of its own."""
+    """Run ``content.compare`` in a process of its own.
+
+    Args:
+        cluster: The server with the target.
+        snapshot: The source file.
+        rows: Rows that both sides hold.
+        workers: Sessions for each side.
+        stored: File with the source's digests; None for a proof that computes them.
+    """
     child = subprocess.Popen(
         [sys.executable, "-m", "bench.content", "--child"],
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT,
@@ -68,30 +78,28 @@ def prove(cluster: Cluster, snapshot: Path, rows: int, workers: int, stored: Pat
 
 
 def child() -> None:
-    """The proving process: says that it is ready, reads its task, says what it took."""
+    """Run the proving process: report that it is ready, read its task, report the time it took."""
     print("ready", flush=True)
     task = json.loads(sys.stdin.readline())
     begin, before = time.monotonic(), time.process_time()
     (result,) = content.compare(
-        Path(task["snapshot"]),
-        task["conninfo"],
-        "public",
+        Sides(Path(task["snapshot"]), task["conninfo"], "public"),
         [TABLE],
-        stored=Path(task["stored"]) if task["stored"] else None,
+        store=DigestStore(Path(task["stored"])) if task["stored"] else None,
         workers=task["workers"],
     )
-    told = {
+    figures = {
         "seconds": time.monotonic() - begin,
         "cpu": time.process_time() - before,
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         "outcome": result.outcome,
         "rows": result.target_rows,
     }
-    print(json.dumps(told))
+    print(json.dumps(figures))
 
 
 def report(rows: int, measured: dict[str, list[Measured]]) -> None:
-    """Medians, spread, and the ratio to the copy."""
+    """Print medians, spread, and the ratio to the copy."""
     middles = {way: statistics.median(item.seconds for item in items) for way, items in measured.items()}
     print(f"\n{'way':32} {'rows/s':>10} {'of copy':>8} {'seconds':>8} {'spread':>14} {'client CPU s':>13} {'peak MB':>8}")
     for way, items in measured.items():
@@ -124,7 +132,7 @@ def main() -> None:
         sql_runner.apply(cluster.conninfo(), sql_root() / "ward_ops", "pre_data", schema="public", run_id="bench")
         ledger.ensure(cluster.conninfo())
         stored.unlink(missing_ok=True)
-        content.source_digests(snapshot, cluster.conninfo(), "public", [TABLE], stored=stored)
+        content.source_digests(Sides(snapshot, cluster.conninfo(), "public"), [TABLE], store=DigestStore(stored))
         ways: dict[str, Callable[[], Measured]] = {
             COPY_2: lambda: copy(cluster, snapshot, streams=2),
             COPY: lambda: copy(cluster, snapshot, streams=1),

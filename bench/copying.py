@@ -1,14 +1,14 @@
-"""How fast the copy is, against psql's ``\\copy`` of a CSV file that is ready.
+r"""How fast the copy is, against psql's ``\copy`` of a CSV file that is ready.
 
     python -m bench.copying [--rows 5000000] [--rounds 3]
 
 Both bring the same ``ping_results`` rows into the same table of the plan's own SQL, typed and without indexes, on the same
 embedded PostgreSQL with its default settings, fsync on. The rounds interleave, because machines drift: only the ratio within
-one run means something. ``\\copy`` gets a finished CSV file and checks nothing; the copy reads SQLite, checks and escapes
+one run means something. ``\copy`` gets a finished CSV file and checks nothing; the copy reads SQLite, checks and escapes
 every column, and records its chunks. A third way, two streams at once, is for information.
 
-Measured is the wall time of ``\\copy`` including psql's start, and of ``copy_table`` in a process that has its imports done,
-with connecting, planning the chunks and all commits. What is made once is kept under ``var/bench``.
+Measured is the wall time of ``\copy`` including psql's start, and of ``copy_table`` in a process that has its imports done,
+with connecting, planning the chunks and all commits. Files that are made once are kept under ``var/bench``.
 """
 
 from __future__ import annotations
@@ -28,10 +28,13 @@ from pathlib import Path
 import psycopg
 from psycopg import sql
 
-from include.cutover.copying.tables import CHUNK_ROWS, copy_table
+from include.cutover.copying.chunks import CHUNK_ROWS, Share
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.copying.tables import copy_table
 from include.cutover.places import ROOT, sql_root
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.target import ledger, sql_runner
+from include.cutover.target.sides import Sides
 
 FOLDER = ROOT / "var" / "bench"
 TABLE = "ping_results"
@@ -52,7 +55,7 @@ class Measured:
 
 
 def source_file(rows: int) -> Path:
-    """The SQLite file with that many pings, generated unless it is there."""
+    """Return the SQLite file with that many pings, generated unless it is there."""
     file = FOLDER / f"pings-{rows}.db"
     if not file.exists():
         print(f"generating {rows:,} pings …", flush=True)
@@ -62,7 +65,7 @@ def source_file(rows: int) -> Path:
 
 
 def csv_file(cluster: Cluster, rows: int) -> Path:
-    """The same rows as CSV, unless it is there: copied once, and written by PostgreSQL itself."""
+    """Return the same rows as CSV, unless it is there: copied once, and written by PostgreSQL itself."""
     file = FOLDER / f"pings-{rows}.csv"
     if not file.exists():
         print("writing the CSV file …", flush=True)
@@ -78,21 +81,21 @@ def csv_file(cluster: Cluster, rows: int) -> Path:
 
 
 def empty(cluster: Cluster) -> None:
-    """An empty table, and no work left over from the round before."""
+    """Empty the table, and leave no work over from the round before."""
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute(sql.SQL("TRUNCATE {}").format(sql.Identifier(TABLE)))
         connection.execute("CHECKPOINT")
 
 
 def count(cluster: Cluster) -> int:
-    """Rows in the target's table."""
+    """Count the rows in the target's table."""
     with psycopg.connect(cluster.conninfo()) as connection:
         row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(TABLE))).fetchone()
     return int(row[0]) if row else 0
 
 
 def psql(cluster: Cluster, csv: Path) -> Measured:
-    """``\\copy`` of the ready file."""
+    r"""Run ``\copy`` of the ready file."""
     environment = {"PATH": os.environ["PATH"], "PGPASSWORD": cluster.password, "PGCLIENTENCODING": "UTF8"}
     command = [
         str(binaries() / "psql"), "--no-psqlrc", "--quiet", "--host", "127.0.0.1", "--port", str(cluster.port),
@@ -109,7 +112,7 @@ def psql(cluster: Cluster, csv: Path) -> Measured:
 
 
 def copy(cluster: Cluster, snapshot: Path, *, streams: int) -> Measured:
-    """``copy_table`` in one process per stream."""
+    """Run ``copy_table`` in one process per stream."""
     conninfo = cluster.conninfo()
     run_id = f"bench-{time.time_ns()}"
     epoch = ledger.open_run(conninfo, run_id, "bench")
@@ -141,19 +144,20 @@ def copy(cluster: Cluster, snapshot: Path, *, streams: int) -> Measured:
 
 
 def child() -> None:
-    """The copying process: says that it is ready, reads its task, says what it took."""
+    """Run the copying process: report that it is ready, read its task, report the time it took."""
     print("ready", flush=True)
     task = json.loads(sys.stdin.readline())
-    snapshot, conninfo = Path(task.pop("snapshot")), task.pop("conninfo")
+    sides = Sides(Path(task["snapshot"]), task["conninfo"], "public")
+    lease, share = RunLease(task["run_id"], task["epoch"]), Share(task["stream"], task["streams"])
     begin, before = time.monotonic(), time.process_time()  # one clock for all processes of a machine
-    copy_table(snapshot, conninfo, schema="public", table=TABLE, chunk_rows=CHUNK_ROWS, on_progress=lambda _: None, **task)
+    copy_table(sides, lease, TABLE, chunk_rows=CHUNK_ROWS, share=share, on_progress=lambda _: None)
     end, after = time.monotonic(), time.process_time()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"begin": begin, "end": end, "cpu": after - before, "peak": peak}))
 
 
 def report(rows: int, measured: dict[str, list[Measured]]) -> None:
-    """Medians, spread, and the ratio to ``\\copy``."""
+    r"""Print medians, spread, and the ratio to ``\copy``."""
     baseline = statistics.median(item.seconds for item in measured["psql \\copy, ready CSV"])
     print(f"\n{'way':24} {'rows/s':>10} {'ratio':>6} {'seconds':>8} {'spread':>14} {'client CPU s':>13} {'peak MB':>8}")
     for way, items in measured.items():

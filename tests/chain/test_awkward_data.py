@@ -32,6 +32,7 @@ from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check, worst
 from include.cutover.cli import assess as assess_command
 from include.cutover.copying import tables as copying
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.decisions import quarantine
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.decisions.audit import audit
@@ -40,13 +41,14 @@ from include.cutover.errors import CutoverError, WrongData
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import source as preflight_source
 from include.cutover.proof import content, orphans
-from include.cutover.proof.content import TableResult
+from include.cutover.proof.table_result import TableResult
 from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger, sql_runner
 from include.cutover.target import sequences as target_sequences
 from include.cutover.target import session as target_session
+from include.cutover.target.sides import Sides
 from tests.support.assessing import Raw, insert, plan_of, source_of, sql_folder, target_of
 
 SCHEMA = "public"
@@ -518,7 +520,7 @@ def made(conninfo: str, folder: Path) -> World:
     for case in CASES:
         for table in of(case, case.tables):
             if not case.refused or case.arrives:
-                copying.copy_table(decided.file, conninfo, run_id="run", epoch=epoch, schema=SCHEMA, table=table)
+                copying.copy_table(Sides(decided.file, conninfo, SCHEMA), RunLease("run", epoch), table)
     with psycopg.connect(conninfo, autocommit=True) as connection:
         for case in CASES:
             for statement in of(case, case.later):
@@ -543,7 +545,7 @@ def made(conninfo: str, folder: Path) -> World:
         audit(decided, plan, target.planned),
         slipped,
         failed,
-        {result.table: result for result in content.compare(decided.file, conninfo, SCHEMA, tables)},
+        {result.table: result for result in content.compare(Sides(decided.file, conninfo, SCHEMA), tables)},
         target_sequences.check_sequences(conninfo, SCHEMA, given),
         {(table, key): (kind, reason, row) for table, key, kind, reason, row in kept},
     )
@@ -578,7 +580,7 @@ def copied_without_the_assessment(conninfo: str, file: Path) -> dict[str, tuple[
             for table in of(case, case.tables):
                 error = None
                 try:
-                    copying.copy_table(file, conninfo, run_id="slipped", epoch=epoch, schema=SCHEMA, table=table)
+                    copying.copy_table(Sides(file, conninfo, SCHEMA), RunLease("slipped", epoch), table)
                 except CutoverError as refused:
                     error = refused
                 query = sql.SQL("SELECT (SELECT count(*) FROM {}) + (SELECT count(*) FROM cutover.copied)")
@@ -608,7 +610,7 @@ def expected(case: Case, severity: str) -> dict[tuple[str, str, str], set[str]]:
 
 
 @each
-def test_it_is_found_before_the_window(world: World, case: Case) -> None:
+def test_awkward_data_is_found_before_the_window(world: World, case: Case) -> None:
     # What would follow from a decision is a note as long as there is none.
     undecided = replace(case, finds=UNDECIDED) if case.row == ORPHANS else case
     assert told(world.undecided, case) == expected(undecided, "blocks")
@@ -618,7 +620,7 @@ def test_it_is_found_before_the_window(world: World, case: Case) -> None:
 
 
 @each
-def test_a_decision_of_the_plan_settles_it(world: World, case: Case) -> None:
+def test_a_decision_of_the_plan_settles_awkward_data(world: World, case: Case) -> None:
     assert told(world.assessed, case) == expected(case, "decision applied" if case.decided else "blocks")
     if case.objects:
         becomes = {item.becomes for item in world.assessed.findings if belongs(case, item)}
@@ -626,7 +628,7 @@ def test_a_decision_of_the_plan_settles_it(world: World, case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", DECIDED, ids=[IDS[CASES.index(case)] for case in DECIDED])
-def test_the_lines_that_it_prints_decide_it(world: World, case: Case) -> None:
+def test_the_printed_lines_decide_the_findings(world: World, case: Case) -> None:
     found = [item for item in world.by_its_lines.findings if belongs(case, item) and item.severity != "note"]
     assert found and {item.severity for item in found} == {"decision applied"}
     assert not world.by_its_lines.blocks
@@ -634,7 +636,7 @@ def test_the_lines_that_it_prints_decide_it(world: World, case: Case) -> None:
     assert {(item.code, item.table, item.column) for item in found} >= blocked
 
 
-def test_the_longest_is_told(world: World) -> None:
+def test_the_longest_text_is_reported(world: World) -> None:
     assert {item.value for item in world.undecided.blocks if item.code == "text_too_long"} == {"text of up to 9 characters"}
 
 
@@ -758,7 +760,7 @@ def killed_while_writing(path: Path, mode: str, *, commit: bool) -> None:
 @pytest.mark.parametrize(
     ("mode", "commit", "arrives"), [("WAL", True, "after"), ("WAL", False, "before"), ("DELETE", False, "before")]
 )
-def test_what_is_committed_is_content_wherever_it_lies(
+def test_committed_rows_are_content_in_whichever_file_they_lie(
     conninfo: str, tmp_path: Path, mode: str, commit: bool, arrives: str
 ) -> None:
     live = tmp_path / "live" / "s.db"
@@ -774,7 +776,7 @@ def test_what_is_committed_is_content_wherever_it_lies(
         connection.execute("CREATE TABLE t (id int PRIMARY KEY, v text)")
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run", "shop")
-    copying.copy_table(tmp_path / "clone.db", conninfo, run_id="run", epoch=epoch, schema=SCHEMA, table="t")
+    copying.copy_table(Sides(tmp_path / "clone.db", conninfo, SCHEMA), RunLease("run", epoch), "t")
     with psycopg.connect(conninfo) as connection:
         assert connection.execute("SELECT DISTINCT v FROM t").fetchall() == [(arrives * 100,)]
 
@@ -790,7 +792,7 @@ DAMAGES: Mapping[str, Callable[[bytes], bytes]] = {
 
 @covers(DAMAGE)
 @pytest.mark.parametrize("says", DAMAGES)
-def test_what_is_no_database_is_told_and_nothing_is_started(
+def test_a_file_that_is_not_a_database_is_reported_and_nothing_starts(
     cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, says: str
 ) -> None:
     path = source_of(tmp_path / "s.db", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")

@@ -22,18 +22,20 @@ from hypothesis import HealthCheck, given, note, settings
 from include.cutover.assessment.assess import CODES, Assessment, read_target
 from include.cutover.assessment.decided import assess_decided
 from include.cutover.checks import Check
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.copying.tables import copy_table
 from include.cutover.decisions import quarantine
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.decisions.audit import audit
 from include.cutover.errors import CutoverError
 from include.cutover.plan.model import Plan
-from include.cutover.proof import content, counts, digests, orphans
+from include.cutover.proof import content, counts, orphans, parts
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import constraints, ledger, sequences, sql_runner, structure
 from include.cutover.target import schema as target_schema
+from include.cutover.target.sides import Sides
 from tests.chain import oracle
 from tests.chain.case import Case
 from tests.chain.drawing import cases
@@ -132,25 +134,18 @@ class Bench:
                 source_schema.counts(reading, source_schema.tables(reading)),
             )
         sql_runner.apply(self.conninfo, folder / "sql", "pre_data", schema=SCHEMA, run_id=RUN)
+        sides = Sides(decided.file, self.conninfo, SCHEMA)
         for table in plan.tables:
-            copy_table(
-                decided.file,
-                self.conninfo,
-                run_id=RUN,
-                epoch=self.epoch,
-                schema=SCHEMA,
-                table=table,
-                chunk_rows=case.chunk_rows,
-            )
+            copy_table(sides, RunLease(RUN, self.epoch), table, chunk_rows=case.chunk_rows)
         for kind in ("post_data", "foreign_keys"):
             if (folder / "sql" / kind).is_dir():
                 sql_runner.apply(self.conninfo, folder / "sql", kind, schema=SCHEMA, run_id=RUN)
         sequences.set_sequences(self.conninfo, SCHEMA, given)
-        constraints.validate_foreign_keys(self.conninfo, SCHEMA)
+        constraints.validate_foreign_keys(self.conninfo, SCHEMA, secret={})
         counted = counts.count_checks(self.conninfo, SCHEMA, decided.expected_rows(rows))
         checks += [one.check(SCHEMA) for one in counted]
-        checks += [one.check(SCHEMA) for one in content.compare(decided.file, self.conninfo, SCHEMA, plan.tables, workers=1)]
-        checks += [one.check(SCHEMA) for one in orphans.orphan_checks(self.conninfo, SCHEMA)]
+        checks += [one.check(SCHEMA) for one in content.compare(sides, plan.tables, workers=1)]
+        checks += [one.check(SCHEMA) for one in orphans.orphan_checks(self.conninfo, SCHEMA, {})]
         checks += sequences.check_sequences(self.conninfo, SCHEMA, given)
         checks += structure.checks(self.conninfo, SCHEMA, folder / "sql", list(plan.tables))
         if decided.made:
@@ -214,7 +209,7 @@ def test_everything_is_equal_or_the_assessment_said_why_not(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, case: Case
 ) -> None:
     note(str(case))
-    monkeypatch.setattr(digests, "ROWS", case.part_rows)
+    monkeypatch.setattr(parts, "ROWS", case.part_rows)
     with bench.place() as folder:
         file = folder / "source.db"
         case.write(file)

@@ -35,6 +35,7 @@ from include.cutover.proof import content, counts, expectations, orphans, table_
 from include.cutover.proof.expectations import StageResult
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import sequences
+from include.cutover.target.sides import Sides
 from tests.exploring.shop import PROGRAMS, Shop
 from tests.exploring.walking import Run, World
 
@@ -244,13 +245,12 @@ def _stage(name: str, checks: list[Check]) -> StageResult:
     return StageResult(name, all(check.outcome == "passed" for check in checks), checks, Path(), f"{len(checks)} looked at")
 
 
-def _check_tables(
-    snapshot: Path, conninfo: str, schema: str, tables: Any, expected: Any, *_: Any, **settings: Any
-) -> StageResult:
+def _check_tables(sides: Sides, tables: Any, expected: Any, *_: Any, **settings: Any) -> StageResult:
+    conninfo, schema = sides.conninfo, sides.schema
     checks = [row.check(schema) for row in counts.count_checks(conninfo, schema, expected)]
-    checks += [result.check(schema) for result in orphans.orphan_checks(conninfo, schema)]
-    kept = {name: settings[name] for name in ("secret", "stored", "identity", "sql_folder")}
-    checks += [result.check(schema) for result in content.compare(snapshot, conninfo, schema, tables, **kept)]
+    checks += [result.check(schema) for result in orphans.orphan_checks(conninfo, schema, sides.secret)]
+    kept = {name: settings[name] for name in ("store", "sql_folder")}
+    checks += [result.check(schema) for result in content.compare(sides, tables, **kept)]
     checks += sequences.check_sequences(conninfo, schema, settings["sqlite_sequence"])
     return _stage("tables", checks)
 

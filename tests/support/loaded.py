@@ -14,12 +14,14 @@ from psycopg import sql
 
 from examples.ward_ops.generate import generate
 from include.cutover.copying import tables as copying
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.source import backup
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import constraints, ledger, row_counts, sequences, sql_runner
+from include.cutover.target.sides import Sides
 
 SCHEMA = "public"
 
@@ -123,10 +125,10 @@ def load(conninfo: str, plan: Plan, snapshot: Path, sqlite_sequence: Mapping[str
     for kind in ("pre_data", "migrations"):
         sql_runner.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
     for table in plan.tables:
-        copying.copy_table(snapshot, conninfo, run_id="run", epoch=epoch, schema=plan.target_schema, table=table)
+        copying.copy_table(Sides.of_plan(plan, snapshot, conninfo), RunLease("run", epoch), table)
     for kind in ("post_data", "reference", "foreign_keys"):
         if (plan.sql_folder / kind).is_dir():
             sql_runner.apply(conninfo, plan.sql_folder, kind, schema=plan.target_schema, run_id="run")
     sequences.set_sequences(conninfo, plan.target_schema, sqlite_sequence)
-    constraints.validate_foreign_keys(conninfo, plan.target_schema)
+    constraints.validate_foreign_keys(conninfo, plan.target_schema, secret={})
     ledger.release(conninfo, "run", epoch)

@@ -32,7 +32,7 @@ from include.cutover.files import sync_folder
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
 from include.cutover.proof import canonical, digests
-from include.cutover.proof.digests import Cuts, Part, Shape
+from include.cutover.proof.parts import ROWS, ComparedTable, Cuts, Part, target_columns
 from include.cutover.target import catalog
 from include.cutover.target import session as target_session
 
@@ -43,7 +43,7 @@ _LIBPQ = {"host": "PGHOST", "hostaddr": "PGHOSTADDR", "port": "PGPORT", "user": 
           "dbname": "PGDATABASE", "sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT", "sslcert": "PGSSLCERT",
           "sslkey": "PGSSLKEY", "options": "PGOPTIONS", "passfile": "PGPASSFILE", "service": "PGSERVICE"}  # fmt: skip
 _VERSION = re.compile(r"\b(\d+)(?:\.\d+|devel|beta\d+|rc\d+)?\b")
-_SMALL = digests.ROWS
+_SMALL = ROWS
 
 
 @dataclass(frozen=True)
@@ -239,7 +239,7 @@ class _Table:
 
     rows: int
     parts: Mapping[str, Part]
-    shape: Shape
+    shape: ComparedTable
     cuts: Cuts
     rules: frozenset[str]
 
@@ -251,7 +251,7 @@ def _content(connection: psycopg.Connection, schema: str, like: Mapping[str, _Ta
         like: Cut as these were, so that equal content has equal digests.
     """
     found = {}
-    columns = digests.target_columns(connection, schema)
+    columns = target_columns(connection, schema)
     present = catalog.tables(connection, schema)
     for table in present:
         known = (like or {}).get(table)
@@ -261,7 +261,7 @@ def _content(connection: psycopg.Connection, schema: str, like: Mapping[str, _Ta
         key = [
             column for name in catalog.primary_key(connection, schema, table) for column in stored if column.column == name
         ]
-        shape = Shape(table, stored, tuple(key))
+        shape = ComparedTable(table, stored, tuple(key))
         row = connection.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table))).fetchone()
         rows = int(row[0]) if row else 0
         cuts = known.cuts if known is not None else _cut(connection, schema, shape, rows)
@@ -270,7 +270,7 @@ def _content(connection: psycopg.Connection, schema: str, like: Mapping[str, _Ta
     return found
 
 
-def _cut(connection: psycopg.Connection, schema: str, shape: Shape, rows: int) -> Cuts:
+def _cut(connection: psycopg.Connection, schema: str, shape: ComparedTable, rows: int) -> Cuts:
     kind = canonical.base_type(shape.key[0].type) if len(shape.key) == 1 else ""
     if not rows or kind not in canonical.INTEGERS:
         digits = next(n for n in (0, 1, 2, 3, 4) if n == 4 or rows <= _SMALL * 16**n) if kind == "uuid" else 0

@@ -33,7 +33,7 @@ from include.cutover.extras.take import EXTRAS_MANIFEST, extras_folders
 from include.cutover.files import sync_folder, write_atomically
 from include.cutover.locks import locked
 from include.cutover.plan.model import Plan
-from include.cutover.proof import digests
+from include.cutover.proof import digest_store
 from include.cutover.source import backup_archive, backup_manifest
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.target import drop, sql_runner
@@ -346,7 +346,7 @@ class _Work:
         for file, content in [*((file, sha256) for file in copies), *_decided(run)]:
             away(file, lambda path, content=content: _foreign(path, content))  # type: ignore[misc]
             away(backup_archive.archive_of(file), lambda path, content=content: _foreign_archive(path, content))  # type: ignore[misc]
-            away(digests.beside(file), _foreign_json)
+            away(digest_store.beside(file), _foreign_json)
         for folder in extras_folders(self._frozen(run), run.run_id):
             self._unlink_extras(folder, run, away, left)
         for file in copies:

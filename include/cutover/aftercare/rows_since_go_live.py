@@ -43,8 +43,8 @@ from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.evidence.record import Evidence
 from include.cutover.files import sync_folder, write_atomically
-from include.cutover.proof import canonical, digests
-from include.cutover.proof.digests import Shape
+from include.cutover.proof import canonical
+from include.cutover.proof.parts import ComparedTable, compared_tables
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.target import catalog, ledger
@@ -292,10 +292,10 @@ def _look(
             _require_same_server(connection, marker)
             present = catalog.tables(connection, schema)
             reading = _open(stack, snapshot, clock)
-            shapes = digests.shapes(reading, connection, schema, present) if reading is not None else {}
+            shapes = compared_tables(reading, connection, schema, present) if reading is not None else {}
             gone = {table: Changes(table, 0, 0, 0, rows) for table, rows in marker.rows.items() if table not in present}
             looks = [
-                _Looking(number, connection, schema, shapes.get(table, Shape(table)), marker, reading, clock)
+                _Looking(number, connection, schema, shapes.get(table, ComparedTable(table)), marker, reading, clock)
                 for number, table in enumerate(present)
             ]
             changes = {**gone, **{look.changes.table: look.changes for look in looks}}
@@ -350,7 +350,7 @@ class _Looking:
         number: int,
         connection: psycopg.Connection,
         schema: str,
-        shape: Shape,
+        shape: ComparedTable,
         marker: Marker,
         reading: apsw.Connection | None,
         clock: _Clock,

@@ -16,6 +16,7 @@ from include.cutover.plan.model import ForeignKeyDecision, Plan
 from include.cutover.proof import canonical
 from include.cutover.source.schema import TableShape, quote
 from include.cutover.target.catalog import ForeignKey, Index
+from include.cutover.target.orphans import SourceReference, plain_value
 
 # Different values of these stay different values in the target.
 _DISTINCT = frozenset({*INTEGERS, "text", "varchar", "bool", "float8", "numeric", "bytea"})
@@ -45,15 +46,11 @@ def duplicates(
             parts, condition = _parts(index, columns, text_encoding(conn))
         except Untranslatable as why:
             value = f"{index.name}: {why} has no equal in SQLite"
-            found.append(Finding("key_not_assessed", "note", shape.table, _named(index), value=value))
+            found.append(Finding("key_not_assessed", "note", shape.table, index.columns_text, value=value))
             continue
         if finding := _duplicates(conn, shape, index, parts, condition, secret):
             found.append(finding)
     return found
-
-
-def _named(index: Index) -> str:
-    return ", ".join(part.column or part.definition for part in index.parts)
 
 
 def _held_by_source(conn: apsw.Connection, shape: TableShape, columns: Columns, index: Index) -> bool:
@@ -145,7 +142,7 @@ def _duplicates(
         "duplicate_key",
         "blocks",
         shape.table,
-        _named(index),
+        index.columns_text,
         count,
         tuple(" and ".join(pair[:2]) + (" and others" if len(pair) > 2 else "") for pair in pairs.values()),
         f"{values:,} value{'s' if values != 1 else ''} of {index.name} more than once",
@@ -185,6 +182,9 @@ class References:
         self._followed = [key for key in keys if self._can_follow(key)]
         self._left_out = [key for key in keys if key not in self._followed and key.table in shapes]
         self._gone: dict[str, str] = {}
+        self._types = {
+            table: {name: column.target.base for name, column in known.items()} for table, known in columns.items()
+        }
 
     def findings(self) -> list[Finding]:
         """All orphans, by foreign key."""
@@ -348,18 +348,13 @@ class References:
         return f" AND {place(self._shapes[table], alias)} NOT IN (SELECT at FROM {self._gone[table]})"  # noqa: S608
 
     def _points_nowhere(self, key: ForeignKey, *, gone: bool = False) -> str:
-        own, referenced = [], []
-        for name, other in zip(key.columns, key.referenced_columns, strict=True):
-            one, two = self._columns[key.table][name], self._columns[key.referenced_table][other]
-            as_uuid = "uuid" in (one.target.base, two.target.base)
-            own.append(_end(one, "r", as_uuid))
-            referenced.append(_end(two, "p", as_uuid))
-        present = " AND ".join(f"{end} IS NOT NULL" for end in own)
-        there = " AND ".join(f"{end} IS NOT NULL" for end in referenced)
-        there += self._left(key.referenced_table, "p") if gone else ""
-        # The set on the right is built once, as an index in a temporary file where it is large.
-        parents = f"SELECT {', '.join(referenced)} FROM main.{quote(key.referenced_table)} AS p WHERE {there}"  # noqa: S608
-        return f"{present} AND ({', '.join(own)}) NOT IN ({parents})"
+        left = self._left(key.referenced_table, "p") if gone else ""
+        return SourceReference.of(key, self._types, self._value).is_orphan(left)
+
+    def _value(self, alias: str, table: str, name: str) -> str:
+        """Return SQL for a value as the plan's decision leaves it."""
+        value, decision = plain_value(alias, table, name), self._columns[table][name].decision
+        return f"nullif({value}, '')" if decision is not None and decision.empty_as_null else value
 
     # --- taking out
 
@@ -381,13 +376,3 @@ class References:
             self._conn.execute(f"INSERT INTO {self._gone[key.table]} {rows}", (key.name,))
             if self._conn.changes():
                 pending |= {other for other in keys if other.referenced_table == key.table}
-
-
-def _end(column: AssessedColumn, alias: str, as_uuid: bool) -> str:
-    """One end of a reference: a uuid where either end becomes one, however it is spelled; text byte by byte."""
-    x = f"{alias}.{quote(column.name)}"
-    if column.decision is not None and column.decision.empty_as_null:
-        x = f"nullif({x}, '')"
-    if as_uuid:
-        return f"lower(replace(replace(replace({x}, '-', ''), '{{', ''), '}}', ''))"
-    return f"{x} COLLATE BINARY"

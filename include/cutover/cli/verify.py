@@ -25,11 +25,12 @@ from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.proof import content, digests
+from include.cutover.proof import content, digest_store
 from include.cutover.proof import counts as proof_counts
 from include.cutover.proof import orphans as proof_orphans
-from include.cutover.proof.content import TableResult
 from include.cutover.proof.counts import ExpectedCount, Reconciliation
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.table_result import TableResult
 from include.cutover.proof.words import REFERENCE_DATA
 from include.cutover.source import backup_manifest, cloning, snapshots
 from include.cutover.source import schema as source_schema
@@ -37,6 +38,7 @@ from include.cutover.target import catalog, structure
 from include.cutover.target import schema as target_schema
 from include.cutover.target import sequences as target_sequences
 from include.cutover.target import session as target_session
+from include.cutover.target.sides import Sides
 
 EQUAL, DIFFERENT, NOT_COMPARED = 0, 1, 2
 
@@ -158,13 +160,9 @@ def verify(
         if counts_only:
             return Verification(plan.name, snapshot.told, _counts(plan, snapshot, conninfo, wanted))
         compared = content.compare(
-            snapshot.file,
-            conninfo,
-            plan.target_schema,
+            Sides.of_plan(plan, snapshot.file, conninfo),
             wanted,
-            secret=secret,
-            stored=snapshot.stored,
-            identity=snapshot.identity,
+            store=DigestStore(snapshot.stored, snapshot.identity) if snapshot.stored is not None else None,
             sql_folder=plan.sql_folder,
         )
         checks = [] if tables else _strangers(plan, snapshot, conninfo)
@@ -223,7 +221,7 @@ def _backup(file: Path) -> Snapshot | None:
             found=found,
             do="Compare with the second copy of the backup.",
         )
-    return Snapshot(file, found, digests.beside(file), f"backup {file.name} of {manifest.time}")
+    return Snapshot(file, found, digest_store.beside(file), f"backup {file.name} of {manifest.time}")
 
 
 def _clone(file: Path, to: Path) -> Snapshot:
@@ -250,7 +248,7 @@ def _counts(plan: Plan, snapshot: Snapshot, conninfo: str, tables: Sequence[str]
     empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in own]
     brought = {}
     if empty:
-        compared = content.compare(snapshot.file, conninfo, plan.target_schema, empty, sql_folder=plan.sql_folder)
+        compared = content.compare(Sides(snapshot.file, conninfo, plan.target_schema), empty, sql_folder=plan.sql_folder)
         brought = {result.table: _count(result, 0) for result in compared if result.origin == REFERENCE_DATA}
     missing = [Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in own]
     return [brought.get(row.table, row) for row in found if row.table in own] + missing

@@ -1,14 +1,14 @@
 """Reads a table of a snapshot as blocks in the text format of COPY.
 
 The fast way runs no Python per row: one query per block lets SQLite print, check and join some hundred rows, with 0x1F
-between columns, 0x1E between rows and 0x1D for NULL. COPY is told the first and the last as its delimiter and its NULL, so
+between columns, 0x1E between rows and 0x1D for NULL. COPY takes the first and the last as its delimiter and its NULL, so
 that only backslashes and line ends are escaped here, for the whole block at once.
 
 A block takes the exact way, value by value in Python, when it may hold anything that the fast way cannot carry: a value that
 a conversion has doubts about, a separator or a NUL in the data, a file that is not UTF-8. The exact way carries what may be
 carried and names table, column and key of what may not.
 
-Separators in the data are rare and counting them costs a tenth of the speed, so PostgreSQL does it: a 0x1F too many is a
+Separators in the data are rare and counting them costs a tenth of the speed, so PostgreSQL does it: one 0x1F too many is a
 column too many, a 0x1E too many is a row too many, and nothing makes up for either. When it refuses a chunk, or takes
 another number of rows, the chunk is rolled back and read again with ``count_separators``, which sends every block that does
 not add up the exact way.
@@ -40,7 +40,7 @@ _COLUMN_END, _ROW_END = f"'{COLUMN_END}'", "'\x1e'"  # literals: SQLite would ca
 
 @dataclass(frozen=True)
 class Block:
-    """Whole lines for COPY, each ended by a newline, and how many there are."""
+    """Whole lines for COPY, each ended by a newline, and their number."""
 
     data: bytes
     rows: int
@@ -60,6 +60,7 @@ class TableReader:
 
     Args:
         conn: The snapshot.
+        shape: How the rows of the table are walked through and named.
         conversions: The columns to read, in the order of the COPY statement.
         exact: Take the exact way for every row.
         secret: Columns whose content is never shown.
@@ -103,7 +104,7 @@ class TableReader:
         self._block = f"CAST(group_concat({line}, {_ROW_END}) AS BLOB), count(*), count({self._doubted})"
 
     def blocks(self, chunk: Chunk) -> Iterator[Block]:
-        """The rows of a chunk.
+        """Read the rows of a chunk.
 
         Raises:
             WrongData: Names table, column and key of a value that must not pass, and what kind of value it is.
@@ -216,7 +217,7 @@ class TableReader:
         return self._conn.execute(query, bindings).fetchone()
 
     def _finished(self, data: bytes, rows: int, doubted: int) -> Block | None:
-        """The block as COPY takes it, or None where it has to take the exact way."""
+        """Return the block as COPY takes it, or None where it has to take the exact way."""
         if doubted or b"\0" in data or (self.count_separators and not self._add_up(data, rows)):
             return None
         data = data.replace(b"\\", b"\\\\").replace(b"\n", b"\\n").replace(b"\r", b"\\r")
@@ -238,7 +239,7 @@ class TableReader:
             yield Block(b"".join(lines), len(lines))
 
     def rows(self, chunk: Chunk) -> Iterator[Row]:
-        """The rows of a chunk one by one, each with its key; otherwise as ``blocks``."""
+        """Read the rows of a chunk one by one, each with its key; otherwise as ``blocks``."""
         where: tuple[str, Sequence[Any]] = ("true", ())
         if self._shape.rowid is not None and chunk.lower is not None:
             where = (f"{self._shape.rowid} BETWEEN ? AND ?", (chunk.lower, chunk.upper))
@@ -263,7 +264,7 @@ class TableReader:
         return f"rowid={cells[len(key)]}" if len(self._key_cells) > len(key) else f"none (row {number} of the table)"
 
     def _cells(self, where: str, bindings: Sequence[Any]) -> Iterator[Sequence[Any]]:
-        """The cells of each row: those of its key, then the columns. The order is that of the file."""
+        """Read the cells of each row: those of its key, then the columns. The order is that of the file."""
         columns = [*self._key_cells, *(quote(item.column) for item in self._conversions)]
         order = f" ORDER BY {self._shape.rowid}" if self._shape.rowid else ""
         self._conn.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
@@ -301,7 +302,15 @@ class TableReader:
 
 
 def wrong_data(table: str, item: Conversion, key: str, expected: str, found: str) -> WrongData:
-    """The error for one value. It says where and what kind, never what the value is."""
+    """Return the error for one value. It says where and of which kind the value is, and never shows it.
+
+    Args:
+        table: The table in the source.
+        item: The conversion of its column.
+        key: The row, for a person.
+        expected: The values that the column takes.
+        found: The kind of value that was found.
+    """
     return WrongData(
         "this value cannot be carried over as it is",
         where=f"table {table}, column {item.column}, key {key}",
@@ -312,7 +321,7 @@ def wrong_data(table: str, item: Conversion, key: str, expected: str, found: str
 
 
 def _concatenated(cells: Sequence[str]) -> str:
-    """One line. No cell may be NULL, also not where the schema rules it out: concat_ws would skip it and its separator."""
+    """Return SQL for one line. No cell may be NULL, not even where the schema rules it out: concat_ws would skip it."""
     if not cells:
         return "''"
     groups = [f"concat_ws({_COLUMN_END}, {', '.join(cells[at : at + 100])})" for at in range(0, len(cells), 100)]
@@ -320,7 +329,7 @@ def _concatenated(cells: Sequence[str]) -> str:
 
 
 def _any(conditions: Sequence[str]) -> str:
-    """The conditions joined by OR as a balanced tree: SQLite limits how deep an expression is."""
+    """Join the conditions by OR as a balanced tree: SQLite limits how deep an expression is."""
     if len(conditions) <= 1:
         return f"({conditions[0]})" if conditions else "false"
     half = len(conditions) // 2
@@ -328,6 +337,6 @@ def _any(conditions: Sequence[str]) -> str:
 
 
 def _next_size(size: int, data: int, rows: int) -> int:
-    """Rows of the next block: so many that it has about ``BLOCK_BYTES``, growing slowly, shrinking at once."""
+    """Return the rows of the next block, for about ``BLOCK_BYTES``; they grow slowly and shrink at once."""
     wanted = BLOCK_BYTES * rows // max(1, data)
     return max(1, min(wanted, size * 2, MOST_ROWS))

@@ -5,7 +5,7 @@ SQLite's types belong to values, and PostgreSQL's input functions are lenient: `
 same thing twice: as SQL that finds, inside SQLite and for a whole block at once, whether any value *may* be one that must
 not pass, and as a Python function that decides it exactly for one value and says why not.
 
-What each type takes:
+Values that each type takes:
 
 - ``smallint``, ``integer``, ``bigint``: integers. ``boolean``: the integers 0 and 1.
 - ``double precision``: reals, infinities included, to the last bit; integers that it holds exactly.
@@ -41,7 +41,7 @@ _EXACT_INTEGERS = 2**53  # a float8 holds every integer up to here
 
 
 class NotConvertible(Exception):
-    """A value that must not pass. ``expected`` says what would; the value itself is never shown."""
+    """A value that must not pass. ``expected`` says which values would; the value itself is never shown."""
 
     def __init__(self, expected: str, found: str) -> None:
         super().__init__(found)
@@ -57,7 +57,7 @@ class TargetColumn:
         type: As ``format_type`` writes it, for people.
         base: Name of the type in ``pg_type``; for a domain that of the type it is made from.
         modifier: ``atttypmod`` of it, -1 where there is none.
-        is_enum: Whether ``base`` is an enumeration.
+        is_enum: ``base`` is an enumeration.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Conversion:
         column: Its name, the same on both sides.
         type: The target's type, for people.
         cell: SQL expression that gives the value's text in COPY's format before escaping; NULL stays NULL.
-        doubt: SQL conditions, each true for any value that has to be looked at exactly, never for NULL.
+        doubt: SQL conditions, each true for any value that has to be checked exactly, never for NULL.
         exact: Gives that text for one value that is not NULL, or raises ``NotConvertible``.
-        not_null: Whether the target refuses NULL.
+        not_null: The target refuses NULL.
     """
 
     column: str
@@ -90,7 +90,7 @@ class Conversion:
     not_null: bool
 
     def __call__(self, value: Value) -> str:
-        """The field of a COPY line for one value, escaped.
+        """Return the field of a COPY line for one value, escaped.
 
         Raises:
             NotConvertible: When the value must not pass.
@@ -112,7 +112,7 @@ def _escaped(field: str) -> str:
 
 
 def value_class(value: Value) -> str:
-    """What kind of value it is, without showing it."""
+    """Return the kind of a value, without showing it."""
     if value is None:
         return "NULL"
     if isinstance(value, str):
@@ -125,7 +125,7 @@ def value_class(value: Value) -> str:
 
 
 def target_columns(connection: psycopg.Connection, schema: str, table: str) -> list[TargetColumn]:
-    """The columns of a table of the target in its order; none where there is no such table."""
+    """Return the columns of a table of the target in its order; none where the table does not exist."""
     named = {"schema": schema, "table": table}
     rows = connection.cursor(row_factory=tuple_row).execute(_TARGET_COLUMNS, named)
     return [TargetColumn(*row) for row in rows]
@@ -156,7 +156,7 @@ _TARGET_COLUMNS = """
 
 
 def match_columns(found: Sequence[SourceColumn], target: Sequence[TargetColumn], table: str) -> list[Conversion]:
-    """A conversion for each column to copy, in the target's order.
+    """Return a conversion for each column to copy, in the target's order.
 
     The names must be the same, letter by letter, on both sides. Generated columns of the target are left to it; one that
     only the source generates is copied like any other where the target has it, and left out where it has not.
@@ -169,23 +169,23 @@ def match_columns(found: Sequence[SourceColumn], target: Sequence[TargetColumn],
     lost = [column.name for column in found if column.name not in wanted and not column.generated]
     empty = [name for name in wanted if name not in by_name]
     if lost or empty:
-        told = [f"only in the source: {', '.join(sorted(lost))}"] if lost else []
-        told += [f"only in the target: {', '.join(sorted(empty))}"] if empty else []
+        unmatched = [f"only in the source: {', '.join(sorted(lost))}"] if lost else []
+        unmatched += [f"only in the target: {', '.join(sorted(empty))}"] if empty else []
         raise Refused(
             "source and target do not have the same columns",
             where=f"table {table}",
             expected="the same names on both sides",
-            found="; ".join(told),
+            found="; ".join(unmatched),
             do="Correct the plan's SQL; nothing was copied.",
         )
     return [conversion(table, by_name[column.name], column) for column in target if not column.generated]
 
 
 def conversion(table: str, source: SourceColumn, target: TargetColumn) -> Conversion:
-    """The way from a source column to the target column of the same name.
+    """Return the conversion from a source column to the target column of the same name.
 
     Raises:
-        Refused: When the target's type is none that values can be carried into unchanged.
+        Refused: When values cannot be carried unchanged into the target's type.
     """
     name = quote(source.name)
     made = _for_type(name, affinity(source.declared_type), target)
@@ -237,9 +237,9 @@ def _for_type(name: str, stored_as: str, target: TargetColumn) -> _Made | None:
     return None
 
 
-# --- doubt: SQL that is true for whatever has to be looked at -----------------------------------------------------------
+# --- doubt: SQL that is true for every value that has to be checked exactly ---------------------------------------------
 #
-# SQLite orders values by class: NULL, numbers, text, blobs. One comparison with the least text or the least blob tells the
+# SQLite orders values by class: NULL, numbers, text, blobs. One comparison with the least text or the least blob shows the
 # class, at a tenth of the cost of typeof(). The plus takes the column's affinity away, or SQLite would try each time whether
 # the literal is a number; the collation is named because the column's own may be one that is not here.
 
@@ -249,7 +249,7 @@ def _bare(name: str) -> str:
 
 
 def not_a_number(name: str) -> str:
-    """The doubt about a column, quoted, that is to hold numbers."""
+    """Return the doubt about a column, quoted, that is to hold numbers."""
     # PostgreSQL itself refuses a real ("3.5") for integers and booleans, numbers out of range and booleans other than 0, 1.
     return f"{_bare(name)} >= ''"
 
@@ -318,10 +318,10 @@ def _float(value: Value) -> str:
 
 
 def _numeric(name: str, stored_as: str, target: TargetColumn) -> _Made | None:
-    """A real becomes the shortest decimal that reads back as the same real, or all digits of it where it is whole.
+    """Convert a real to the shortest decimal that reads back as the same real, or to all its digits where it is whole.
 
     A decimal of at most fifteen digits that reads back is the shortest one, and SQLite prints those itself. Reals that need
-    more are looked at exactly.
+    more are checked exactly.
     """
     precision, scale = (
         (target.modifier - 4) >> 16 & 0xFFFF,
@@ -430,7 +430,7 @@ def _time(pattern: str, expected: str) -> Callable[[Value], str]:
 
 
 def _shapes(*shapes: str) -> dict[int, str]:
-    """GLOB patterns by the length of what they match; the first of a length counts."""
+    """Return GLOB patterns by the length of their matches; the first of a length counts."""
     found: dict[int, str] = {}
     for shape in shapes:
         found.setdefault(len(re.sub(r"\[[^]]*\]", "?", shape)), shape)

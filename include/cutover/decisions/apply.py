@@ -50,6 +50,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.target.catalog import ForeignKey
+from include.cutover.target.orphans import count_in_source
 from include.cutover.target.schema import PlannedSchema
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ def _probe(snapshot: Path, plan: Plan, planned: PlannedSchema) -> _Found:
             return _Found(values, None)
         orphans = {}
         for key in foreign_keys.decided_keys(plan, planned):
-            orphans[key] = source_schema.orphans(connection, key, foreign_keys.column_types(planned), limit=1)[0]
+            orphans[key] = count_in_source(connection, key, foreign_keys.column_types(planned))
             foreign_keys.refuse_more_than_allowed(plan, key, orphans[key])
         return _Found(values, orphans)
 

@@ -15,6 +15,7 @@ from include.cutover.decisions.decided_snapshot import beside, place
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import quote
 from include.cutover.target.catalog import ForeignKey
+from include.cutover.target.orphans import count_in_source
 
 _KeyValues = tuple[Any, ...]
 
@@ -51,7 +52,7 @@ def references(audited: Audited) -> list[Check]:
     for key in audited.planned.foreign_keys:
         copied = {key.table, key.referenced_table} <= audited.plan.tables.keys()
         if audited.choice(key) != "block" or (copied and _concerned(audited, key)):
-            count = source_schema.orphans(audited.connection, key, audited.types, limit=1)[0]
+            count = count_in_source(audited.connection, key, audited.types)
             wrong = [f"{count:,} orphans"] if count else []
             title = "The decided snapshot has no orphans of this foreign key"
             checks.append(verdict("decided_orphans", title, wrong, "none", where=f"{key.table}.{key.name}"))

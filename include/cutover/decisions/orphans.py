@@ -10,8 +10,9 @@ from include.cutover.decisions.decided_snapshot import beside, place
 from include.cutover.decisions.workspace import Workspace, rows_of
 from include.cutover.errors import Refused
 from include.cutover.source import schema as source_schema
-from include.cutover.source.schema import quote, uuid_digits
+from include.cutover.source.schema import quote
 from include.cutover.target.catalog import ForeignKey
+from include.cutover.target.orphans import SourceReference
 
 
 class OrphanSettler:
@@ -78,43 +79,23 @@ class OrphanSettler:
         return bool(own & set(key.columns) or referenced & set(key.referenced_columns))
 
     def _find_orphans(self, key: ForeignKey) -> int:
-        """Put the places of the rows that point nowhere into ``work.hit``, as ``schema.orphans`` counts them."""
+        """Put the places of the rows that point nowhere into ``work.hit``, as ``count_in_source`` counts them."""
         shape = self._work.shape(key.table)
         self._work.run("DELETE FROM work.hit")
         self._work.run(
-            f"INSERT INTO work.hit SELECT {place(shape, 'r')} FROM {rows_of(shape)} WHERE {self._points_nowhere(key)}"
+            f"INSERT INTO work.hit SELECT {place(shape, 'r')} FROM {rows_of(shape)} WHERE {self._reference(key).is_orphan()}"
         )
         return self._work.connection.changes()
 
-    def _points_nowhere(self, key: ForeignKey) -> str:
-        own, referenced = self._ends(key)
-        present = " AND ".join(f"r.{quote(column)} IS NOT NULL" for column in key.columns)
-        return f"{present} AND ({own}) NOT IN ({self._referenced('main', key, referenced)})"
-
-    def _referenced(self, schema: str, key: ForeignKey, referenced: str) -> str:
-        there = " AND ".join(f"p.{quote(column)} IS NOT NULL" for column in key.referenced_columns)
-        return f"SELECT {referenced} FROM {schema}.{quote(key.referenced_table)} AS p WHERE {there}"
-
-    def _ends(self, key: ForeignKey) -> tuple[str, str]:
-        """Return SQL for both ends; where either becomes a uuid, both are the uuid's digits."""
-        own, referenced = [], []
-        for column, other in zip(key.columns, key.referenced_columns, strict=True):
-            mine, theirs = f"r.{quote(column)}", f"p.{quote(other)}"
-            ends = (
-                self._work.types.get(key.table, {}).get(column),
-                self._work.types.get(key.referenced_table, {}).get(other),
-            )
-            own.append(uuid_digits(mine) if "uuid" in ends else f"{mine} COLLATE BINARY")
-            referenced.append(uuid_digits(theirs) if "uuid" in ends else theirs)
-        return ", ".join(own), ", ".join(referenced)
+    def _reference(self, key: ForeignKey) -> SourceReference:
+        return SourceReference.of(key, self._work.types)
 
     def _take_out(self, key: ForeignKey) -> None:
         shape, t = self._work.shape(key.table), self._work.numbers[key.table]
         self._round += 1
-        own, referenced = self._ends(key)
         removed = "SELECT EXISTS (SELECT 1 FROM record.removed WHERE t = ?)"
         parents_gone = self._work.value(removed, (self._work.numbers.get(key.referenced_table),))
-        follows = f"({own}) IN ({self._referenced('original', key, referenced)})" if parents_gone else "0"
+        follows = self._reference(key).refers_into("original") if parents_gone else "0"
         self._work.run(
             f"INSERT INTO record.removed SELECT ?, x.place, ?, {follows}, ? FROM {beside(shape, 'work.hit', 'main r')}",
             (t, key.name, self._round),

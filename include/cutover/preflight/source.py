@@ -17,7 +17,7 @@ from include.cutover.preflight.sizes import pretty
 from include.cutover.preflight.writing import replaceable
 from include.cutover.source import database_file, fence, snapshots
 from include.cutover.source import schema as source_schema
-from include.cutover.target import catalog
+from include.cutover.target import catalog, orphans
 from include.cutover.target.schema import PlannedSchema
 from include.cutover.target.wording import listed
 
@@ -191,7 +191,7 @@ def _orphans(
     name, title = f"source_orphans_{key.name}", f"Every {key.table}.{columns} exists in {key.referenced_table}"
     where = f"{key.table}.{columns}"
     try:
-        count, keys = source_schema.orphans(connection, key, types, _ORPHAN_KEYS, secret)
+        count, keys = orphans.in_source(connection, key, types, secret=secret, limit=_ORPHAN_KEYS)
     except (apsw.Error, CannotCheck) as error:
         return Check(name, title, "unknown", "no orphans", str(error)[:200], "Look at the table in the source.", where)
     if not count:

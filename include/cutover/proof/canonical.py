@@ -74,20 +74,21 @@ def prepare(connection: apsw.Connection) -> None:
 
 
 def text_encoding(connection: apsw.Connection) -> str:
-    """Python's name of the encoding that the database keeps its text in."""
+    """Return Python's name of the encoding that the database keeps its text in."""
     kept = connection.execute("PRAGMA main.encoding").get
     return {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(str(kept), "utf-8")
 
 
 def base_type(type_name: str) -> str:
-    """The type without its length or precision: ``numeric(9,6)`` is ``numeric``."""
+    """Return the type without its length or precision: ``numeric(9,6)`` is ``numeric``."""
     return re.sub(r"\([^)]*\)", "", type_name).strip()
 
 
 def of_column(column: str, type_name: str, encoding: str = "utf-8") -> Canonical:
-    """The two expressions of a column.
+    """Return the two expressions of a column.
 
     Args:
+        column: Its name, the same on both sides.
         type_name: The target's type as ``format_type`` writes it; of a domain, the type it is made from.
         encoding: Of the source's text; see ``text_encoding``.
     """
@@ -98,7 +99,7 @@ def of_column(column: str, type_name: str, encoding: str = "utf-8") -> Canonical
 
 
 def in_source(columns: Sequence[Canonical]) -> str:
-    """SQL for the canonical text of several columns in SQLite."""
+    """Return SQL for the canonical text of several columns in SQLite."""
     texts = [column.in_source for column in columns]
     while len(texts) > 1:
         texts = [_concatenated(texts[at : at + _MOST_ARGUMENTS]) for at in range(0, len(texts), _MOST_ARGUMENTS)]
@@ -110,13 +111,13 @@ def _concatenated(texts: Sequence[str]) -> str:
 
 
 def as_bytes(expression: str, encoding: str) -> str:
-    """SQL for canonical text as a blob in UTF-8. Blobs are ordered byte by byte, as PostgreSQL's ``COLLATE "C"`` does it."""
+    """Return SQL for canonical text as a blob in UTF-8: ordered byte by byte, as by PostgreSQL's ``COLLATE "C"``."""
     data = f"CAST({expression} AS BLOB)"
     return data if encoding == "utf-8" else f"{_UTF8}({data})"
 
 
 def in_target(columns: Sequence[Canonical]) -> sql.Composable:
-    """SQL for the canonical text of several columns in PostgreSQL."""
+    """Return SQL for the canonical text of several columns in PostgreSQL."""
     texts = [column.in_target for column in columns]
     while len(texts) > 1:
         groups = [texts[at : at + _MOST_ARGUMENTS] for at in range(0, len(texts), _MOST_ARGUMENTS)]
@@ -127,9 +128,11 @@ def in_target(columns: Sequence[Canonical]) -> sql.Composable:
 
 
 def _expressions(c: str, kind: str, width: int) -> tuple[str, str]:
-    """The expression in SQLite, and the one in PostgreSQL for a value that is not NULL.
+    """Return the expression in SQLite, and the one in PostgreSQL for a value that is not NULL.
 
     Args:
+        c: The column, quoted.
+        kind: The target's type, without length or precision.
         width: Bytes of an ASCII character in the source.
     """
     if kind in INTEGERS:
@@ -168,7 +171,7 @@ def _expressions(c: str, kind: str, width: int) -> tuple[str, str]:
 
 
 def _only(column: str, ways: dict[str, str]) -> str:
-    """The expression for each storage class that belongs; NULL is ``~`` and any other class names itself."""
+    """Return the expression for each storage class that belongs; NULL is ``~`` and any other class names itself."""
     cases = " ".join(f"WHEN '{name}' THEN {expression}" for name, expression in ways.items())
     return f"CASE typeof({column}) {cases} WHEN 'null' THEN '{NULL}' ELSE '!' || typeof({column}) END"
 
@@ -202,10 +205,10 @@ def _is_day(c: str, width: int) -> str:
 
 
 def _microseconds(c: str, width: int) -> str:
-    """Microseconds since 2000 of a date and time in text. SQLite's own functions stop at milliseconds.
+    """Return SQL for the microseconds since 2000 of a date and time in text. SQLite's own functions stop at milliseconds.
 
-    The two forms that applications write most take short ways; the third splits fraction and offset. What has no seconds,
-    or a fraction finer than microseconds, is left to ``_instant``.
+    The two forms that applications write most take short ways; the third splits fraction and offset. Text without seconds,
+    or with a fraction finer than microseconds, is left to ``_instant``.
     """
 
     # unixepoch() wants digits wherever digits belong. It takes the 31st of a short month for the first of the next.
@@ -241,7 +244,7 @@ _MICROSECOND = timedelta(microseconds=1)
 
 
 def _instant(encoding: str, data: bytes) -> int | None:
-    """Microseconds since 2000, or None where the text is no instant that can be carried over exactly."""
+    """Return microseconds since 2000, or None where the text is not an instant that can be carried over exactly."""
     found = _INSTANTS.fullmatch(data.decode(encoding, "replace"))
     if found is None:
         return None
@@ -264,7 +267,7 @@ def _time(encoding: str, data: bytes) -> str:
 
 
 def _micros(hour: str, minute: str, second: str | None, fraction: str | None) -> int | None:
-    """Microseconds since midnight; 24:00 is the end of a day. None where it is no time, or finer than that."""
+    """Return microseconds since midnight; 24:00 is the end of a day. None where it is not a time, or finer than that."""
     fraction = fraction or ""
     total = (int(hour) * 3600 + int(minute) * 60 + int(second or 0)) * 1_000_000 + int(fraction[:6].ljust(6, "0"))
     if int(minute) > 59 or int(second or 0) > 59 or total > 86_400_000_000 or fraction[6:].strip("0"):
@@ -276,7 +279,7 @@ def _micros(hour: str, minute: str, second: str | None, fraction: str | None) ->
 
 
 def _text(encoding: str, data: bytes) -> str:
-    """Text with its length in UTF-8; ``!text`` where SQLite would mend broken pairs of UTF-16 in silence."""
+    """Return text with its length in UTF-8; ``!text`` where SQLite would mend broken pairs of UTF-16 in silence."""
     try:
         text = data.decode(encoding)
         return f"{len(text.encode())}:{text}"
@@ -307,7 +310,7 @@ def _fraction(text: str) -> Any:
 
 
 def _in_order(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """An object as jsonb orders it: of equal keys the last one, shorter ones first, then by bytes."""
+    """Return an object as jsonb orders it: of equal keys the last one, shorter ones first, then by bytes."""
     if len(pairs) < 2:
         return dict(pairs)
     return dict(sorted(dict(pairs).items(), key=lambda pair: (len(pair[0].encode()), pair[0].encode())))
@@ -325,7 +328,7 @@ def _jsonb(encoding: str, data: bytes) -> str:
 
 
 def _jsonb_text(encoding: str, data: bytes) -> str:
-    """What PostgreSQL prints for ``text::jsonb``; ``!json`` for what jsonb does not take.
+    """Return the text that PostgreSQL prints for ``text::jsonb``; ``!json`` for a document that jsonb does not take.
 
     Follows PostgreSQL's ``jsonb`` documentation (section JSON Types): white space is dropped, of equal keys the last is
     kept, keys are sorted by length and then by bytes, numbers keep their fraction digits.

@@ -1,8 +1,7 @@
-"""Verification by plain SQL: row counts against the snapshot, orphans of every foreign key, and the plan's smoke tests.
+"""Compares row counts of the target with those of the snapshot, by plain SQL.
 
-Everything here reads only. Each function opens one transaction, READ ONLY and REPEATABLE READ, so that all its figures are
-of one moment, and none of its queries can change the target. Wrong data is a result; what could not be looked at is
-``unknown`` or an error, never a pass.
+All figures come from one transaction, READ ONLY and REPEATABLE READ, so that they are of one moment, and no query can change
+the target. Wrong data is a result; a table that could not be counted is ``unknown``, never a pass.
 """
 
 from __future__ import annotations
@@ -36,8 +35,8 @@ class Reconciliation:
     """Both sides of one table.
 
     Attributes:
-        source_rows: What the table must hold.
-        target_rows: What the target holds; None where it could not be counted.
+        source_rows: Rows that the table must hold.
+        target_rows: Rows that the target holds; None where it could not be counted.
         origin: Where ``source_rows`` comes from.
         problem: Why it could not be counted; empty otherwise.
     """
@@ -54,7 +53,7 @@ class Reconciliation:
         return None if self.target_rows is None else self.target_rows - self.source_rows
 
     def check(self, schema: str) -> Check:
-        """The same as a check for the observer."""
+        """Return the result as a check."""
         return Check(
             name=f"row_count_{identifier(self.table)}",
             title=f"rows of {self.table} are as many as expected",
@@ -69,7 +68,7 @@ class Reconciliation:
 def expected_counts(
     snapshot: Mapping[str, int], reference: Mapping[str, int] | None = None, quarantined: Mapping[str, int] | None = None
 ) -> dict[str, ExpectedCount]:
-    """What every table must hold: the rows of the snapshot, and those that reference data brought where it had none.
+    """Return the rows that every table must hold: the snapshot's, and those of reference data where it has none.
 
     Args:
         snapshot: Rows per table in the snapshot.
@@ -104,10 +103,12 @@ def count_checks(
 ) -> list[Reconciliation]:
     """Count the rows of every expected table, all in one moment.
 
-    A table that is missing, is no table or cannot be counted has ``target_rows`` None and says why; its check is
+    A table that is missing, is not a table or cannot be counted has ``target_rows`` None and says why; its check is
     ``unknown``.
 
     Args:
+        conninfo: libpq connection string of the target.
+        schema: The application's schema.
         expected: Rows per table; a plain number comes from the snapshot.
         seconds: How long one count may take.
 
@@ -120,7 +121,7 @@ def count_checks(
             "there is no table to count",
             where=schema,
             expected="the tables of the plan",
-            do="Look at the backup's manifest.",
+            do="Check the backup's manifest.",
         )
     found = []
     with reading(conninfo, schema, seconds=seconds) as connection:
@@ -142,6 +143,7 @@ def count_checks(
 
 
 def one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    """Return the row of a query that always gives one."""
     row = cursor.fetchone()
     if row is None:
         raise CannotCheck("a query that must give a row gave none")

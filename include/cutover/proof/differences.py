@@ -1,4 +1,4 @@
-"""What differs between two rows, in words: the column, the kind of difference, and both values.
+"""Describes the differences between two rows: the column, the kind of difference, and both values.
 
 Values come as canonical text and are shown as a person reads them, except that nothing in them can be mistaken: letters that
 look like others are named by their code points, blanks and control characters are visible.
@@ -22,12 +22,12 @@ from uuid import UUID
 from include.cutover.masking import mask
 from include.cutover.proof import canonical
 from include.cutover.proof.canonical import Canonical
+from include.cutover.proof.words import HIDDEN
 from include.cutover.source import schema as source_schema
 
-HIDDEN = "***"
-NAMED = 20  # differences of each kind that are told one by one
+NAMED = 20  # differences of each kind that are named one by one
 _SHOWN = 80
-_PAIRED = 100  # rows without a key that are looked at for being the same row, changed
+_PAIRED = 100  # rows without a key that may be the same row, changed
 _NULL = canonical.NULL.encode()
 
 Kind = Literal["missing", "extra", "changed"]
@@ -38,7 +38,7 @@ class ColumnDifference:
     """A column whose two values are not the same.
 
     Attributes:
-        kind: What kind of difference it is, e.g. ``shifted by 4:00:00``.
+        kind: The kind of difference, e.g. ``shifted by 4:00:00``.
         source: The source's value for a person; ``***`` where the column is secret.
         target: The target's.
     """
@@ -59,8 +59,8 @@ class RowDifference:
     Attributes:
         kind: ``missing`` in the target, ``extra`` there, or ``changed``.
         key: The key for a person, e.g. ``id=5``.
-        columns: For a changed row, what differs.
-        note: What else is known, e.g. that its values are another row's.
+        columns: For a changed row, the columns that differ.
+        note: Further facts, e.g. that its values are another row's.
     """
 
     table: str
@@ -78,15 +78,15 @@ class RowDifference:
         return f"{self.table}, {self.key}: {words[self.kind]}" + (f" ({self.note})" if self.note else "")
 
 
-def key_text(key: Sequence[Canonical], text: bytes, secret: Collection[str]) -> str:
-    """The key of a row for a person, from the canonical text of its columns."""
+def name_of_key(key: Sequence[Canonical], text: bytes, secret: Collection[str]) -> str:
+    """Return the key of a row for a person, from the canonical text of its columns."""
     values = split(text, key)
     shown = [HIDDEN if column.column in secret else _bare(column, value) for column, value in zip(key, values, strict=True)]
     return mask(source_schema.key_text([column.column for column in key], shown))
 
 
 def split(text: bytes, columns: Sequence[Canonical]) -> list[bytes]:
-    """A row's canonical text cut at its columns again."""
+    """Split a row's canonical text at its columns again."""
     values, at = [], 0
     for column in columns:
         end = text.find(canonical.BETWEEN_COLUMNS.encode(), at)
@@ -101,7 +101,14 @@ def split(text: bytes, columns: Sequence[Canonical]) -> list[bytes]:
 def between(
     columns: Sequence[Canonical], ours: Sequence[bytes], theirs: Sequence[bytes], secret: Collection[str]
 ) -> tuple[ColumnDifference, ...]:
-    """What differs between two rows, each given as the canonical texts of its columns."""
+    """Compare two rows, each given as the canonical texts of its columns.
+
+    Args:
+        columns: Of the table.
+        ours: The source's row.
+        theirs: The target's row.
+        secret: Columns whose content is never shown.
+    """
     return tuple(
         ColumnDifference(column.column, "differs", HIDDEN, HIDDEN)
         if column.column in secret
@@ -150,11 +157,18 @@ def tally(
 ) -> None:
     """Add the differences between the rows of both sides, each given as its key and its columns, sorted by the key.
 
-    Rows without a key are a multiset. One that is missing and one that is extra are told as one row that was changed when
+    Rows without a key are a multiset. One that is missing and one that is extra are reported as one changed row when
     most of their columns agree.
 
     Args:
-        order: What the rows are sorted by, made from the key.
+        found: The differences so far; those of these rows are added.
+        table: Its name.
+        columns: Its columns, in the order of the rows' cells.
+        key: Those that name a row; empty where there is no key.
+        ours: The source's rows.
+        theirs: The target's rows.
+        secret: Columns whose content is never shown.
+        order: Makes the sort key of the rows from their key.
     """
     name = _Names(table, tuple(columns), tuple(key), frozenset(secret))
     lost: list[Row] = []
@@ -189,7 +203,7 @@ def tally(
 def _unequal(
     ours: Iterable[Row], theirs: Iterable[Row], order: Callable[[bytes], Any]
 ) -> Iterator[tuple[bytes, Counter[Row]]]:
-    """Keys whose rows are not the same on both sides, with how many more of each row the source has."""
+    """Return keys whose rows are not the same on both sides, with how many more of each row the source has."""
     merged = heapq.merge(_of_side(ours, 1, order), _of_side(theirs, -1, order), key=lambda item: item[0])
     for _, group in itertools.groupby(merged, key=lambda item: item[0]):
         text, balance = b"", Counter[Row]()
@@ -205,7 +219,7 @@ def _of_side(rows: Iterable[Row], side: int, order: Callable[[bytes], Any]) -> I
 
 
 def _nearest(row: Row, others: Sequence[Row]) -> Row | None:
-    """The row that differs in the fewest columns, and in no more than half of them."""
+    """Return the row that differs in the fewest columns, and in no more than half of them."""
     by_distance = [(sum(left != right for left, right in zip(row, other, strict=True)), other) for other in others]
     distance, other = min(by_distance, key=lambda item: item[0], default=(len(row), row))
     return other if distance <= len(row) // 2 else None
@@ -222,11 +236,11 @@ class _Names:
         self.notes: dict[str, str] = {}
 
     def of_key(self, text: bytes) -> str:
-        """A row by its key."""
-        return key_text(self._key, text, self._secret)
+        """Name a row by its key."""
+        return name_of_key(self._key, text, self._secret)
 
     def of(self, text: bytes, row: Row) -> str:
-        """A row by its key, or by some of its columns where it has none."""
+        """Name a row by its key, or by some of its columns where it has none."""
         if self._key:
             return self.of_key(text)
         cells = [
@@ -236,7 +250,7 @@ class _Names:
         return f"a row without a key ({mask(shown)})"
 
     def changed(self, name: str, before: Row, after: Row) -> RowDifference:
-        """The difference between two rows of one key."""
+        """Return the difference between two rows of one key."""
         cells = [cell for cell in zip(self._columns, before, after, strict=True) if cell[1] != cell[2]]
         names = tuple(column.column for column, _, _ in cells)
         own, other = tuple(cell for _, cell, _ in cells), tuple(cell for _, _, cell in cells)
@@ -252,12 +266,12 @@ class _Names:
 
 
 def shown(column: Canonical, text: bytes) -> str:
-    """A value for a person: NULL, quoted text, a number, a date."""
+    """Return a value for a person: NULL, quoted text, a number, a date."""
     value = _value(column, text)
     if value is None:
         return "NULL"
     if isinstance(value, _Strange):
-        return f"a value that is no {column.type} ({value.word})"
+        return f"not a value of {column.type} ({value.word})"
     if isinstance(value, str):
         return mask(_quoted(value) if column.has_length else _cut(value))
     return _bare(column, text)
@@ -277,7 +291,7 @@ def _bare(column: Canonical, text: bytes) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Text in quotes, with everything escaped that is not a plain letter, digit or sign of its script."""
+    """Quote text, with everything escaped that is not a plain letter, digit or sign of its script."""
     seen = "".join(letter if letter.isprintable() and letter != "\\" else _escaped(letter) for letter in text[: _SHOWN + 1])
     return f"'{seen[:_SHOWN]}…'" if len(text) > _SHOWN else f"'{seen}'"
 
@@ -298,7 +312,7 @@ class _Strange:
 
 
 def _value(column: Canonical, text: bytes) -> Any:
-    """What a canonical text stands for."""
+    """Return the value that a canonical text stands for."""
     if text == _NULL:
         return None
     if text.startswith(b"!"):
@@ -341,10 +355,10 @@ def _instant_of(micros: int) -> datetime | _Strange:
 
 
 def kind_of(column: Canonical, ours: bytes, theirs: bytes) -> str:
-    """What kind of difference there is between two canonical texts of a column."""
+    """Return the kind of difference between two canonical texts of a column."""
     before, after = _value(column, ours), _value(column, theirs)
     if isinstance(before, _Strange) or isinstance(after, _Strange):
-        return f"the {'source' if isinstance(before, _Strange) else 'target'} holds what is no {column.type}"
+        return f"the {'source' if isinstance(before, _Strange) else 'target'} holds a value that is not {column.type}"
     if before is None or after is None:
         if "" in (before, after):
             return "NULL and empty text"
@@ -423,7 +437,7 @@ def _number(before: float | Decimal, after: float | Decimal) -> str:
 
 
 def _place(value: float) -> int:
-    """Where a float8 stands among all of them."""
+    """Return where a float8 stands among all of them."""
     bits = int(struct.unpack(">q", struct.pack(">d", value))[0])
     return bits if bits >= 0 else -(bits & 0x7FFF_FFFF_FFFF_FFFF)
 
@@ -447,7 +461,7 @@ def _json(before: str, after: str) -> str:
 
 
 def _inside(before: Any, after: Any, path: str) -> str:
-    """Where two documents differ first; empty where they do not."""
+    """Return where two documents differ first; empty where they do not."""
     if isinstance(before, dict) and isinstance(after, dict):
         if before.keys() != after.keys():
             return f"other keys at {path}"

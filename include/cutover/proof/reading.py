@@ -1,4 +1,4 @@
-"""Read-only sessions in the target, and the problems that keep a query from being asked."""
+"""Read-only sessions with the target, and the problems that keep a query from running."""
 
 from __future__ import annotations
 
@@ -21,10 +21,11 @@ _KINDS = {"v": "a view", "m": "a materialized view", "f": "a foreign table"}
 
 @contextlib.contextmanager
 def session(conninfo: str, schema: str, *, seconds: float) -> Iterator[target_session.Connection]:
-    """A session that cannot write, in which unqualified names mean ``schema``.
+    """Open a session that cannot write, in which unqualified names mean ``schema``.
 
     Args:
         conninfo: libpq connection string.
+        schema: The application's schema.
         seconds: How long one statement may take.
 
     Raises:
@@ -44,25 +45,25 @@ def session(conninfo: str, schema: str, *, seconds: float) -> Iterator[target_se
 
 @contextlib.contextmanager
 def reading(conninfo: str, schema: str, *, seconds: float) -> Iterator[target_session.Connection]:
-    """One read-only transaction that sees one moment, rolled back at the end. Arguments and errors as for ``session``."""
+    """Open one read-only transaction that sees one moment, rolled back at the end; otherwise as ``session``."""
     with session(conninfo, schema, seconds=seconds) as connection, connection.transaction(force_rollback=True):
         yield connection
 
 
 def query_problem(error: psycopg.Error) -> str:
-    """Why a query could not be answered, without the values it was about."""
+    """Return why a query failed, without the values it was about."""
     if isinstance(error, psycopg.errors.QueryCanceled):
         return "the query took longer than it may"
     return target_session.primary_message(error)
 
 
 def relation_problem(connection: psycopg.Connection, schema: str, tables: Collection[str]) -> dict[str, str]:
-    """The names among ``tables`` that are no table of the schema, with what they are instead."""
+    """Return the names among ``tables`` that are not tables of the schema, each with its kind."""
     kinds: dict[str, str] = dict(connection.execute(_RELATIONS, [schema]).fetchall())
     problems = {}
     for table in tables:
         if table not in kinds:
             problems[table] = f"no such table in schema {schema}"
         elif kinds[table] in _KINDS:
-            problems[table] = f"{_KINDS[kinds[table]]}, no table"
+            problems[table] = f"{_KINDS[kinds[table]]}, not a table"
     return problems

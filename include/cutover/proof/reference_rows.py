@@ -1,9 +1,9 @@
-"""What the plan's reference data must have brought: found out by running the same SQL once more, and rolling it back.
+"""Compares tables with the plan's reference data, by running the same SQL once more and rolling it back.
 
 The files under ``reference/`` fill tables that the source left empty, and may look up rows of the others. So they are run in
-a scratch schema of the target in which those other tables hold what they hold. What is not the same each time is not
-compared: a time or a random uuid that a default gave. Numbers from a sequence are compared by their distance from the first,
-as a first attempt that was rolled back has used some up; a column that refers to them is compared in the same way.
+a scratch schema of the target in which those other tables hold what they hold. Values that are not the same each time are
+not compared: a time or a random uuid that a default gave. Numbers from a sequence are compared by their distance from the
+first, as a first attempt that was rolled back has used some up; a column that refers to them is compared in the same way.
 """
 
 from __future__ import annotations
@@ -18,27 +18,28 @@ from psycopg import sql
 
 from include.cutover.proof import digests
 from include.cutover.proof.differences import Tally, tally
-from include.cutover.proof.digests import Shape
+from include.cutover.proof.parts import ComparedTable
 from include.cutover.target import catalog, scratch_schema, sql_files, sql_runner
+from include.cutover.target.sides import Sides
 
 _COPIED_ROWS = 10_000
 _BEFORE = ("pre_data", "migrations", "post_data")
 
 
 def compare(
-    conninfo: str,
-    schema: str,
+    sides: Sides,
     sql_folder: Path,
     connection: psycopg.Connection,
-    shapes: Mapping[str, Shape],
+    tables: Mapping[str, ComparedTable],
     filled: Collection[str],
-    secret: Mapping[str, Collection[str]],
 ) -> dict[str, tuple[int, int, Tally]]:
-    """Compare tables with what the reference data brings. Nothing is left behind, however this process ends.
+    """Compare tables with the rows that the reference data brings. Nothing is left behind, however this process ends.
 
     Args:
+        sides: The snapshot and the target.
+        sql_folder: The plan's SQL.
         connection: A transaction in the target that the tables are read in.
-        shapes: The tables, all without a row in the source.
+        tables: The tables, all without a row in the source.
         filled: The tables that the source filled; reference data cannot write to them here.
 
     Returns:
@@ -49,16 +50,19 @@ def compare(
         Refused: When the pipeline's role may not make a schema.
         Unreachable: When the target does not answer.
     """
-    numbers = _numbers(connection, schema, shapes)
+    conninfo, schema = sides.conninfo, sides.schema
+    numbers = _numbers(connection, schema, tables)
     with _rehearsed(conninfo, schema, sql_folder, filled) as (other, scratch):
-        once = {table: _fingerprints(other, scratch, _numbered(shape, scratch, numbers)) for table, shape in shapes.items()}
+        once = {
+            table: _fingerprints(other, scratch, _numbered(compared, scratch, numbers)) for table, compared in tables.items()
+        }
     with _rehearsed(conninfo, schema, sql_folder, filled) as (other, scratch):
         found = {}
-        for table, shape in shapes.items():
-            again = _fingerprints(other, scratch, _numbered(shape, scratch, numbers))
+        for table, compared in tables.items():
+            again = _fingerprints(other, scratch, _numbered(compared, scratch, numbers))
             same = {name for name, value in again.items() if once[table][name] == value}
             key = _key(other, scratch, table, {name for name in same if (table, name) not in numbers})
-            ours, theirs = (_only(_numbered(shape, place, numbers), same, key) for place in (scratch, schema))
+            ours, theirs = (_only(_numbered(compared, place, numbers), same, key) for place in (scratch, schema))
             differences = Tally()
             with connection.transaction():
                 tally(
@@ -68,7 +72,7 @@ def compare(
                     ours.key,
                     digests.target_rows(other, scratch, ours, columns=True),
                     digests.target_rows(connection, schema, theirs, columns=True),
-                    secret.get(table, ()),
+                    sides.secret_of(table),
                 )
             found[table] = (_count(other, scratch, table), _count(connection, schema, table), differences)
         return found
@@ -78,7 +82,7 @@ def compare(
 def _rehearsed(
     conninfo: str, schema: str, sql_folder: Path, filled: Collection[str]
 ) -> Iterator[tuple[psycopg.Connection, str]]:
-    """A scratch schema as it is after the reference data was loaded."""
+    """Give a scratch schema as it is after the reference data was loaded."""
     with scratch_schema.build(conninfo, sql_folder, _BEFORE) as (connection, scratch):
         for table in set(filled) & set(catalog.tables(connection, scratch)) & set(catalog.tables(connection, schema)):
             _fill(connection, schema, scratch, table)
@@ -88,7 +92,7 @@ def _rehearsed(
 
 
 def _fill(connection: psycopg.Connection, schema: str, scratch: str, table: str) -> None:
-    """Let a table of the scratch schema hold what the real one holds; a large one is looked through to."""
+    """Let a table of the scratch schema hold the rows of the real one; through a view where it is large."""
     names = {"real": sql.Identifier(schema, table), "scratch": sql.Identifier(scratch, table)}
     some = sql.SQL("SELECT count(*) FROM (SELECT FROM {real} LIMIT {most}) AS first_rows")
     few = connection.execute(some.format(most=sql.Literal(_COPIED_ROWS + 1), **names)).fetchone()
@@ -120,7 +124,7 @@ _Numbers = Mapping[tuple[str, str], tuple[str, str]]
 
 
 def _numbers(connection: psycopg.Connection, schema: str, tables: Collection[str]) -> _Numbers:
-    """Columns that hold a number from a sequence, or refer to such a column: to the column that the sequence fills."""
+    """Map columns that hold a number from a sequence, or refer to such a column, to the column that the sequence fills."""
     found = {
         (use.table, use.column): (use.table, use.column)
         for use in catalog.sequences(connection, schema)
@@ -132,11 +136,11 @@ def _numbers(connection: psycopg.Connection, schema: str, tables: Collection[str
     return found
 
 
-def _numbered(shape: Shape, schema: str, numbers: _Numbers) -> Shape:
-    """The table with numbers counted from the first that was given."""
+def _numbered(compared: ComparedTable, schema: str, numbers: _Numbers) -> ComparedTable:
+    """Return the table with numbers counted from the first that was given."""
     columns = []
-    for column in shape.columns:
-        base = numbers.get((shape.table, column.column))
+    for column in compared.columns:
+        base = numbers.get((compared.table, column.column))
         if base is not None:
             distance = sql.SQL(
                 "CASE WHEN {column} IS NULL THEN '~' ELSE ({column} - (SELECT min({first}) FROM {table}))::text END"
@@ -145,24 +149,24 @@ def _numbered(shape: Shape, schema: str, numbers: _Numbers) -> Shape:
             )
             column = replace(column, type="bigint", in_target=distance, has_length=False)
         columns.append(column)
-    return replace(shape, columns=tuple(columns))
+    return replace(compared, columns=tuple(columns))
 
 
-def _only(shape: Shape, names: Collection[str], key: Collection[str]) -> Shape:
-    columns = {column.column: column for column in shape.columns if column.column in names}
-    return replace(shape, columns=tuple(columns.values()), key=tuple(columns[name] for name in key))
+def _only(compared: ComparedTable, names: Collection[str], key: Collection[str]) -> ComparedTable:
+    columns = {column.column: column for column in compared.columns if column.column in names}
+    return replace(compared, columns=tuple(columns.values()), key=tuple(columns[name] for name in key))
 
 
-def _fingerprints(connection: psycopg.Connection, schema: str, shape: Shape) -> dict[str, str]:
-    """Column → digest of all its values, whatever their order."""
+def _fingerprints(connection: psycopg.Connection, schema: str, compared: ComparedTable) -> dict[str, str]:
+    """Return column → digest of all its values, whatever their order."""
     digest = sql.SQL("encode(sha256(convert_to(string_agg({text}, E'\\n' ORDER BY {text} COLLATE \"C\"), 'UTF8')), 'hex')")
-    listed = sql.SQL(", ").join(digest.format(text=column.in_target) for column in shape.columns)
-    row = connection.execute(sql.SQL("SELECT {} FROM {}").format(listed, sql.Identifier(schema, shape.table))).fetchone()
-    return dict(zip((column.column for column in shape.columns), row or (), strict=True))
+    listed = sql.SQL(", ").join(digest.format(text=column.in_target) for column in compared.columns)
+    row = connection.execute(sql.SQL("SELECT {} FROM {}").format(listed, sql.Identifier(schema, compared.table))).fetchone()
+    return dict(zip((column.column for column in compared.columns), row or (), strict=True))
 
 
 def _key(connection: psycopg.Connection, schema: str, table: str, usable: Collection[str]) -> list[str]:
-    """The columns of a unique index that names the rows; none where each has a column that is not the same each time."""
+    """Return the columns of a unique index that names the rows; none where each has a column that changes each time."""
     query = """
         SELECT array(SELECT attribute.attname FROM unnest(index.indkey::int2[]) WITH ORDINALITY AS key (attnum, position)
                      JOIN pg_attribute AS attribute USING (attnum)

@@ -1,4 +1,4 @@
-"""What is required of a table, or of rows in memory: expectations in plain words, and how Great Expectations gets them.
+"""Requirements of a table, or of rows in memory: expectations in plain words, and how Great Expectations gets them.
 
 Nothing here imports Great Expectations: that happens when a stage makes its expectations (``expectations``).
 """
@@ -16,7 +16,7 @@ from psycopg import sql
 from include.cutover.checks import Outcome
 
 Result = Mapping[str, Any]
-"""What one expectation found, as Great Expectations gives it, e.g. ``{"observed_value": 3}``."""
+"""The result of one expectation, as Great Expectations gives it, e.g. ``{"observed_value": 3}``."""
 
 Make = Callable[..., Any]
 """Makes an expectation from the module ``great_expectations.expectations``; its keyword arguments are passed on."""
@@ -30,14 +30,14 @@ class Requirement:
 
     Attributes:
         name: Stable identifier of the check it becomes.
-        title: What is checked, for the observer.
+        title: The check in plain words, for the observer.
         expected: The value that must be found.
         origin: Where that value comes from, as a sentence.
         make: Makes the expectation; see ``finds_no_row``, ``in_bounds`` and ``in_set``.
-        found: Puts a result into words; never with the content of a column that is no key.
-        do: What to do when it does not hold.
+        found: Puts a result into words; never with the content of a column that is not a key.
+        do: The next action when it does not hold.
         otherwise: The outcome when it does not hold.
-        elsewhere: Whether it was found out elsewhere, so that the asset need not be there.
+        elsewhere: It was found out elsewhere, so that the asset need not be there.
     """
 
     name: str
@@ -53,13 +53,13 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Asset:
-    """What the requirements of one suite are about: a real table of the target, or rows put together in memory.
+    """The subject of a suite: a real table of the target, or rows put together in memory.
 
     Attributes:
         name: How it is called in the Data Docs.
         table: Name of the table, None for ``rows``.
         rows: Texts and whole numbers, in rows with the same columns each; the column ``name`` names a row.
-        first: Whether it stands before the others on the start page.
+        first: It stands before the others on the start page.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Asset:
 
 
 def finds_no_row(query: sql.Composed) -> Make:
-    """The query finds nothing. It must give keys only: they are in the result, and shown."""
+    """Require that the query finds nothing. It must give keys only: they are in the result, and shown."""
 
     def make(_: Any, **about: Any) -> Any:
         from include.cutover.proof.validation_site import ExpectQueryToFindNoRows
@@ -88,11 +88,13 @@ def in_bounds(
     at_least: Mapping[str, int] | None = None,
     at_most: Mapping[str, int] | None = None,
 ) -> Make:
-    """Figures that were found elsewhere are within bounds.
+    """Require that figures that were found elsewhere are within bounds.
 
     Args:
-        figures: Called once, when the expectation is evaluated: it may wait for what is still on its way. An error of it is
-            a figure that could not be had.
+        figures: Called once, when the expectation is evaluated: it may wait for work under way. An error that it raises
+            makes the check ``unknown``.
+        at_least: Least value per figure.
+        at_most: Greatest value per figure.
     """
 
     def make(_: Any, **about: Any) -> Any:
@@ -106,30 +108,30 @@ def in_bounds(
 
 
 def cannot_say(problem: str) -> Mapping[str, int]:
-    """For figures that could not be found, see ``in_bounds``."""
+    """Raise the error for figures that could not be found, see ``in_bounds``."""
     raise LookupError(problem)
 
 
 def in_set(column: str, values: Sequence[str | int]) -> Make:
-    """Every value of a column is one of these. Empty values are passed over."""
+    """Require that every value of a column is one of these. Empty values are passed over."""
     return lambda gxe, **about: gxe.ExpectColumnValuesToBeInSet(column=column, value_set=list(values), **about)
 
 
 def rows_of(result: Result) -> list[dict[str, str]]:
-    """The keys that a query found, as text."""
+    """Return the keys that a query found, as text."""
     rows = (result.get("details") or {}).get("unexpected_rows") or []
     return [{str(name): "NULL" if value is None else str(value) for name, value in row.items()} for row in rows if row]
 
 
 def names_at_fault(result: Result) -> str:
-    """The rows in memory that do not hold, by their names."""
+    """Name the rows in memory that do not hold."""
     names = [str(item["name"]) for item in result.get("unexpected_index_list") or []]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     return f"not so for {', '.join(names[:_SHOWN])}{more}" if names else "so it is"
 
 
 def _as_template(query: str) -> str:
-    """The query as Great Expectations takes it: braces are placeholders there, and a colon starts a bound value.
+    """Return the query as Great Expectations takes it: braces are placeholders there, and a colon starts a bound value.
 
     It also wants to put the table's name in, unquoted; cut to nothing here, since the query names its tables itself.
     """

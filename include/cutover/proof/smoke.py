@@ -1,4 +1,4 @@
-"""The plan's own questions to the target's database."""
+"""The plan's own smoke tests of the target's database."""
 
 from __future__ import annotations
 
@@ -18,13 +18,16 @@ _BOOLEAN = 16  # type oid of PostgreSQL's boolean
 
 
 def smoke_test_database(conninfo: str, schema: str, sql_folder: Path, *, seconds: float = 60) -> list[Check]:
-    """Ask the plan's own questions: every ``smoke/*.sql`` below ``sql_folder``, in the order of their names.
+    """Run the plan's own smoke tests: every ``smoke/*.sql`` below ``sql_folder``, in the order of their names.
 
     Each file is one query that returns rows ``(name text, passed boolean, found text)``; each row becomes a check. The
     query runs with ``schema`` as search path, in a read-only transaction of its own that is rolled back. A file that cannot
-    be run, returns other columns or no rows is ``unknown``: nothing was looked at.
+    be run, returns other columns or no rows is ``unknown``: nothing was checked.
 
     Args:
+        conninfo: libpq connection string of the target.
+        schema: The application's schema.
+        sql_folder: The plan's SQL.
         seconds: How long one query may take.
 
     Raises:

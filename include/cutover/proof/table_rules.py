@@ -1,7 +1,7 @@
-"""What the rows of a table must hold to: NOT NULL, keys and foreign keys; and the SQL that finds those which do not.
+"""The rules for the rows of a table, NOT NULL, keys and foreign keys, and the SQL that finds rows that violate them.
 
-The rules are those of the plan's SQL and those of the target's catalog together: one that somebody dropped is still looked
-at, and so is one that somebody added. What the queries give is keys, with secret columns masked.
+The rules are those of the plan's SQL and those of the target's catalog together: one that somebody dropped is still
+checked, and so is one that somebody added. The queries give keys only, with secret columns masked.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from typing import Generic, TypeVar
 import psycopg
 from psycopg import sql
 
-from include.cutover.proof.orphans import SHOWN_KEYS, orphan_rows
+from include.cutover.proof.orphans import SHOWN_KEYS
 from include.cutover.proof.reading import reading
+from include.cutover.proof.words import HIDDEN
 from include.cutover.target import catalog, scratch_schema
 from include.cutover.target.catalog import ForeignKey, Index, IndexPart
-
-HIDDEN = "***"
+from include.cutover.target.orphans import rows_in_target
 
 COUNT_COLUMN = "rows found"
 """Column with the number of all that a query found, of which it gives the first ``SHOWN_KEYS`` only."""
@@ -54,7 +54,7 @@ class Stated(Generic[Rule]):
 
 @dataclass(frozen=True)
 class TableRules:
-    """What a table must hold to.
+    """The rules of a table.
 
     Attributes:
         primary_key: The columns that name a row; empty where there is no primary key.
@@ -71,7 +71,7 @@ class TableRules:
 
 @dataclass(frozen=True)
 class _Reading:
-    """What one catalog says about a table."""
+    """The rules of a table in one catalog."""
 
     primary_key: Sequence[str] = ()
     not_null: Sequence[str] = ()
@@ -80,15 +80,17 @@ class _Reading:
 
 
 def read(conninfo: str, schema: str, sql_folder: Path | None = None) -> dict[str, TableRules]:
-    """The rules of every table that the plan's SQL makes or the schema has.
+    """Read the rules of every table that the plan's SQL makes or the schema has.
 
     Args:
+        conninfo: libpq connection string of the target.
+        schema: The application's schema.
         sql_folder: The plan's SQL, which is tried in a scratch schema and rolled back; None for the catalog's rules alone.
 
     Raises:
         CannotCheck: When a foreign key leaves the schema.
         Unreachable: When the target does not answer.
-        The errors of ``migrations.rehearsal``: when the SQL cannot be tried.
+        The errors of ``scratch_schema.build``: when the SQL cannot be tried.
     """
     planned = None
     if sql_folder is not None:
@@ -117,7 +119,7 @@ def _readings(connection: psycopg.Connection, schema: str) -> dict[str, _Reading
 
 def _together(table: str, planned: _Reading | None, found: _Reading) -> TableRules:
     def stated(rules: Callable[[_Reading], Iterable[Rule]], same: Callable[[Rule], Hashable]) -> list[tuple[Rule, str]]:
-        """Each rule once, with the end of the sentence that says where it stands."""
+        """Return each rule once, with the end of the sentence that says where it stands."""
         theirs = {same(rule): rule for rule in rules(found)}
         if planned is None:
             return [(rule, _CATALOG) for rule in theirs.values()]
@@ -129,11 +131,11 @@ def _together(table: str, planned: _Reading | None, found: _Reading) -> TableRul
 
     columns = stated(lambda reading: reading.not_null, lambda column: column)
     places = {where: [column for column, place in columns if place == where] for _, where in columns}
-    told = [f"{_NOT_NULL[where]}: {', '.join(names)}." for where, names in places.items()]
+    sentences = [f"{_NOT_NULL[where]}: {', '.join(names)}." for where, names in places.items()]
     return TableRules(
         table,
         primary_key=tuple((planned.primary_key if planned else ()) or found.primary_key),
-        not_null=Stated(tuple(column for column, _ in columns), " ".join(told)) if columns else None,
+        not_null=Stated(tuple(column for column, _ in columns), " ".join(sentences)) if columns else None,
         unique=tuple(
             Stated(index, f"The rule is the {'primary' if index.primary else 'unique'} key {index.name} {where}.")
             for index, where in stated(lambda reading: reading.unique, _same_rows)
@@ -146,7 +148,7 @@ def _together(table: str, planned: _Reading | None, found: _Reading) -> TableRul
 
 
 def _same_rows(index: Index) -> Hashable:
-    """The same for two indexes that keep out the same rows, whatever they are called."""
+    """Return the same for two indexes that keep out the same rows, whatever they are called."""
     parts = tuple((part.definition, part.collation) for part in index.parts)
     return index.primary, index.predicate, index.nulls_equal, parts
 
@@ -155,18 +157,13 @@ def _same_reference(key: ForeignKey) -> Hashable:
     return key.columns, key.referenced_table, key.referenced_columns
 
 
-def key_text(index: Index) -> str:
-    """The columns, as a person writes them: ``name, lower(email)``."""
-    return ", ".join(part.column or part.definition for part in index.parts)
-
-
-# --- rows that do not hold to it ------------------------------------------------------------------------------------------
+# --- rows that violate them -----------------------------------------------------------------------------------------------
 
 
 def rows_with_null(schema: str, rules: TableRules, secret: Collection[str] = ()) -> sql.Composed:
-    """The rows that have a NULL in a column that is NOT NULL: their primary keys, and the names of these columns.
+    """Return the query for rows with a NULL in a NOT NULL column: their primary keys, and the names of these columns.
 
-    ``num_nulls`` and not ``IS NULL``: of a column that is declared NOT NULL PostgreSQL says that without a look at the rows.
+    ``num_nulls`` and not ``IS NULL``: PostgreSQL answers that of a NOT NULL column without reading the rows.
     """
     columns = rules.not_null.rule if rules.not_null else ()
     name = sql.SQL("CASE num_nulls({}) WHEN 1 THEN {} END")
@@ -191,7 +188,7 @@ def rows_with_null(schema: str, rules: TableRules, secret: Collection[str] = ())
 
 
 def doubled_keys(schema: str, index: Index, secret: Collection[str] = ()) -> sql.Composed:
-    """The keys that more than one row has, and how many have them; ``COUNT_COLUMN`` counts the keys.
+    """Return the query for keys that several rows have, and how many have them; ``COUNT_COLUMN`` counts the keys.
 
     A key with a NULL in it is like no other, as PostgreSQL has it, but for NULLS NOT DISTINCT; and a primary key has none.
     """
@@ -222,14 +219,21 @@ def doubled_keys(schema: str, index: Index, secret: Collection[str] = ()) -> sql
     )  # fmt: skip
 
 
-def orphans(schema: str, key: ForeignKey, primary_key: Sequence[str], secret: Collection[str] = ()) -> sql.Composed:
-    """The rows whose reference leads nowhere: their primary keys and what they refer to."""
+def rows_without_parent(schema: str, key: ForeignKey, primary_key: Sequence[str], secret: Collection[str]) -> sql.Composed:
+    """Return the query for the rows whose reference leads nowhere: their primary keys and the values that refer.
+
+    Args:
+        schema: The application's schema.
+        key: The foreign key.
+        primary_key: Columns of the referring table's primary key; empty where it has none.
+        secret: Columns of that table whose content is never shown.
+    """
     return sql.SQL("SELECT {} {} {} LIMIT {}").format(
         sql.SQL(", ").join([
             *(_shown(_child(column), column, column in secret) for column in dict.fromkeys([*primary_key, *key.columns])),
             _COUNT,
         ]),
-        orphan_rows(schema, key),
+        rows_in_target(schema, key),
         _ordered(map(_child, primary_key or key.columns)),
         sql.Literal(SHOWN_KEYS),
     )  # fmt: skip
@@ -249,7 +253,7 @@ def _part(part: IndexPart) -> sql.Composed:
 
 
 def _is_secret(part: IndexPart, secret: Collection[str]) -> bool:
-    # Which columns an expression is made of is not told: beside a secret column none is shown.
+    # The catalog does not say which columns an expression is made of: beside a secret column none is shown.
     return part.column in secret if part.column is not None else bool(secret)
 
 

@@ -6,10 +6,10 @@ Everything here reads a connection that ``snapshots.open_snapshot`` gave. Only `
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import apsw
 
@@ -60,30 +60,6 @@ class TableShape:
     order: tuple[KeyColumn, ...]
     key: tuple[str, ...]
     alias: str | None = None
-
-
-class Reference(Protocol):
-    """The parts of a foreign key that ``orphans`` needs; ``catalog.ForeignKey`` is one."""
-
-    @property
-    def table(self) -> str:
-        """The referring table."""
-        ...
-
-    @property
-    def columns(self) -> Sequence[str]:
-        """The referring columns."""
-        ...
-
-    @property
-    def referenced_table(self) -> str:
-        """The table referred to."""
-        ...
-
-    @property
-    def referenced_columns(self) -> Sequence[str]:
-        """The columns referred to, in the order of ``columns``."""
-        ...
 
 
 def quote(identifier: str) -> str:
@@ -225,58 +201,6 @@ def _statements(conn: apsw.Connection) -> list[tuple[str, str, str]]:
     return [(str(kind), str(name), str(text)) for kind, name, text in conn.execute(query)]
 
 
-def orphans(
-    conn: apsw.Connection,
-    fk: Reference,
-    column_types: Mapping[str, Mapping[str, str]],
-    limit: int = 20,
-    secret: Collection[str] = (),
-) -> tuple[int, list[str]]:
-    """Find the rows whose reference leads nowhere.
-
-    A row with NULL in any of the referencing columns refers to nothing and is not an orphan, as in PostgreSQL. Where either
-    end becomes ``uuid``, both are compared as uuids: the source may spell one with hyphens and the other without. Text is
-    compared byte by byte, whatever collation the source declares.
-
-    Args:
-        conn: A snapshot of the source.
-        fk: The foreign key.
-        column_types: Target type of each column, per table.
-        limit: How many keys to return at most.
-        secret: Columns of the referring table whose content is never shown.
-
-    Returns:
-        The number of orphans, and the keys of the first of them, e.g. ``id=5``.
-
-    Raises:
-        CannotCheck: When a table or column of the foreign key is not in the source.
-    """
-    _require_columns(conn, fk.table, fk.columns)
-    _require_columns(conn, fk.referenced_table, fk.referenced_columns)
-    own, referenced = [], []
-    for column, other in zip(fk.columns, fk.referenced_columns, strict=True):
-        ends = (column_types.get(fk.table, {}).get(column), column_types.get(fk.referenced_table, {}).get(other))
-        as_uuid = "uuid" in ends
-        own.append(uuid_digits(quote(column)) if as_uuid else f"{quote(column)} COLLATE BINARY")
-        referenced.append(uuid_digits(quote(other)) if as_uuid else quote(other))
-    present = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.columns)
-    there = " AND ".join(f"{quote(column)} IS NOT NULL" for column in fk.referenced_columns)
-    # The set on the right is built once, as an index in a temporary file where it is large.
-    orphaned = (
-        f"FROM main.{quote(fk.table)} WHERE {present} AND ({', '.join(own)}) NOT IN "  # noqa: S608
-        f"(SELECT {', '.join(referenced)} FROM main.{quote(fk.referenced_table)} WHERE {there})"
-    )
-    count = int(conn.execute(f"SELECT count(*) {orphaned}").get)
-    if not count:
-        return 0, []
-    names, cells = named_by(shape(conn, fk.table), secret)
-    if not cells:
-        names = tuple(name for name in fk.columns if name not in secret)
-        cells = tuple(quote(name) for name in names) or ("'…'",)
-    rows = conn.execute(f"SELECT {', '.join(readable(cell) for cell in cells)} {orphaned} LIMIT ?", (limit,))
-    return count, [key_text(names or ("key",), row) for row in rows]
-
-
 def named_by(shape: TableShape, secret: Collection[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Return the columns that name a row to a person, and their SQL: the key, else the rowid; empty without either.
 
@@ -287,17 +211,6 @@ def named_by(shape: TableShape, secret: Collection[str] = ()) -> tuple[tuple[str
     if shape.key and not set(shape.key) & set(secret):
         return shape.key, tuple(quote(name) for name in shape.key)
     return (("rowid",), (shape.rowid,)) if shape.rowid else ((), ())
-
-
-def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) -> None:
-    known = {column.name for column in columns(conn, table)}
-    if missing := [name for name in names if name not in known]:
-        raise CannotCheck("a column of the foreign key is not in the source", where=table, expected=", ".join(missing))
-
-
-def uuid_digits(column: str) -> str:
-    """Return SQL for the digits of a uuid, however it is spelled."""
-    return f"lower(replace(replace(replace({column}, '-', ''), '{{', ''), '}}', ''))"
 
 
 def readable(expression: str) -> str:

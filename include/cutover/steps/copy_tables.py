@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from include.cutover.copying import tables as copying
+from include.cutover.copying.chunks import Share
+from include.cutover.copying.progress import CopyProgress
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.runs import clock as clocks
 from include.cutover.runs import runbook
 from include.cutover.steps.step import Report, Step
+from include.cutover.target.sides import Sides
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:
@@ -22,22 +26,17 @@ def copy(step: Step, *, table: str, stream: int = 0) -> Report:
 
     clock = clocks.read(step.evidence.events())
 
-    def report(progress: copying.Progress) -> None:
+    def report(progress: CopyProgress) -> None:
         step.log.info("%s", progress)
         if clock is not None:
             clock.require_in_time(step.name, rest_from=runbook.BUILD_KEYS)  # the rest after the copy
 
     result = copying.copy_table(
-        step.decided.file,
-        step.target,
-        run_id=step.run_id,
-        epoch=step.epoch,
-        schema=step.plan.target_schema,
-        table=table,
+        Sides.of_plan(step.plan, step.decided.file, step.target),
+        RunLease(step.run_id, step.epoch),
+        table,
         chunk_rows=settings.chunk_rows,
-        stream=stream,
-        streams=settings.streams,
-        secret=settings.secret,
+        share=Share(stream, settings.streams),
         on_progress=report,
     )
     rate = result.rows / result.seconds if result.seconds > 0 else 0

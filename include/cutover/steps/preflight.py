@@ -24,6 +24,7 @@ from include.cutover.preflight import services as preflight_services
 from include.cutover.preflight import source as preflight_source
 from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import expectations
+from include.cutover.proof.docs_site import DocsSite
 from include.cutover.runs import rehearsals, runbook, schema_drift
 from include.cutover.source import cloning, snapshots
 from include.cutover.source import schema as source_schema
@@ -113,9 +114,7 @@ def assess_source(step: Step) -> Report:
         checks,
         step.target,
         step.plan.target_schema,
-        docs,
-        step.log_url or None,
-        about=f"{step.plan.application} · {step.run_id}",
+        DocsSite(docs, step.log_url or None, f"{step.plan.application} · {step.run_id}"),
     )
     decided = sum(finding.severity == "decision applied" for finding in found.findings)
     notes = sum(finding.severity == "note" for finding in found.findings)

@@ -9,11 +9,13 @@ from include.cutover.decisions import decided_snapshot
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.extras.take import take_extras
-from include.cutover.proof import content, digests
+from include.cutover.proof import content, digest_store
+from include.cutover.proof.digest_store import DigestStore
 from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import schema as target_schema
+from include.cutover.target.sides import Sides
 
 
 def take_backup(step: Step) -> Report:
@@ -74,10 +76,9 @@ def restore_test(step: Step) -> Report:
     scratch.mkdir(parents=True, mode=0o700)
 
     def digests_of(file: Path) -> dict[str, str]:
-        kept = digests.beside(step.manifest.file) if file.is_relative_to(scratch) else None
-        return content.source_digests(
-            file, step.target, step.plan.target_schema, step.plan.tables, stored=kept, identity=step.manifest.sha256
-        )
+        kept = DigestStore(digest_store.beside(step.manifest.file), step.manifest.sha256)
+        sides = Sides.of_plan(step.plan, file, step.target)
+        return content.source_digests(sides, step.plan.tables, store=kept if file.is_relative_to(scratch) else None)
 
     try:
         checks = trial_restore.restore_test(step.manifest, scratch, digests=digests_of)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from include.cutover.decisions.audit import audit
-from include.cutover.proof import counts, digests, smoke, table_suites
+from include.cutover.proof import counts, digest_store, smoke, table_suites
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.docs_site import DocsSite
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import constraints, structure
 from include.cutover.target import schema as target_schema
+from include.cutover.target.sides import Sides
 
 
 def check_tables(step: Step) -> Report:
@@ -16,20 +19,17 @@ def check_tables(step: Step) -> Report:
     computed once for a snapshot and kept beside it; the restore test may have done that already.
     """
     expected = counts.expected_counts(step.manifest.counts, _reference_rows(step), step.decided.quarantined)
-    secret = {name: set(table.secret) for name, table in step.plan.tables.items()}
     result = table_suites.check_tables(
-        step.decided.file,
-        step.target,
-        step.plan.target_schema,
+        Sides.of_plan(step.plan, step.decided.file, step.target),
         list(step.plan.tables),
         expected,
-        step.evidence.folder / "data_docs" / "tables",
-        step.log_url or None,
-        about=f"{step.plan.application} · {step.run_id}",
+        DocsSite(
+            step.evidence.folder / "data_docs" / "tables",
+            step.log_url or None,
+            f"{step.plan.application} · {step.run_id}",
+        ),
         sqlite_sequence=step.manifest.sqlite_sequence,
-        secret=secret,
-        stored=digests.beside(step.decided.file),
-        identity=step.decided.sha256 or step.manifest.sha256,
+        store=DigestStore(digest_store.beside(step.decided.file), step.decided.sha256 or step.manifest.sha256),
         sql_folder=step.plan.sql_folder,
     )
     checks = list(result.checks)
@@ -41,7 +41,12 @@ def check_tables(step: Step) -> Report:
 
 def validate_foreign_keys(step: Step) -> Report:
     """Let PostgreSQL validate every foreign key; check every constraint and index. Safe to run again."""
-    keys = constraints.validate_foreign_keys(step.target, step.plan.target_schema, step.guard)
+    keys = constraints.validate_foreign_keys(
+        step.target,
+        step.plan.target_schema,
+        step.guard,
+        secret={name: table.secret for name, table in step.plan.tables.items()},
+    )
     checks = structure.checks(step.target, step.plan.target_schema, step.plan.sql_folder, list(step.plan.tables))
     return Report(
         f"{len(keys)} foreign keys validated by PostgreSQL; tables, constraints and indexes are as the SQL makes them",

@@ -100,6 +100,11 @@ class Index:
         """Its columns; None for an expression."""
         return tuple(part.column for part in self.parts)
 
+    @property
+    def columns_text(self) -> str:
+        """Its columns and expressions as a person writes them: ``name, lower(email)``."""
+        return ", ".join(part.column or part.definition for part in self.parts)
+
 
 @dataclass(frozen=True)
 class Sequence:

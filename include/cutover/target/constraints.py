@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
+
 import psycopg
 from psycopg import errors, sql
 
 from include.cutover.errors import StepFailed, WrongData
-from include.cutover.target import catalog
+from include.cutover.target import catalog, orphans
 from include.cutover.target.catalog import ForeignKey
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import as_cutover_error, session
@@ -14,11 +16,19 @@ from include.cutover.target.session import as_cutover_error, session
 SHOWN_KEYS = 5
 
 
-def validate_foreign_keys(conninfo: str, schema: str, guard: Guard | None = None) -> list[ForeignKey]:
+def validate_foreign_keys(
+    conninfo: str, schema: str, guard: Guard | None = None, *, secret: Mapping[str, Collection[str]]
+) -> list[ForeignKey]:
     """Validate every constraint that is NOT VALID, and return the foreign keys.
 
     Reads and writes go on meanwhile. Safe to run again: a valid constraint is not validated again. Each constraint has a
     transaction of its own, which calls the guard first; one that does not hold does not stop the others.
+
+    Args:
+        conninfo: libpq connection string of the target.
+        schema: The application's schema.
+        guard: Called in each transaction first; see the module.
+        secret: Columns per table whose content is never shown, not even as a key.
 
     Raises:
         WrongData: Naming every constraint that rows violate, with their number and the first of their primary keys.
@@ -38,7 +48,7 @@ def validate_foreign_keys(conninfo: str, schema: str, guard: Guard | None = None
                         )
                     )
             except errors.ForeignKeyViolation:
-                violated.append(_orphans(connection, schema, keys[table, name]))
+                violated.append(_orphans(connection, schema, keys[table, name], secret.get(table, ())))
             except (errors.CheckViolation, errors.NotNullViolation):
                 violated.append(f"{name} of {table}: rows that do not hold to it")
             except psycopg.Error as error:
@@ -56,29 +66,9 @@ def validate_foreign_keys(conninfo: str, schema: str, guard: Guard | None = None
         return catalog.foreign_keys(connection, schema)
 
 
-def _orphans(connection: psycopg.Connection, schema: str, key: ForeignKey) -> str:
-    """One clause about the orphans of a foreign key: their number, and primary keys; nothing else of the rows."""
-    child, parent = sql.Identifier(schema, key.table), sql.Identifier(schema, key.referenced_table)
-    orphaned = sql.SQL("FROM {} AS child WHERE {} AND NOT EXISTS (SELECT FROM {} AS parent WHERE {})").format(
-        child,
-        sql.SQL(" AND ").join(sql.SQL("child.{} IS NOT NULL").format(sql.Identifier(column)) for column in key.columns),
-        parent,
-        sql.SQL(" AND ").join(
-            sql.SQL("parent.{} = child.{}").format(sql.Identifier(theirs), sql.Identifier(ours))
-            for ours, theirs in zip(key.columns, key.referenced_columns, strict=True)
-        ),
-    )
-    row = connection.execute(sql.SQL("SELECT count(*) ") + orphaned).fetchone()
-    count = row[0] if row else 0
+def _orphans(connection: psycopg.Connection, schema: str, key: ForeignKey, secret: Collection[str]) -> str:
+    """Return one clause about the orphans of a foreign key: their number and primary keys, nothing else of the rows."""
+    count, found = orphans.in_target(connection, schema, key, secret=secret, limit=SHOWN_KEYS, primary_key_only=True)
     text = f"{key.name}: {count:,} orphan{'' if count == 1 else 's'} in {key.table} ({', '.join(key.columns)})"
-    primary = catalog.primary_key(connection, schema, key.table)
-    if not primary:
-        return text
-    columns = sql.SQL(", ").join(sql.SQL("child.{}::text").format(sql.Identifier(column)) for column in primary)
-    order = sql.SQL(", ").join(sql.SQL("child.{}").format(sql.Identifier(column)) for column in primary)
-    query = sql.SQL("SELECT {} ").format(columns) + orphaned + sql.SQL(" ORDER BY {} LIMIT {}").format(order, SHOWN_KEYS)
-    shown = [
-        ", ".join(f"{column}={value}" for column, value in zip(primary, values, strict=True))
-        for values in connection.execute(query)
-    ]
+    shown = [orphans.row_name(row) for row in found]
     return f"{text}, {'first ' if count > len(shown) else ''}with {' / '.join(shown)}" if shown else text

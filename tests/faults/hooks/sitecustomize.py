@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import importlib
 import json
 import os
 import signal
@@ -101,10 +102,16 @@ def _shift_clock(seconds: float) -> None:
 
 
 def _limit_patience(seconds: float) -> None:
-    """Two minutes of silence before a connection is given up are right in a window, and too long for a matrix."""
-    copying = sys.modules.get("include.cutover.copying.tables")
-    if copying is not None:
-        copying.copy_table.__kwdefaults__["stall_seconds"] = seconds
+    """Two minutes of silence before a connection is given up are right in a window, and too long for a matrix.
+
+    Raises:
+        AttributeError: When the product has this limit no more, or elsewhere: a matrix without it would prove nothing.
+    """
+    copying = importlib.import_module("include.cutover.copying.tables")
+    defaults = copying.copy_table.__kwdefaults__
+    if "stall_seconds" not in defaults:
+        raise AttributeError(f"copy_table has no default for stall_seconds; it has {', '.join(sorted(defaults))}")
+    defaults["stall_seconds"] = seconds
 
 
 class _Middle:

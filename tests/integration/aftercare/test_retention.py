@@ -31,7 +31,7 @@ from include.cutover.evidence import lease
 from include.cutover.evidence.record import Evidence
 from include.cutover.extras.take import EXTRAS_MANIFEST, KeptExtra, extras_folders
 from include.cutover.plan.model import Plan
-from include.cutover.proof import digests
+from include.cutover.proof import digest_store
 from include.cutover.source import backup, backup_manifest, restore
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps.open_rollback import open_rollback
@@ -64,7 +64,7 @@ class House:
         manifest = backup.take(source, self.plan.backup.directory, self.plan.backup.second_copy, run_id=run_id, plan=NAME)
         evidence.append("backup", **backup_manifest.facts(manifest))
         evidence.append("snapshot", decided=decided_snapshot.untouched(manifest.file).as_dict())
-        digests.beside(manifest.file).write_text("{}")
+        digest_store.beside(manifest.file).write_text("{}")
         for place in extras_folders(self.plan, run_id):
             place.mkdir(mode=0o700)
             (place / "configuration.tar.gz").write_bytes(b"kept")

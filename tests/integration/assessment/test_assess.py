@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from include.cutover.assessment.assess import Assessment, assess
 from include.cutover.assessment.target import Target
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.copying.tables import copy_table
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import Refused, StepFailed, WrongData
@@ -23,6 +24,7 @@ from include.cutover.proof import content
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger
 from include.cutover.target.schema import PlannedSchema
+from include.cutover.target.sides import Sides
 from tests.support.assessing import Raw, insert, plan_of, source_of, target_of, telling
 
 # --- each row of the awkward data, value by value -----------------------------------------------------------------------
@@ -347,8 +349,9 @@ def copied_and_proved(trial: Trial, path: Path, kind: str) -> bool:
     with psycopg.connect(trial.conninfo, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, v {kind})")
         try:
-            copy_table(path, trial.conninfo, run_id="run", epoch=trial.epoch, schema="public", table=table)
-            (result,) = content.compare(path, trial.conninfo, "public", [table], workers=1)
+            sides = Sides(path, trial.conninfo, "public")
+            copy_table(sides, RunLease("run", trial.epoch), table)
+            (result,) = content.compare(sides, [table], workers=1)
             return result.outcome == "passed"
         except (WrongData, StepFailed, Refused):
             return False

@@ -20,9 +20,11 @@ import psycopg
 import pytest
 
 from include.cutover.cli import verify as verify_command
-from include.cutover.proof import content, digests
+from include.cutover.proof import content, digest_store, digests
+from include.cutover.proof.digest_store import DigestStore
 from include.cutover.source import backup, fence, trial_restore
 from include.cutover.stack.postgres import Cluster, free_port
+from include.cutover.target.sides import Sides
 from tests.support.loaded import SCHEMA, Loaded, load, ward_ops
 
 
@@ -165,7 +167,7 @@ def test_writers_do_not_have_to_wait(ward: Loaded) -> None:
 
 
 def test_the_digests_of_a_backup_are_kept_beside_it(ward: Loaded) -> None:
-    kept = digests.beside(ward.manifest.file)
+    kept = digest_store.beside(ward.manifest.file)
     kept.unlink(missing_ok=True)
     assert verify(ward).status == 0
     assert json.loads(kept.read_bytes())["snapshot"] == [ward.manifest.sha256]
@@ -175,12 +177,12 @@ def test_the_digests_of_a_backup_are_kept_beside_it(ward: Loaded) -> None:
 
 
 def test_the_restore_test_computes_the_digests_that_the_proof_uses(ward: Loaded, tmp_path: Path) -> None:
-    manifest, tables, kept = ward.manifest, list(ward.plan.tables), digests.beside(ward.manifest.file)
+    manifest, tables, kept = ward.manifest, list(ward.plan.tables), digest_store.beside(ward.manifest.file)
     kept.unlink(missing_ok=True)
 
     def of(file: Path) -> dict[str, str]:
-        stored = None if file.parent == tmp_path / "scratch" else kept
-        return content.source_digests(file, ward.conninfo, SCHEMA, tables, stored=stored, identity=manifest.sha256)
+        store = None if file.parent == tmp_path / "scratch" else DigestStore(kept, manifest.sha256)
+        return content.source_digests(Sides(file, ward.conninfo, SCHEMA), tables, store=store)
 
     checks = trial_restore.restore_test(manifest, tmp_path / "scratch", digests=of)
     assert {check.outcome for check in checks} == {"passed"}
@@ -364,10 +366,10 @@ def test_the_digests_of_another_file_are_not_believed(ward: Loaded, tmp_path: Pa
     with contextlib.closing(apsw.Connection(str(tmp_path / "changed.db"))) as connection:
         connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = 1")
     other = backup.take(tmp_path / "changed.db", tmp_path / "backups", None, run_id="other", plan=ward.plan.name)
-    shutil.copy(digests.beside(ward.manifest.file), digests.beside(other.file))
+    shutil.copy(digest_store.beside(ward.manifest.file), digest_store.beside(other.file))
     told = verify(ward, source=other.file, fail_on_mismatch=True)
     assert told.status == 1 and "users, id=1" in told.out
-    assert json.loads(digests.beside(other.file).read_bytes())["snapshot"] == [other.sha256]
+    assert json.loads(digest_store.beside(other.file).read_bytes())["snapshot"] == [other.sha256]
 
 
 @pytest.mark.parametrize("at", [1, 5])

@@ -28,8 +28,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from include.cutover.copying import blocks
+from include.cutover.copying.chunks import Share, plan_chunks
 from include.cutover.copying.conversion import TargetColumn, conversion
-from include.cutover.copying.tables import CopyResult, Progress, copy_table, plan_chunks
+from include.cutover.copying.progress import CopyProgress
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.copying.tables import CopyResult, copy_table
 from include.cutover.errors import CannotCheck, CutoverError, LeaseLost, Refused, Unreachable, WrongData
 from include.cutover.places import ROOT
 from include.cutover.proof import content
@@ -38,6 +41,7 @@ from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import checkpoints, ledger
 from include.cutover.target.checkpoints import Chunk
+from include.cutover.target.sides import Sides
 from tests.support.hanging import through_proxy
 
 Row = Sequence[Any]
@@ -76,8 +80,10 @@ class Bench:
                 connection.execute(statement)
 
     def copy(self, table: str = "t", **options: Any) -> CopyResult:
-        options = {"run_id": self.run_id, "epoch": self.epoch, "schema": "public", **options}
-        return copy_table(self.snapshot, options.pop("conninfo", self.conninfo), table=table, **options)
+        secret = {table: options.pop("secret", ())}
+        sides = Sides(self.snapshot, options.pop("conninfo", self.conninfo), options.pop("schema", "public"), secret)
+        lease = RunLease(options.pop("run_id", self.run_id), options.pop("epoch", self.epoch))
+        return copy_table(sides, lease, table, **options)
 
     def read(self, query: str = "SELECT * FROM t") -> list[tuple[Any, ...]]:
         with psycopg.connect(self.conninfo, options="-c TimeZone=UTC") as connection:
@@ -312,7 +318,7 @@ def test_a_real_becomes_the_shortest_decimal(bench: Bench, type_name: str, most:
     bench.copy(table)
     found = [value for (value,) in bench.read(f"SELECT v FROM {table} ORDER BY id")]
     assert found == [Decimal(int(real)) if real.is_integer() else Decimal(repr(real)) for real in reals]
-    (result,) = content.compare(bench.snapshot, bench.conninfo, "public", [table])
+    (result,) = content.compare(Sides(bench.snapshot, bench.conninfo, "public"), [table])
     assert result.outcome == "passed", result.summary
 
 
@@ -437,7 +443,7 @@ def test_the_servers_own_objection_is_told_with_key_and_constraint(bench: Bench)
     assert SECRET not in str(caught.value)
 
 
-def test_names_with_a_percent_sign(bench: Bench) -> None:
+def test_names_with_a_percent_sign_are_copied_or_named(bench: Bench) -> None:
     """psycopg reads a % as the beginning of a parameter where a statement has parameters."""
     for name, value in (("100%", 1), ("%d", -1)):
         bench.source(f'CREATE TABLE "{name}" ("%s" INTEGER)', f'INSERT INTO "{name}" VALUES ({value})')
@@ -539,7 +545,7 @@ def test_a_null_that_the_schema_rules_out_shifts_no_column(bench: Bench) -> None
     assert bench.read() == [(None, "x\x1fy", "z"), ("a", "b", "c")]
 
 
-def test_names_that_need_quotes(bench: Bench) -> None:
+def test_tables_and_columns_whose_names_need_quotes_are_copied(bench: Bench) -> None:
     bench.source('CREATE TABLE "Select ""x"" ცხრილი"("Group" INTEGER PRIMARY KEY, "a ""b"" %s {} c" TEXT, "order" BOOLEAN)')
     bench.insert('"Select ""x"" ცხრილი"', [(1, "one", 1), (2, None, 0)])
     table = 'Select "x" ცხრილი'
@@ -552,7 +558,7 @@ def test_names_that_need_quotes(bench: Bench) -> None:
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_a_database_in_utf16(bench: Bench, encoding: str) -> None:
+def test_a_source_in_utf16_is_copied(bench: Bench, encoding: str) -> None:
     bench.source(f"PRAGMA encoding='{encoding}'", "CREATE TABLE t(a TEXT PRIMARY KEY, b BLOB, c REAL)")
     rows = [("მთავარი \U0001f6f0\x1d", b"\xd8\x00", 0.1), ("", b"", None), ("x\ty", None, math.inf)]
     bench.insert("t", rows)
@@ -566,7 +572,7 @@ def test_a_database_in_utf16(bench: Bench, encoding: str) -> None:
         bench.copy()
 
 
-def test_wide_rows_among_narrow_ones(bench: Bench) -> None:
+def test_wide_rows_among_narrow_ones_are_copied(bench: Bench) -> None:
     bench.source("CREATE TABLE t(id INTEGER PRIMARY KEY, v TEXT, b BLOB)")
     wide = blocks.LONGEST_FAST_BLOCK // 3
     rows = [(number, "x" * (wide if number % 400 < 5 else number % 90), b"y" * (number % 7)) for number in range(1200)]
@@ -580,7 +586,7 @@ def test_wide_rows_among_narrow_ones(bench: Bench) -> None:
     assert bench.read("SELECT count(*) FROM t JOIN w ON w.id = 'k' || t.id AND w.v = t.v") == [(len(rows),)]
 
 
-def test_columns_that_one_side_computes(bench: Bench) -> None:
+def test_generated_columns_of_the_target_are_left_to_it(bench: Bench) -> None:
     bench.source(
         "CREATE TABLE t(a INTEGER, twice INTEGER AS (a * 2), lost INTEGER AS (a - 1), again INTEGER AS (a + 1) STORED)",
         "INSERT INTO t VALUES (5)",
@@ -590,7 +596,7 @@ def test_columns_that_one_side_computes(bench: Bench) -> None:
     assert bench.read("SELECT a, twice, again FROM t") == [(5, 10, 6)]
 
 
-def test_a_key_that_is_no_integer_key(bench: Bench) -> None:
+def test_text_in_an_integer_key_is_refused(bench: Bench) -> None:
     bench.source("CREATE TABLE t(a INTEGER PRIMARY KEY DESC, b TEXT)", "INSERT INTO t VALUES ('0x1F', 'x')")
     bench.target("CREATE TABLE t(a integer, b text)")
     with pytest.raises(WrongData, match=r"column a, key a=0x1F.*found text of 4 characters"):
@@ -668,7 +674,7 @@ def test_a_trigger_on_insert_is_refused(bench: Bench) -> None:
         bench.copy()
 
 
-def test_a_database_that_is_not_utf8_is_refused(bench: Bench, cluster: Cluster) -> None:
+def test_a_target_that_is_not_utf8_is_refused(bench: Bench, cluster: Cluster) -> None:
     bench.source("CREATE TABLE t(a INTEGER)")
     name = f"l_{uuid.uuid4().hex[:12]}"
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
@@ -751,7 +757,7 @@ def test_a_second_call_does_not_mind_what_later_steps_added(bench: Bench) -> Non
 
 def test_two_streams_share_the_chunks(pings: Bench) -> None:
     with ThreadPoolExecutor(2) as pool:
-        results = list(pool.map(lambda stream: pings.copy(chunk_rows=4_000, stream=stream, streams=2), range(2)))
+        results = list(pool.map(lambda stream: pings.copy(chunk_rows=4_000, share=Share(stream, 2)), range(2)))
     assert [(result.rows, result.chunks_copied) for result in results] == [(12_000, 3), (8_000, 2)]
     whole(pings)
 
@@ -765,7 +771,7 @@ def test_two_tries_of_one_table_at_once_bring_each_chunk_once(pings: Bench) -> N
 
 
 def test_progress_is_told_inside_a_chunk(pings: Bench) -> None:
-    told: list[Progress] = []
+    told: list[CopyProgress] = []
     pings.copy(on_progress=told.append, progress_seconds=0)
     assert len(told) > 10
     assert [progress.rows for progress in told] == sorted(progress.rows for progress in told)
@@ -775,7 +781,7 @@ def test_progress_is_told_inside_a_chunk(pings: Bench) -> None:
 
 
 def test_what_the_callback_raises_ends_the_copy_and_takes_the_open_chunk_back(pings: Bench) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: CopyProgress) -> None:
         if progress.rows > 9_000:
             raise KeyboardInterrupt
 
@@ -790,7 +796,9 @@ def test_what_the_callback_raises_ends_the_copy_and_takes_the_open_chunk_back(pi
 CHILD = """
 import os, signal, sys
 from pathlib import Path
-from include.cutover.copying import copy_table
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.copying.tables import copy_table
+from include.cutover.target.sides import Sides
 snapshot, conninfo, run_id, epoch, how = sys.argv[1:6]
 def tell(progress):
     if 9_000 < progress.rows < 12_000 and not told:
@@ -798,7 +806,7 @@ def tell(progress):
         print("in the middle", flush=True)
         os.kill(os.getpid(), getattr(signal, how))
 told = []
-copy_table(Path(snapshot), conninfo, run_id=run_id, epoch=int(epoch), schema="public", table="t", chunk_rows=4_000,
+copy_table(Sides(Path(snapshot), conninfo, "public"), RunLease(run_id, int(epoch)), "t", chunk_rows=4_000,
            on_progress=tell, progress_seconds=0)
 print("done", flush=True)
 """
@@ -888,9 +896,9 @@ def test_a_connection_that_breaks_or_falls_silent_is_given_up_and_the_copy_goes_
 
 
 def test_slowness_of_our_own_is_not_the_targets_silence(pings: Bench) -> None:
-    waited: list[Progress] = []
+    waited: list[CopyProgress] = []
 
-    def wait(progress: Progress) -> None:
+    def wait(progress: CopyProgress) -> None:
         if progress.rows and not waited:
             waited.append(progress)
             time.sleep(2.0)
@@ -911,10 +919,10 @@ def test_a_target_that_is_not_there_is_unreachable(pings: Bench) -> None:
 def test_every_session_bears_the_runs_and_the_steps_name(pings: Bench) -> None:
     names: list[tuple[Any, ...]] = []
 
-    def look(_: Progress) -> None:
+    def look(_: CopyProgress) -> None:
         names.extend(
             pings.read("SELECT application_name FROM pg_stat_activity WHERE state <> 'idle' AND query LIKE 'COPY%'")
         )
 
-    pings.copy(on_progress=look, progress_seconds=0, streams=1)
+    pings.copy(on_progress=look, progress_seconds=0, share=Share(0, 1))
     assert set(names) == {("run:copy.t",)}

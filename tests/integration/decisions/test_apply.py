@@ -14,6 +14,7 @@ import pytest
 
 from include.cutover.checks import worst
 from include.cutover.copying import tables as copying
+from include.cutover.copying.table_copy import RunLease
 from include.cutover.decisions import decided_snapshot, quarantine
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.decisions.audit import audit
@@ -21,6 +22,7 @@ from include.cutover.decisions.decided_snapshot import Decided
 from include.cutover.errors import Refused, WrongData
 from include.cutover.target import ledger, row_counts
 from include.cutover.target import schema as target_schema
+from include.cutover.target.sides import Sides
 from tests.support.deciding import (
     EVERYTHING_GOES,
     PLANNED,
@@ -244,7 +246,7 @@ def test_copy_and_proof_read_the_decided_snapshot(place: Path, conninfo: str, tm
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "run 1", "house")
     for table in plan.tables:
-        copying.copy_table(decided.file, conninfo, run_id="run 1", epoch=epoch, schema="public", table=table)
+        copying.copy_table(Sides(decided.file, conninfo, "public"), RunLease("run 1", epoch), table)
     with psycopg.connect(conninfo) as connection:
         for name in ("post_data", "foreign_keys"):
             connection.execute((folder / name / "001_all.sql").read_bytes())
@@ -261,7 +263,7 @@ def test_copy_and_proof_read_the_decided_snapshot(place: Path, conninfo: str, tm
     assert counts == decided.expected_rows({"sites": 2, "devices": 3})
     from include.cutover.proof import content
 
-    results = content.compare(decided.file, conninfo, "public", list(plan.tables))
+    results = content.compare(Sides(decided.file, conninfo, "public"), list(plan.tables))
     assert {result.outcome for result in results} == {"passed"}, results
 
 

@@ -219,7 +219,7 @@ class TestData:
         assert unique_in_source == unique
 
     def test_the_target_takes_all_of_it(self, generated: Path, target: str) -> None:
-        constraints.validate_foreign_keys(target, "public")
+        constraints.validate_foreign_keys(target, "public", secret={})
         with psycopg.connect(target) as connection, closing(sqlite3.connect(generated)) as source:
             assert catalog.unvalidated_constraints(connection, "public") == []
             for table in load_plan("ward_ops").tables:

@@ -76,7 +76,7 @@ def test_all_of_it_into_a_schema_of_its_own_and_twice(conninfo: str) -> None:
     names = apply(conninfo)
     assert names == [migration.name for migration in sql_files.discover(SQL, sql_files.KINDS)]
     assert apply(conninfo) == []
-    keys = constraints.validate_foreign_keys(conninfo, SCHEMA)
+    keys = constraints.validate_foreign_keys(conninfo, SCHEMA, secret={})
     assert len(keys) == 14
     assert all(key.validated for key in keys)
     sequences.set_sequences(conninfo, SCHEMA, {})
@@ -99,7 +99,7 @@ def test_a_role_that_owns_the_database_and_no_more_can_do_all_of_it(conninfo: st
             with scratch_schema.build(own, SQL):
                 pass
             apply(own)
-            constraints.validate_foreign_keys(own, SCHEMA)
+            constraints.validate_foreign_keys(own, SCHEMA, secret={})
             sequences.set_sequences(own, SCHEMA, {"georgian_cities": 82})
             planner_statistics.gather(own, SCHEMA)
             assert {check.outcome for check in sequences.check_sequences(own, SCHEMA, {"georgian_cities": 82})} == {"passed"}

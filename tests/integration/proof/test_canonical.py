@@ -45,20 +45,20 @@ def target_texts(conninfo: str, type_name: str, values: list[Any]) -> list[str]:
 
 @COMMON
 @given(values=st.lists(st.integers(-(2**63), 2**63 - 1), max_size=50))
-def test_whole_numbers(conninfo: str, values: list[int]) -> None:
+def test_integers_have_one_canonical_text_on_both_sides(conninfo: str, values: list[int]) -> None:
     assert source_texts("bigint", [*values, None]) == target_texts(conninfo, "bigint", [*values, None])
 
 
 @COMMON
 @given(values=st.lists(st.floats(allow_nan=False), max_size=50))
-def test_floats_to_the_last_bit(conninfo: str, values: list[float]) -> None:
+def test_floats_are_compared_to_the_last_bit(conninfo: str, values: list[float]) -> None:
     kept = [0.0 if value == 0 else value for value in values]  # SQLite keeps no negative zero
     assert source_texts("double precision", kept) == target_texts(conninfo, "double precision", kept)
 
 
 @COMMON
 @given(values=st.lists(st.integers(-(10**9), 10**9), max_size=50))
-def test_numerics_with_six_digits(conninfo: str, values: list[int]) -> None:
+def test_numerics_have_one_canonical_text_on_both_sides(conninfo: str, values: list[int]) -> None:
     kept = [value / 10**6 for value in values]
     assert source_texts("numeric(12,6)", kept) == target_texts(conninfo, "numeric(12,6)", kept)
 
@@ -68,7 +68,7 @@ TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=2
 
 @COMMON
 @given(values=st.lists(TEXT, max_size=50))
-def test_text(conninfo: str, values: list[str]) -> None:
+def test_text_has_one_canonical_text_on_both_sides(conninfo: str, values: list[str]) -> None:
     assert source_texts("text", values) == target_texts(conninfo, "text", values)
 
 
@@ -81,7 +81,7 @@ JSON = st.recursive(
 
 @COMMON
 @given(values=st.lists(JSON, max_size=20), ascii_only=st.booleans())
-def test_jsonb(conninfo: str, values: list[Any], ascii_only: bool) -> None:
+def test_json_documents_have_one_canonical_text_on_both_sides(conninfo: str, values: list[Any], ascii_only: bool) -> None:
     texts = [json.dumps(value, ensure_ascii=ascii_only) for value in values]
     assert source_texts("jsonb", texts) == target_texts(conninfo, "jsonb", texts)
 
@@ -92,12 +92,12 @@ def test_jsonb(conninfo: str, values: list[Any], ascii_only: bool) -> None:
      '"\\u00e9\\/\\u007f\\b"', " [ 1 ,2 ] ", "123456789012345678901234567890.123456789", '"\\\\u0000"',
      "9" * 5000, '{"b": {"d": 1, "c": 1.0}, "a": [true, false, null]}', '{"": 1, "b": 2, "ab": 3, "a": 4}'],
 )  # fmt: skip
-def test_jsonb_by_hand(conninfo: str, text: str) -> None:
+def test_json_is_printed_as_postgresql_prints_it(conninfo: str, text: str) -> None:
     assert source_texts("jsonb", [text]) == target_texts(conninfo, "jsonb", [text])
 
 
 @pytest.mark.parametrize("text", ["{", "NaN", "[Infinity]", '"\\u0000"', '"\\ud800"', "", "'a'", '{"a":1}x'])
-def test_what_jsonb_refuses_has_no_equal(conninfo: str, text: str) -> None:
+def test_text_that_jsonb_refuses_has_no_equal(conninfo: str, text: str) -> None:
     assert source_texts("jsonb", [text]) == ["!json"]
     with psycopg.connect(conninfo) as connection, pytest.raises(psycopg.Error):
         connection.execute("SELECT %s::text::jsonb", [text])
@@ -106,7 +106,9 @@ def test_what_jsonb_refuses_has_no_equal(conninfo: str, text: str) -> None:
 @COMMON
 @given(values=st.lists(st.datetimes(), max_size=30), form=st.sampled_from(["{:%H:%M:%S.%f}", "{:%H:%M:%S}"]),
        between=st.sampled_from(" T"), zone=st.sampled_from(["", "Z", "+04:00", "-09:30"]))  # fmt: skip
-def test_instants(conninfo: str, values: list[Any], form: str, between: str, zone: str) -> None:
+def test_instants_have_one_canonical_text_on_both_sides(
+    conninfo: str, values: list[Any], form: str, between: str, zone: str
+) -> None:
     # strftime's %Y does not pad years before 1000.
     texts = [f"{value.date().isoformat()}{between}{form.format(value)}{zone}" for value in values if value.year > 1]
     in_utc = [text if zone else text + "+00" for text in texts]
@@ -133,7 +135,7 @@ def test_instants(conninfo: str, values: list[Any], form: str, between: str, zon
         ("2000-01-01 00:00:00", "2000-01-01 00:00:00+00"),
     ],
 )
-def test_forms_of_instants(conninfo: str, text: str, same_as: str) -> None:
+def test_every_form_of_an_instant_is_read(conninfo: str, text: str, same_as: str) -> None:
     assert source_texts("timestamp with time zone", [text]) == target_texts(conninfo, "timestamp with time zone", [same_as])
 
 
@@ -147,7 +149,7 @@ NO_INSTANTS = (
 
 
 @pytest.mark.parametrize("text", NO_INSTANTS)
-def test_what_is_no_instant_has_no_equal(text: str) -> None:
+def test_text_that_is_not_an_instant_has_no_equal(text: str) -> None:
     assert source_texts("timestamp with time zone", [text]) == ["!datetime"]
 
 
@@ -160,7 +162,9 @@ def test_what_is_no_instant_has_no_equal(text: str) -> None:
          ["8:08", "08:08:60", "08:60", "24:00:01", "08:08:59.1234567", "08:08:59Z", "", "08:08\0"]),
     ],
 )  # fmt: skip
-def test_dates_and_times(conninfo: str, type_name: str, texts: list[str], none: list[str]) -> None:
+def test_dates_and_times_have_one_canonical_text_on_both_sides(
+    conninfo: str, type_name: str, texts: list[str], none: list[str]
+) -> None:
     assert source_texts(type_name, [*texts, None]) == target_texts(conninfo, type_name, [*texts, None])
     assert all(text.startswith("!") for text in source_texts(type_name, none))
 
@@ -177,12 +181,14 @@ def test_dates_and_times(conninfo: str, type_name: str, texts: list[str], none: 
         ("character(3)", ["a  ", "abc", "ქქქ"]),
     ],
 )
-def test_values_by_hand(conninfo: str, type_name: str, values: list[Any]) -> None:
+def test_values_at_the_limits_have_one_canonical_text_on_both_sides(
+    conninfo: str, type_name: str, values: list[Any]
+) -> None:
     given = [int(value) if type_name == "bigint" else value for value in values]
     assert source_texts(type_name, values) == target_texts(conninfo, type_name, given)
 
 
-def test_numbers_that_look_alike_are_not(conninfo: str) -> None:
+def test_different_numbers_have_different_canonical_texts(conninfo: str) -> None:
     """The sixteen digits of a whole number can be the bytes of a fraction."""
     assert source_texts("numeric", [4.5]) != target_texts(conninfo, "numeric", ["4012000000000000"])
     assert source_texts("double precision", [2**53 + 1]) == ["!integer"]
@@ -194,7 +200,7 @@ def test_numbers_that_look_alike_are_not(conninfo: str) -> None:
 
 @pytest.mark.parametrize("text", ["6f1ed002ab5595859014ebf0951522d9", "6F1ED002-AB55-9585-9014-EBF0951522D9",
                                   "{6f1ed002-ab55-9585-9014-ebf0951522d9}"])  # fmt: skip
-def test_spellings_of_a_uuid(conninfo: str, text: str) -> None:
+def test_every_spelling_of_a_uuid_is_the_same(conninfo: str, text: str) -> None:
     assert source_texts("uuid", [text]) == target_texts(conninfo, "uuid", [text])
 
 
@@ -220,6 +226,6 @@ def test_null_is_not_empty(conninfo: str) -> None:
     assert source_texts("text", [None, ""]) == target_texts(conninfo, "text", [None, ""]) == ["~", "0:"]
 
 
-def test_bytes(conninfo: str, tmp_path: Path) -> None:
+def test_bytes_have_one_canonical_text_on_both_sides(conninfo: str, tmp_path: Path) -> None:
     data = struct.pack("8B", 0, 1, 9, 10, 92, 127, 128, 255)
     assert source_texts("bytea", [data]) == target_texts(conninfo, "bytea", ["\\x" + data.hex()])

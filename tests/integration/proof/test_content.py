@@ -15,9 +15,11 @@ import psycopg
 import pytest
 
 from include.cutover.errors import CannotCheck, Unreachable
-from include.cutover.proof import canonical, content, digests
-from include.cutover.proof.content import TableResult
+from include.cutover.proof import canonical, content, digests, parts
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.table_result import TableResult
 from include.cutover.source import snapshots
+from include.cutover.target.sides import Sides
 
 
 @dataclass
@@ -54,7 +56,8 @@ class Pair:
         self.target(f"CREATE TABLE t ({typed})", rows=rows)
 
     def compare(self, *tables: str, **options: Any) -> list[TableResult]:
-        return content.compare(self.file, self.conninfo, "public", tables or ("t",), **options)
+        secret = options.pop("secret", {})
+        return content.compare(Sides(self.file, self.conninfo, "public", secret), tables or ("t",), **options)
 
     def result(self, **options: Any) -> TableResult:
         (result,) = self.compare("t", **options)
@@ -79,8 +82,10 @@ OWN_NAMES = ("lower", "upper", "rows", "t", "k", "place", "number", "own", "one"
 
 @pytest.mark.parametrize("table", ["t", "range", "own", "100%"])
 @pytest.mark.parametrize("key", OWN_NAMES)
-def test_names_that_the_proof_uses_itself(pair: Pair, monkeypatch: pytest.MonkeyPatch, table: str, key: str) -> None:
-    monkeypatch.setattr(digests, "ROWS", 2)
+def test_columns_named_like_the_proofs_own_names_are_compared(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, table: str, key: str
+) -> None:
+    monkeypatch.setattr(parts, "ROWS", 2)
     others = ", ".join(f'"{name}" integer' for name in OWN_NAMES if name != key)
     rows = [(number, *[None if number % 2 else number % 5] * (len(OWN_NAMES) - 1)) for number in (9, 10, 11, 100, 101)]
     made = f'CREATE TABLE "{table}" ("{key}" integer PRIMARY KEY, {others})'
@@ -112,7 +117,7 @@ def test_names_that_the_proof_uses_itself(pair: Pair, monkeypatch: pytest.Monkey
     ],
     ids=["one", "dense", "around zero", "the ends of the range", "sparse", "one far away"],
 )
-def test_integer_keys_of_any_spread(pair: Pair, keys: list[int]) -> None:
+def test_integer_keys_of_any_spread_are_compared(pair: Pair, keys: list[int]) -> None:
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
     with contextlib.closing(apsw.Connection(str(pair.file))) as writing, writing:
         writing.executemany("INSERT INTO t VALUES (?, ?)", [(key, f"v{key}") for key in keys])
@@ -123,7 +128,7 @@ def test_integer_keys_of_any_spread(pair: Pair, keys: list[int]) -> None:
     result = pair.result()
     assert result.outcome == "passed"
     assert (result.source_rows, result.target_rows) == (len(keys), len(keys))
-    assert result.parts <= 2 * (len(keys) // digests.ROWS + 1)
+    assert result.parts <= 2 * (len(keys) // parts.ROWS + 1)
     last = keys[-1]
     pair.target(f"UPDATE t SET v = v || ' ' WHERE id = {last}")
     found = pair.result()
@@ -154,7 +159,7 @@ def test_rows_beyond_the_keys_of_the_source_are_extra(pair: Pair) -> None:
     ],
     ids=["text", "composite", "blob", "without rowid", "bigint", "real"],
 )  # fmt: skip
-def test_keys_of_any_kind(pair: Pair, declared: str, typed: str, rows: list[tuple[Any, ...]]) -> None:
+def test_keys_of_any_kind_are_compared(pair: Pair, declared: str, typed: str, rows: list[tuple[Any, ...]]) -> None:
     made = f"CREATE TABLE t ({declared}" + ("\n)" if "--" not in declared else "")
     pair.source(made, rows=rows)
     pair.target(f"CREATE TABLE t ({typed})", rows=rows)
@@ -250,7 +255,7 @@ def test_a_column_in_another_case_is_not_the_same_column(pair: Pair) -> None:
     assert pair.result().faults == ("column ID is only in the source", "column id is only in the target")
 
 
-def test_generated_columns(pair: Pair) -> None:
+def test_generated_columns_of_the_target_are_left_out_and_named(pair: Pair) -> None:
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v INTEGER, twice INTEGER GENERATED ALWAYS AS (v * 2) STORED,"
                 " kept INTEGER AS (v + 1))")  # fmt: skip
     pair.source("INSERT INTO t (id, v) VALUES (1, 10)")
@@ -263,7 +268,7 @@ def test_generated_columns(pair: Pair) -> None:
     assert named(pair.result()) == [("changed", "id=1", ("kept",))]
 
 
-def test_names_that_have_to_be_quoted(pair: Pair) -> None:
+def test_names_that_need_quotes_are_compared(pair: Pair) -> None:
     pair.source('CREATE TABLE "Order ""x""" ("select" INTEGER PRIMARY KEY, "ქალაქი %s {}" TEXT)')
     pair.source('INSERT INTO "Order ""x""" VALUES (1, \'a\')')
     pair.target('CREATE TABLE "Order ""x""" ("select" integer PRIMARY KEY, "ქალაქი %s {}" text)')
@@ -272,7 +277,7 @@ def test_names_that_have_to_be_quoted(pair: Pair) -> None:
     assert named(result) == [("changed", "select=1", ("ქალაქი %s {}",))]
 
 
-def test_domains_and_enumerations(pair: Pair) -> None:
+def test_domains_and_enumerations_are_compared(pair: Pair) -> None:
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, n INTEGER, mood TEXT)", rows=[(1, 5, "sad")])
     pair.target("CREATE DOMAIN small AS integer CHECK (value < 10)", "CREATE DOMAIN tiny AS small",
                 "CREATE TYPE mood AS ENUM ('sad', 'glad')", "CREATE TABLE t (id integer PRIMARY KEY, n tiny, mood mood)",
@@ -297,7 +302,7 @@ def test_text_that_is_not_utf8_differs_and_is_named(pair: Pair) -> None:
     assert result.differences[0].columns[0].source == r"'a\\xffb'"
 
 
-def test_what_a_nul_hides_is_seen(pair: Pair) -> None:
+def test_text_behind_a_nul_is_compared(pair: Pair) -> None:
     """SQLite's own functions stop at a NUL."""
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT, at DATETIME, u TEXT)",
                 "INSERT INTO t VALUES (1, 'a' || char(0) || 'b', '2025-10-10 08:08:59' || char(0) || 'x',"
@@ -319,7 +324,7 @@ def test_values_that_other_sides_cannot_hold_are_differences_not_errors(pair: Pa
 
 
 @pytest.mark.parametrize("encoding", ["UTF-16le", "UTF-16be"])
-def test_a_source_in_utf16(pair: Pair, encoding: str) -> None:
+def test_a_source_in_utf16_is_compared(pair: Pair, encoding: str) -> None:
     rows = [("a\x1f\n", "მთავარი 🛰", "2025-10-10 08:08:59", '{"bb": 1, "a": "ქ"}', "2025-10-10 08:08:59.123456", "7"),
             ("ა", "", "2025-10-10", "[]", "2025-10-10T08:08:59.5Z", "{6F1ED002-AB55-9585-9014-EBF0951522D9}"),
             ("\uffff", "~", None, "null", "2025-10-10 08:08", None), ("🛰", "é", None, "1.10", None, None)]  # fmt: skip
@@ -354,10 +359,10 @@ def test_a_part_that_is_too_large_for_one_value_is_streamed(pair: Pair) -> None:
                 " SELECT i, replace(hex(zeroblob(1000000)), '0', 'a') || i FROM n")  # fmt: skip
     pair.target("CREATE TABLE t (id bigint PRIMARY KEY, v text)",
                 "INSERT INTO t SELECT i, repeat('a', 2000000) || i FROM generate_series(1, 40) AS i")  # fmt: skip
-    ranges, whole = digests.Cuts(40, ((1, 40),), rowid=True), digests.Cuts(40, small=False)
+    ranges, whole = parts.Cuts(40, ((1, 40),), rowid=True), parts.Cuts(40, small=False)
     with snapshots.snapshot(pair.file) as reading, psycopg.connect(pair.conninfo) as connection:
         canonical.prepare(reading)
-        shape = digests.shapes(reading, connection, "public", ["t"])["t"]
+        shape = parts.compared_tables(reading, connection, "public", ["t"])["t"]
         found = digests.of_source(reading, shape, ranges)
         assert found == digests.of_target(connection, "public", shape, ranges)
         assert {name: rows for name, (rows, _) in found.items()} == {"1..40": 40}
@@ -398,32 +403,32 @@ def test_many_differences_are_counted_and_the_first_named(pair: Pair) -> None:
 def test_the_digests_of_a_snapshot_are_computed_once(pair: Pair, tmp_path: Path) -> None:
     pair.both("id INTEGER PRIMARY KEY, v TEXT", "id integer PRIMARY KEY, v text", [(1, "a"), (2, "b")])
     stored = tmp_path / "digests.json"
-    assert pair.result(stored=stored, identity="abc").outcome == "passed"
+    assert pair.result(store=DigestStore(stored, "abc")).outcome == "passed"
     assert stored.stat().st_mode & 0o777 == 0o600
     kept = json.loads(stored.read_bytes())
     kept["tables"]["t"]["parts"]["1..2"][1] = "0" * 64
     stored.write_text(json.dumps(kept))
-    assert pair.result(stored=stored, identity="abc").problem.startswith("the digests differ, although")
-    assert pair.result(stored=stored, identity="of another snapshot").outcome == "passed"
+    assert pair.result(store=DigestStore(stored, "abc")).problem.startswith("the digests differ, although")
+    assert pair.result(store=DigestStore(stored, "of another snapshot")).outcome == "passed"
     assert json.loads(stored.read_bytes())["snapshot"] == ["of another snapshot"]
 
 
 def test_digests_of_another_shape_or_a_damaged_file_are_not_used(pair: Pair, tmp_path: Path) -> None:
     pair.both("id INTEGER PRIMARY KEY, v TEXT", "id integer PRIMARY KEY, v text", [(1, "2025-10-10")])
     stored = tmp_path / "digests.json"
-    pair.result(stored=stored)
+    pair.result(store=DigestStore(stored))
     pair.target("ALTER TABLE t ALTER COLUMN v TYPE date USING v::date")
-    assert pair.result(stored=stored).outcome == "passed"
+    assert pair.result(store=DigestStore(stored)).outcome == "passed"
     stored.write_bytes(b'{"snapshot": ["x"], "tables": ')
-    assert pair.result(stored=stored).outcome == "passed"
+    assert pair.result(store=DigestStore(stored)).outcome == "passed"
 
 
 def test_a_changed_snapshot_is_not_taken_for_the_one_that_was_digested(pair: Pair, tmp_path: Path) -> None:
     pair.both("id INTEGER PRIMARY KEY, v TEXT", "id integer PRIMARY KEY, v text", [(1, "a")])
     stored = tmp_path / "digests.json"
-    assert pair.result(stored=stored).outcome == "passed"
+    assert pair.result(store=DigestStore(stored)).outcome == "passed"
     pair.source("UPDATE t SET v = 'b'")
-    assert pair.result(stored=stored).outcome == "failed"
+    assert pair.result(store=DigestStore(stored)).outcome == "failed"
 
 
 def test_whole_digests_tell_a_copy_from_another_file(pair: Pair, tmp_path: Path) -> None:
@@ -431,16 +436,16 @@ def test_whole_digests_tell_a_copy_from_another_file(pair: Pair, tmp_path: Path)
     pair.source("CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)", rows=rows)
     pair.target("CREATE TABLE t (id bigint, v text)")  # still empty: only its types are needed
     stored = tmp_path / "digests.json"
-    before = content.source_digests(pair.file, pair.conninfo, "public", ["t"], stored=stored)
+    before = content.source_digests(Sides(pair.file, pair.conninfo, "public"), ["t"], store=DigestStore(stored))
     copy = tmp_path / "copy.db"
     copy.write_bytes(pair.file.read_bytes())
-    assert content.source_digests(copy, pair.conninfo, "public", ["t"]) == before
+    assert content.source_digests(Sides(copy, pair.conninfo, "public"), ["t"]) == before
     with contextlib.closing(apsw.Connection(str(copy))) as connection:
         connection.execute("UPDATE t SET v = 'V9' WHERE id = 9")
-    assert content.source_digests(copy, pair.conninfo, "public", ["t"]) != before
+    assert content.source_digests(Sides(copy, pair.conninfo, "public"), ["t"]) != before
     pair.target("ALTER TABLE t ADD PRIMARY KEY (id)", "INSERT INTO t SELECT n, 'v' || n FROM generate_series(0, 24999) AS n")
     pair.source("DROP TABLE t", "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT)")
-    assert pair.result(stored=stored).outcome == "failed"  # the digests were of another file
+    assert pair.result(store=DigestStore(stored)).outcome == "failed"  # the digests were of another file
 
 
 # --- when it cannot be compared -----------------------------------------------------------------------------------------
@@ -448,7 +453,7 @@ def test_whole_digests_tell_a_copy_from_another_file(pair: Pair, tmp_path: Path)
 
 def test_no_table_is_no_proof(pair: Pair) -> None:
     with pytest.raises(CannotCheck):
-        content.compare(pair.file, pair.conninfo, "public", [])
+        content.compare(Sides(pair.file, pair.conninfo, "public"), [])
 
 
 def test_a_table_that_may_not_be_read_is_unknown_and_the_others_are_compared(pair: Pair) -> None:
@@ -463,7 +468,7 @@ def test_a_table_that_may_not_be_read_is_unknown_and_the_others_are_compared(pai
         connection.execute(f'REVOKE ALL ON closed FROM "{role}"'.encode())
     try:
         reader = psycopg.conninfo.make_conninfo(pair.conninfo, user=role, password="x")
-        results = content.compare(pair.file, reader, "public", ["closed", "t"])
+        results = content.compare(Sides(pair.file, reader, "public"), ["closed", "t"])
         assert [result.outcome for result in results] == ["unknown", "passed"]
         assert "permission denied" in results[0].problem
     finally:
@@ -511,7 +516,7 @@ def test_a_connection_that_breaks_is_an_error(pair: Pair) -> None:
         thread.join()
 
 
-def test_who_ends_it_is_not_kept_waiting(pair: Pair) -> None:
+def test_an_interrupt_ends_the_comparison_at_once(pair: Pair) -> None:
     """Digests that are still being computed are given up."""
     for table in ("t", "slow"):
         pair.source(f"CREATE TABLE {table} (id INTEGER PRIMARY KEY)", f"INSERT INTO {table} VALUES (1)")

@@ -20,6 +20,7 @@ from psycopg.conninfo import make_conninfo
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.places import ROOT
+from include.cutover.proof.docs_site import DocsSite
 from include.cutover.proof.expectations import StageResult, run_list, run_stage
 from include.cutover.proof.requirements import (
     Asset,
@@ -81,7 +82,7 @@ def asked(query: str, table: str = "devices") -> Asset:
 
 
 def stage(conninfo: str, docs: Path, *assets: Asset, link: str | None = LOG) -> StageResult:
-    return run_stage("odd", "An odd stage", conninfo, SCHEMA, assets, docs, link, about="Ward OPS · a run", seconds=30)
+    return run_stage("odd", "An odd stage", conninfo, SCHEMA, assets, DocsSite(docs, link, "Ward OPS · a run"), seconds=30)
 
 
 def outcomes(checks: list[Check]) -> dict[str, str]:
@@ -237,7 +238,7 @@ def test_a_connection_that_breaks_on_the_way_is_worth_another_try(target: str, t
 def test_a_query_that_takes_too_long_is_unknown(target: str, tmp_path: Path) -> None:
     query = 'SELECT pg_sleep(60) AS "rows found"'
     result = run_stage(
-        "slow", "Slow", target, SCHEMA, [asked(query), counted("branches", 0)], tmp_path / "docs", seconds=0.5
+        "slow", "Slow", target, SCHEMA, [asked(query), counted("branches", 0)], DocsSite(tmp_path / "docs"), seconds=0.5
     )
     assert outcomes(result.checks) == {"query": "unknown", "count_branches": "passed"}
 
@@ -262,10 +263,10 @@ def test_data_docs_that_cannot_be_written_are_an_error(target: str, tmp_path: Pa
 def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
     good, bad = Check("a", "first", "passed", where="here"), Check("b", "second", "failed", found="<b>", where="there")
     unsure = Check("c", "third", "unknown")
-    listed = run_list("listed", "A list", [good], target, SCHEMA, tmp_path / "docs", LOG, about="Ward OPS · a run")
-    assert listed.success and listed.summary == "1 looked at, all right"
+    listed = run_list("listed", "A list", [good], target, SCHEMA, DocsSite(tmp_path / "docs", LOG, "Ward OPS · a run"))
+    assert listed.success and listed.summary == "1 check passed"
     assert "Data Docs · Ward OPS · a run · A list" in result_page(tmp_path / "docs", "A list").text
-    listed = run_list("listed", "A list", [good, bad, unsure], target, SCHEMA, tmp_path / "docs", LOG)
+    listed = run_list("listed", "A list", [good, bad, unsure], target, SCHEMA, DocsSite(tmp_path / "docs", LOG))
     assert not listed.success
     assert outcomes(listed.checks) == {
         "a": "passed", "b": "failed", "c": "unknown", "listed_looked_at": "unknown", "listed_passed": "failed",
@@ -275,9 +276,9 @@ def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
     for outcome in ("failed", "unknown"):  # the expectation and the row that it is about
         assert page.source.count(f'<tr class="{outcome}">') == 2
     assert (listed.checks[3].found, listed.checks[4].found) == ("not so for c", "not so for there")
-    assert listed.summary == "2 of 3 are not as they must be: second: <b>; third: "
-    with pytest.raises(CannotCheck, match="nothing was looked at"):
-        run_list("listed", "A list", [], target, SCHEMA, tmp_path / "docs")
+    assert listed.summary == "2 of 3 checks did not pass: second: <b>; third: "
+    with pytest.raises(CannotCheck, match="nothing was checked"):
+        run_list("listed", "A list", [], target, SCHEMA, DocsSite(tmp_path / "docs"))
 
 
 # ---- the site
@@ -342,7 +343,7 @@ def test_names_and_keys_that_look_like_markup_or_placeholders_stay_text(conninfo
         [required("query", finds_no_row(query), title=hostile), *counted(hostile[:55], 2).requirements],
         table=hostile[:55],
     )
-    result = run_stage("odd", hostile, conninfo, name, [asset], tmp_path / "docs", "javascript:alert(1)", about=hostile)
+    result = run_stage("odd", hostile, conninfo, name, [asset], DocsSite(tmp_path / "docs", "javascript:alert(1)", hostile))
     assert outcomes(result.checks) == {"query": "failed", f"count_{hostile[:55]}": "failed"}
     assert rows_of(result.results[0]) == [{"a {0}:b%": "<script>alert(2)</script>"}]
     for page in pages(tmp_path / "docs"):

@@ -17,10 +17,13 @@ from hypothesis import strategies as st
 
 from include.cutover.checks import Check
 from include.cutover.copying import tables as copying
-from include.cutover.proof import content, digests
-from include.cutover.proof.content import TableResult
+from include.cutover.copying.table_copy import RunLease
+from include.cutover.proof import content, digest_store
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.table_result import TableResult
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import ledger, sequences, structure
+from include.cutover.target.sides import Sides
 from tests.support.loaded import SCHEMA, Loaded, Spoilt, ward_ops
 
 Found = tuple[str, str, str, str]
@@ -41,9 +44,11 @@ def spoilt(ward: Loaded) -> Iterator[Spoilt]:
 def compared(loaded: Loaded, conninfo: str) -> list[TableResult]:
     manifest, plan = loaded.manifest, loaded.plan
     return content.compare(
-        manifest.file, conninfo, SCHEMA, list(plan.tables), stored=digests.beside(manifest.file), identity=manifest.sha256,
-        secret={name: table.secret for name, table in plan.tables.items()}, sql_folder=plan.sql_folder,
-    )  # fmt: skip
+        Sides.of_plan(plan, manifest.file, conninfo),
+        list(plan.tables),
+        store=DigestStore(digest_store.beside(manifest.file), manifest.sha256),
+        sql_folder=plan.sql_folder,
+    )
 
 
 def told(results: list[TableResult]) -> list[Found]:
@@ -124,7 +129,7 @@ CONTENT: dict[str, tuple[list[str], list[Found], list[str]]] = {
     "infinity": (
         ["UPDATE ping_results SET \"timestamp\" = 'infinity' WHERE id = 4"],
         [("ping_results", "changed", "id=4", "timestamp")],
-        ["the target holds what is no timestamp with time zone"],
+        ["the target holds a value that is not timestamp with time zone"],
     ),
     "a lost row": (
         ["DELETE FROM ping_results WHERE id = 10001"],
@@ -228,7 +233,9 @@ def test_planted_corruption_is_found_and_named(ward: Loaded, spoilt: Spoilt, pla
     ],
     ids=["NFC for NFD", "blanks", "NULL for ''", "'' for NULL", "NULL for JSON null", "one bit of a uuid"],
 )  # fmt: skip
-def test_a_value_of_a_row_with_a_uuid(ward: Loaded, spoilt: Spoilt, column: str, change: str, called: str) -> None:
+def test_a_changed_value_of_a_row_with_a_uuid_is_found_and_named(
+    ward: Loaded, spoilt: Spoilt, column: str, change: str, called: str
+) -> None:
     cast = "::uuid" if column == "branch_id" else ""
     with psycopg.connect(ward.conninfo) as connection:
         query = f"SELECT id FROM standalone_devices WHERE {column} IS DISTINCT FROM ({change}){cast} ORDER BY id LIMIT 1"
@@ -309,7 +316,7 @@ def zoo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
         ledger.ensure(conninfo)
         epoch = ledger.open_run(conninfo, "run", "zoo")
         for table in ("zoo", "loose", "named", "pairs"):
-            copying.copy_table(file, conninfo, run_id="run", epoch=epoch, schema=SCHEMA, table=table)
+            copying.copy_table(Sides(file, conninfo, SCHEMA), RunLease("run", epoch), table)
         with psycopg.connect(conninfo) as connection:
             connection.execute(ZOO_KEYS)
         made = Zoo(file, Spoilt(conninfo))
@@ -321,7 +328,7 @@ def zoo(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 
 def zoo_results(zoo: Zoo) -> list[TableResult]:
-    return content.compare(zoo.file, zoo.spoilt.conninfo, SCHEMA, ["zoo", "loose", "named", "pairs"])
+    return content.compare(Sides(zoo.file, zoo.spoilt.conninfo, SCHEMA), ["zoo", "loose", "named", "pairs"])
 
 
 ZOO: dict[str, tuple[str, Found, str]] = {
@@ -333,7 +340,8 @@ ZOO: dict[str, tuple[str, Found, str]] = {
     "a numeric plus one ulp": (
         "UPDATE zoo SET n = 0.10000000000000002 WHERE id = 1", ("zoo", "changed", "id=1", "n"), "1 ulp"),
     "a numeric beyond double precision": (
-        "UPDATE zoo SET n = n + 1e-30 WHERE id = 1", ("zoo", "changed", "id=1", "n"), "the target holds what is no numeric"),
+        "UPDATE zoo SET n = n + 1e-30 WHERE id = 1", ("zoo", "changed", "id=1", "n"),
+        "the target holds a value that is not numeric"),
     "a numeric whose digits are the bits of 4.5": (
         "UPDATE zoo SET n = 4012000000000000 WHERE id = -2", ("zoo", "changed", "id=-2", "n"), "differs by"),
     "the last digit of a bigint": (
@@ -457,10 +465,10 @@ def test_any_one_value_that_becomes_another_is_found(conninfo: str, tmp_path: Pa
         for number, value in enumerate(cell.rows):
             source.execute("INSERT INTO one VALUES (?, ?)", (number, value))
             connection.execute("INSERT INTO one VALUES (%s, %s)", [number, value])
-        (equal,) = content.compare(file, conninfo, SCHEMA, ["one"], workers=1)
+        (equal,) = content.compare(Sides(file, conninfo, SCHEMA), ["one"], workers=1)
         assert equal.outcome == "passed"
         connection.execute("UPDATE one SET v = %s WHERE id = %s", [cell.other, cell.place])
-        (found,) = content.compare(file, conninfo, SCHEMA, ["one"], workers=1)
+        (found,) = content.compare(Sides(file, conninfo, SCHEMA), ["one"], workers=1)
     (difference,) = found.differences
     assert (found.outcome, difference.kind) == ("failed", "changed")
     assert [column.column for column in difference.columns] == ["v"]
@@ -624,7 +632,7 @@ def test_numbers_that_a_first_attempt_used_up_are_no_difference(without_places: 
         assert told(compared(without_places, conninfo)) == []
 
 
-def test_reference_data_that_looks_up_rows_of_the_source(ward: Loaded, cluster: Cluster, tmp_path: Path) -> None:
+def test_reference_data_may_look_up_rows_of_the_source(ward: Loaded, cluster: Cluster, tmp_path: Path) -> None:
     """The source brought regions with keys of its own, and no city."""
     changes = ("UPDATE georgian_regions SET id = id * 7 + 100", "DELETE FROM georgian_cities")
     with ward_ops(cluster, tmp_path, *changes, pings=10) as loaded:

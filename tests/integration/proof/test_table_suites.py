@@ -17,11 +17,13 @@ from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.proof import table_rules, table_suites
 from include.cutover.proof.counts import expected_counts
+from include.cutover.proof.docs_site import DocsSite
 from include.cutover.proof.expectations import StageResult
 from include.cutover.proof.orphans import SHOWN_KEYS
 from include.cutover.stack.postgres import Cluster
 from include.cutover.target import session as target_session
 from include.cutover.target import sql_runner
+from include.cutover.target.sides import Sides
 from tests.support.data_docs import Page, pages, result_page
 from tests.support.loaded import Loaded, ward_ops
 
@@ -112,16 +114,11 @@ class Pair:
 
     def check(self, conninfo: str, docs: Path, *, planned: bool = True) -> StageResult:
         return table_suites.check_tables(
-            self.snapshot,
-            conninfo,
-            SCHEMA,
+            Sides(self.snapshot, conninfo, SCHEMA, {"devices": {"token", "note"}, "users": {"email"}}),
             list(COUNTS),
             expected_counts(COUNTS, {"colours": 1}),
-            docs,
-            LOG,
-            about="Ward OPS · a run",
+            DocsSite(docs, LOG, "Ward OPS · a run"),
             sqlite_sequence={"branches": 7},
-            secret={"devices": {"token", "note"}, "users": {"email"}},
             sql_folder=self.sql_folder if planned else None,
         )
 
@@ -374,7 +371,7 @@ def test_of_many_faults_the_first_are_named_and_all_are_counted(pair: Pair, tmp_
     assert "300 keys more than once, of which these are the first 20" in result_page(tmp_path / "docs", "links").text
 
 
-def test_a_table_with_more_columns_than_a_function_has_arguments(conninfo: str) -> None:
+def test_nulls_are_found_in_more_columns_than_a_function_takes_arguments(conninfo: str) -> None:
     names = [f"c{number}" for number in range(250)]
     with psycopg.connect(conninfo, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE wide (id int PRIMARY KEY, {', '.join(f'{name} int' for name in names)})".encode())
@@ -412,18 +409,25 @@ def test_a_key_whose_column_is_gone_cannot_be_looked_at(pair: Pair, tmp_path: Pa
 def test_a_table_of_the_plan_that_nobody_counted_is_no_pass(pair: Pair, tmp_path: Path) -> None:
     with pair.spoiled() as conninfo:
         result = table_suites.check_tables(
-            pair.snapshot, conninfo, SCHEMA, list(COUNTS), expected_counts({"branches": 2}), tmp_path / "docs"
+            Sides(pair.snapshot, conninfo, SCHEMA),
+            list(COUNTS),
+            expected_counts({"branches": 2}),
+            DocsSite(tmp_path / "docs"),
         )
     assert found(result, "reconciliation_number_of_tables") == "1 tables"
-    with pair.spoiled() as conninfo, pytest.raises(CannotCheck, match="no table to look at"):
-        table_suites.check_tables(pair.snapshot, conninfo, SCHEMA, [], {}, tmp_path / "docs")
+    with pair.spoiled() as conninfo, pytest.raises(CannotCheck, match="no table to check"):
+        table_suites.check_tables(Sides(pair.snapshot, conninfo, SCHEMA), [], {}, DocsSite(tmp_path / "docs"))
 
 
 def test_a_count_that_is_not_the_snapshots_fails_although_the_content_is_equal(pair: Pair, tmp_path: Path) -> None:
     expected = expected_counts({**COUNTS, "users": 5}, {"colours": 1}, {"users": 1})
     with pair.spoiled() as conninfo:
         result = table_suites.check_tables(
-            pair.snapshot, conninfo, SCHEMA, list(COUNTS), expected, tmp_path / "docs", sql_folder=pair.sql_folder
+            Sides(pair.snapshot, conninfo, SCHEMA),
+            list(COUNTS),
+            expected,
+            DocsSite(tmp_path / "docs"),
+            sql_folder=pair.sql_folder,
         )
     assert set(bad(result)) == {"reconciliation_delta", "row_count_users", "content_users"}
     assert bad(result)["row_count_users"].expected == "4 rows (snapshot, less 1 in quarantine)"
@@ -434,7 +438,7 @@ def test_a_count_that_is_not_the_snapshots_fails_although_the_content_is_equal(p
 def test_a_snapshot_that_cannot_be_read_is_an_error_and_keeps_nobody_waiting(pair: Pair, tmp_path: Path) -> None:
     with pair.spoiled() as conninfo, pytest.raises(CannotCheck):
         table_suites.check_tables(
-            tmp_path / "gone.db", conninfo, SCHEMA, list(COUNTS), expected_counts(COUNTS), tmp_path / "docs", identity="x"
+            Sides(tmp_path / "gone.db", conninfo, SCHEMA), list(COUNTS), expected_counts(COUNTS), DocsSite(tmp_path / "docs")
         )
 
 
@@ -470,13 +474,10 @@ def test_ward_ops_as_the_cutover_leaves_it(cluster: Cluster, tmp_path: Path) -> 
 
 def of_ward_ops(ward: Loaded, conninfo: str, docs: Path) -> StageResult:
     return table_suites.check_tables(
-        ward.manifest.file,
-        conninfo,
-        ward.plan.target_schema,
+        Sides.of_plan(ward.plan, ward.manifest.file, conninfo),
         list(ward.plan.tables),
         expected_counts(ward.manifest.counts),
-        docs,
+        DocsSite(docs),
         sqlite_sequence=ward.manifest.sqlite_sequence,
-        secret={name: set(table.secret) for name, table in ward.plan.tables.items()},
         sql_folder=ward.plan.sql_folder,
     )

@@ -29,12 +29,12 @@ FOREIGN_KEYS = """
 def test_all_constraints_are_validated_once(conninfo: str) -> None:
     prepare(conninfo, FOREIGN_KEYS)
     calls: list[int] = []
-    keys = constraints.validate_foreign_keys(conninfo, "app", lambda connection: calls.append(1))
+    keys = constraints.validate_foreign_keys(conninfo, "app", lambda connection: calls.append(1), secret={})
     assert [(key.name, key.validated) for key in keys] == [("child→Parent", True), ("pair_fkey", True)]
     with psycopg.connect(conninfo) as connection:
         assert catalog.unvalidated_constraints(connection, "app") == []
     assert len(calls) == 3
-    assert constraints.validate_foreign_keys(conninfo, "app", lost) == keys
+    assert constraints.validate_foreign_keys(conninfo, "app", lost, secret={}) == keys
 
 
 def test_orphans_are_counted_and_named_by_key_only(conninfo: str) -> None:
@@ -51,7 +51,7 @@ def test_orphans_are_counted_and_named_by_key_only(conninfo: str) -> None:
         ALTER TABLE "Parent" ADD CONSTRAINT good CHECK (id > 0) NOT VALID""",
     )
     with pytest.raises(WrongData) as caught:
-        constraints.validate_foreign_keys(conninfo, "app")
+        constraints.validate_foreign_keys(conninfo, "app", secret={})
     told = str(caught.value)
     assert (
         "child→Parent: 1,100 orphans in child (Parent), first with Key=201 / Key=202 / Key=203 / Key=204 / Key=205" in told
@@ -68,7 +68,7 @@ def test_orphans_are_counted_and_named_by_key_only(conninfo: str) -> None:
 def test_without_the_lease_nothing_is_validated(conninfo: str) -> None:
     prepare(conninfo, FOREIGN_KEYS)
     with pytest.raises(LeaseLost):
-        constraints.validate_foreign_keys(conninfo, "app", lost)
+        constraints.validate_foreign_keys(conninfo, "app", lost, secret={})
     with psycopg.connect(conninfo) as connection:
         assert len(catalog.unvalidated_constraints(connection, "app")) == 3
 
@@ -81,4 +81,6 @@ def test_a_partitioned_table_takes_a_plain_foreign_key(conninfo: str) -> None:
         CREATE TABLE c1 PARTITION OF c FOR VALUES IN (1);
         ALTER TABLE c ADD FOREIGN KEY (p) REFERENCES p""",
     )
-    assert [(key.table, key.validated) for key in constraints.validate_foreign_keys(conninfo, "app")] == [("c", True)]
+    assert [(key.table, key.validated) for key in constraints.validate_foreign_keys(conninfo, "app", secret={})] == [
+        ("c", True)
+    ]

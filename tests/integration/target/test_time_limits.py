@@ -32,6 +32,7 @@ from include.cutover.stack.postgres import Cluster
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import ledger
 from include.cutover.target import session as target_session
+from include.cutover.target.sides import Sides
 from tests.support.hanging import stopped, through_proxy
 
 SHORT = {"statement_timeout": "300ms"}
@@ -138,13 +139,13 @@ def test_a_silent_target_ends_the_proof(tmp_path: Path, conninfo: str, impatient
     with psycopg.connect(conninfo) as connection:
         connection.execute("CREATE TABLE t (id bigint PRIMARY KEY, word text)")
         connection.execute("INSERT INTO t SELECT n, repeat('x', 20) FROM generate_series(0, 1999) n")
-    (result,) = content.compare(tmp_path / "source.db", conninfo, "public", ["t"], seconds=0.3)
+    (result,) = content.compare(Sides(tmp_path / "source.db", conninfo, "public"), ["t"], seconds=0.3)
     assert result.outcome == "passed"
     ended = 0
     for after in range(900, 3_000, 400):  # from the log-in on, until it is silent only after the last answer
         with through_proxy(conninfo, after) as stalling, contextlib.suppress(Unreachable):
             ended += 1
-            (result,) = content.compare(tmp_path / "source.db", stalling, "public", ["t"], seconds=0.3)
+            (result,) = content.compare(Sides(tmp_path / "source.db", stalling, "public"), ["t"], seconds=0.3)
             if result.outcome == "passed":
                 break
             assert result.outcome == "unknown"

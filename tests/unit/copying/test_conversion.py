@@ -150,7 +150,7 @@ def test_both_ways_of_numeric_give_the_shortest_decimal_or_none(
         ("numeric(20,15)", 9.95, "9.95"),
     ],
 )
-def test_fields_of_a_copy_line(type_name: str, value: Value, field: str) -> None:
+def test_fields_of_a_copy_line_are_escaped(type_name: str, value: Value, field: str) -> None:
     assert way(type_name)(value) == field
 
 

@@ -1,9 +1,9 @@
 """How the Data Docs look, and the expectations that Great Expectations does not bring.
 
 The pages that Great Expectations writes load scripts, fonts and styles from other hosts, speak of suites and assets, and
-call an expectation that had nothing to look at a success. Its site builder writes ours instead: what was checked, what was
-expected and why, what was found and what to do, without any script and with one small stylesheet inside each page. So a
-site can be read from disk, below any path of a web server, and on a host without a way out. What comes from the data is
+call an expectation that had no value to check a success. Its site builder writes ours instead: each check, the expectation
+and its origin, the result and the next action, without any script and with one small stylesheet inside each page. So a
+site can be read from disk, below any path of a web server, and on a host without a way out. All content from the data is
 escaped.
 
 This module imports Great Expectations, which takes seconds: only a running stage imports it (``expectations``).
@@ -32,7 +32,7 @@ FIGURES: dict[str, Callable[[], Mapping[str, int]]] = {}
 
 
 class ExpectQueryToFindNoRows(UnexpectedRowsExpectation):  # type: ignore[misc]
-    """The query finds nothing. What it finds is shown in the Data Docs, so it must select keys only.
+    """The query finds nothing. Rows that it finds are shown in the Data Docs, so it must select keys only.
 
     The query has to give the number of all rows in its column ``COUNT_COLUMN`` and may limit what it returns: unlike its
     base class this asks once instead of twice, and does not fetch every row that is wrong.
@@ -63,7 +63,7 @@ class ExpectFiguresInBounds(BatchExpectation):  # type: ignore[misc]
     def _validate(self, metrics: dict[str, Any], *args: Any, **kwargs: Any) -> dict[str, Any]:
         found = FIGURES.pop(self.figures)()
         if not self.at_least and not self.at_most:
-            raise ValueError("there is nothing that the figures could be held against")
+            raise ValueError("there are no bounds to compare the figures with")
         low = all(found[name] >= bound for name, bound in self.at_least.items())
         high = all(found[name] <= bound for name, bound in self.at_most.items())
         return {"success": low and high, "result": {"observed_value": dict(found)}}
@@ -82,7 +82,7 @@ class Page:
         )
 
     def render(self, document: Mapping[str, Any], **_: Any) -> str:
-        """The page as text."""
+        """Return the page as text."""
         return self._environment.get_template(document["template"]).render(document)
 
 
@@ -91,7 +91,7 @@ class StartPage:
 
     Args:
         stage: ``heading``, ``about``, ``task_log_url``, ``moment``, and ``suites``: for each its ``name``, whether it stands
-            ``first``, the ``rows`` that it was about where these are no table, and its ``checks`` by the requirement's
+            ``first``, the ``rows`` that it was about where these are not a table, and its ``checks`` by the requirement's
             identity, each with its ``origin``.
     """
 
@@ -99,7 +99,7 @@ class StartPage:
         self._stage = stage
 
     def render(self, links: Mapping[str, Any]) -> dict[str, Any]:
-        """What the page shows. Great Expectations knows where each result's page is."""
+        """Return the content of the page. Great Expectations knows where each result's page is."""
         found = []
         for link in links.get("validations_links", []):
             suite = self._stage["suites"][link["expectation_suite_name"]]
@@ -116,28 +116,28 @@ class StartPage:
 
 
 class ResultPage:
-    """What came of one suite. Argument as for ``StartPage``."""
+    """The results of one suite. Argument as for ``StartPage``."""
 
     def __init__(self, stage: Mapping[str, Any]) -> None:
         self._stage = stage
 
     def render(self, validation: Any) -> dict[str, Any]:
-        """What the page shows, from the results as Great Expectations kept them."""
+        """Return the content of the page, from the results as Great Expectations kept them."""
         suite = self._stage["suites"][validation.suite_name]
-        told, at_fault = {}, {}
+        shown, at_fault = {}, {}
         for result in validation.results:
             config, details = result.expectation_config, (result.result or {}).get("details") or {}
             identity = config.meta["requirement"]
             for row in (result.result or {}).get("unexpected_index_list") or []:
                 at_fault[row["name"]] = suite["checks"][identity]["outcome"]
-            told[identity] = {
+            shown[identity] = {
                 **suite["checks"][identity],
                 "columns": details.get("columns") or [],
                 "rows": details.get("unexpected_rows") or [],
                 "all_rows": (result.result or {}).get("observed_value"),
                 "query": _as_written(config.kwargs.get("unexpected_rows_query", "")),
             }
-        checks = _worst_first([told[identity] for identity in suite["checks"] if identity in told])
+        checks = _worst_first([shown[identity] for identity in suite["checks"] if identity in shown])
         return {
             **_frame(self._stage),
             "template": "result.html.j2",
@@ -163,5 +163,5 @@ def _counts(checks: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def _as_written(query: str) -> str:
-    """A query as it was before it was made a template, see ``requirements``."""
+    """Return a query as it was before it was made a template, see ``requirements``."""
     return query.removesuffix(" {batch!s:.0}").replace("\\:", ":").replace("{{", "{").replace("}}", "}")
