@@ -398,54 +398,6 @@ def test_what_touches_the_application_does_not_take_airflows_word_for_what_stand
             assert "forward" not in task.terms.course or task.task_id == "rollback.stop_services"
 
 
-def test_what_the_runbook_requires_is_written_out_once_more() -> None:
-    """A row that loses its mark would let a run go on without that step."""
-    plan = load_plan("ward_ops")
-    before_stopping = [
-        "open_run", "check_target", "check_source", "assess_source", "check_places", "apply_ddl", "apply_migrations",
-        "wait_for_window",
-    ]  # fmt: skip
-    written = [
-        *runbook.copies(plan), "build_keys_and_indexes", "load_reference_data", "store_quarantine", "declare_foreign_keys",
-        "set_sequences", "analyze_tables",
-    ]  # fmt: skip
-    proofs = ["check_tables", "validate_foreign_keys", "smoke_test_database"]
-    going_live = ["switch_configuration", "start_services", "smoke_test_application"]
-    assert runbook.required(plan, Point.STOP) == before_stopping
-    required = {*before_stopping, "stop_services", "fence_source", "take_backup", "restore_test", *written, *proofs}
-    assert set(runbook.required(plan, Point.GO_LIVE)) == required | {"grant_access"}
-    assert set(runbook.required(plan, Point.STAY_LIVE)) == required | {"grant_access", *going_live}
-    assert runbook.required_gates(plan, Point.GO_LIVE) == ["go_no_go"]
-    assert runbook.required_gates(plan, Point.STAY_LIVE) == ["go_no_go", "approve"]
-    later = {"check_tables": written, "smoke_test_database": written}
-    assert runbook.later(plan, Point.GO_LIVE) == later
-    assert runbook.later(plan, Point.STAY_LIVE) == {
-        **later,
-        "start_services": ["switch_configuration"],
-        "smoke_test_application": ["start_services"],
-    }
-    moved = required - {"open_run", "wait_for_window", "stop_services"} | {"grant_access"}
-    rehearsed = {"open_rehearsal", "create_database", "clone_source", "announce_start", "mark_target"}
-    way_back = {"way_back.keep_target", "way_back.restore_source", "way_back.check_restored"}
-    assert set(runbook.required(plan, Point.REHEARSAL)) == moved | rehearsed | way_back
-    assert runbook.later(plan, Point.REHEARSAL) == {
-        **later,
-        **{name: ["clone_source"] for name in ("check_source", "assess_source", "fence_source")},
-        "apply_ddl": ["create_database"],
-        "take_backup": ["fence_source"],
-        **{name: ["take_backup", "apply_migrations"] for name in runbook.copies(plan)},
-        "mark_target": ["take_backup", *written],
-        "way_back.keep_target": ["mark_target"],
-        "way_back.restore_source": ["take_backup"],
-        "way_back.check_restored": ["way_back.restore_source"],
-    }
-    back = ("stop_services", "keep_target", "restore_source", "revert_configuration", "start_services", "check_health")
-    assert runbook.completing("rollback") == [f"rollback.{name}" for name in back]
-    assert runbook.completing("release") == ["release.lift_fence", "release.start_services", "release.check_health"]
-    assert runbook.touching() == ["stop_services", "fence_source", "take_backup"]
-    assert (runbook.behind("go_no_go"), runbook.behind("approve")) == ("stop_services", "switch_configuration")
-
-
 def test_a_step_needs_a_body_a_row_and_a_line_in_the_dag_and_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     plan = load_plan("ward_ops").model_copy(update={"source_queue": "source"})
     row = Row("count_the_moons", phase="Prepare", runs=frozenset({Runs.CUTOVER}), required=Point.STOP, anywhere=True)
