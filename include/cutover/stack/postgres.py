@@ -56,7 +56,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _without_root(command: list[str]) -> list[str]:
+def without_root(command: list[str]) -> list[str]:
     """The command as root would have to start it: as ``nobody``, still able to read below folders closed to others."""
     if os.geteuid() != 0:
         return command
@@ -116,7 +116,7 @@ class Cluster:
             nobody = pwd.getpwnam("nobody")
             os.chown(self._data, nobody.pw_uid, nobody.pw_gid)
         done = subprocess.run(
-            _without_root([
+            without_root([
                 str(binaries() / "initdb"), "--pgdata", str(self._data), "--username", OWNER, "--pwfile", str(secret),
                 "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions",
             ]),
@@ -152,7 +152,7 @@ class Cluster:
             command += ["-c", f"{name}={value}"]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                _without_root(command), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                without_root(command), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True, cwd="/", env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             )  # fmt: skip
         deadline = time.monotonic() + seconds

@@ -18,6 +18,7 @@ from include.cutover.aftercare import report as aftercare_report
 from include.cutover.aftercare import rows_since_go_live
 from include.cutover.aftercare import statistics as aftercare_statistics
 from include.cutover.aftercare.checks import Rate, could_not
+from include.cutover.aftercare.marker import MARKED, Marker
 from include.cutover.aftercare.statistics import Standing
 from include.cutover.application import configuration, requests
 from include.cutover.checks import Check
@@ -390,14 +391,14 @@ def briefing(watch: Watch, question: aftercare_record.Question) -> str:
 
 def written_since(watch: Watch) -> str:
     """The rows that were written to the target since go-live, in words. Never raises."""
-    marked = watch.cutover.last(rows_since_go_live.MARKED)
+    marked = watch.cutover.last(MARKED)
     if marked is None:
         return "unknown, as no marker was taken at go-live"
     try:
         found = rows_since_go_live.count(
             watch.target,
             watch.plan.target_schema,
-            rows_since_go_live.Marker.from_dict(marked),
+            Marker.from_dict(marked),
             watch.of_cutover.decided.file,
             seconds=_COUNT_SECONDS,
         )

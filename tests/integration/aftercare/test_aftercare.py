@@ -15,9 +15,10 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover.aftercare import baseline, rows_since_go_live
+from include.cutover.aftercare import baseline
 from include.cutover.aftercare import checks as aftercare_checks
 from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare.marker import MARKED, mark
 from include.cutover.checks import Check
 from include.cutover.connections.commands import no_remote
 from include.cutover.decisions import snapshot as decided_snapshot
@@ -156,8 +157,8 @@ class Shop(Ends):
         evidence.append("snapshot", decided=decided_snapshot.untouched(manifest.file).as_dict())
         ledger.ensure(self.conninfo)
         guard = ledger.guard(RUN, ledger.open_run(self.conninfo, RUN, PLAN))
-        marker = rows_since_go_live.mark(self.conninfo, "public", RUN, guard, {"devices": 1, "pings": 0})
-        evidence.append(rows_since_go_live.MARKED, **marker.as_dict())
+        marker = mark(self.conninfo, "public", RUN, guard, {"devices": 1, "pings": 0})
+        evidence.append(MARKED, **marker.as_dict())
         baseline.keep(evidence, plan, lambda: self.conninfo, no_remote)
         evidence.append("services.started", on="target")
         evidence.append("decision", at="decide_live", outcome="go_on", why=[])

@@ -18,13 +18,15 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover.aftercare import rows_since_go_live
-from include.cutover.aftercare.rows_since_go_live import Changes, Marker
+from include.cutover.aftercare import row_export, rows_since_go_live
+from include.cutover.aftercare.marker import MARKED, Marker, mark
+from include.cutover.aftercare.row_changes import Changes, TimeLimit
+from include.cutover.aftercare.row_export import ExportedFile
 from include.cutover.cli import evidence_check
 from include.cutover.decisions import snapshot as decided_snapshot
 from include.cutover.errors import CannotCheck, LeaseLost, Unreachable
 from include.cutover.evidence.record import Evidence
-from include.cutover.stack.postgres import Cluster, _without_root, binaries, free_port
+from include.cutover.stack.postgres import Cluster, binaries, free_port, without_root
 from include.cutover.target import ledger
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -91,7 +93,7 @@ class Site:
                 connection.execute(statement.encode())
 
     def mark(self) -> Marker:
-        return rows_since_go_live.mark(self.conninfo, "public", "run", ledger.guard("run", self.epoch), ROWS)
+        return mark(self.conninfo, "public", "run", ledger.guard("run", self.epoch), ROWS)
 
     def count(self, marker: Marker, snapshot: Path | None = None) -> dict[str, Changes]:
         found = rows_since_go_live.count(self.conninfo, "public", marker, snapshot or self.snapshot)
@@ -371,7 +373,7 @@ def test_the_numbers_of_transactions_may_wrap_around(tmp_path: Path) -> None:
     os.chown(clog, data.stat().st_uid, data.stat().st_gid)
     reset = [str(binaries() / "pg_resetwal"), "-f", "-x", str(following), "-u", str(following - 3), str(data)]
 
-    done = subprocess.run(_without_root(reset), capture_output=True, text=True, check=False, cwd="/")
+    done = subprocess.run(without_root(reset), capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     cluster.start({"fsync": "off", "autovacuum": "off"})
     try:
@@ -428,13 +430,13 @@ def test_time_that_is_over_while_writing_is_told_and_the_numbers_stay(
 ) -> None:
     marker = site.mark()
     site.run(*EVERYTHING)
-    write = rows_since_go_live._write
+    write = row_export._write
 
-    def slow(folder: Path, table: str, lines: Iterable[bytes]) -> rows_since_go_live.ExportedFile:
-        monkeypatch.setattr(rows_since_go_live._Clock, "over", lambda _: True)
+    def slow(folder: Path, table: str, lines: Iterable[bytes]) -> ExportedFile:
+        monkeypatch.setattr(TimeLimit, "over", lambda _: True)
         return write(folder, table, lines)
 
-    monkeypatch.setattr(rows_since_go_live, "_write", slow)
+    monkeypatch.setattr(row_export, "_write", slow)
     with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         found = rows_since_go_live.export(connection, "public", marker, site.snapshot, tmp_path / "out")
         assert connection.execute("SELECT count(*) FROM devices").fetchone() == (2,), "the transaction goes on"
@@ -480,7 +482,7 @@ def test_before_go_live_there_is_nothing_to_tell(site: Site, evidence: Evidence)
 
 
 def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Evidence) -> None:
-    evidence.append(rows_since_go_live.MARKED, **site.mark().as_dict())
+    evidence.append(MARKED, **site.mark().as_dict())
     site.run("INSERT INTO items (id, name) VALUES (10, 'a secret word')", "DELETE FROM devices")
     told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
     assert told.summary == "written after go-live: devices: 2 deleted; items: 1 inserted"
@@ -498,7 +500,7 @@ def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Ev
 
 
 def test_with_postgresql_down_the_number_is_unknown(site: Site, evidence: Evidence) -> None:
-    evidence.append(rows_since_go_live.MARKED, **site.mark().as_dict())
+    evidence.append(MARKED, **site.mark().as_dict())
     down = f"host=127.0.0.1 port={free_port()} user=x password=hunter2 dbname=x"
     told = rows_since_go_live.record_count(evidence, "public", lambda: down)
     assert told.figures == "unknown" and told.summary.startswith("the rows written after go-live are unknown: the target")
@@ -516,7 +518,7 @@ def test_without_a_marker_an_application_that_was_let_in_is_unknown(site: Site, 
 def test_a_fault_of_our_own_is_unknown_too_and_does_not_stop_the_way_back(
     site: Site, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evidence.append(rows_since_go_live.MARKED, **{**site.mark().as_dict(), "snapshot": "nonsense"})
+    evidence.append(MARKED, **{**site.mark().as_dict(), "snapshot": "nonsense"})
     with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         assert rows_since_go_live.record_export(evidence, "public", connection).figures == "unknown"
         assert connection.execute("SELECT 1").fetchone() == (1,), "the transaction goes on"
