@@ -12,7 +12,8 @@ import psycopg
 
 from include.cutover import files
 from include.cutover.aftercare import record as aftercare_record
-from include.cutover.aftercare import retention, rows_since_go_live
+from include.cutover.aftercare import rows_since_go_live
+from include.cutover.aftercare.retention.record import refuse_removed
 from include.cutover.application import configuration, requests, services
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, Refused
@@ -257,7 +258,7 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     begun_before = own.last("rollback.opened") is not None if own.exists else False
     # A later try has no right to take the lease back from whoever took it since.
     taken = (lease.check if begun_before else lease.take_over)(plan.name, run_id, step.holder)
-    retention.refuse_removed(plan.name, subject.folder.name)  # with the lease, behind which nothing is removed any more
+    refuse_removed(plan.name, subject.folder.name)  # with the lease, behind which nothing is removed any more
     claims.wait_for_others(plan.name, lambda: lease.holds(plan.name, run_id, step.holder))
     if not begun_before:
         own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=asked.by, reason=asked.reason)
