@@ -25,6 +25,7 @@ from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.stack.processes import Roster
+from include.cutover.stack.settings import StackSettings
 from include.cutover.target import access
 
 DATABASE = "ward_flux"
@@ -48,7 +49,7 @@ class LocalSite:
     Args:
         folder: Everything lies below it.
         port: Of Airflow's interface; None takes a free one.
-        frozen_code: See ``Stack``.
+        frozen_code: See ``StackSettings``.
         aftercare_seconds: How long a cutover is looked after; None takes the plan's hour.
     """
 
@@ -79,14 +80,14 @@ class LocalSite:
     @cached_property
     def stack(self) -> Stack:
         """The local Airflow."""
-        return Stack(
-            self.folder / "stack",
+        settings = StackSettings(
             self._connections,
             self.environment,
             self._port,
             accounts=self._accounts,
             frozen_code=self._frozen_code,
         )
+        return Stack(self.folder / "stack", settings)
 
     @property
     def _accounts(self) -> Accounts | None:

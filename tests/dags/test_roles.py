@@ -30,6 +30,7 @@ from include.cutover.plan.file import parse_plan
 from include.cutover.stack.api_client import Client, Gate
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster
+from include.cutover.stack.settings import StackSettings
 
 SECOND = ROOT / "tests" / "second_plan"
 PEOPLE = {
@@ -66,7 +67,7 @@ class Site:
         """``roles``, where Airflow's settings are."""
         return subprocess.run(
             [sys.executable, "-m", "include.cutover", "roles", *arguments],
-            env={**self.stack._environment_of_all, **environment},
+            env={**self.stack.environment, **environment},
             cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
@@ -143,7 +144,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         "CUTOVER_EVIDENCE": str(folder / "evidence"),
         "WARD_OPS_BACKUPS": str(folder / "backups"),
     }
-    stack = Stack(folder / "stack", connections, environment, accounts=accounts, frozen_code=True)
+    stack = Stack(folder / "stack", StackSettings(connections, environment, accounts=accounts, frozen_code=True))
     with stack.roster.guarded():
         stack.start([f"{verb}_{plan}" for verb in ("cutover", "rollback") for plan in ("library", "hasty")])
         yield Site(folder, stack)

@@ -134,28 +134,37 @@ def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: date
     return Rate(int(rows), seconds if older else max(1.0, end - float(str(first))))
 
 
-def growth(
-    conninfo: str,
-    schema: str,
-    growing: GrowingTable,
-    rate: Rate,
-    since: datetime,
-    started: datetime,
-    now: datetime,
-    own_rows: Sequence[datetime] = (),
-    *,
-    last: bool = False,
-) -> Check | None:
-    """Whether rows come at the rate of before: since the last look, or for longer where few rows are awaited.
+@dataclass(frozen=True)
+class Observation:
+    """The time in which rows are counted.
+
+    Attributes:
+        started: When the services had started on the target; older rows were copied.
+        since: The previous look.
+        now: This look.
+        own_rows: Times at which our own tests made the application write a row into the table.
+        last: No later look follows, which could decide what this one cannot yet.
+    """
+
+    started: datetime
+    since: datetime
+    now: datetime
+    own_rows: Sequence[datetime] = ()
+    last: bool = False
+
+
+def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: Observation) -> Check | None:
+    """Check that rows come as fast as before: since the previous look, or for longer where few rows are expected.
 
     Args:
-        since: The last look.
-        started: When the services had started on the target; what is older was copied.
-        own_rows: When our own tests made the application write a row into it.
-        last: There is no later look, which could tell what this one cannot yet.
+        conninfo: The target's.
+        schema: Schema of the application's tables.
+        growing: The table, and how many rows may be missing.
+        rate: How fast it grew before the cutover.
+        seen: The time in which rows are counted.
 
     Returns:
-        None where it is too early to tell.
+        The check; None where it is too early to decide.
 
     Raises:
         Unreachable, StepFailed: See ``catalog.session``.
@@ -169,19 +178,19 @@ def growth(
     if rate.per_second <= 0:
         return check("unknown", "", f"the rate before the cutover is not known: {rate.problem}")
     share = 1 - growing.tolerance
-    begin = max(started, min(since, now - timedelta(seconds=_ENOUGH / (rate.per_second * share))))
-    seconds = (now - begin).total_seconds()
+    begin = max(seen.started, min(seen.since, seen.now - timedelta(seconds=_ENOUGH / (rate.per_second * share))))
+    seconds = (seen.now - begin).total_seconds()
     awaited = rate.per_second * seconds * share
     if awaited < _ENOUGH * 0.999:
-        if not last:
+        if not seen.last:
             return None
         return check("unknown", f"{awaited:.1f} rows or more", "too few are awaited to tell within the aftercare")
     query = sql.SQL("SELECT count(*) FROM {} WHERE {column} >= %s AND {column} < %s").format(
         sql.Identifier(schema, growing.table), column=sql.Identifier(growing.column)
     )
     with statistics.reading(conninfo, schema, seconds=_SECONDS) as connection:
-        row = connection.execute(query, [begin, now]).fetchone()
-    rows = max(0, (int(row[0]) if row else 0) - sum(begin <= moment < now for moment in own_rows))
+        row = connection.execute(query, [begin, seen.now]).fetchone()
+    rows = max(0, (int(row[0]) if row else 0) - sum(begin <= moment < seen.now for moment in seen.own_rows))
     before = f"{rate.per_second * 60:,.1f} a minute before"
     return check(
         "passed" if rows >= awaited else "failed",

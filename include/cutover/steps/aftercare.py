@@ -17,7 +17,7 @@ from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import report as aftercare_report
 from include.cutover.aftercare import rows_since_go_live
 from include.cutover.aftercare import statistics as aftercare_statistics
-from include.cutover.aftercare.checks import Rate, could_not
+from include.cutover.aftercare.checks import Observation, Rate, could_not
 from include.cutover.aftercare.marker import MARKED, Marker
 from include.cutover.aftercare.statistics import Standing
 from include.cutover.application import configuration, requests
@@ -289,9 +289,8 @@ def _growth(
         rate = Rate(**opened["rates"][growing.table])
 
         def ask(growing: Any = growing, rate: Rate = rate, own: Any = own) -> list[Check]:
-            found = aftercare_checks.growth(
-                watch.target, watch.plan.target_schema, growing, rate, since, started, now, own, last=last
-            )
+            seen = Observation(started, since, now, own, last)
+            found = aftercare_checks.growth(watch.target, watch.plan.target_schema, growing, rate, seen)
             return [found] if found is not None else []
 
         checks += _asked(f"aftercare_growth_{growing.table}", f"Rows of {growing.table} come as fast as before", ask)

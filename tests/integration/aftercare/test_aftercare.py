@@ -444,10 +444,9 @@ def test_the_rate_before_is_that_of_the_snapshot_and_rows_must_come_like_that(sh
         with psycopg.connect(shop.conninfo) as connection:
             for n in range(rows):
                 connection.execute("INSERT INTO pings (at) VALUES (%s)", [start + timedelta(seconds=n * seconds / rows)])
-        return aftercare_checks.growth(
-            shop.conninfo, "public", shop.watch("x").settings.growing[0],
-            aftercare_checks.Rate(**opened["rates"]["pings"]), start, start, start + timedelta(seconds=seconds), **others,
-        )  # fmt: skip
+        rate = aftercare_checks.Rate(**opened["rates"]["pings"])
+        seen = aftercare_checks.Observation(start, start, start + timedelta(seconds=seconds), **others)
+        return aftercare_checks.growth(shop.conninfo, "public", shop.watch("x").settings.growing[0], rate, seen)
 
     def outcome(*given: Any, **others: Any) -> str:
         made = check(*given, **others)

@@ -19,6 +19,7 @@ from include.cutover.people.roles import Accounts
 from include.cutover.stack.api_client import Client, Gate, TaskState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.processes import members
+from include.cutover.stack.settings import StackSettings
 
 DAGS = """
 import os
@@ -51,8 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (folder / "dags").mkdir()
     (folder / "plugins").mkdir()
     (folder / "dags" / "gate.py").write_text(DAGS)
-    stack = Stack(
-        folder / "airflow",
+    settings = StackSettings(
         {"somewhere": '{"conn_type": "http", "host": "nowhere.example"}'},
         {"WORD_OF_ENVIRONMENT": "known"},
         dags_folder=folder / "dags",
@@ -60,6 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         accounts=Accounts(users={"lead": ("Op",), "observer": ("Viewer",), "communicator": ("Viewer",)}),
         parallelism=2,
     )
+    stack = Stack(folder / "airflow", settings)
     with stack.roster.guarded():
         with pytest.MonkeyPatch.context() as shell:
             shell.setenv("AIRFLOW_CONN_FROM_THE_SHELL", "http://elsewhere.example")
@@ -187,7 +188,7 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        other = Stack(tmp_path / "other", port=port)
+        other = Stack(tmp_path / "other", StackSettings(port=port))
         with pytest.raises(Refused, match=f"the port {port} cannot be used"):
             other.start()
     assert other.roster.leaders() == []

@@ -17,7 +17,7 @@ from dotenv import dotenv_values
 
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
-from include.cutover.stack.local import common_settings
+from include.cutover.stack.settings import common_settings
 
 TEXT = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
