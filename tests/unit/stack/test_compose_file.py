@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import stat
@@ -33,7 +34,7 @@ def example(name: str) -> dict[str, str | None]:
 
 
 def mounts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Source and place of each mount; a variable counts as its default."""
+    """Yield source and place of each mount; a variable counts as its default."""
     for text in service.get("volumes", []):
         source, place = re.sub(r"\$\{[A-Z_]+:-([^}]+)\}", r"\1", text).split(":")[:2]
         yield source, place
@@ -51,6 +52,14 @@ def test_what_a_service_names_is_there(name: str) -> None:
         assert source in FILE["volumes"] or (ROOT / source).is_file(), source
     files = [path for path in service.get("env_file", []) if not path.startswith("$")]
     assert all((ROOT / path).is_file() for path in files)
+
+
+def test_every_file_and_module_of_the_project_that_is_named_exists() -> None:
+    paths = set(re.findall(r"/opt/project/([\w/.]+)", TEXT))
+    modules = {name for name in re.findall(r"-m, ([\w.]+)", TEXT) if name.startswith(("include.", "examples."))}
+    assert paths and modules
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
 
 
 def test_a_service_waits_only_for_those_of_its_own_profiles() -> None:
