@@ -27,7 +27,7 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.people.roles import DAGS, LEAD, ROLES, Accounts, permissions
 from include.cutover.places import ROOT
 from include.cutover.plan.file import parse_plan
-from include.cutover.stack.api_client import Client, Gate
+from include.cutover.stack.api_client import Client, GateState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster
 from include.cutover.stack.settings import StackSettings
@@ -98,7 +98,7 @@ class Asked:
     """A cutover that waits at its first gate, and the state in which it waits."""
 
     run_id: str
-    gate: Gate
+    gate: GateState
     states: list[Any]
     source: list[str]
 
@@ -192,7 +192,7 @@ def asked(site: Site, lead: Client, forged: dict[str, tuple[str, str]]) -> Asked
     return Asked(run_id, gate, lead.tasks("cutover_library", run_id), source)
 
 
-def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str) -> Gate:
+def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str) -> GateState:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         waiting = {task.task_id for task in client.tasks(dag_id, run_id) if task.state == "awaiting_input"}

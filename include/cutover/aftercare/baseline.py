@@ -1,4 +1,4 @@
-"""Where logs and statistics stand right before the services start on the target: what is later belongs to go-live."""
+"""Positions of logs and statistics right before the services start on the target: later entries belong to go-live."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ log = logging.getLogger(__name__)
 
 
 def keep(evidence: Evidence, plan: Plan, conninfo: Callable[[], str], remote: Remote) -> None:
-    """Record it in the cutover's evidence, once: a later try, with services that run already, changes nothing.
+    """Record the positions in the cutover's evidence, once: a later try, with services that run already, changes nothing.
 
-    What cannot be looked at is missing there, and the aftercare says so: going live does not wait for it.
+    A position that cannot be read is missing there, and the aftercare reports that: go-live does not wait for it.
+
+    Args:
+        evidence: The cutover's.
+        plan: Its plan.
+        conninfo: The target's.
+        remote: The host of an SSH connection, for logs that are not on this one.
     """
     if not plan.aftercare.enabled or evidence.last(aftercare_record.BASELINE) is not None:
         return
@@ -30,5 +36,5 @@ def keep(evidence: Evidence, plan: Plan, conninfo: Callable[[], str], remote: Re
     try:
         statistics = aftercare_statistics.standing(conninfo(), plan.target_schema).as_dict()
     except (CutoverError, psycopg.Error) as error:
-        log.warning("where PostgreSQL's statistics stand is not known: %s", type(error).__name__)
+        log.warning("PostgreSQL's statistics cannot be read: %s", type(error).__name__)
     evidence.append(aftercare_record.BASELINE, statistics=statistics, logs=aftercare_logs.ends(plan.services, remote))

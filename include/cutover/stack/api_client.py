@@ -37,7 +37,7 @@ class TaskState:
 
 
 @dataclass(frozen=True)
-class Gate:
+class GateState:
     """A question to a person.
 
     Attributes:
@@ -126,11 +126,11 @@ class Client:
             if not items or len(found) >= page["total_entries"]:
                 return sorted(found, key=lambda task: (task.task_id, task.map_index))
 
-    def gates(self, dag_id: str, run_id: str) -> list[Gate]:
+    def gates(self, dag_id: str, run_id: str) -> list[GateState]:
         """All questions that a run asked so far."""
         page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/hitlDetails", query={"limit": 100})
         return [
-            Gate(
+            GateState(
                 task_id=item["task_instance"]["task_id"],
                 map_index=item["task_instance"]["map_index"],
                 subject=item["subject"],
@@ -141,7 +141,7 @@ class Client:
             for item in page["hitl_details"]
         ]
 
-    def answer(self, dag_id: str, run_id: str, gate: Gate, option: str) -> None:
+    def answer(self, dag_id: str, run_id: str, gate: GateState, option: str) -> None:
         """Answer a question as this user.
 
         Raises:

@@ -340,7 +340,7 @@ def first_backup(watch: Watch) -> Report:
 # --- the question -------------------------------------------------------------------------------------------------------
 
 
-def wait_for_question(watch: Watch) -> aftercare_record.Question | None:
+def wait_for_question(watch: Watch) -> aftercare_record.OpenQuestion | None:
     """The red finding that somebody must be asked about; None when there will be none.
 
     Raises:
@@ -364,7 +364,7 @@ def wait_for_question(watch: Watch) -> aftercare_record.Question | None:
     raise NotYet(aftercare_record.now() + timedelta(seconds=min(60.0, max(2.0, watch.settings.interval_seconds / 2))))
 
 
-def briefing(watch: Watch, question: aftercare_record.Question) -> str:
+def briefing(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
     """What a person needs to decide, as Markdown: what is wrong, and what a rollback would leave behind."""
     made = aftercare_record.looks(watch.evidence.events())
     lines = [
@@ -408,7 +408,7 @@ def written_since(watch: Watch) -> str:
     return f"{total:,} rows ({'; '.join(told)})" if told else "no rows"
 
 
-def ask(watch: Watch, question: aftercare_record.Question) -> str:
+def ask(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
     """Record that the question is asked, and return what to show."""
     text = briefing(watch, question)
     watch.evidence.append(

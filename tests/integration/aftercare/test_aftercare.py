@@ -319,7 +319,7 @@ def test_errors_in_a_log_are_found_once_without_secrets_and_only_since_go_live(s
     with pytest.raises(NotYet):
         shop.do("look", steps.look)
     third = aftercare_record.looks(shop.evidence.events())[-1]
-    assert bad(third) == {} and "changed for a new one" in found(third, "aftercare_log_api")
+    assert bad(third) == {} and "replaced by a new one" in found(third, "aftercare_log_api")
     shop.log.unlink()
     time.sleep(1)
     with pytest.raises(NotYet):
@@ -478,7 +478,7 @@ def test_a_rate_that_is_not_known_is_not_taken_for_zero(shop: Shop) -> None:
 # --- the question -------------------------------------------------------------------------------------------------------
 
 
-def red(shop: Shop) -> aftercare_record.Question:
+def red(shop: Shop) -> aftercare_record.OpenQuestion:
     """A red look, and the question that comes of it."""
     shop.http.routes["/health"] = says({"status": "ill", "database": "postgresql"})
     shop.first_look()
@@ -542,7 +542,7 @@ def test_the_rollback_has_the_name_of_who_answered_and_the_form_cannot_change_th
         form = {"reason": "forged", "run_id": "another run"}
         return Step(PLAN, "open_rollback", Caller(f"rollback_{PLAN}", own, actor, form), shop, shop.plan())
 
-    with pytest.raises(Refused, match="no aftercare asked"):
+    with pytest.raises(Refused, match="no aftercare requested"):
         steps_rollback.open_rollback(rollback("aftercare__forged__7", LEAD))
     with pytest.raises(Refused, match="only the lead or a deputy"):
         steps_rollback.open_rollback(rollback("manual__mine", OTHER))
@@ -571,5 +571,5 @@ def test_a_backup_that_cannot_be_made_is_unclear_and_its_end_is_not_quiet(shop: 
 def test_looks_that_were_never_made_are_not_quiet(shop: Shop) -> None:
     shop.go_live()
     shop.do("open_aftercare", steps.begin)
-    with pytest.raises(CutoverError, match="did not come to their end"):
+    with pytest.raises(CutoverError, match="were not completed"):
         shop.do("close_aftercare", steps.close)

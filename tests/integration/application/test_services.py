@@ -20,7 +20,7 @@ import pytest
 
 from include.cutover.application import services
 from include.cutover.application.control import controller, supervisor
-from include.cutover.application.services import State
+from include.cutover.application.control.controller import ServiceState
 from include.cutover.connections import ssh
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
 from include.cutover.plan.application import CommandControl, Service, SmokeTests, SupervisorControl
@@ -176,7 +176,7 @@ def test_services_start_in_order_and_stop_the_other_way_round(supervisord: Super
 
 def test_services_start_side_by_side_in_the_order_of_the_plan(supervisord: Supervisord) -> None:
     two = [supervisord.service(name) for name in ("steady", "steadier")]
-    seen: list[dict[str, State]] = []
+    seen: list[dict[str, ServiceState]] = []
 
     def look(_: float) -> None:
         seen.append(services.states(two))

@@ -203,7 +203,7 @@ def test_a_unit_that_systemd_starts_again_and_again_is_stopped(systemd: Systemd)
 def test_a_unit_that_was_started_anew_while_it_was_watched_has_not_started(systemd: Systemd) -> None:
     first, second = (shown("active", "running", invocation=name) for name in ("b2", "c3"))
     systemd.plays(STOPPED, start={"then": [first, second]}, stop={"then": [STOPPED]})
-    with pytest.raises(StepFailed, match=r"started anew: it ended within 0\.3 s"):
+    with pytest.raises(StepFailed, match=r"started again: it ended within 0\.3 s"):
         services.start([unit(start_seconds=300)])
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
 from include.cutover.people.roles import Accounts
-from include.cutover.stack.api_client import Client, Gate, TaskState
+from include.cutover.stack.api_client import Client, GateState, TaskState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.processes import members
 from include.cutover.stack.settings import StackSettings
@@ -75,7 +75,7 @@ def lead(stack: Stack) -> Iterator[Client]:
         yield client
 
 
-def wait_for(condition: Callable[[], Gate | None], seconds: float = 180) -> Gate:
+def wait_for(condition: Callable[[], GateState | None], seconds: float = 180) -> GateState:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()

@@ -159,7 +159,7 @@ def test_without_kept_values_what_is_rolled_back_is_set(store: Store, kept: Path
 
 def test_a_key_that_a_rollback_could_not_take_away_is_found_before(store: Store) -> None:
     found = store.store().problem({**LIVE, "NEW_KEY": "x"}, ROLLED_BACK)
-    assert found.startswith("NEW_KEY not there now and not under rolled_back")
+    assert found.startswith("NEW_KEY missing now and not under rolled_back")
     assert store.store().problem({**LIVE, "NEW_KEY": "x"}, {**ROLLED_BACK, "NEW_KEY": ""}) == ""
 
 
