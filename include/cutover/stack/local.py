@@ -1,7 +1,7 @@
-"""A local Airflow: metadata database, API server, scheduler and DAG processor, all in one folder and all owned.
+"""A local Airflow: metadata database, API server, scheduler and DAG processor, all in one folder.
 
-Not ``airflow standalone``, which leaves its scheduler and API server behind when it is asked to end. No triggerer runs:
-nothing here defers.
+Not ``airflow standalone``, which leaves its scheduler and API server running after SIGTERM. No triggerer runs: no task
+defers.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Stack:
     def start(self, dags: Sequence[str] = (), seconds: float = 300.0) -> None:
         """Start everything and wait until Airflow is healthy and knows the DAGs.
 
-        When it does not come up, nothing of it is left running.
+        When it does not come up, none of its processes is left running.
 
         Args:
             dags: Ids of DAGs to wait for.
@@ -120,11 +120,11 @@ class Stack:
             raise
 
     def start_again(self, component: str, name: str | None = None) -> Leader:
-        """Start a component that ended, as a service manager would; with another name, a second one beside the first.
+        """Restart a component that ended, as a service manager would; with another name, start one beside the first.
 
         Args:
             component: ``api-server``, ``dag-processor`` or ``scheduler``.
-            name: What the roster and its log call it.
+            name: Its name in the roster and of its log.
 
         Raises:
             CannotCheck: When the stack was started by another object, which knows its environment.
@@ -139,7 +139,7 @@ class Stack:
         return self.roster.start(name, command, log=log_file, environment=self._environment)
 
     def stop(self) -> list[str]:
-        """End all its processes, also those that a killed component left behind.
+        """End all its processes, also those of a killed component.
 
         Returns:
             Names of the components that still ran.

@@ -41,8 +41,8 @@ def address() -> Iterator[str]:
     [
         ("metadatabase", ""),
         ("triggerer", "triggerer is unhealthy\n"),
-        ("dag_processor", "dag_processor is not known\n"),
-        ("scheduler", "scheduler is not known\n"),
+        ("dag_processor", "dag_processor is unknown\n"),
+        ("scheduler", "scheduler is unknown\n"),
     ],
 )
 def test_a_part_is_well_only_when_the_api_server_says_so(
