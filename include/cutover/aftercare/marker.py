@@ -1,4 +1,4 @@
-"""The marker of go-live: where the target stood right before the application was let in.
+"""The marker of go-live: the position of the target right before the application gets access to it.
 
 ``rows_since_go_live`` tells the rows that were written after it from those that were copied.
 """
@@ -27,7 +27,7 @@ _MOST_TRANSACTIONS = 2**31
 
 @dataclass(frozen=True)
 class Marker:
-    """Where the target stood right before the application was let in.
+    """The position of the target right before the application gets access to it.
 
     Attributes:
         snapshot: PostgreSQL's ``pg_snapshot`` as text.
@@ -62,7 +62,7 @@ class Marker:
 
 
 def mark(conninfo: str, schema: str, run_id: str, guard: Guard, rows: Mapping[str, int]) -> Marker:
-    """Record in the ledger where the target stands. Call it before the application is let in; safe to run again.
+    """Record the position of the target in the ledger, before the application gets access. Safe to run again.
 
     Args:
         conninfo: The target's.

@@ -1,7 +1,7 @@
 """The evidence of an aftercare: when the next look is due, the question to the lead and its answer, and the outcome.
 
-The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. What is due
-is read from there, never from Airflow: after a restart of the scheduler or the kill of a worker, the aftercare goes on
+The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. The due times
+are read from there, never from Airflow: after a restart of the scheduler or the kill of a worker, the aftercare goes on
 behind the last recorded look. Pure functions over evidence.
 """
 
@@ -28,7 +28,7 @@ ASKED, ANSWERED, BACKUP, REQUESTED = "gate.asked", "gate", "aftercare.backup", "
 """Events of the aftercare's evidence."""
 
 BASELINE = "go_live.baseline"
-"""Event of the cutover's evidence: positions of logs and statistics when the application was let in."""
+"""Event of the cutover's evidence: positions of logs and statistics right before the services start on the target."""
 
 _OURS = "aftercare__"
 

@@ -99,7 +99,7 @@ def _looks(made: Sequence[Event]) -> str:
                 event["summary"] or "nothing wrong",
             )
         )
-    return _table(("Look", "Time", "Outcome", "p50", "p95", "Slowest", "What was found"), rows)
+    return _table(("Look", "Time", "Outcome", "p50", "p95", "Slowest", "Findings"), rows)
 
 
 def _checks(made: Sequence[Event]) -> str:

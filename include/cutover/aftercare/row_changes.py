@@ -87,7 +87,7 @@ class TimeLimit:
             raise self.late()
 
     def late(self) -> CannotCheck:
-        """Return the error that says so."""
+        """Return the error for the case that the time is over."""
         return CannotCheck("counting the rows written after go-live took too long", expected=f"at most {self._seconds:g} s")
 
 
@@ -98,7 +98,7 @@ class Comparison:
     Attributes:
         connection: To the target, in a transaction.
         schema: Schema of the application's tables there.
-        marker: What was written before it was copied.
+        marker: The position to compare with.
         copied: The SQLite file that was copied; None where it cannot be read.
         limit: Time for all tables together.
     """

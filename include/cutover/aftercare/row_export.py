@@ -24,7 +24,7 @@ _README = """\
 Rows that were written to PostgreSQL after go-live and are not in SQLite after the rollback.
 
 One file per table, one JSON object per line:
-  operation  insert, update or delete; null where an insert cannot be told from an update
+  operation  insert, update or delete; null where an insert cannot be distinguished from an update
   key        the primary key; null where the table has none. Of a deleted row, as SQLite has it
   row        the whole row as PostgreSQL shows it in JSON; not there for deleted rows, which SQLite holds
 

@@ -1,6 +1,6 @@
 """The rows that were written to the target after go-live: counted and exported, so that a rollback loses none unnoticed.
 
-Right before the application is let in, ``marker.mark`` records where the target stands: PostgreSQL's own snapshot, taken
+Right before the application gets access, ``marker.mark`` records PostgreSQL's own snapshot of the target, taken
 while no session is writing. Each row carries the number of the transaction that wrote it (``xmin``). A row was written after
 go-live when that transaction is not visible in the marker: inserted when the SQLite file that was copied has no row of its
 key, else updated. The number of deletes is what is missing from the sum, their keys come from an anti-join.
@@ -10,8 +10,8 @@ Freezing, VACUUM FULL and CLUSTER keep ``xmin``. Limits:
 
 * A row that was written and is deleted again leaves no trace; one that was updated twice counts once; one whose key was
   changed is a delete and an insert. Rows that the smoke test wrote count too: they were written after go-live.
-* Where a table has no key, or its rows came from the plan's reference data, an insert cannot be told from an update, and
-  deletes are a lower bound.
+* Where a table has no key, or its rows came from the plan's reference data, an insert cannot be distinguished from an
+  update, and deletes are a lower bound.
 * An ALTER TABLE that rewrites a table, or a restore from a dump, makes every row look written: too many are counted and
   exported, never too few.
 * After two thousand million transactions, or on another server, the answer is unknown.
@@ -74,8 +74,9 @@ def count(
     Args:
         conninfo: The target's.
         schema: Schema of the application's tables.
-        marker: Where the target stood.
-        snapshot: The SQLite file that was copied; where it is None or cannot be read, inserts are not told from updates.
+        marker: The position to count from.
+        snapshot: The SQLite file that was copied; where it is None or cannot be read, inserts are not distinguished from
+            updates.
         seconds: Roughly how long it may take.
 
     Returns:
@@ -110,7 +111,7 @@ def export(
     Args:
         connection: To the target, in that transaction.
         schema: Schema of the application's tables.
-        marker: Where the target stood.
+        marker: As for ``count``.
         snapshot: As for ``count``.
         folder: Where the files go; it is made private.
         seconds: Roughly how long it may take.
@@ -162,7 +163,7 @@ def _open(stack: contextlib.ExitStack, snapshot: Path | None, limit: TimeLimit) 
     try:
         reading = stack.enter_context(contextlib.closing(source_schema.open_snapshot(snapshot)))
     except CannotCheck as error:
-        log.warning("inserts cannot be told from updates: %s", error)
+        log.warning("inserts cannot be distinguished from updates: %s", error)
         return None
     canonical.prepare(reading)
     reading.execute("PRAGMA temp_store = FILE")
@@ -178,7 +179,7 @@ class Written:
     """The recorded knowledge about the rows written after go-live, for a step's report.
 
     Attributes:
-        summary: One clause; empty where the application was never let in.
+        summary: One clause; empty where the application never had access.
         tables: Table → figures of ``Changes``, of tables with any; None where it is unknown.
     """
 
@@ -208,7 +209,7 @@ def record_export(evidence: Evidence, schema: str, connection: psycopg.Connectio
 
 
 def record_unknown(evidence: Evidence, reason: str) -> Written:
-    """Record that the rows are unknown, where the application had been let in."""
+    """Record that the rows are unknown, where the application had access."""
     if not _let_in(evidence):
         return Written("")
     evidence.append(WRITTEN, unknown=reason, tables=None, files=[])

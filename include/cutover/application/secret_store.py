@@ -106,7 +106,7 @@ class SecretStore:
         if self._settings.may_set is not None:
             ran = self._run(self._settings.may_set, {})
             if ran.code != 0:
-                return f"may_set says no: {ran.ended}, {_harmless(ran, {})}"
+                return f"may_set refuses: {ran.ended}, {_harmless(ran, {})}"
         return ""
 
     def _content(self) -> str:

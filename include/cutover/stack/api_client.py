@@ -221,7 +221,7 @@ class Client:
         response = self._authorised("GET", f"/api/v2/dags/{dag_id}", None, {})
         if response.status_code == httpx.codes.NOT_FOUND:
             return False
-        return not self._read(response, f"look at {dag_id}")["is_stale"]
+        return not self._read(response, f"read {dag_id}")["is_stale"]
 
     def import_errors(self) -> dict[str, str]:
         """Return the DAG files that do not parse, each with the last line of its error."""

@@ -145,7 +145,7 @@ def test_a_manifest_without_archives_is_written_as_it_always_was(house: House) -
     assert backup.Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_what_is_not_what_was_recorded_is_not_archived(house: House) -> None:
+def test_a_file_with_other_content_or_a_link_is_not_archived(house: House) -> None:
     evidence = house.run("one")
     first, second = named(house, evidence)
     first.write_bytes(b"somebody's own")
@@ -219,7 +219,7 @@ def test_a_proven_dump_of_postgresql_is_another_backup_as_long_as_it_is_as_it_wa
         ("released", False, "incident"),
     ],
 )
-def test_what_is_not_over_stays(house: House, outcome: str | None, closed: bool, why: str) -> None:
+def test_the_backup_of_an_unfinished_run_stays(house: House, outcome: str | None, closed: bool, why: str) -> None:
     house.run("one", outcome, closed=closed)
     house.run("two")
     kinds: tuple[Kind, ...] = ("archive", "remove")
@@ -246,7 +246,7 @@ def test_a_run_whose_aftercare_still_looks_stays_and_one_that_is_being_rolled_ba
     assert house.after("remove", 31)[0].why == "its run is open"
 
 
-def test_foreign_files_are_left_and_said(house: House) -> None:
+def test_foreign_files_are_left_and_reported(house: House) -> None:
     evidence = house.run("one", "rolled_back", closed=True)
     house.run("two")
     mine = house.folder / "backups" / "extras-one" / "my notes"
@@ -257,7 +257,7 @@ def test_foreign_files_are_left_and_said(house: House) -> None:
     assert mine.read_text() == "do not lose them" and named(house, evidence)[1].read_bytes() == b"somebody's own"
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(house: House) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(house: House) -> None:
     house.run("one", "rolled_back", closed=True)
     house.run("two")
     before = house.files()
@@ -382,7 +382,7 @@ def test_nothing_but_a_kept_schema_is_ever_dropped(house: House, conninfo: str) 
         assert connection.execute("SELECT FROM pg_namespace WHERE nspname = 'public'").fetchone() is not None
 
 
-def test_the_command_tells_what_would_be_done(
+def test_the_command_with_dry_run_shows_the_actions(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "plans").mkdir()
@@ -398,7 +398,7 @@ def test_the_command_tells_what_would_be_done(
     assert "nothing is due" in capsys.readouterr().out
 
 
-def test_two_at_once_do_not_meet(house: House) -> None:
+def test_a_second_call_at_the_same_time_is_refused(house: House) -> None:
     house.run("one")
     folder = evidence_of(NAME).folder
     folder.mkdir(parents=True)

@@ -112,7 +112,7 @@ def test_a_run_is_triggered_followed_and_its_gate_answered(stack: Stack, lead: C
     assert "RuntimeError: as intended" in lead.log("gate", run_id, failed)
 
 
-def test_who_may_do_what(stack: Stack, lead: Client) -> None:
+def test_users_may_do_only_what_their_roles_allow(stack: Stack, lead: Client) -> None:
     with stack.client("observer") as observer:
         assert observer.dag_ready("gate")
         with pytest.raises(Refused, match="observer may not"):
@@ -135,7 +135,7 @@ def test_a_wait_that_takes_too_long_says_so(lead: Client) -> None:
         lead.wait("gate", run_id, seconds=0)
 
 
-def test_log_ins_are_for_the_owner_only_and_nobody_gets_in_without(stack: Stack) -> None:
+def test_passwords_are_for_the_owner_only_and_required(stack: Stack) -> None:
     assert set(stack.logins) == {"lead", "observer", "communicator"}
     for name in ("passwords.json", "secrets.json"):
         assert stat.S_IMODE((stack.folder / name).stat().st_mode) == 0o600
@@ -151,7 +151,7 @@ def test_a_second_start_names_the_address(stack: Stack) -> None:
     assert stack.running
 
 
-def test_a_dag_that_does_not_parse_is_told_with_its_fault(stack: Stack, lead: Client) -> None:
+def test_a_dag_that_does_not_parse_is_reported_with_its_error(stack: Stack, lead: Client) -> None:
     file = stack.folder.parent / "dags" / "broken.py"
     file.write_text("from airflow.sdk import DAG\nraise ValueError('a fault of ours')\n")
     try:

@@ -1,6 +1,6 @@
 """Retention: backups are compressed, later removed; kept schemas are dropped; evidence stays.
 
-What may go is read from the runs' evidence alone: a file that no run recorded, that is a symbolic link, or that is not what
+The runs' evidence alone decides what may go: a file that no run recorded, that is a symbolic link, or that is not what
 was recorded is left where it is. Nothing of a run goes that is open, whose rollback or release is not complete, whose
 incident is not closed, that is being rolled back, or whose aftercare is not over. A backup goes only when another one,
 proven at that moment, is left.

@@ -23,9 +23,9 @@ class Deed:
     Attributes:
         run: The run's folder name.
         what: The backup's file, or the schema.
-        done: Whether it was done, or would be in a dry run.
+        done: True when it was done, or would be in a dry run.
         why: Why it was left, when it was not done.
-        failed: It was due, nothing speaks for keeping it, and it was left: a person must check.
+        failed: It was left although it was due and there is no reason to keep it: a person must check.
     """
 
     kind: Kind
