@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg
 
-from include.cutover.aftercare import logs as aftercare_logs
-from include.cutover.aftercare import record as aftercare_record
-from include.cutover.aftercare import statistics as aftercare_statistics
+from include.cutover.aftercare.logs import ends
+from include.cutover.aftercare.record import BASELINE
+from include.cutover.aftercare.statistics import standing
 from include.cutover.connections.commands import Remote
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Evidence
@@ -30,11 +30,11 @@ def keep(evidence: Evidence, plan: Plan, conninfo: Callable[[], str], remote: Re
         conninfo: The target's.
         remote: The host of an SSH connection, for logs that are not on this one.
     """
-    if not plan.aftercare.enabled or evidence.last(aftercare_record.BASELINE) is not None:
+    if not plan.aftercare.enabled or evidence.last(BASELINE) is not None:
         return
     statistics: dict[str, Any] = {}
     try:
-        statistics = aftercare_statistics.standing(conninfo(), plan.target_schema).as_dict()
+        statistics = standing(conninfo(), plan.target_schema).as_dict()
     except (CutoverError, psycopg.Error) as error:
         log.warning("PostgreSQL's statistics cannot be read: %s", type(error).__name__)
-    evidence.append(aftercare_record.BASELINE, statistics=statistics, logs=aftercare_logs.ends(plan.services, remote))
+    evidence.append(BASELINE, statistics=statistics, logs=ends(plan.services, remote))

@@ -77,46 +77,53 @@ def check(
     Returns:
         A check for each service, and the new places.
     """
-    patterns = [re.compile(text) for text in limits.log_patterns]
-    ignored = [re.compile(text) for text in limits.ignored_log_patterns]
     checks: list[Check] = []
     new: dict[str, dict[str, Any]] = {}
     for service in services:
-        name, title = f"aftercare_log_{service.name}", f"The log of {service.name} shows no database errors"
-        if service.log is None:
-            checks.append(Check(name, title, "unknown", found="the plan names no log", do="Name services.…log in the plan."))
-            continue
-        before = places.get(service.name)
-        try:
-            if before is None or "offset" not in before:
-                raise CannotCheck("its end at go-live is unknown", where=str(service.log))
-            lines, place, note = _read_on(service.log, Place(before["file"], before["offset"]), _runner(service, remote))
-        except (CutoverError, OSError) as error:
-            found = mask(error.message if isinstance(error, CutoverError) else error.strerror or type(error).__name__)
-            checks.append(Check(name, title, "unknown", found=found, do="Read it by hand.", where=str(service.log)))
-            if before is not None and "offset" in before:
-                new[service.name] = dict(before)
-            else:  # from now on at least
-                new |= ends([service], remote)
-            continue
-        new[service.name] = place.as_dict()
-        bad = [line for line in lines if any(item.search(line) for item in patterns)]
-        bad = [line for line in bad if not any(item.search(line) for item in ignored)]
-        shown = " | ".join(_harmless(line, secrets) for line in bad[-_SHOWN:])
-        counted = f"{len(bad)} of {len(lines):,} new lines" + (f"; {note}" if note else "") + (f": {shown}" if shown else "")
-        passed = len(bad) <= limits.log_errors
-        checks.append(
-            Check(
-                name,
-                title,
-                "passed" if passed else "failed",
-                f"at most {limits.log_errors} lines with SQL errors or connection problems",
-                counted,
-                "" if passed else "Read the log around these lines.",
-                str(service.log),
-            )
-        )
+        made, place = _check_one(service, limits, places.get(service.name), secrets, remote)
+        checks.append(made)
+        new |= place
     return checks, new
+
+
+def _check_one(
+    service: Service, limits: Aftercare, before: Mapping[str, Any] | None, secrets: Collection[str], remote: Remote
+) -> tuple[Check, dict[str, dict[str, Any]]]:
+    """Check one service's log; the new place is empty for a service without a log."""
+    name, title = f"aftercare_log_{service.name}", f"The log of {service.name} shows no database errors"
+    if service.log is None:
+        return Check(name, title, "unknown", found="the plan names no log", do="Name services.…log in the plan."), {}
+    try:
+        if before is None or "offset" not in before:
+            raise CannotCheck("its end at go-live is unknown", where=str(service.log))
+        lines, place, note = _read_on(service.log, Place(before["file"], before["offset"]), _runner(service, remote))
+    except (CutoverError, OSError) as error:
+        found = mask(error.message if isinstance(error, CutoverError) else error.strerror or type(error).__name__)
+        unread = Check(name, title, "unknown", found=found, do="Read it by hand.", where=str(service.log))
+        if before is not None and "offset" in before:
+            return unread, {service.name: dict(before)}
+        return unread, ends([service], remote)  # from now on at least
+    bad = _matching(lines, limits)
+    shown = " | ".join(_harmless(line, secrets) for line in bad[-_SHOWN:])
+    passed = len(bad) <= limits.log_errors
+    made = Check(
+        name,
+        title,
+        "passed" if passed else "failed",
+        f"at most {limits.log_errors} lines with SQL errors or connection problems",
+        f"{len(bad)} of {len(lines):,} new lines" + (f"; {note}" if note else "") + (f": {shown}" if shown else ""),
+        "" if passed else "Read the log around these lines.",
+        str(service.log),
+    )
+    return made, {service.name: place.as_dict()}
+
+
+def _matching(lines: Sequence[str], limits: Aftercare) -> list[str]:
+    """Return the lines that one of the plan's patterns finds, without those to ignore."""
+    patterns = [re.compile(text) for text in limits.log_patterns]
+    ignored = [re.compile(text) for text in limits.ignored_log_patterns]
+    bad = [line for line in lines if any(item.search(line) for item in patterns)]
+    return [line for line in bad if not any(item.search(line) for item in ignored)]
 
 
 def _harmless(line: str, secrets: Collection[str]) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare import record
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
@@ -35,9 +35,9 @@ def render(evidence: Evidence, cutover: Evidence, plan: Plan) -> str:
         CannotCheck: When there is no evidence of one of both, or its chain is broken.
     """
     events = evidence.events()
-    opened = next(event for event in events if event["event"] == aftercare_record.OPENED)
-    made = aftercare_record.looks(events)
-    closed = next((event for event in reversed(events) if event["event"] == aftercare_record.CLOSED), None)
+    opened = next(event for event in events if event["event"] == record.OPENED)
+    made = record.looks(events)
+    closed = next((event for event in reversed(events) if event["event"] == record.CLOSED), None)
     state, tone = _state(closed, made, cutover)
     parts = [
         f"<h1>After the cutover of {_text(plan.application)}</h1>",
@@ -127,7 +127,7 @@ def _checks(made: Sequence[Event]) -> str:
 
 
 def _backup(events: Sequence[Event]) -> str:
-    found = [event for event in events if event["event"] == aftercare_record.BACKUP]
+    found = [event for event in events if event["event"] == record.BACKUP]
     if not found:
         return "<p>None was made.</p>"
     dump = found[-1]["dump"]
@@ -142,11 +142,11 @@ def _backup(events: Sequence[Event]) -> str:
 def _answers(events: Sequence[Event]) -> str:
     rows: list[tuple[Any, ...]] = []
     for event in events:
-        if event["event"] == aftercare_record.ASKED:
+        if event["event"] == record.ASKED:
             rows.append((_moment(event["time"]), "asked whether to roll back", ""))
-        elif event["event"] == aftercare_record.ANSWERED:
+        elif event["event"] == record.ANSWERED:
             rows.append((_moment(event["time"]), event["answer"], event.get("by") or "no answer in time"))
-        elif event["event"] == aftercare_record.REQUESTED:
+        elif event["event"] == record.REQUESTED:
             rows.append((_moment(event["time"]), f"rollback {event['rollback_run_id']}", event["by"]))
     return _table(("Time", "What", "By"), rows) if rows else "<p>None.</p>"
 

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare.record import OPENED, end_of, evidence_of, is_over
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, sealing
@@ -109,10 +109,10 @@ def keep_reason(run: PastRun, plan: Plan, now: datetime) -> str:
 
 
 def _keep_reason_of_live(run: PastRun, plan: Plan, now: datetime, sealed: Event) -> str:
-    watched = aftercare_record.evidence_of(plan.name, run.run_id)
-    if watched.exists and not aftercare_record.is_over(watched):
-        opened = watched.last(aftercare_record.OPENED)
-        if opened is None or now < aftercare_record.end_of(opened) + _AFTER_AFTERCARE:
+    watched = evidence_of(plan.name, run.run_id)
+    if watched.exists and not is_over(watched):
+        opened = watched.last(OPENED)
+        if opened is None or now < end_of(opened) + _AFTER_AFTERCARE:
             return "its aftercare is not over"
     due = datetime.fromisoformat(sealed["time"]) + timedelta(minutes=plan.aftercare.minutes)
     if not watched.exists and plan.aftercare.enabled and now < due:

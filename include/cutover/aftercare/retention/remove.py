@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare.record import BACKUP, evidence_of, is_live
 from include.cutover.aftercare.retention import own_files, past_runs
 from include.cutover.aftercare.retention.past_runs import PastRun
 from include.cutover.aftercare.retention.record import REMOVED, REMOVING, Deed, removed
@@ -184,9 +184,9 @@ def _has_backup(run: PastRun) -> bool:
 
 def _has_dump(plan: str, run: PastRun) -> bool:
     """Return True when the run is live, and its first backup of PostgreSQL was proven and is unchanged."""
-    watched = aftercare_record.evidence_of(plan, run.run_id)
-    if not aftercare_record.is_live(run.evidence) or not watched.exists:
+    watched = evidence_of(plan, run.run_id)
+    if not is_live(run.evidence) or not watched.exists:
         return False
-    event = watched.last(aftercare_record.BACKUP)
+    event = watched.last(BACKUP)
     dump = (event or {}).get("dump") or {}
     return bool(dump.get("proven")) and not own_files.foreign(Path(dump["file"]), dump["sha256"])
