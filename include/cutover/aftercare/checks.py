@@ -76,7 +76,7 @@ def percentile(times: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a table grew before the cutover.
+    """The speed at which a table grew before the cutover.
 
     Attributes:
         rows: Rows of the time before the services stopped.

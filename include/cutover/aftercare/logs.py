@@ -29,7 +29,7 @@ _VALUES = re.compile(r"(?i)\[(?:parameters|SQL):.*|\bDETAIL:.*|\bKey \(.*|\bVALU
 
 
 @dataclass(frozen=True)
-class Place:
+class LogEnd:
     """The end of a log.
 
     Attributes:
@@ -96,7 +96,7 @@ def _check_one(
     try:
         if before is None or "offset" not in before:
             raise CannotCheck("its end at go-live is unknown", where=str(service.log))
-        lines, place, note = _read_on(service.log, Place(before["file"], before["offset"]), _runner(service, remote))
+        lines, place, note = _read_on(service.log, LogEnd(before["file"], before["offset"]), _runner(service, remote))
     except (CutoverError, OSError) as error:
         found = mask(error.message if isinstance(error, CutoverError) else error.strerror or type(error).__name__)
         unread = Check(name, title, "unknown", found=found, do="Read it by hand.", where=str(service.log))
@@ -139,21 +139,21 @@ def _runner(service: Service, remote: Remote) -> Runner:
     return Local() if service.control.ssh is None else remote(service.control.ssh)
 
 
-def _place(log: Path, runner: Runner) -> Place:
+def _place(log: Path, runner: Runner) -> LogEnd:
     if isinstance(runner, Local):
         try:
             found = log.stat()
         except FileNotFoundError:
-            return Place("", 0)  # it will be made
-        return Place(f"{found.st_dev}:{found.st_ino}", found.st_size)
+            return LogEnd("", 0)  # it will be made
+        return LogEnd(f"{found.st_dev}:{found.st_ino}", found.st_size)
     ran = runner.run(["stat", "-L", "-c", "%d:%i %s", "--", str(log)], _SECONDS)
     name, _, size = ran.output.strip().partition(" ")
     if ran.code != 0 or not size.isdigit():
         raise CannotCheck("the log cannot be read", where=str(log), found=ran.excerpt(output=False))
-    return Place(name, int(size))
+    return LogEnd(name, int(size))
 
 
-def _read_on(log: Path, before: Place, runner: Runner) -> tuple[list[str], Place, str]:
+def _read_on(log: Path, before: LogEnd, runner: Runner) -> tuple[list[str], LogEnd, str]:
     """Return the new complete lines, the place behind them, and a note about the part that was not read."""
     now, note = _place(log, runner), ""
     start = before.offset
@@ -168,7 +168,7 @@ def _read_on(log: Path, before: Place, runner: Runner) -> tuple[list[str], Place
         start = now.offset - _MOST_BYTES
     text = _text(log, start, now.offset, runner)
     whole, end, torn = text.rpartition("\n")
-    return whole.splitlines() if end else [], Place(now.file, now.offset - len(torn.encode())), note
+    return whole.splitlines() if end else [], LogEnd(now.file, now.offset - len(torn.encode())), note
 
 
 def _text(log: Path, start: int, end: int, runner: Runner) -> str:

@@ -155,7 +155,7 @@ def _url(smoke: SmokeTests, path: str) -> str:
 
 
 def _short(text: str) -> str:
-    """One line, masked before it is cut: a part of a secret is not recognised."""
+    """Return one line, masked before it is cut: a part of a secret is not recognised."""
     line = " ".join(mask(text).split())
     line = "".join(character for character in line if character.isprintable())
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"

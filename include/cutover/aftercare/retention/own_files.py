@@ -17,12 +17,12 @@ _NOT_PLAIN = "it is a link, or not a regular file"
 
 
 def lies_there(path: Path) -> bool:
-    """Return True when there is a file, or a link of whatever kind."""
+    """Return True when the path exists, even as a broken link."""
     return os.path.lexists(path)
 
 
 def is_plain(path: Path) -> bool:
-    """Return True for a regular file that is in the place that was recorded without any symbolic link."""
+    """Return True for a regular file in the recorded place, with no symbolic link on the way to it."""
     try:
         return stat.S_ISREG(path.lstat().st_mode) and files.real(path.parent) == path.parent
     except OSError:

@@ -77,7 +77,7 @@ class Systemd(ByCommands):
         return state.running or (state.failing and not state.at_rest)
 
     def may_control(self) -> str:
-        """Ask sudo, where it is used, for exactly these commands. Without sudo, polkit decides at the order."""
+        """Ask sudo, where it is used, about exactly these commands. Without sudo, polkit decides at the order."""
         if not self._sudo:
             return ""
         for verb in ("stop", "start"):
