@@ -1,16 +1,16 @@
-# One image for every part of Airflow; the target "demo" adds what the stand-in application needs.
+# One image for every part of Airflow; the target "demo" adds the needs of the stand-in application.
 #
 #   docker build --target cutover .     production
-#   docker build --target demo .        what the profile "demo" runs
+#   docker build --target demo .        for the profile "demo"
 #
-# The Python of BASE is the one that requirements.txt is locked for. UID is the user of everything in it: that of the
+# The Python of BASE is the one that requirements.txt is locked for. UID is the user of all processes in it: that of the
 # application's files, where these are mounted.
 ARG BASE=python:3.11-slim-bookworm
 
-# --- the packages by themselves: installed anew only when the lock changes -----------------------------------------------
+# --- the packages in a layer of their own: installed again only when the lock changes ------------------------------------
 FROM ${BASE} AS packages
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-# Older ones do not take the lock: an extra of a locked package counts there as one that is not pinned.
+# An older pip refuses the lock: it takes an extra of a locked package for a package without a pin.
 RUN python -m venv /opt/cutover && /opt/cutover/bin/pip install --quiet pip==26.0
 COPY requirements.txt /tmp/
 # Bytecode is compiled once, here: each of Airflow's task processes would otherwise spend seconds on it. compileall's
@@ -20,13 +20,13 @@ RUN /opt/cutover/bin/pip install --quiet --no-compile --require-hashes -r /tmp/r
 
 FROM packages AS demo-packages
 COPY requirements-dev.txt /tmp/
-# As locked there, and without the rest of what developers need.
+# As locked there, without the other packages for developers.
 RUN awk '/^(supervisor|aiosmtpd|atpublic)==/ {take = 1} take {print} !/\\$/ {take = 0}' /tmp/requirements-dev.txt >/tmp/demo.txt \
  && /opt/cutover/bin/pip install --quiet --require-hashes --no-deps --target /opt/demo -r /tmp/demo.txt
 
 # --- the image -----------------------------------------------------------------------------------------------------------
 FROM ${BASE} AS base
-# pg_dump and psql: the first backup of the target, and whoever is called at night.
+# pg_dump and psql: for the first backup of the target, and for the engineer on call.
 RUN apt-get update -qq \
  && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends postgresql-client tini >/dev/null \
  && rm -rf /var/lib/apt/lists/*

@@ -1,8 +1,8 @@
-"""The far ends of the notices, on this machine: an SMTP server and a receiver of Slack's incoming webhooks.
+"""Local receivers of the notices: an SMTP server and an HTTP server for Slack's incoming webhooks.
 
     python -m examples.receivers --folder DIR [--host ADDRESS] --smtp-port N --http-port N
 
-What arrives is appended to ``DIR/mail.jsonl`` and ``DIR/slack.jsonl``, one message per line. SMTP is without TLS and
+Messages are appended to ``DIR/mail.jsonl`` and ``DIR/slack.jsonl``, one message per line. SMTP is without TLS and
 without log-in; the webhook is any path of the HTTP port and answers as Slack does.
 """
 
@@ -41,7 +41,7 @@ class Message:
     """A message that arrived.
 
     Attributes:
-        time: When, UTC, ISO 8601.
+        time: Of its arrival, UTC, ISO 8601.
         subject: Empty for Slack.
         sender: The envelope's sender; Slack: the ``username``, often empty.
         to: The envelope's recipients; Slack: the ``channel`` if one was named.
@@ -56,12 +56,12 @@ class Message:
 
 
 def read_mail(folder: Path) -> list[Message]:
-    """The mail that arrived in that folder, oldest first."""
+    """Return the mail that arrived in that folder, oldest first."""
     return _read(folder / MAIL)
 
 
 def read_slack(folder: Path) -> list[Message]:
-    """The Slack messages that arrived in that folder, oldest first."""
+    """Return the Slack messages that arrived in that folder, oldest first."""
     return _read(folder / SLACK)
 
 
@@ -73,7 +73,7 @@ def _read(file: Path) -> list[Message]:
 
 
 def _append(file: Path, *, subject: str, sender: str, to: list[str], text: str) -> None:
-    """One write with O_APPEND: whole lines, also from several threads."""
+    """Append with one write and O_APPEND, so that lines stay whole with several threads."""
     message = Message(datetime.now(UTC).isoformat(timespec="microseconds"), subject, sender, to, text)
     item = asdict(message)
     item["from"] = item.pop("sender")
@@ -85,7 +85,7 @@ def _append(file: Path, *, subject: str, sender: str, to: list[str], text: str) 
 
 
 class _MailHandler:
-    """Called by aiosmtpd for every message."""
+    """The handler that aiosmtpd calls for every message."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -105,7 +105,7 @@ class _MailHandler:
 
 
 class _SlackHandler(BaseHTTPRequestHandler):
-    """Answers as Slack's incoming webhooks do."""
+    """A handler that answers as Slack's incoming webhooks do."""
 
     folder: Path
 
@@ -138,7 +138,7 @@ class _SlackHandler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing: what arrives is in the file."""
+        """Log nothing: the messages are in the file."""
 
 
 def _block_texts(blocks: Any) -> list[str]:
@@ -154,11 +154,11 @@ class Receivers:
     """Both servers, in threads of this process. Use it in ``with``, or call ``start`` and ``stop``."""
 
     def __init__(self, folder: Path, *, smtp_port: int = 0, http_port: int = 0, host: str = HOST) -> None:
-        """Nothing listens yet.
+        """Listen to nothing yet.
 
         Args:
             folder: Where messages are kept; messages of earlier runs stay there.
-            smtp_port: Where mail is taken; 0 takes a free one at every start.
+            smtp_port: Port for mail; 0 takes a free one at every start.
             http_port: The same for the webhook.
             host: The address that both listen on.
         """
@@ -172,12 +172,12 @@ class Receivers:
 
     @property
     def smtp_port(self) -> int:
-        """Where mail is taken; 0 while stopped and no port was given."""
+        """Port for mail; 0 while stopped without a given port."""
         return int(self._smtp.sockets[0].getsockname()[1]) if self._smtp else self._wanted[0]
 
     @property
     def http_port(self) -> int:
-        """Where webhooks are taken; 0 while stopped and no port was given."""
+        """Port for webhooks; 0 while stopped without a given port."""
         return int(self._http.server_address[1]) if self._http else self._wanted[1]
 
     @property
@@ -186,18 +186,18 @@ class Receivers:
         return f"http://{self._host}:{self.http_port}{WEBHOOK}"
 
     def mail(self) -> list[Message]:
-        """What arrived, oldest first."""
+        """Return the mail that arrived, oldest first."""
         return read_mail(self.folder)
 
     def slack(self) -> list[Message]:
-        """What arrived, oldest first."""
+        """Return the Slack messages that arrived, oldest first."""
         return read_slack(self.folder)
 
     def start(self) -> Self:
-        """Listen on both ports; nothing happens when it already does.
+        """Listen on both ports; a second call changes nothing.
 
         Raises:
-            OSError: A port is taken; then neither listens.
+            OSError: When a port is taken; then neither listens.
         """
         if self._loop is not None:
             return self
@@ -222,7 +222,7 @@ class Receivers:
         return self
 
     def stop(self) -> None:
-        """Stop listening; nothing happens when it does not."""
+        """Stop listening; a second call changes nothing."""
         if self._loop is None or self._http is None or self._smtp is None:
             return
         self._http.shutdown()
@@ -245,10 +245,10 @@ class Receivers:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: serve until SIGTERM or SIGINT; returns the exit status."""
+    """Run the command line: serve until SIGTERM or SIGINT; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.receivers", description="Receive mail and Slack messages.")
     parser.add_argument("--folder", type=Path, required=True, metavar="DIR", help="where messages are kept")
-    parser.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"what both listen on ({HOST})")
+    parser.add_argument("--host", default=HOST, metavar="ADDRESS", help=f"address that both listen on ({HOST})")
     parser.add_argument("--smtp-port", type=int, default=0, metavar="N", help="0 takes a free one (0)")
     parser.add_argument("--http-port", type=int, default=0, metavar="N", help="0 takes a free one (0)")
     given = parser.parse_args(arguments)

@@ -1,8 +1,8 @@
-"""Writes the settings of the container stack, with random secrets: ``python3 scripts/make_env.py [FOLDER]``.
+"""Write the settings of the container stack, with random secrets: ``python3 scripts/make_env.py [FOLDER]``.
 
-``.env`` holds what docker-compose.yaml needs, ``.env.tasks`` what the plans' tasks see. Both are filled in from their
-``.example``: every ``<random>`` becomes a password, the same name the same one in both, and ``<fernet>`` a Fernet key. Mode
-0600. Files that are there already are never overwritten.
+``.env`` is for docker-compose.yaml, ``.env.tasks`` for the plans' tasks. Both are filled in from their ``.example``: every
+``<random>`` becomes a password, the same one for the same name in both, and ``<fernet>`` a Fernet key. Mode 0600. Existing
+files are never overwritten.
 """
 
 import base64
@@ -17,7 +17,7 @@ NAMES = (".env", ".env.tasks")
 
 
 def filled(text: str, known: dict[str, str]) -> str:
-    """The text with secrets in the place of ``<random:NAME>`` and ``<fernet:NAME>``; known ones are used again."""
+    """Return the text with secrets in the place of ``<random:NAME>`` and ``<fernet:NAME>``; known ones are used again."""
 
     def value(found: re.Match[str]) -> str:
         kind, name = found.groups()
@@ -31,11 +31,11 @@ def filled(text: str, known: dict[str, str]) -> str:
 
 
 def main() -> int:
-    """Exit status 0 when both were written."""
+    """Write both files; return 0 when that was possible."""
     folder = Path(sys.argv[1]) if len(sys.argv) > 1 else ROOT
     there = [name for name in NAMES if (folder / name).exists()]
     if there:
-        sys.stderr.write(f"env: {' and '.join(there)} in {folder} stay as they are; remove them to have new secrets\n")
+        sys.stderr.write(f"env: {' and '.join(there)} in {folder} stay as they are; remove them to get new secrets\n")
         return 1
     known: dict[str, str] = {}
     for name in NAMES:
@@ -43,7 +43,7 @@ def main() -> int:
         descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             file.write(text)
-    sys.stderr.write(f"env: {' and '.join(NAMES)} are written in {folder}, with new secrets, for its owner only\n")
+    sys.stderr.write(f"env: {' and '.join(NAMES)} were written in {folder} with new secrets, readable by their owner only\n")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The API of the stand-in for Ward OPS: the paths that a cutover looks at, on SQLite or PostgreSQL alike.
+"""The API of the stand-in for Ward OPS: the paths that a cutover checks, on SQLite and PostgreSQL alike.
 
     python -m examples.ward_ops.application
 
@@ -33,7 +33,7 @@ Offset = Annotated[int, Query(ge=0)]
 
 
 def create_app(engine: sa.Engine) -> FastAPI:
-    """The application on that engine. Whatever the database refuses is answered with 503 and logged."""
+    """Return the application on that engine. An error of the database is answered with 503 and logged."""
     app = FastAPI(title="Ward OPS (stand-in)", docs_url=None, redoc_url=None, openapi_url=None)
     database = engine.dialect.name
 
@@ -103,14 +103,14 @@ def _page(engine: sa.Engine, table: sa.Table, limit: int, offset: int) -> dict[s
 
 
 def _plain(value: Any) -> Any:
-    """A JSON value that looks the same on both databases."""
+    """Return a JSON value that is the same on both databases."""
     if isinstance(value, uuid.UUID):
         return str(value)
     return value.isoformat(timespec="microseconds") if isinstance(value, datetime) else value
 
 
 def main() -> int:
-    """Serve until SIGTERM; returns the exit status."""
+    """Serve until SIGTERM; return the exit status."""
     try:
         settings = read_settings()
         engine = open_engine(settings, "api")

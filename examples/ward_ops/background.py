@@ -1,4 +1,4 @@
-"""The loop of the services that write without being asked."""
+"""The loop of the services that write by themselves."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ log = logging.getLogger("ward_ops")
 
 
 def run(service: str, pause: float, work: Callable[[sa.Connection], str]) -> int:
-    """Do ``work`` in a transaction of its own, every ``pause`` seconds, until SIGTERM or SIGINT; returns the exit status.
+    """Do ``work`` in a transaction of its own, every ``pause`` seconds, until SIGTERM or SIGINT; return the exit status.
 
-    An error of the database is logged and the work is tried again, for as long as it takes. A stop takes at most
+    An error of the database is logged and the work is retried until it succeeds. A stop takes at most
     ``STOP_SECONDS``, also inside a call to the database that does not return: the kernel then ends the process, and the
     database rolls the open transaction back.
     """

@@ -1,4 +1,4 @@
-"""The scheduler of the stand-in: every second it pings one device and notes when that was last seen.
+"""The scheduler of the stand-in: every second it pings one device and records when that was last seen.
 
 python -m examples.ward_ops.beat
 """
@@ -19,7 +19,7 @@ PAUSE_SECONDS = 1.0
 
 
 class Sweep:
-    """Goes round all enabled devices, one at a time."""
+    """A round of all enabled devices, one at a time."""
 
     def __init__(self) -> None:
         self._last: uuid.UUID | None = None

@@ -1,4 +1,4 @@
-"""The engine of the stand-in, and what its three services do with it."""
+"""The engine of the stand-in, and the queries of its three services."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ BUSY_SECONDS = 2.0
 
 
 class Device(NamedTuple):
-    """What is needed to ping a device."""
+    """The columns that a ping of a device needs."""
 
     id: uuid.UUID
     ip: str
@@ -28,12 +28,13 @@ class Device(NamedTuple):
 
 
 def open_engine(settings: Settings, service: str) -> sa.Engine:
-    """An engine that finds its way back after the database was away.
+    """Return an engine that reconnects after the database was away.
 
     A lock on SQLite, and a lock, a statement or a connection attempt on PostgreSQL that takes too long, ends in an error:
     a service that waits for the database can still be stopped.
 
     Args:
+        settings: Of the service.
         service: Shown as ``application_name`` in PostgreSQL.
 
     Raises:
@@ -49,7 +50,7 @@ def open_engine(settings: Settings, service: str) -> sa.Engine:
         path = url.database or ""
 
         def connect() -> sqlite3.Connection:
-            # mode=rw: without it SQLite would make an empty database where there is none.
+            # mode=rw: without it SQLite would create an empty database in the place of a missing one.
             return sqlite3.connect(f"file:{quote(path)}?mode=rw", uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
         return sa.create_engine(url, creator=connect, hide_parameters=True)
@@ -64,13 +65,13 @@ def open_engine(settings: Settings, service: str) -> sa.Engine:
 
 
 def reason(error: SQLAlchemyError) -> str:
-    """The database's own words, on one line and without statement and values."""
+    """Return the database's own message, on one line and without statement and values."""
     original = getattr(error, "orig", None)
     return " ".join(f"{type(original or error).__name__}: {original or error}".split())
 
 
 def measured(device: Device) -> dict[str, Any]:
-    """A row of ping_results as a ping of that device would give it; nothing is sent over the network."""
+    """Return a row of ping_results as a ping of that device would give it, without a network."""
     received = random.choices((4, 3, 0), weights=(96, 3, 1))[0]
     fastest = random.randint(1, 15) if received else None
     return {
@@ -88,7 +89,7 @@ def measured(device: Device) -> dict[str, Any]:
 
 
 def next_devices(connection: sa.Connection, after: uuid.UUID | None, count: int) -> Sequence[Device]:
-    """The next enabled devices in the order of their keys; past the last one it begins anew."""
+    """Return the next enabled devices in the order of their keys; after the last one, the first again."""
     columns = standalone_devices.c
     query = sa.select(columns.id, columns.ip, columns.name).where(columns.enabled).order_by(columns.id).limit(count)
     rows = connection.execute(query if after is None else query.where(columns.id > after)).all()
@@ -98,7 +99,7 @@ def next_devices(connection: sa.Connection, after: uuid.UUID | None, count: int)
 
 
 def write_pings(connection: sa.Connection, devices: Sequence[Device]) -> int:
-    """One row of ping_results for each device; returns their number."""
+    """Write a row of ping_results for each device; return their number."""
     if devices:
         connection.execute(sa.insert(ping_results), [measured(device) for device in devices])
     return len(devices)

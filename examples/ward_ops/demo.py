@@ -4,12 +4,12 @@
     python -m examples.ward_ops.demo up [--pings N] [--port N]
     python -m examples.ward_ops.demo down
 
-``run`` makes everything anew in ``var/demo``, moves Ward OPS to PostgreSQL and ends every process again; evidence and
-reports stay. ``--fail orphans`` deletes devices behind the pipeline's back, after it had looked and before it stops the
-services. ``--orphans N`` has credentials of devices that do not exist from the beginning. ``--then rollback`` goes back
-after the cutover. ``up`` leaves Ward OPS and Airflow running, for a cutover by hand; ``down`` ends them.
+``run`` makes a new site in ``var/demo``, moves Ward OPS to PostgreSQL and ends every process again; evidence and reports
+stay. ``--fail orphans`` deletes devices after the pipeline's checks and before it stops the services. ``--orphans N`` begins
+with credentials of devices that do not exist. ``--then rollback`` rolls back after the cutover. ``up`` leaves Ward OPS and
+Airflow running, for a cutover by hand; ``down`` ends them.
 
-Exit status of ``run``: 0 only when Ward OPS is live on PostgreSQL, 1 when it is not, 3 when it was rolled back as asked,
+Exit status of ``run``: 0 only when Ward OPS is live on PostgreSQL, 1 when it is not, 3 when it was rolled back as requested,
 2 when the demo itself could not run.
 """
 
@@ -59,7 +59,7 @@ console = Console(highlight=False)
 
 
 def run(given: argparse.Namespace) -> int:
-    """The demo; returns its exit status."""
+    """Run the demo; return its exit status."""
     began = time.monotonic()
     with _alone(DEMO.with_suffix(".lock")):
         LocalSite(DEMO).stop()  # of a demo that was killed together with its guard
@@ -68,7 +68,7 @@ def run(given: argparse.Namespace) -> int:
         with site.roster.guarded([sys.executable, "-m", "examples.ward_ops.demo", "down", "--folder", str(DEMO)]):
             console.print(f"Ward OPS with {given.pings:,} pings, PostgreSQL and Airflow are starting …")
             site.start(pings=given.pings, credentials=5 if given.fail else 1, orphans=given.orphans)
-            _tell_places(site)
+            _print_addresses(site)
             console.print(f"  ready after {time.monotonic() - began:.1f} s\n")
             with site.stack.client("lead") as lead:
                 status = Demo(site, lead, given).run()
@@ -77,7 +77,7 @@ def run(given: argparse.Namespace) -> int:
 
 
 class Demo:
-    """One cutover of a site that runs, as the migration lead drives it."""
+    """One cutover of a running site, driven as by the migration lead."""
 
     def __init__(self, site: LocalSite, lead: Client, given: argparse.Namespace) -> None:
         self._site = site
@@ -89,7 +89,7 @@ class Demo:
         self._told = 0
 
     def run(self) -> int:
-        """Cut over, look at the outcome from outside, tell it; returns the exit status."""
+        """Cut over, check the outcome from outside, report it; return the exit status."""
         approve = "ask" if self._given.fail else "auto"
         console.print(f"[bold]Cutover, triggered by the lead[/] (approval: {approve})")
         run_id = self._lead.trigger(CUTOVER, {"approve": approve, "reason": "make demo"})
@@ -119,20 +119,20 @@ class Demo:
         return ROLLED_BACK
 
     def _look_after(self, run_id: str) -> None:
-        """Follow the aftercare, which the cutover triggered, and tell each look."""
+        """Follow the aftercare, which the cutover triggered, and report each look."""
         console.print(f"\n[bold]Aftercare[/], {AFTERCARE_SECONDS:g} s instead of the plan's hour")
         watched = aftercare_record.evidence_of(PLAN, run_id)
 
         def tell(event: Event) -> None:
             if event["event"] in (aftercare_record.LOOK, aftercare_record.BACKUP):
                 what = "first backup" if event["event"] == aftercare_record.BACKUP else f"look {event['number']}"
-                told = event["summary"] or f"{len(event['checks'])} checks passed"
+                summary = event["summary"] or f"{len(event['checks'])} checks passed"
                 colour = "green" if event["outcome"] == "green" else "red"
-                console.print(f"  {what:14}[{colour}]{event['outcome']}[/]  {escape(told)}", soft_wrap=True)
+                console.print(f"  {what:14}[{colour}]{event['outcome']}[/]  {escape(summary)}", soft_wrap=True)
 
         follow(self._lead, AFTERCARE, f"aftercare__{run_id}", watched, tell)
         closed = watched.last(aftercare_record.CLOSED) if watched.exists else None
-        console.print(f"  {escape(str(closed['summary'] if closed else 'it did not come to its end'))}")
+        console.print(f"  {escape(str(closed['summary'] if closed else 'it was not completed'))}")
         console.print(f"  report        {watched.folder / aftercare_report.FILE}", soft_wrap=True)
 
     def _follow(self, dag_id: str, run_id: str, evidence: Evidence) -> None:
@@ -151,7 +151,7 @@ class Demo:
             raise StepFailed("the run left no evidence", where=f"{dag_id} {run_id}", found=f"{state}: {log[-1500:]}")
 
     def _answer(self, dag_id: str, run_id: str, gate: str) -> None:
-        """Break the data where that was asked for, then answer the gate as the lead."""
+        """Break the data where that was requested, then answer the gate as the lead."""
         if self._given.fail and gate == "go_no_go":
             plant_orphans(self._site.ward_ops.database)
             console.print(f"{'':9}[yellow]! {PLANTED} devices are deleted in the live SQLite now, their credentials stay[/]")
@@ -165,7 +165,7 @@ class Demo:
         raise StepFailed("the gate is not open for an answer", where=gate)
 
     def _explain(self, evidence: Evidence, outcome: str) -> None:
-        """What became of Ward OPS, seen from outside."""
+        """Report the state of Ward OPS, seen from outside."""
         console.print(f"[bold red]{escape(outcome.replace('_', ' '))}[/]: Ward OPS is not live on PostgreSQL.")
         for event in evidence.events():
             if event["event"] == "step.end":
@@ -207,7 +207,7 @@ def plant_orphans(database: Path) -> None:
 
 
 def up(given: argparse.Namespace) -> int:
-    """Start a site that stays; returns the exit status. Where it runs already, only its places are told."""
+    """Start a site that stays and print its addresses; return the exit status. One that runs already is left as it is."""
     with _alone(UP.with_suffix(".lock")):
         site = LocalSite(UP, port=given.port)
         ran = site.stack.running
@@ -217,7 +217,7 @@ def up(given: argparse.Namespace) -> int:
             if not ran:
                 site.stop()
             raise
-        _tell_places(site)
+        _print_addresses(site)
         console.print(
             "\nTo begin, log in as the lead and trigger cutover_ward_ops. 'make down' ends everything.", soft_wrap=True
         )
@@ -225,12 +225,12 @@ def up(given: argparse.Namespace) -> int:
 
 
 def down(given: argparse.Namespace) -> int:
-    """End a site, however it was started; returns the exit status."""
+    """End a site, however it was started; return the exit status."""
     LocalSite(given.folder).stop()
     return 0
 
 
-def _tell_places(site: LocalSite) -> None:
+def _print_addresses(site: LocalSite) -> None:
     console.print(f"  Ward OPS    {site.ward_ops.url}/monitor")
     console.print(f"  PostgreSQL  127.0.0.1:{site.target.port}, database ward_flux")
     console.print(f"  Airflow     {site.stack.url}")
@@ -251,7 +251,7 @@ def _alone(lock: Path) -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.ward_ops.demo", description="The cutover of the stand-in.")
     actions = parser.add_subparsers(required=True)
     for name, action in (("run", run), ("up", up), ("down", down)):
@@ -267,7 +267,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "--fail", choices=("orphans",), help="break the data after the checks, before the services stop"
             )
             sub.add_argument("--orphans", type=int, default=0, metavar="N", help="broken data from the beginning (0)")
-            sub.add_argument("--then", choices=("rollback",), help="what follows a cutover that went well")
+            sub.add_argument("--then", choices=("rollback",), help="what to do after a successful cutover")
     given = parser.parse_args(arguments)
     try:
         return int(given.action(given))

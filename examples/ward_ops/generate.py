@@ -1,12 +1,12 @@
-"""Writes a SQLite database as Ward OPS leaves it: the same arguments give the same bytes.
+r"""Write a SQLite database as Ward OPS leaves it: the same arguments give the same bytes.
 
     python -m examples.ward_ops.generate --to FILE [--pings N] [--orphans N] [--credentials N]
                                          [--seed S] [--now TIME] [--force]
 
 Without options the rows are those of the inventory (875 devices, 128 branches, 13,179 pings, …). Values look as the
 application's own models write them, awkward where SQLite and PostgreSQL both allow it: Georgian script, quotes, tabs,
-newlines, backslashes, ``\\N`` as text, empty strings beside NULLs, duplicate addresses, sequences ahead of their keys.
-Nothing in it is refused by the target, except what ``--orphans`` asks for.
+newlines, backslashes, ``\N`` as text, empty strings beside NULLs, duplicate addresses, sequences ahead of their keys.
+The target accepts all of it, except the rows of ``--orphans``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ BRANCHES = 128
 SWEEP_SECONDS = 30
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
-# Everything here is legal in SQLite and in PostgreSQL, and breaks a loader that is not exact.
+# All of it is legal in SQLite and in PostgreSQL, and breaks a loader that is not exact.
 AWKWARD_TEXTS: tuple[str | None, ...] = (
     None,
     "",
@@ -63,7 +63,7 @@ AWKWARD_TEXTS: tuple[str | None, ...] = (
 
 
 class Kind(NamedTuple):
-    """A kind of device, with the vendors and models seen."""
+    """A kind of device, with its vendors and models."""
 
     device_type: str
     subtype: str | None
@@ -108,9 +108,10 @@ FROM mixed CROSS JOIN temp.pinged ON number = n % :devices
 
 @dataclass(frozen=True)
 class Generated:
-    """What was written.
+    """The written database.
 
     Attributes:
+        file: Its path.
         rows: Rows of every table.
         bytes: Size of the file.
     """
@@ -128,7 +129,7 @@ class _Values:
         self.now = now
 
     def hex_uuid(self) -> str:
-        """32 lower-case hex digits that SQLite's NUMERIC affinity cannot take for a number.
+        """Return 32 lower-case hex digits that SQLite's NUMERIC affinity cannot take for a number.
 
         All digits, or digits with one ``e``, would be stored as INTEGER or REAL; two letters are safe.
         """
@@ -138,27 +139,27 @@ class _Values:
                 return value
 
     def hyphenated_uuid(self) -> str:
-        """36 characters, as in branches.id and every branch_id."""
+        """Return 36 characters, as in branches.id and every branch_id."""
         return str(uuid.UUID(self.hex_uuid()))
 
     def fernet(self, size: int = 16) -> str:
-        """Looks like a Fernet token: version, time, IV, ciphertext, HMAC."""
+        """Return a text of a Fernet token's form: version, time, IV, ciphertext, HMAC."""
         blocks = 16 * (size // 16 + 1)
         token = b"\x80" + int(self.now.timestamp()).to_bytes(8, "big") + self.random.randbytes(16 + blocks + 32)
         return base64.urlsafe_b64encode(token).decode()
 
     def password_hash(self) -> str:
-        """Looks like bcrypt."""
+        """Return a text of the form of a bcrypt hash."""
         alphabet = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
         return "$2b$12$" + "".join(self.random.choices(alphabet, k=53))
 
     def moment(self, days: float) -> str:
-        """A datetime of the models, up to that many days ago: six fraction digits, naive, UTC."""
+        """Return a datetime of the models, up to that many days ago: six fraction digits, naive, UTC."""
         moment = self.now - timedelta(seconds=self.random.uniform(0, days * 86_400))
         return moment.strftime("%Y-%m-%d %H:%M:%S.%f")
 
     def current_timestamp(self, days_ago: int) -> str:
-        """What CURRENT_TIMESTAMP writes: no fraction."""
+        """Return a time as CURRENT_TIMESTAMP writes it: without a fraction."""
         return (self.now - timedelta(days=days_ago)).strftime("%Y-%m-%d %H:%M:%S")
 
 
@@ -367,7 +368,7 @@ def _fill(connection: apsw.Connection, *, pings: int, orphans: int, credentials:
 
 
 def _unknown(values: _Values, known: Iterable[str], count: int) -> list[str]:
-    """That many ids that are no device's."""
+    """Return that many ids that belong to no device."""
     taken = set(known)
     found: list[str] = []
     while len(found) < count:
@@ -419,11 +420,11 @@ def generate(
         credentials: snmp_credentials of devices that exist.
         seed: Other seeds give other values, not other numbers of rows.
         now: The instant of the newest values.
-        force: Replace an existing file and its ``-wal``, ``-shm`` and ``-journal``. Nobody may have it open.
+        force: Replace an existing file and its ``-wal``, ``-shm`` and ``-journal``. No process may have it open.
 
     Raises:
-        Refused: An argument is out of range, or the file exists. Nothing was written.
-        StepFailed: The file could not be written. What was there before is still there.
+        Refused: When an argument is out of range, or the file exists. Nothing was written.
+        StepFailed: When the file could not be written. An existing file is unchanged.
     """
     _check_arguments(pings, orphans, credentials)
     _check_place(to, force)
@@ -432,7 +433,7 @@ def generate(
         to.parent.mkdir(parents=True, exist_ok=True)
         connection = apsw.Connection(str(temporary))
         try:
-            # A crash leaves a temporary file that nobody reads: no journal and no fsync before the end.
+            # A crash leaves a temporary file that is never read: no journal and no fsync before the end.
             connection.execute("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; PRAGMA cache_size = -65536")
             connection.execute("PRAGMA locking_mode = EXCLUSIVE")
             connection.execute((HERE / "source_tables.sql").read_text(encoding="utf-8"))
@@ -459,7 +460,7 @@ def generate(
 def _into_place(temporary: Path, to: Path) -> None:
     with temporary.open("rb") as file:
         os.fsync(file.fileno())
-    # A -wal or -journal of the old file would be played onto the new one.
+    # SQLite would apply a -wal or -journal of the old file to the new one.
     for suffix in SIDE_FILES:
         Path(f"{to}{suffix}").unlink(missing_ok=True)
     temporary.replace(to)
@@ -471,13 +472,13 @@ def _into_place(temporary: Path, to: Path) -> None:
 
 
 def _moment(text: str) -> datetime:
-    """An instant; without an offset it is UTC."""
+    """Return an instant; without an offset it is UTC."""
     moment = datetime.fromisoformat(text)
     return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m examples.ward_ops.generate", description="Write a SQLite database as Ward OPS leaves it."
     )

@@ -1,4 +1,4 @@
-"""What a cutover of the stand-in needs, on this machine: Ward OPS, its target, receivers of notices, a local Airflow."""
+"""A whole local site for a cutover of the stand-in: Ward OPS, its target, receivers of notices, a local Airflow."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from include.cutover.stack.processes import Roster
+from include.cutover.stack.settings import StackSettings
 from include.cutover.target import access
 
 DATABASE = "ward_flux"
@@ -46,10 +47,10 @@ class LocalSite:
     Ports and passwords are made once and stay: after a cutover the application's configuration names them.
 
     Args:
-        folder: Everything lies below it.
-        port: Of Airflow's interface; None takes a free one.
-        frozen_code: See ``Stack``.
-        aftercare_seconds: How long a cutover is looked after; None takes the plan's hour.
+        folder: All its files are below it.
+        port: Of Airflow's UI; None takes a free one.
+        frozen_code: See ``StackSettings``.
+        aftercare_seconds: How long the aftercare of a cutover takes; None takes the plan's hour.
     """
 
     def __init__(
@@ -79,14 +80,14 @@ class LocalSite:
     @cached_property
     def stack(self) -> Stack:
         """The local Airflow."""
-        return Stack(
-            self.folder / "stack",
+        settings = StackSettings(
             self._connections,
             self.environment,
             self._port,
             accounts=self._accounts,
             frozen_code=self._frozen_code,
         )
+        return Stack(self.folder / "stack", settings)
 
     @property
     def _accounts(self) -> Accounts | None:
@@ -104,20 +105,24 @@ class LocalSite:
         return self.folder / "received"
 
     def start(self, *, pings: int, credentials: int = 1, orphans: int = 0) -> None:
-        """Start what does not run yet, side by side, and wait until all of it answers. Existing data is kept.
+        """Start the parts that do not run yet, side by side, and wait until all of them answer. Existing data is kept.
+
+        Args:
+            pings: See ``generate``.
+            credentials: See ``generate``.
+            orphans: See ``generate``.
 
         Raises:
-            CutoverError: When a part does not come up; what did come up is left to the caller to stop.
+            CutoverError: When a part does not come up; the caller must stop the others.
         """
-
         if not self.ward_ops.running:
             self.ward_ops.prepare(pings=pings, credentials=credentials, orphans=orphans)
-        stack = self.stack  # makes what the parts below share, before they start side by side
+        stack = self.stack  # makes the files that the parts below share, before they start side by side
         self.start_without_airflow(lambda: None if stack.running else stack.start(DAGS))
 
     def start_without_airflow(self, beside: Callable[[], object] = lambda: None) -> None:
         """Start the application, its target and the receivers of notices; ``beside`` is called meanwhile."""
-        self._start_target()  # where Ward OPS was moved already, it needs it
+        self._start_target()  # Ward OPS needs it when it was moved already
         with ThreadPoolExecutor() as pool:
             parts = [pool.submit(part) for part in (self.ward_ops.start, self._start_receivers)]
             beside()
@@ -125,7 +130,7 @@ class LocalSite:
             part.result()
 
     def stop(self) -> None:
-        """Stop everything of this folder, whoever started it and however that one ended."""
+        """Stop all processes of this folder, whoever started them, even after that one was killed."""
         if (self.folder / "stack").is_dir():
             Stack(self.folder / "stack").stop()
         if (self.folder / "ward_ops").is_dir():
@@ -134,7 +139,7 @@ class LocalSite:
         Cluster(self.folder / "target", 0).stop()
 
     def service_pids(self) -> dict[str, int]:
-        """Process ids of the application's services by name; a service that was stopped and started has another one."""
+        """Return the process id of each of the application's services; it changes with a restart."""
         with self.ward_ops.supervisor() as supervisor:
             programs = cast("list[dict[str, Any]]", supervisor.supervisor.getAllProcessInfo())
         return {program["name"]: program["pid"] for program in programs}
@@ -184,14 +189,14 @@ class LocalSite:
 
     @property
     def environment(self) -> Mapping[str, str]:
-        """What the plan and the evidence read from the environment; holds the password of supervisord's interface."""
+        """The environment that the plan and the evidence read; it holds the password of supervisord's interface."""
         short = (
             {}
             if self._aftercare_seconds is None
             else {
                 "WARD_OPS_AFTERCARE_MINUTES": str(self._aftercare_seconds / 60),
                 "WARD_OPS_AFTERCARE_INTERVAL": str(max(1.0, self._aftercare_seconds / 3)),
-                # The stand-in runs for less than a minute before, on a machine that has other things to do.
+                # The stand-in runs for less than a minute before, on a machine with other work.
                 "WARD_OPS_AFTERCARE_BASELINE": "0.3",
                 "WARD_OPS_AFTERCARE_TOLERANCE": "0.9",
             }
@@ -210,7 +215,7 @@ class LocalSite:
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
-        # What a site's administrator does once. The application's role has no log-in: the cutover gives it one.
+        # As a site's administrator does once. The application's role has no log-in: the cutover gives it one.
         passwords = {ROLE: self._settings["application_password"], PIPELINE_ROLE: self._settings["pipeline_password"]}
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
             if connection.execute("SELECT FROM pg_database WHERE datname = %s", [DATABASE]).fetchone() is None:

@@ -54,12 +54,13 @@ class Ping:
 
 
 def render(database: str, counts: Mapping[str, int], pings: Sequence[Ping], now: datetime) -> str:
-    """The page.
+    """Return the page.
 
     Args:
         database: ``sqlite`` or ``postgresql``.
-        counts: Rows by table; each stands in a cell with the attribute ``data-table``.
+        counts: Table → rows; each is in a cell with the attribute ``data-table``.
         pings: The newest ones.
+        now: The time of these values.
     """
     rows = "\n".join(
         f'<tr><th scope="row">{_LABELS.get(table, escape(table))}</th><td data-table="{escape(table)}">{count}</td></tr>'

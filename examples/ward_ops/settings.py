@@ -1,4 +1,4 @@
-"""Which database the stand-in runs on: ``DATABASE_URL`` from the environment, else from ``.env`` in WARD_OPS_ROOT."""
+"""The database of the stand-in: ``DATABASE_URL`` from the environment, else from ``.env`` in WARD_OPS_ROOT."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SettingsInvalid(Exception):
 
 @dataclass(frozen=True)
 class Settings:
-    """What a service of the stand-in needs to start."""
+    """The settings that a service of the stand-in starts with."""
 
     database_url: str = field(repr=False)
     host: str
@@ -33,7 +33,7 @@ class Settings:
 def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
     """Read environment and ``.env``; the environment wins.
 
-    SQLite is a fallback that somebody must have allowed: ``ALLOW_SQLITE_FALLBACK=true``.
+    SQLite is a fallback that must be allowed: ``ALLOW_SQLITE_FALLBACK=true``.
 
     Raises:
         SettingsInvalid: No URL, another kind of database, SQLite without permission, or no usable port.
@@ -59,6 +59,6 @@ def read_settings(environment: Mapping[str, str] | None = None) -> Settings:
 
 
 def leave(service: str, error: SettingsInvalid) -> NoReturn:
-    """End the process with status 78 (EX_CONFIG); what is wrong goes to stderr."""
+    """Write the error to stderr and end the process with status 78 (EX_CONFIG)."""
     print(f"ward_ops {service} does not start: {error}.", file=sys.stderr, flush=True)
     sys.exit(os.EX_CONFIG)

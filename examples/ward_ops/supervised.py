@@ -5,8 +5,8 @@
     python -m examples.ward_ops.supervised run --root DIR [--host ADDRESS] [--port N] [--supervisor-port N] [--pings N]
 
 ``run`` is for a container: it becomes supervisord, in the foreground. ``start`` and ``run`` take the password of
-supervisord's interface from WARD_OPS_SUPERVISOR_PASSWORD, or make one; it then stands in ``DIR/supervisord.conf``, which
-only its owner can read.
+supervisord's interface from WARD_OPS_SUPERVISOR_PASSWORD, or make one, which is then in ``DIR/supervisord.conf``, readable
+by its owner only.
 
 A root holds::
 
@@ -48,7 +48,7 @@ HERE = Path(__file__).resolve().parent
 USERNAME = "cutover"
 SERVICES = ("api", "worker", "beat")
 MODULES = tuple(f"examples.ward_ops.{name}".encode() for name in ("application", "worker", "beat"))
-# DATABASE_URL must come from .env, or switching it there would change nothing; nor do the services need other secrets.
+# DATABASE_URL must come from .env, or a switch there would change nothing. The services need no other secrets.
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR")
 
 DOTENV = """\
@@ -66,7 +66,7 @@ class WardOps:
     """One stand-in in a folder of its own."""
 
     def __init__(self, root: Path, *, port: int, supervisor_port: int, password: str, host: str = "127.0.0.1") -> None:
-        """Nothing is written or started yet.
+        """Write and start nothing yet.
 
         Args:
             root: The folder.
@@ -76,7 +76,7 @@ class WardOps:
             host: The address that both listen on.
 
         Raises:
-            Refused: A password or folder that supervisord's configuration cannot hold.
+            Refused: When supervisord's configuration cannot hold the password or the folder.
         """
         if not re.fullmatch(r"[A-Za-z0-9_-]{8,}", password):
             raise Refused(
@@ -103,15 +103,15 @@ class WardOps:
 
     @property
     def url(self) -> str:
-        """Where the API answers."""
+        """The API's address."""
         return f"http://127.0.0.1:{self.port}"
 
     def log(self, service: str) -> Path:
-        """Output and errors of ``api``, ``worker``, ``beat`` or ``supervisord``."""
+        """Return the log file of ``api``, ``worker``, ``beat`` or ``supervisord``."""
         return self.root / "logs" / f"{service}.log"
 
     def environment(self) -> dict[str, str]:
-        """What the plan ``ward_ops`` reads from the environment; holds the password."""
+        """Return the variables that the plan ``ward_ops`` reads; they hold the password."""
         return {
             "WARD_OPS_ROOT": str(self.root),
             "WARD_OPS_URL": self.url,
@@ -122,10 +122,16 @@ class WardOps:
     def prepare(
         self, *, pings: int = PINGS, credentials: int = 1, orphans: int = 0, force: bool = False
     ) -> Generated | None:
-        """Write the database and ``.env``, each where it is missing; with ``force``, anew. The services must be stopped.
+        """Write the database and ``.env`` where they are missing, or with ``force`` again. The services must be stopped.
+
+        Args:
+            pings: See ``generate``.
+            credentials: See ``generate``.
+            orphans: See ``generate``.
+            force: Replace existing files.
 
         Returns:
-            What was generated; None where the database was there.
+            The generated database; None where it existed.
         """
         done = None
         if force or not self.database.exists():
@@ -135,30 +141,29 @@ class WardOps:
         return done
 
     def supervisor(self) -> ServerProxy:
-        """supervisord's interface; close it, or use it in ``with``."""
+        """Return supervisord's interface; close it, or use it in ``with``."""
         return ServerProxy(f"http://{USERNAME}:{self._password}@127.0.0.1:{self.supervisor_port}/RPC2")
 
     @property
     def running(self) -> bool:
-        """Whether supervisord runs; its services may be stopped."""
+        """True when supervisord runs; its services may be stopped."""
         return _supervisord(self.root) is not None
 
     def pids(self) -> dict[str, int]:
-        """Process ids of the running services by name; a service that was restarted has another. Empty where none run."""
+        """Return the process id of each running service; it changes with a restart."""
         return {program["name"]: program["pid"] for program in self._programs() if program["statename"] == "RUNNING"}
 
     def start(self, seconds: float = 60) -> None:
         """Write supervisord's configuration, start it and wait until its services run and the API is healthy.
 
-        Safe to call twice: a running supervisord is only waited for. Services that a killed supervisord left behind are
-        ended first.
+        Safe to call twice: the second call waits only. Services that a killed supervisord left running are ended first.
 
         Args:
             seconds: How long it may take.
 
         Raises:
-            StepFailed: Not healthy in time, or it never will be; everything is stopped again. The message has the last log
-                lines.
+            StepFailed: When it is not healthy in time, or cannot become so; all of it is stopped again. The message has the
+                last log lines.
         """
         if not self.running:
             stop(self.root)
@@ -175,7 +180,7 @@ class WardOps:
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Stop services and supervisord; nothing happens where none run. See the function ``stop``."""
+        """Stop services and supervisord, where they run. See the function ``stop``."""
         if self._process is not None:
             self._process.terminate()  # it may not have written its pid file yet
         stop(self.root)
@@ -189,7 +194,7 @@ class WardOps:
             stop(self.root)
 
     def _supervisord(self) -> tuple[list[str], dict[str, str]]:
-        """Write its configuration; returns its command and its environment."""
+        """Write its configuration; return its command and its environment."""
         self.log("").parent.mkdir(parents=True, exist_ok=True)
         template = string.Template((HERE / "supervisord.conf").read_text(encoding="utf-8"))
         text = template.substitute(
@@ -211,7 +216,7 @@ class WardOps:
         return [sys.executable, "-m", "supervisor.supervisord", "-c", str(_configuration(self.root))], environment
 
     def become_supervisord(self) -> NoReturn:
-        """Replace this process by supervisord, for a container that lives as long as it."""
+        """Replace this process with supervisord, for a container that lives as long as it."""
         command, environment = self._supervisord()
         os.chdir(self.root)
         os.execve(command[0], command, environment)
@@ -225,7 +230,7 @@ class WardOps:
             )  # fmt: skip
 
     def _programs(self) -> list[dict[str, Any]]:
-        """What supervisord says of its programs; empty while it does not answer."""
+        """Return supervisord's information about its programs; empty while it does not answer."""
         try:
             with self.supervisor() as supervisor:
                 return cast("list[dict[str, Any]]", supervisor.supervisor.getAllProcessInfo())
@@ -241,7 +246,7 @@ class WardOps:
             return False
 
     def _problem(self) -> str:
-        """Why waiting is of no use; empty where it is."""
+        """Return why waiting is of no use; empty while it may help."""
         if self._process is not None and self._process.poll() is not None:
             return "supervisord ended"
         for program in self._programs():
@@ -260,7 +265,7 @@ class WardOps:
 
 
 def stop(root: Path, seconds: float = 20) -> None:
-    """Stop the stand-in of that root, whoever started it: supervisord stops its services, what is left is killed.
+    """Stop the stand-in of that root, whoever started it: supervisord stops its services, remaining processes are killed.
 
     Safe to call twice, and after supervisord was killed: its services are found by their command line and their
     WARD_OPS_ROOT.
@@ -285,7 +290,7 @@ def stop(root: Path, seconds: float = 20) -> None:
 
 
 def service_processes(root: Path) -> list[int]:
-    """Process ids of the services with this root, whoever started them. A zombie has no command line and is none."""
+    """Return the process ids of the services with this root, whoever started them. Zombies do not count."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():
@@ -295,7 +300,7 @@ def service_processes(root: Path) -> list[int]:
                 continue
             if b"WARD_OPS_ROOT=" + os.fsencode(root) in (folder / "environ").read_bytes().split(b"\0"):
                 found.append(int(folder.name))
-        except OSError:  # it ended meanwhile, or belongs to somebody else
+        except OSError:  # it ended meanwhile, or belongs to another user
             continue
     return found
 
@@ -310,7 +315,7 @@ def _gone(pids: Callable[[], list[int]], seconds: float) -> bool:
 
 
 def _kill(pid: int) -> None:
-    """Kill a process and its group. supervisord makes every service the leader of a group of its own."""
+    """Kill a process and its group: supervisord makes every service the leader of a group of its own."""
     with contextlib.suppress(ProcessLookupError):
         if os.getpgid(pid) == pid:
             os.killpg(pid, signal.SIGKILL)
@@ -323,7 +328,7 @@ def _configuration(root: Path) -> Path:
 
 
 def _supervisord(root: Path) -> int | None:
-    """The process id in the pid file, if that is a supervisord with this root's configuration. A zombie is none."""
+    """Return the process id in the pid file, if that is a supervisord with this root's configuration and not a zombie."""
     try:
         pid = int((root / "supervisord.pid").read_text())
         command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -333,13 +338,13 @@ def _supervisord(root: Path) -> int | None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.ward_ops.supervised", description="Run the stand-in.")
     parser.add_argument("action", choices=("start", "run", "stop"))
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="folder of the stand-in")
     parser.add_argument("--port", type=int, default=5001, metavar="N", help="port of the API (5001)")
     parser.add_argument("--supervisor-port", type=int, default=9001, metavar="N", help="port of supervisord (9001)")
-    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="what both listen on (127.0.0.1)")
+    parser.add_argument("--host", default="127.0.0.1", metavar="ADDRESS", help="address that both listen on (127.0.0.1)")
     parser.add_argument("--pings", type=int, default=PINGS, metavar="N", help=f"rows of ping_results ({PINGS})")
     given = parser.parse_args(arguments)
     try:

@@ -1,7 +1,7 @@
 """The tables that the stand-in uses, defined once for SQLite and PostgreSQL.
 
-On SQLite they read what the application's models wrote: UUIDs as 32 hex digits (branches: 36 characters), datetimes as
-naive text in UTC, JSON as text. On PostgreSQL they are ``uuid``, ``timestamptz`` and ``jsonb``.
+On SQLite they read the values that the application's models wrote: UUIDs as 32 hex digits (branches: 36 characters),
+datetimes as naive text in UTC, JSON as text. On PostgreSQL they are ``uuid``, ``timestamptz`` and ``jsonb``.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ class HyphenatedUuid(sa.TypeDecorator[uuid.UUID]):
     cache_ok = True
 
     def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
-        """The column's type in this database."""
+        """Return the column's type in this database."""
         return dialect.type_descriptor(sa.String(36) if dialect.name == "sqlite" else sa.Uuid())
 
     def process_bind_param(self, value: uuid.UUID | None, dialect: sa.Dialect) -> Any:
-        """To the database."""
+        """Convert a value for the database."""
         return str(value) if value is not None and dialect.name == "sqlite" else value
 
     def process_result_value(self, value: Any, dialect: sa.Dialect) -> uuid.UUID | None:
-        """From the database."""
+        """Convert a value from the database."""
         return uuid.UUID(value) if isinstance(value, str) else value
 
 
@@ -40,11 +40,11 @@ class Instant(sa.TypeDecorator[datetime]):
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """To the database."""
+        """Convert a value for the database."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: sa.Dialect) -> datetime | None:
-        """From the database."""
+        """Convert a value from the database."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)

@@ -1,6 +1,6 @@
 #!/bin/bash
-# The target's database, and passwords of two roles; the postgres image runs this at its first start. What each role may is
-# given by the service target-roles.
+# The target's database, and passwords of two roles; the postgres image runs this at its first start. The service
+# target-roles gives the roles their rights.
 set -euo pipefail
 : "${CUTOVER_ROLE_PASSWORD:?is not set}" "${WARD_OPS_ROLE_PASSWORD:?is not set}"
 psql --no-psqlrc --quiet --set ON_ERROR_STOP=1 --username "${POSTGRES_USER:-postgres}" --dbname postgres <<'SQL'

@@ -18,7 +18,7 @@ BATCH = 5
 
 
 class PingJobs:
-    """Goes round all enabled devices, ``BATCH`` of them at a time."""
+    """A round of all enabled devices, ``BATCH`` of them at a time."""
 
     def __init__(self) -> None:
         self._last: uuid.UUID | None = None

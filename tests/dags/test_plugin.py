@@ -24,6 +24,7 @@ from include.cutover.people.roles import Accounts
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import Stack
+from include.cutover.stack.settings import StackSettings
 from include.cutover.ui.links import DataDocsLink, ReportLink, plan_of
 
 RUN_ID = "manual__2026-11-23T22:00:00+00:00"
@@ -151,12 +152,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     _write_evidence(folder / "evidence")
     (folder / "dags").mkdir()
     people = Accounts.of([load_plan("ward_ops")])
-    stack = Stack(
-        folder / "stack",
+    settings = StackSettings(
         environment={"CUTOVER_EVIDENCE": str(folder / "evidence")},
         accounts=replace(people, users={**people.users, "stranger": ()}),
         dags_folder=folder / "dags",
     )
+    stack = Stack(folder / "stack", settings)
     with stack:
         yield Site(stack, folder / "evidence")
 

@@ -27,9 +27,10 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.people.roles import DAGS, LEAD, ROLES, Accounts, permissions
 from include.cutover.places import ROOT
 from include.cutover.plan.file import parse_plan
-from include.cutover.stack.api_client import Client, Gate
+from include.cutover.stack.api_client import Client, GateState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster
+from include.cutover.stack.settings import StackSettings
 
 SECOND = ROOT / "tests" / "second_plan"
 PEOPLE = {
@@ -66,7 +67,7 @@ class Site:
         """``roles``, where Airflow's settings are."""
         return subprocess.run(
             [sys.executable, "-m", "include.cutover", "roles", *arguments],
-            env={**self.stack._environment_of_all, **environment},
+            env={**self.stack.environment, **environment},
             cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
         )  # fmt: skip
 
@@ -97,7 +98,7 @@ class Asked:
     """A cutover that waits at its first gate, and the state in which it waits."""
 
     run_id: str
-    gate: Gate
+    gate: GateState
     states: list[Any]
     source: list[str]
 
@@ -143,7 +144,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         "CUTOVER_EVIDENCE": str(folder / "evidence"),
         "WARD_OPS_BACKUPS": str(folder / "backups"),
     }
-    stack = Stack(folder / "stack", connections, environment, accounts=accounts, frozen_code=True)
+    stack = Stack(folder / "stack", StackSettings(connections, environment, accounts=accounts, frozen_code=True))
     with stack.roster.guarded():
         stack.start([f"{verb}_{plan}" for verb in ("cutover", "rollback") for plan in ("library", "hasty")])
         yield Site(folder, stack)
@@ -191,7 +192,7 @@ def asked(site: Site, lead: Client, forged: dict[str, tuple[str, str]]) -> Asked
     return Asked(run_id, gate, lead.tasks("cutover_library", run_id), source)
 
 
-def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str) -> Gate:
+def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str) -> GateState:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline:
         waiting = {task.task_id for task in client.tasks(dag_id, run_id) if task.state == "awaiting_input"}

@@ -18,7 +18,7 @@ from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import fingerprints
 from include.cutover.evidence.record import Evidence
 from include.cutover.places import ROOT
-from include.cutover.stack.api_client import Client, Gate
+from include.cutover.stack.api_client import Client, GateState
 from tests.faults.judge import Before, State, Verdict, judge
 from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, sha256, until
 
@@ -184,16 +184,16 @@ class Trial:
         found: dict[str, Any] = until(look, seconds, f"{event} {match} in the evidence of {run_id}")
         return found
 
-    def gate(self, run_id: str, name: str, seconds: float = SECONDS) -> Gate:
+    def gate(self, run_id: str, name: str, seconds: float = SECONDS) -> GateState:
         """Wait until a gate is open for an answer."""
 
-        def look() -> Gate | None:
+        def look() -> GateState | None:
             for gate in self.lead.gates(CUTOVER, run_id):
                 if gate.task_id.endswith(name) and gate.answer is None:
                     return gate
             return None
 
-        found: Gate = until(look, seconds, f"the gate {name} is open")
+        found: GateState = until(look, seconds, f"the gate {name} is open")
         time.sleep(3)  # as fast as a person; see the gate's retries
         return found
 

@@ -24,7 +24,7 @@ from pathlib import Path
 
 from include.cutover.errors import CutoverError, StepFailed
 from include.cutover.files import slug
-from include.cutover.stack.api_client import Gate, TaskState
+from include.cutover.stack.api_client import GateState, TaskState
 from include.cutover.stack.postgres import free_port
 from include.cutover.stack.processes import exit_on
 from tests.stack.engine import FILE, STARTED, Engine, Project
@@ -236,7 +236,7 @@ def each_role_has_its_powers(site: Site, run_id: str) -> None:
     from tests.dags.test_roles import SECRETS, Asked, changes
 
     first = next(gate for gate in site.lead.gates(CUTOVER, run_id) if gate.task_id.endswith("go_no_go"))
-    asked = Asked(run_id, Gate(first.task_id, first.map_index, "", (), None, None), [], [])
+    asked = Asked(run_id, GateState(first.task_id, first.map_index, "", (), None, None), [], [])
     before = site.lead.tasks(CUTOVER, run_id)
     report = f"/cutover/{PLAN}/{slug(run_id)}/"
     for user in ("observer", "communicator"):

@@ -16,7 +16,7 @@ import psycopg
 from include.cutover.errors import CutoverError, StepFailed
 from include.cutover.evidence.record import Evidence
 from include.cutover.files import slug
-from include.cutover.stack.api_client import Client, Gate, TaskState
+from include.cutover.stack.api_client import Client, GateState, TaskState
 from tests.faults.judge import differences_in_target, different, rows_of, sqlite_refuses
 from tests.stack.engine import Project
 
@@ -109,7 +109,7 @@ class Site:
             time.sleep(1)
         raise StepFailed("the run has not ended in time", where=f"{dag_id} {run_id}", found=self._unfinished(dag_id, run_id))
 
-    def _open_gate(self, dag_id: str, run_id: str, tasks: list[TaskState]) -> Gate | None:
+    def _open_gate(self, dag_id: str, run_id: str, tasks: list[TaskState]) -> GateState | None:
         waiting = {task.task_id for task in tasks if task.state == "awaiting_input"}
         if not waiting:
             return None

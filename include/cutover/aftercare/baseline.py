@@ -1,4 +1,4 @@
-"""Where logs and statistics stand right before the services start on the target: what is later belongs to go-live."""
+"""Positions of logs and statistics right before the services start on the target: later entries belong to go-live."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 import psycopg
 
-from include.cutover.aftercare import logs as aftercare_logs
-from include.cutover.aftercare import record as aftercare_record
-from include.cutover.aftercare import statistics as aftercare_statistics
+from include.cutover.aftercare.logs import ends
+from include.cutover.aftercare.record import BASELINE
+from include.cutover.aftercare.statistics import standing
 from include.cutover.connections.commands import Remote
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Evidence
@@ -20,15 +20,21 @@ log = logging.getLogger(__name__)
 
 
 def keep(evidence: Evidence, plan: Plan, conninfo: Callable[[], str], remote: Remote) -> None:
-    """Record it in the cutover's evidence, once: a later try, with services that run already, changes nothing.
+    """Record the positions in the cutover's evidence, once: a later try, with services that run already, changes nothing.
 
-    What cannot be looked at is missing there, and the aftercare says so: going live does not wait for it.
+    A position that cannot be read is missing there, and the aftercare reports that: go-live does not wait for it.
+
+    Args:
+        evidence: The cutover's.
+        plan: Its plan.
+        conninfo: The target's.
+        remote: The host of an SSH connection, for logs that are not on this one.
     """
-    if not plan.aftercare.enabled or evidence.last(aftercare_record.BASELINE) is not None:
+    if not plan.aftercare.enabled or evidence.last(BASELINE) is not None:
         return
     statistics: dict[str, Any] = {}
     try:
-        statistics = aftercare_statistics.standing(conninfo(), plan.target_schema).as_dict()
+        statistics = standing(conninfo(), plan.target_schema).as_dict()
     except (CutoverError, psycopg.Error) as error:
-        log.warning("where PostgreSQL's statistics stand is not known: %s", type(error).__name__)
-    evidence.append(aftercare_record.BASELINE, statistics=statistics, logs=aftercare_logs.ends(plan.services, remote))
+        log.warning("PostgreSQL's statistics cannot be read: %s", type(error).__name__)
+    evidence.append(BASELINE, statistics=statistics, logs=ends(plan.services, remote))

@@ -1,4 +1,4 @@
-"""What is asked of the application and its data after go-live: latency, scheduled jobs, sequences."""
+"""Checks of the application and its data after go-live: health, latency, scheduled jobs, sequences."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.target import sequences as target_sequences
 
-_ENOUGH = 5.0  # rows that must be awaited before their number says something
+_ENOUGH = 5.0  # rows that must be expected before their number means something
 _SECONDS = 120.0
 
 
@@ -30,16 +30,16 @@ _SECONDS = 120.0
 
 
 def health_and_latency(smoke: SmokeTests, limits: Aftercare) -> tuple[list[Check], dict[str, float]]:
-    """The application's health, asked for several times, and how long the answers took.
+    """Ask for the application's health several times, and measure the answers.
 
     Returns:
-        Both checks, and the percentiles in seconds. An answer that is not healthy has no place in them: it is a failure.
+        Both checks, and the percentiles in seconds, of the healthy answers only.
     """
     asked = [requests.timed_health(smoke) for _ in range(limits.requests)]
     sick = [check for check, _ in asked if check.outcome != "passed"]
     health = Check(
         "aftercare_health",
-        "The application is well and runs on PostgreSQL",
+        "The application is healthy and runs on PostgreSQL",
         "failed" if sick else "passed",
         f"{limits.requests} healthy answers",
         f"{len(sick)} of {limits.requests} were not: {sick[-1].found}" if sick else asked[-1][0].found,
@@ -50,7 +50,7 @@ def health_and_latency(smoke: SmokeTests, limits: Aftercare) -> tuple[list[Check
     if not times:
         latency = Check(
             "aftercare_latency", "The application answers quickly", "unknown", found="no healthy answer",
-            do="Mend its health first.", where=health.where,
+            do="Restore its health first.", where=health.where,
         )  # fmt: skip
         return [health, latency], {}
     figures = {"p50": percentile(times, 50), "p95": percentile(times, 95), "max": times[-1]}
@@ -61,14 +61,14 @@ def health_and_latency(smoke: SmokeTests, limits: Aftercare) -> tuple[list[Check
         "passed" if passed else "failed",
         f"half within {limits.p50_seconds:g} s, 95 of 100 within {limits.p95_seconds:g} s",
         ", ".join(f"{name} {seconds * 1000:.0f} ms" for name, seconds in figures.items()),
-        "" if passed else "Look for slow queries in pg_stat_activity, and at the load of both hosts.",
+        "" if passed else "Find slow queries in pg_stat_activity, and check the load of both hosts.",
         health.where,
     )
     return [health, latency], {name: round(seconds, 4) for name, seconds in figures.items()}
 
 
 def percentile(times: Sequence[float], percent: float) -> float:
-    """By nearest rank: the smallest of the sorted values that so many of a hundred do not exceed."""
+    """Return the percentile by nearest rank: the smallest of the sorted values that so many of a hundred do not exceed."""
     return times[max(0, math.ceil(percent / 100 * len(times)) - 1)]
 
 
@@ -77,12 +77,12 @@ def percentile(times: Sequence[float], percent: float) -> float:
 
 @dataclass(frozen=True)
 class Rate:
-    """How fast a table grew before the cutover.
+    """The speed at which a table grew before the cutover.
 
     Attributes:
         rows: Rows of the time before the services stopped.
-        seconds: How long that was.
-        problem: Why it cannot be told; empty otherwise.
+        seconds: How long that time was.
+        problem: Why the rate is unknown; empty otherwise.
     """
 
     rows: int
@@ -91,18 +91,24 @@ class Rate:
 
     @property
     def per_second(self) -> float:
-        """Rows in a second; 0 where nothing is known."""
+        """Rows in a second; 0 where the rate is unknown."""
         return self.rows / self.seconds if self.seconds > 0 and not self.problem else 0.0
 
     def as_dict(self) -> dict[str, Any]:
-        """For the evidence."""
+        """Return it for the evidence."""
         return asdict(self)
 
 
 def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: datetime) -> Rate:
-    """The rate at which rows came in the last ``baseline_minutes`` before the services stopped. Never raises.
+    """Return the rate at which rows came in the last ``baseline_minutes`` before the services stopped. Never raises.
 
     Naive times count as UTC, as everywhere in the copy.
+
+    Args:
+        snapshot: The SQLite file that was copied.
+        plan: The cutover's plan.
+        growing: The table, and its column of times.
+        stopped: When the services stopped.
     """
     table, column = f"main.{source_schema.quote(growing.table)}", source_schema.quote(growing.column)
     decision = plan.tables[growing.table].columns.get(growing.column)
@@ -113,7 +119,7 @@ def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: date
         f" WHEN 'null' THEN NULL ELSE {number.format(c=column)} END"
     )
     end, seconds = stopped.timestamp(), growing.baseline_minutes * 60
-    # Text that begins with an earlier day cannot be of that time, whatever its time zone; an index may help with that.
+    # Text that begins with an earlier day cannot be of that time in any time zone; an index may help with that.
     day = (stopped - timedelta(seconds=seconds, days=1)).strftime("%Y-%m-%d")
     recent = f"(typeof({column}) <> 'text' OR {column} >= ?3)"
     try:
@@ -127,66 +133,75 @@ def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: date
                 f"SELECT EXISTS (SELECT 1 FROM {table} WHERE {moment} < ?1)",  # noqa: S608 - quoted identifiers
                 (end - seconds,),
             ).get
-    except Exception as error:  # noqa: BLE001  # apsw's own, and a file that is gone: what cannot be told is said
-        return Rate(0, 0, f"{type(error).__name__}: the snapshot cannot be asked")
+    except Exception as error:  # noqa: BLE001  # apsw's own, and a missing file: reported as unknown
+        return Rate(0, 0, f"{type(error).__name__}: the snapshot cannot be read")
     if not rows:
         return Rate(0, seconds, "no row of that time is in the snapshot")
-    # An application that is younger than that time began with its first row.
+    # An application younger than that time began with its first row.
     return Rate(int(rows), seconds if older else max(1.0, end - float(str(first))))
 
 
-def growth(
-    conninfo: str,
-    schema: str,
-    growing: GrowingTable,
-    rate: Rate,
-    since: datetime,
-    started: datetime,
-    now: datetime,
-    own_rows: Sequence[datetime] = (),
-    *,
-    last: bool = False,
-) -> Check | None:
-    """Whether rows come at the rate of before: since the last look, or for longer where few rows are awaited.
+@dataclass(frozen=True)
+class Observation:
+    """The time in which rows are counted.
+
+    Attributes:
+        started: When the services had started on the target; older rows were copied.
+        since: The previous look.
+        now: This look.
+        own_rows: Times at which our own tests made the application write a row into the table.
+        last: No later look follows, which could decide what this one cannot yet.
+    """
+
+    started: datetime
+    since: datetime
+    now: datetime
+    own_rows: Sequence[datetime] = ()
+    last: bool = False
+
+
+def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: Observation) -> Check | None:
+    """Check that rows come as fast as before: since the previous look, or for longer where few rows are expected.
 
     Args:
-        since: The last look.
-        started: When the services had started on the target; what is older was copied.
-        own_rows: When our own tests made the application write a row into it.
-        last: There is no later look, which could tell what this one cannot yet.
+        conninfo: The target's.
+        schema: Schema of the application's tables.
+        growing: The table, and how many rows may be missing.
+        rate: How fast it grew before the cutover.
+        seen: The time in which rows are counted.
 
     Returns:
-        None where it is too early to tell.
+        The check; None where it is too early to decide.
 
     Raises:
-        Unreachable, StepFailed: See ``catalog.session``.
+        Unreachable, StepFailed: See ``target.session``.
     """
     name, title = f"aftercare_growth_{growing.table}", f"Rows of {growing.table} come as fast as before"
-    do = "See that the scheduler and its workers run, and read their logs."
+    do = "Check that the scheduler and its workers run, and read their logs."
 
-    def check(outcome: Outcome, expected: str, found: str) -> Check:
-        return Check(name, title, outcome, expected, found, "" if outcome == "passed" else do, growing.table)
+    def check(outcome: Outcome, wanted: str, found: str) -> Check:
+        return Check(name, title, outcome, wanted, found, "" if outcome == "passed" else do, growing.table)
 
     if rate.per_second <= 0:
-        return check("unknown", "", f"the rate before the cutover is not known: {rate.problem}")
+        return check("unknown", "", f"the rate before the cutover is unknown: {rate.problem}")
     share = 1 - growing.tolerance
-    begin = max(started, min(since, now - timedelta(seconds=_ENOUGH / (rate.per_second * share))))
-    seconds = (now - begin).total_seconds()
-    awaited = rate.per_second * seconds * share
-    if awaited < _ENOUGH * 0.999:
-        if not last:
+    begin = max(seen.started, min(seen.since, seen.now - timedelta(seconds=_ENOUGH / (rate.per_second * share))))
+    seconds = (seen.now - begin).total_seconds()
+    expected = rate.per_second * seconds * share
+    if expected < _ENOUGH * 0.999:
+        if not seen.last:
             return None
-        return check("unknown", f"{awaited:.1f} rows or more", "too few are awaited to tell within the aftercare")
+        return check("unknown", f"{expected:.1f} rows or more", "too few rows are expected within the aftercare to decide")
     query = sql.SQL("SELECT count(*) FROM {} WHERE {column} >= %s AND {column} < %s").format(
         sql.Identifier(schema, growing.table), column=sql.Identifier(growing.column)
     )
     with statistics.reading(conninfo, schema, seconds=_SECONDS) as connection:
-        row = connection.execute(query, [begin, now]).fetchone()
-    rows = max(0, (int(row[0]) if row else 0) - sum(begin <= moment < now for moment in own_rows))
+        row = connection.execute(query, [begin, seen.now]).fetchone()
+    rows = max(0, (int(row[0]) if row else 0) - sum(begin <= moment < seen.now for moment in seen.own_rows))
     before = f"{rate.per_second * 60:,.1f} a minute before"
     return check(
-        "passed" if rows >= awaited else "failed",
-        f"{awaited:,.0f} rows or more in {seconds:,.0f} s ({before}, {growing.tolerance:.0%} may be missing)",
+        "passed" if rows >= expected else "failed",
+        f"{expected:,.0f} rows or more in {seconds:,.0f} s ({before}, {growing.tolerance:.0%} may be missing)",
         f"{rows:,} rows",
     )
 
@@ -195,10 +210,10 @@ def growth(
 
 
 def sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int]) -> list[Check]:
-    """Whether every sequence is still ahead of the keys in its columns; as one check, with those that are not.
+    """Check that every sequence is still ahead of the keys in its columns: one check, which names those that are not.
 
     Raises:
-        CannotCheck, Unreachable, StepFailed: See ``finishing.next_keys``.
+        CannotCheck, Unreachable, StepFailed: See ``target.sequences``.
     """
     found = target_sequences.check_sequences(conninfo, schema, sqlite_sequence, draw=False)
     bad = [check for check in found if check.outcome != "passed"]
@@ -216,7 +231,7 @@ def sequences(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int]) ->
 
 
 def could_not(name: str, title: str, error: Exception) -> Check:
-    """The check that stands for one which could not be made."""
+    """Return the unknown check in the place of one that could not be made."""
     if isinstance(error, CannotCheck):
         return Check(name, title, "unknown", error.expected, error.found or error.message, error.do, error.where)
     return Check(name, title, "unknown", found=getattr(error, "message", type(error).__name__), do=getattr(error, "do", ""))

@@ -1,8 +1,8 @@
 """The first backup of PostgreSQL: dumped, restored elsewhere, compared, and only then called a backup.
 
 The dump is of one moment: a transaction of ours exports its snapshot, pg_dump reads in it, and the digests that the restored
-copy must have are computed in the same transaction. The scratch database is dropped afterwards, whatever became of it; one
-that a killed attempt left is dropped by the next.
+copy must have are computed in the same transaction. The scratch database is always dropped afterwards; one that a killed
+attempt left is dropped by the next.
 """
 
 from __future__ import annotations
@@ -48,12 +48,14 @@ _SMALL = ROWS
 
 @dataclass(frozen=True)
 class Dumped:
-    """What became of the first backup.
+    """The result of the first backup.
 
     Attributes:
+        checks: Of the dump and the restore; when all passed, it is a backup.
         file: The dump; None where there is none.
+        bytes: Its size.
+        sha256: Its hash.
         rows: Table → rows in it.
-        checks: What was looked at; all passed, and it is a backup.
     """
 
     checks: Sequence[Check]
@@ -64,17 +66,17 @@ class Dumped:
 
     @property
     def proven(self) -> bool:
-        """Whether it is known that everything comes back from it."""
+        """True when it was restored and compared without a difference."""
         return self.file is not None and all(check.outcome == "passed" for check in self.checks)
 
     def as_dict(self) -> dict[str, Any]:
-        """For the evidence."""
-        told = asdict(self) | {"proven": self.proven, "checks": [check.as_dict() for check in self.checks]}
-        return {name: str(value) if isinstance(value, Path) else value for name, value in told.items()}
+        """Return it for the evidence."""
+        fields = asdict(self) | {"proven": self.proven, "checks": [check.as_dict() for check in self.checks]}
+        return {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
 
 
 def folder(plan: Plan) -> Path:
-    """Where the dump stays."""
+    """Return the folder of the dump."""
     given = plan.aftercare.first_backup.directory
     return plan.backup.directory / "postgresql" if given is None else Path(given)
 
@@ -82,14 +84,16 @@ def folder(plan: Plan) -> Path:
 def take(conninfo: str, plan: Plan, run: str) -> Dumped:
     """Dump the target's database, restore the dump into a scratch database, compare, drop that. Safe to run again.
 
-    What earlier runs that were rolled back left in other schemas is not in the dump.
+    The schemas that earlier rolled-back runs left are not in the dump.
 
     Args:
+        conninfo: The target's.
+        plan: The cutover's plan.
         run: The cutover's run as a file name; the dump bears it.
 
     Returns:
-        What could not be done is among its checks as unknown: no pg_dump, or one older than the server, no room, no right to
-        make a database. A dump that does not restore, or restores as something else, is a failed check.
+        An unknown check stands for each thing that was not possible: no pg_dump, or one older than the server, no space, no
+        right to make a database. A dump that does not restore, or restores to other content, is a failed check.
     """
     settings, place = plan.aftercare.first_backup, folder(plan)
     try:
@@ -139,7 +143,7 @@ def _programs(name: str) -> tuple[str, str]:
 
 
 def _environment(conninfo: str) -> dict[str, str]:
-    """How the programs log in; a password never stands among arguments, which everybody on the host can see."""
+    """Return the environment with the log-in; never among arguments, which every user of the host can see."""
     given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items() if value is not None}
     kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
     settings = {_LIBPQ[name]: unquote(value) if name == "host" else value for name, value in given.items() if name in _LIBPQ}
@@ -150,7 +154,7 @@ def _require_version(dump: str, server: int) -> None:
     done = _run([dump, "--version"], {**os.environ}, 20)
     found = _VERSION.search(done.stdout)
     if done.returncode != 0 or found is None:
-        raise CannotCheck("pg_dump does not tell its version", where=dump, found=_said(done))
+        raise CannotCheck("pg_dump does not print its version", where=dump, found=_said(done))
     if int(found[1]) < server // 10000:
         raise CannotCheck(
             "pg_dump is older than the server",
@@ -172,7 +176,7 @@ def _dump(dump: str, environment: dict[str, str], file: Path, snapshot: str, but
             os.fsync(out.fileno())
         if done.returncode != 0:
             raise CannotCheck(
-                "pg_dump failed", where=dump, found=_said(done), do="Give its role the rights, or the disk room."
+                "pg_dump failed", where=dump, found=_said(done), do="Give its role the rights, or make space on the disk."
             )
         partial.rename(file)
         sync_folder(file.parent)
@@ -197,13 +201,11 @@ def _run(
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise CannotCheck(
-            "the program did not come to its end", where=command[0], expected=f"within {seconds:g} s"
-        ) from None
+        raise CannotCheck("the program did not end in time", where=command[0], expected=f"within {seconds:g} s") from None
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
-    """The last line of what it told, without what may hold rows."""
+    """Return the last line of its errors, without lines that may hold rows."""
     lines = [line for line in done.stderr.splitlines() if line.strip() and "DETAIL" not in line and "CONTEXT" not in line]
     return mask(lines[-1])[:300] if lines else f"exit status {done.returncode}"
 
@@ -218,7 +220,7 @@ def _one_moment(conninfo: str, schema: str, seconds: float) -> Iterator[target_s
         connection.wait_for_statements()
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        with connection.transaction():  # a rolled-back one would count as the application's trouble
+        with connection.transaction():  # a rolled-back one would count as one of the application's
             yield connection
 
 
@@ -235,7 +237,7 @@ def _size(connection: psycopg.Connection) -> int:
 
 @dataclass(frozen=True)
 class _Table:
-    """What one table holds: its rows, the digests of its parts, and how it was cut for them."""
+    """The content of one table: its rows, the digests of its parts, and how it was cut for them."""
 
     rows: int
     parts: Mapping[str, Part]
@@ -245,10 +247,12 @@ class _Table:
 
 
 def _content(connection: psycopg.Connection, schema: str, like: Mapping[str, _Table] | None = None) -> dict[str, _Table]:
-    """Rows, digests, constraints and indexes of every table of the schema, computed by PostgreSQL.
+    """Return rows, digests, constraints and indexes of every table of the schema, computed by PostgreSQL.
 
     Args:
-        like: Cut as these were, so that equal content has equal digests.
+        connection: To the database.
+        schema: The schema.
+        like: Tables to cut alike, so that equal content has equal digests.
     """
     found = {}
     columns = target_columns(connection, schema)
@@ -284,9 +288,9 @@ def _cut(connection: psycopg.Connection, schema: str, shape: ComparedTable, rows
 
 
 def _rules(connection: psycopg.Connection, schema: str, table: str) -> frozenset[str]:
-    """Constraints and indexes of a table, as PostgreSQL writes them.
+    """Return constraints and indexes of a table, as PostgreSQL writes them.
 
-    Of one with an expression only the name: what PostgreSQL reads back from its own text, it may write in another way.
+    Of one with an expression only the name: PostgreSQL may write an expression in another way after reading its own text.
     """
     name = sql.Identifier(schema, table).as_string(connection)
     rows = connection.execute(
@@ -332,7 +336,7 @@ def _restored(
         done = _run(command, {**environment, "PGDATABASE": scratch}, seconds)
         if done.returncode != 0:
             found = f"pg_restore: {_said(done)}"
-            do = "Do not rely on this dump; find out what it cannot restore."
+            do = "Do not rely on this dump; find out why it does not restore."
             return [Check("aftercare_backup_restored", title, "failed", "a whole restore", found, do, str(file))]
         with _one_moment(make_conninfo(conninfo, dbname=scratch), schema, seconds) as connection:
             found_tables = _content(connection, schema, expected)
@@ -384,17 +388,17 @@ def _scratch_database(conninfo: str, name: str) -> Iterator[None]:
             with target_session.session(conninfo, "pg_catalog") as connection:
                 connection.execute(drop)
         except CutoverError as error:
-            log.warning("the scratch database %s is left behind: %s", name, error)
+            log.warning("the scratch database %s was not dropped: %s", name, error)
 
 
 def _could_not(name: str, title: str, error: Exception, place: Path) -> Check:
     if isinstance(error, psycopg.Error):
         return Check(
-            name, title, "unknown", found=target_session.primary_message(error), do="Look at the server.", where=str(place)
+            name, title, "unknown", found=target_session.primary_message(error), do="Check the server.", where=str(place)
         )
     if isinstance(error, StepFailed | CannotCheck | CutoverError):
         return Check(
             name, title, "unknown", error.expected, error.found or error.message, error.do, error.where or str(place)
         )
     found = (error.strerror if isinstance(error, OSError) else "") or type(error).__name__
-    return Check(name, title, "unknown", found=found, do="Mend the place.", where=str(place))
+    return Check(name, title, "unknown", found=found, do="Correct the folder or its disk.", where=str(place))

@@ -1,7 +1,7 @@
-"""The services' logs since go-live: SQL errors and trouble with connections.
+"""The services' logs since go-live: SQL errors and connection problems.
 
-Where each log ended at go-live is kept, and each look reads on from where the one before stopped, whole lines only. What is
-shown of a line is masked and cut before values: an SQL error may quote the row that it is about.
+The end of each log at go-live is recorded, and each look reads on from the end of the one before, complete lines only. A
+line is masked and cut before values when it is shown: an SQL error may quote its row.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ _VALUES = re.compile(r"(?i)\[(?:parameters|SQL):.*|\bDETAIL:.*|\bKey \(.*|\bVALU
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a log ended.
+class LogEnd:
+    """The end of a log.
 
     Attributes:
-        file: Which file it was, so that one that took its place is known.
+        file: Identifies the file, so that a new one in its place is noticed.
         offset: Bytes before its end.
     """
 
@@ -41,12 +41,12 @@ class Place:
     offset: int
 
     def as_dict(self) -> dict[str, Any]:
-        """For the evidence."""
+        """Return it for the evidence."""
         return asdict(self)
 
 
 def ends(services: Sequence[Service], remote: Remote = no_remote) -> dict[str, dict[str, Any]]:
-    """Where the log of each service ends now, for the evidence; of one that cannot be looked at, why."""
+    """Return where the log of each service ends now, for the evidence; of one that cannot be read, why."""
     found: dict[str, dict[str, Any]] = {}
     for service in services:
         if service.log is None:
@@ -65,59 +65,69 @@ def check(
     secrets: Collection[str] = (),
     remote: Remote = no_remote,
 ) -> tuple[list[Check], dict[str, dict[str, Any]]]:
-    """Read what was written into each log since ``places``.
+    """Check the lines that were written into each log since ``places``. Never raises: a log that cannot be read is unknown.
 
     Args:
-        places: What ``ends``, or an earlier call, gave.
-        secrets: Known ones, taken out wherever they stand.
+        services: Whose logs.
+        limits: The plan's patterns, and how many lines may match.
+        places: As ``ends``, or an earlier call, returned them.
+        secrets: Known ones, replaced everywhere.
+        remote: The host of an SSH connection, for logs that are not on this one.
 
     Returns:
-        A check for each service, and the new places. Raises nothing: a log that cannot be read is unknown.
+        A check for each service, and the new places.
     """
-    patterns = [re.compile(text) for text in limits.log_patterns]
-    ignored = [re.compile(text) for text in limits.ignored_log_patterns]
     checks: list[Check] = []
     new: dict[str, dict[str, Any]] = {}
     for service in services:
-        name, title = f"aftercare_log_{service.name}", f"The log of {service.name} tells of no trouble with the database"
-        if service.log is None:
-            checks.append(Check(name, title, "unknown", found="the plan names no log", do="Name services.…log in the plan."))
-            continue
-        before = places.get(service.name)
-        try:
-            if before is None or "offset" not in before:
-                raise CannotCheck("where it ended at go-live is not known", where=str(service.log))
-            lines, place, note = _read_on(service.log, Place(before["file"], before["offset"]), _runner(service, remote))
-        except (CutoverError, OSError) as error:
-            found = mask(error.message if isinstance(error, CutoverError) else error.strerror or type(error).__name__)
-            checks.append(Check(name, title, "unknown", found=found, do="Read it by hand.", where=str(service.log)))
-            if before is not None and "offset" in before:
-                new[service.name] = dict(before)
-            else:  # from now on at least
-                new |= ends([service], remote)
-            continue
-        new[service.name] = place.as_dict()
-        bad = [line for line in lines if any(item.search(line) for item in patterns)]
-        bad = [line for line in bad if not any(item.search(line) for item in ignored)]
-        shown = " | ".join(_harmless(line, secrets) for line in bad[-_SHOWN:])
-        told = f"{len(bad)} of {len(lines):,} new lines" + (f"; {note}" if note else "") + (f": {shown}" if shown else "")
-        passed = len(bad) <= limits.log_errors
-        checks.append(
-            Check(
-                name,
-                title,
-                "passed" if passed else "failed",
-                f"at most {limits.log_errors} lines that speak of SQL errors or connections",
-                told,
-                "" if passed else "Read the log around these lines.",
-                str(service.log),
-            )
-        )
+        made, place = _check_one(service, limits, places.get(service.name), secrets, remote)
+        checks.append(made)
+        new |= place
     return checks, new
 
 
+def _check_one(
+    service: Service, limits: Aftercare, before: Mapping[str, Any] | None, secrets: Collection[str], remote: Remote
+) -> tuple[Check, dict[str, dict[str, Any]]]:
+    """Check one service's log; the new place is empty for a service without a log."""
+    name, title = f"aftercare_log_{service.name}", f"The log of {service.name} shows no database errors"
+    if service.log is None:
+        return Check(name, title, "unknown", found="the plan names no log", do="Name services.…log in the plan."), {}
+    try:
+        if before is None or "offset" not in before:
+            raise CannotCheck("its end at go-live is unknown", where=str(service.log))
+        lines, place, note = _read_on(service.log, LogEnd(before["file"], before["offset"]), _runner(service, remote))
+    except (CutoverError, OSError) as error:
+        found = mask(error.message if isinstance(error, CutoverError) else error.strerror or type(error).__name__)
+        unread = Check(name, title, "unknown", found=found, do="Read it by hand.", where=str(service.log))
+        if before is not None and "offset" in before:
+            return unread, {service.name: dict(before)}
+        return unread, ends([service], remote)  # from now on at least
+    bad = _matching(lines, limits)
+    shown = " | ".join(_harmless(line, secrets) for line in bad[-_SHOWN:])
+    passed = len(bad) <= limits.log_errors
+    made = Check(
+        name,
+        title,
+        "passed" if passed else "failed",
+        f"at most {limits.log_errors} lines with SQL errors or connection problems",
+        f"{len(bad)} of {len(lines):,} new lines" + (f"; {note}" if note else "") + (f": {shown}" if shown else ""),
+        "" if passed else "Read the log around these lines.",
+        str(service.log),
+    )
+    return made, {service.name: place.as_dict()}
+
+
+def _matching(lines: Sequence[str], limits: Aftercare) -> list[str]:
+    """Return the lines that one of the plan's patterns finds, without those to ignore."""
+    patterns = [re.compile(text) for text in limits.log_patterns]
+    ignored = [re.compile(text) for text in limits.ignored_log_patterns]
+    bad = [line for line in lines if any(item.search(line) for item in patterns)]
+    return [line for line in bad if not any(item.search(line) for item in ignored)]
+
+
 def _harmless(line: str, secrets: Collection[str]) -> str:
-    """A line for people, without what looks like a secret or a value."""
+    """Return a line for people, without text that looks like a secret or a value."""
     text = mask(_VALUES.sub("…", line))
     for secret in sorted(secrets, key=len, reverse=True):
         text = text.replace(secret, "***")
@@ -129,28 +139,28 @@ def _runner(service: Service, remote: Remote) -> Runner:
     return Local() if service.control.ssh is None else remote(service.control.ssh)
 
 
-def _place(log: Path, runner: Runner) -> Place:
+def _place(log: Path, runner: Runner) -> LogEnd:
     if isinstance(runner, Local):
         try:
             found = log.stat()
         except FileNotFoundError:
-            return Place("", 0)  # it will be made
-        return Place(f"{found.st_dev}:{found.st_ino}", found.st_size)
+            return LogEnd("", 0)  # it will be made
+        return LogEnd(f"{found.st_dev}:{found.st_ino}", found.st_size)
     ran = runner.run(["stat", "-L", "-c", "%d:%i %s", "--", str(log)], _SECONDS)
     name, _, size = ran.output.strip().partition(" ")
     if ran.code != 0 or not size.isdigit():
-        raise CannotCheck("the log cannot be looked at", where=str(log), found=ran.excerpt(output=False))
-    return Place(name, int(size))
+        raise CannotCheck("the log cannot be read", where=str(log), found=ran.excerpt(output=False))
+    return LogEnd(name, int(size))
 
 
-def _read_on(log: Path, before: Place, runner: Runner) -> tuple[list[str], Place, str]:
-    """New whole lines, the place behind them, and what was not read."""
+def _read_on(log: Path, before: LogEnd, runner: Runner) -> tuple[list[str], LogEnd, str]:
+    """Return the new complete lines, the place behind them, and a note about the part that was not read."""
     now, note = _place(log, runner), ""
     start = before.offset
     if before.file and now.file != before.file:
-        start, note = 0, "the log was changed for a new one; the end of the old one was not read"
+        start, note = 0, "the log was replaced by a new one; the end of the old one was not read"
     elif now.offset < start:
-        start, note = 0, "the log was cut"
+        start, note = 0, "the log was truncated"
     if not now.file:
         raise CannotCheck("there is no such log", where=str(log))
     if now.offset - start > _MOST_BYTES:
@@ -158,7 +168,7 @@ def _read_on(log: Path, before: Place, runner: Runner) -> tuple[list[str], Place
         start = now.offset - _MOST_BYTES
     text = _text(log, start, now.offset, runner)
     whole, end, torn = text.rpartition("\n")
-    return whole.splitlines() if end else [], Place(now.file, now.offset - len(torn.encode())), note
+    return whole.splitlines() if end else [], LogEnd(now.file, now.offset - len(torn.encode())), note
 
 
 def _text(log: Path, start: int, end: int, runner: Runner) -> str:

@@ -1,8 +1,8 @@
-"""The aftercare of a cutover: its own evidence, when the next look is due, what was asked, and how it ended.
+"""The evidence of an aftercare: when the next look is due, the question to the lead and its answer, and the outcome.
 
-The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. What is due
-is read from there, never from Airflow: a scheduler that was started again, or a worker that was killed, goes on where the
-last recorded look was. Pure functions over evidence.
+The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. The due times
+are read from there, never from Airflow: after a restart of the scheduler or the kill of a worker, the aftercare goes on
+behind the last recorded look. Pure functions over evidence.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ASKED, ANSWERED, BACKUP, REQUESTED = "gate.asked", "gate", "aftercare.backup", "
 """Events of the aftercare's evidence."""
 
 BASELINE = "go_live.baseline"
-"""Event of the cutover's evidence: where logs and statistics stood when the application was let in."""
+"""Event of the cutover's evidence: positions of logs and statistics right before the services start on the target."""
 
 _OURS = "aftercare__"
 
@@ -37,23 +37,23 @@ QUESTION = "roll_back"
 
 
 def folder(plan: str) -> Path:
-    """Where the aftercare of every run of a plan keeps its evidence."""
+    """Return the folder of the aftercare evidence of all runs of a plan."""
     return evidence_root() / "aftercare" / plan
 
 
 def evidence_of(plan: str, run_id: str) -> Evidence:
-    """The evidence of the aftercare of a run, or where it would be."""
+    """Return the evidence of the aftercare of a run, which may not exist yet."""
     return Evidence(folder(plan) / slug(run_id))
 
 
 def all_of(plan: str) -> list[Evidence]:
-    """The evidence of every aftercare of a plan."""
+    """Return the evidence of every aftercare of a plan."""
     place = folder(plan)
     return [Evidence(item) for item in sorted(place.iterdir()) if (item / EVENTS).is_file()] if place.is_dir() else []
 
 
 def subject_of(plan: str, own_run_id: str) -> str | None:
-    """The cutover that a run of the aftercare's DAG looks after; None where it recorded none."""
+    """Return the id of the cutover that a run of the aftercare's DAG looks after; None where it recorded none."""
     for evidence in all_of(plan):
         opened = _first(evidence, OPENED, own_run_id=own_run_id)
         if opened is not None:
@@ -62,7 +62,7 @@ def subject_of(plan: str, own_run_id: str) -> str | None:
 
 
 def _first(evidence: Evidence, event: str, **match: Any) -> Event | None:
-    """That event; none where the evidence is damaged: that of one run must not keep another from being found."""
+    """Return that event; None where the evidence is damaged, so that the search goes on with other runs."""
     try:
         return evidence.last(event, **match)
     except CannotCheck as error:
@@ -71,7 +71,7 @@ def _first(evidence: Evidence, event: str, **match: Any) -> Event | None:
 
 
 def is_live(cutover: Evidence) -> bool:
-    """Whether the run's application lives on the target, and nobody is rolling it back."""
+    """Return True when the run's application is live on the target, and no rollback has begun."""
     return cutover.exists and course(cutover.events()) == "live"
 
 
@@ -79,23 +79,23 @@ def is_live(cutover: Evidence) -> bool:
 
 
 def started_at(cutover: Evidence) -> datetime:
-    """When the services had started on the target."""
+    """Return when the services had started on the target."""
     event = cutover.last("services.started", on="target") or cutover.last("live") or cutover.events()[-1]
     return datetime.fromisoformat(event["time"])
 
 
 def end_of(opened: Event) -> datetime:
-    """When the last look is due."""
+    """Return when the last look is due."""
     return datetime.fromisoformat(opened["until"])
 
 
 def looks(events: Sequence[Event]) -> list[Event]:
-    """All looks, oldest first."""
+    """Return all looks, oldest first."""
     return [event for event in events if event["event"] == LOOK]
 
 
 def next_look(events: Sequence[Event], settings: Aftercare) -> datetime | None:
-    """When the next look is due; None when the last one was made. One that is overdue is due now, and only once."""
+    """Return when the next look is due; None after the last one. Overdue looks are made as one."""
     opened = next(event for event in events if event["event"] == OPENED)
     made, end = looks(events), end_of(opened)
     if not made:
@@ -105,14 +105,14 @@ def next_look(events: Sequence[Event], settings: Aftercare) -> datetime | None:
 
 
 def judge(checks: Sequence[Check], accepted: Collection[str]) -> str:
-    """``red`` when a check failed, ``unclear`` when one could not be made and is not accepted as that, else ``green``."""
+    """Return ``red`` when a check failed, ``unclear`` when one is unknown and not accepted so, else ``green``."""
     if any(check.outcome == "failed" for check in checks):
         return "red"
     return "unclear" if any(check.outcome == "unknown" and check.name not in accepted for check in checks) else "green"
 
 
 def sentence(checks: Sequence[Check]) -> str:
-    """What is wrong, for a person in a hurry."""
+    """Return what is wrong, in one sentence."""
     bad = [check for outcome in ("failed", "unknown") for check in checks if check.outcome == outcome]
     shown = [
         f"{check.title}: {'could not be checked' if check.outcome == 'unknown' else f'found {check.found}'}"
@@ -125,32 +125,32 @@ def sentence(checks: Sequence[Check]) -> str:
 
 
 @dataclass(frozen=True)
-class Question:
-    """A red finding that nobody has given an answer about.
+class OpenQuestion:
+    """A red finding without an answer yet.
 
     Attributes:
-        seq: The event that gives rise to it.
-        checks: What it found.
+        seq: Number of the event that reported it.
+        checks: Its checks.
     """
 
     seq: int
     checks: tuple[Check, ...]
 
 
-def open_question(events: Sequence[Event]) -> Question | None:
-    """The newest red finding since the last answer; None where there is none.
+def open_question(events: Sequence[Event]) -> OpenQuestion | None:
+    """Return the newest red finding since the last recorded answer; None where there is none.
 
-    A question whose answer got lost on its way is still open.
+    A question whose answer was lost is still open.
     """
     answered = max((event["seq"] for event in events if event["event"] == ANSWERED), default=-1)
     for event in reversed(events):
         if event["seq"] > answered and event["event"] in (LOOK, BACKUP) and event.get("outcome") == "red":
-            return Question(event["seq"], tuple(Check(**check) for check in event["checks"]))
+            return OpenQuestion(event["seq"], tuple(Check(**check) for check in event["checks"]))
     return None
 
 
 def answer(events: Sequence[Event], entitled: Collection[str]) -> Event | None:
-    """The answer that somebody entitled gave for a rollback; None where nobody did."""
+    """Return the answer for a rollback by an entitled person; None where there is none."""
     for event in reversed(events):
         if event["event"] == ANSWERED and event.get("answer") == ROLL_BACK and event.get("by") in entitled:
             return event
@@ -158,18 +158,18 @@ def answer(events: Sequence[Event], entitled: Collection[str]) -> Event | None:
 
 
 def rollback_run_id(run_id: str, answered: Event) -> str:
-    """The run id that the rollback gets: one for each answer."""
+    """Return the run id of the rollback: one for each answer."""
     return f"{_OURS}{slug(run_id)[:200]}__{answered['seq']}"
 
 
 def request(plan: str, own_run_id: str) -> Event | None:
-    """What the aftercare asked a run of the rollback's DAG for, by the id that it gave that run.
+    """Return the aftercare's request for a rollback, by the run id that it gave; None for a run started by hand.
 
-    Who asked, for which run and why, stands here and not in the run's form: a form can be filled in by anybody who may
-    trigger the DAG.
+    The requester, the run and the reason are recorded here and not in the run's form, which every user who may trigger the
+    DAG can fill in.
 
     Raises:
-        Refused: When the id is one that only the aftercare gives, and it gave none such.
+        Refused: When the id has the form that only the aftercare gives, and there is no such request.
     """
     if not own_run_id.startswith(_OURS):
         return None
@@ -178,7 +178,7 @@ def request(plan: str, own_run_id: str) -> Event | None:
         if found is not None:
             return found
     raise Refused(
-        "no aftercare asked for this rollback",
+        "no aftercare requested this rollback",
         where=own_run_id,
         do=f"Trigger rollback_{plan} by hand, and let Airflow name the run.",
     )
@@ -191,12 +191,12 @@ ENDS = {
     "unclear": "nothing was red, but something could not be checked",
     "red": "something was red, and it stayed live",
     "rolled_back": "the application was rolled back",
-    "unfinished": "the looks did not come to their end",
+    "unfinished": "the looks were not completed",
 }
 
 
 def outcome(events: Sequence[Event], *, live: bool) -> str:
-    """How the aftercare ended, one of ``ENDS``. What is not recorded was not seen: it is never quiet."""
+    """Return how the aftercare ended, one of ``ENDS``; without the recorded looks, it is never ``quiet``."""
     if not live:
         return "rolled_back"
     found = {event.get("outcome") for event in events if event["event"] in (LOOK, BACKUP)}
@@ -209,10 +209,10 @@ def outcome(events: Sequence[Event], *, live: bool) -> str:
 
 
 def is_over(evidence: Evidence) -> bool:
-    """Whether the aftercare came to its end."""
+    """Return True when the aftercare is closed."""
     return evidence.exists and evidence.last(CLOSED) is not None
 
 
 def now() -> datetime:
-    """This instant, UTC."""
+    """Return this instant, UTC."""
     return datetime.now(UTC)

@@ -1,7 +1,7 @@
-"""The post-cutover report: how the cutover went, what every look found since, and what was decided.
+"""The post-cutover report: the cutover's result, the findings of every look since, and the decisions.
 
-Derived from the evidence of both alone, so it can be drawn at any time, also while the aftercare still looks. Every value is
-masked once more and escaped.
+Derived from the evidence of both alone, so it can be made at any time, also during the aftercare. Every value is masked once
+more and escaped.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-from include.cutover.aftercare import record as aftercare_record
+from include.cutover.aftercare import record
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
@@ -24,15 +24,20 @@ _TONES = {"quiet": "good", "green": "good", "red": "bad", "unclear": "warn", "un
 
 
 def render(evidence: Evidence, cutover: Evidence, plan: Plan) -> str:
-    """The whole page.
+    """Return the whole page.
+
+    Args:
+        evidence: The aftercare's.
+        cutover: The cutover's.
+        plan: Its plan.
 
     Raises:
         CannotCheck: When there is no evidence of one of both, or its chain is broken.
     """
     events = evidence.events()
-    opened = next(event for event in events if event["event"] == aftercare_record.OPENED)
-    made = aftercare_record.looks(events)
-    closed = next((event for event in reversed(events) if event["event"] == aftercare_record.CLOSED), None)
+    opened = next(event for event in events if event["event"] == record.OPENED)
+    made = record.looks(events)
+    closed = next((event for event in reversed(events) if event["event"] == record.CLOSED), None)
     state, tone = _state(closed, made, cutover)
     parts = [
         f"<h1>After the cutover of {_text(plan.application)}</h1>",
@@ -57,20 +62,20 @@ def _state(closed: Event | None, made: Sequence[Event], cutover: Evidence) -> tu
         return str(closed["summary"]), _TONES.get(str(closed["outcome"]), "warn")
     if course(cutover.events()) != "live":
         return "the application was rolled back", "warn"
-    return f"still looking; the last look was {made[-1]['outcome'] if made else 'not made yet'}", "busy"
+    return f"in progress; the last look was {made[-1]['outcome']}" if made else "in progress; no look was made yet", "busy"
 
 
 def _facts(opened: Event, closed: Event | None, cutover: Evidence, plan: Plan) -> str:
-    told = report_page.summary(cutover, plan)
-    downtime = told["downtime_seconds"]
+    summary = report_page.summary(cutover, plan)
+    downtime = summary["downtime_seconds"]
     rows = [
         ("Run", opened["run_id"]),
-        ("Taken live by", opened.get("actor") or "nobody known"),
+        ("Taken live by", opened.get("actor") or "unknown"),
         ("Live since", _moment(opened["started"])),
         ("Looked after until", _moment(closed["time"] if closed else opened["until"])),
-        ("Rows moved", f"{told['rows']:,} in {told['tables']} tables"),
+        ("Rows moved", f"{summary['rows']:,} in {summary['tables']} tables"),
         ("Downtime", "none" if downtime is None else words.duration(downtime)),
-        ("Checks before go-live", f"{told['checks_passed']} passed, {told['checks_failed']} failed"),
+        ("Checks before go-live", f"{summary['checks_passed']} passed, {summary['checks_failed']} failed"),
     ]
     if closed is not None and closed.get("written"):
         rows.append(("Written to PostgreSQL since go-live", closed["written"]))
@@ -91,10 +96,10 @@ def _looks(made: Sequence[Event]) -> str:
                 latency.get("p50", ""),
                 latency.get("p95", ""),
                 latency.get("max", ""),
-                event["summary"] or "nothing to tell",
+                event["summary"] or "nothing wrong",
             )
         )
-    return _table(("Look", "Time", "Outcome", "p50", "p95", "Slowest", "What was found"), rows)
+    return _table(("Look", "Time", "Outcome", "p50", "p95", "Slowest", "Findings"), rows)
 
 
 def _checks(made: Sequence[Event]) -> str:
@@ -122,28 +127,28 @@ def _checks(made: Sequence[Event]) -> str:
 
 
 def _backup(events: Sequence[Event]) -> str:
-    found = [event for event in events if event["event"] == aftercare_record.BACKUP]
+    found = [event for event in events if event["event"] == record.BACKUP]
     if not found:
         return "<p>None was made.</p>"
     dump = found[-1]["dump"]
     rows: list[tuple[Any, ...]] = [(check["title"], _Badge(check["outcome"]), check["found"], check["do"])
                                    for check in found[-1]["checks"]]  # fmt: skip
-    told = _table(("Check", "Outcome", "Found", "What to do"), rows)
+    shown = _table(("Check", "Outcome", "Found", "What to do"), rows)
     if dump.get("file"):
-        told += f"<p><code>{_text(dump['file'])}</code>, {dump['bytes']:,} bytes, SHA-256 <code>{dump['sha256']}</code></p>"
-    return told
+        shown += f"<p><code>{_text(dump['file'])}</code>, {dump['bytes']:,} bytes, SHA-256 <code>{dump['sha256']}</code></p>"
+    return shown
 
 
 def _answers(events: Sequence[Event]) -> str:
     rows: list[tuple[Any, ...]] = []
     for event in events:
-        if event["event"] == aftercare_record.ASKED:
+        if event["event"] == record.ASKED:
             rows.append((_moment(event["time"]), "asked whether to roll back", ""))
-        elif event["event"] == aftercare_record.ANSWERED:
-            rows.append((_moment(event["time"]), event["answer"], event.get("by") or "nobody answered in time"))
-        elif event["event"] == aftercare_record.REQUESTED:
+        elif event["event"] == record.ANSWERED:
+            rows.append((_moment(event["time"]), event["answer"], event.get("by") or "no answer in time"))
+        elif event["event"] == record.REQUESTED:
             rows.append((_moment(event["time"]), f"rollback {event['rollback_run_id']}", event["by"]))
-    return _table(("Time", "What", "By"), rows) if rows else "<p>Nobody had to be asked.</p>"
+    return _table(("Time", "What", "By"), rows) if rows else "<p>None.</p>"
 
 
 def _notices(events: Sequence[Event]) -> str:
@@ -156,7 +161,7 @@ def _notices(events: Sequence[Event]) -> str:
             _moment(event["time"]),
             event["subject"],
             event["text"],
-            ", ".join(delivered.get(event["notice"], ())) or "to nobody",
+            ", ".join(delivered.get(event["notice"], ())) or "not delivered",
         )
         for event in events
         if event["event"] == "notice"
@@ -165,7 +170,7 @@ def _notices(events: Sequence[Event]) -> str:
 
 
 class _Badge(str):
-    """A word in a colour."""
+    """A coloured word."""
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[Any]]) -> str:

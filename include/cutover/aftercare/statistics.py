@@ -1,7 +1,7 @@
 """PostgreSQL's own statistics since go-live: deadlocks, rollbacks, connections, open transactions, cache, growth.
 
-The counters of a database only ever grow, so what happened since go-live is the difference to where they stood then. A
-server that was started again, or whose statistics were reset, has lost them: that is said, and not taken for quiet.
+The counters of a database only grow, so their difference to go-live shows what happened since. A server that was restarted,
+or whose statistics were reset, has lost them: that is reported as unknown.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from include.cutover.target import session as target_session
 
 SECONDS = 30.0
 OWN_SESSIONS = "cutover-aftercare"
-"""Beginning of the application name of our own sessions, which are not the application's trouble."""
+"""Beginning of the application name of our own sessions, which are not counted."""
 
 _FEW_TRANSACTIONS = 100
 _FEW_BLOCKS = 1_000
@@ -31,7 +31,7 @@ _COUNTERS = ("xact_commit", "xact_rollback", "deadlocks", "blks_hit", "blks_read
 
 @dataclass(frozen=True)
 class Standing:
-    """Where the statistics stand at one moment.
+    """The statistics at one moment.
 
     Attributes:
         at: The server's time.
@@ -48,41 +48,44 @@ class Standing:
     sizes: Mapping[str, int]
 
     def as_dict(self) -> dict[str, Any]:
-        """For the evidence; ``from_dict`` reads it again."""
+        """Return it for the evidence; ``from_dict`` reads it again."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Standing:
-        """Read ``as_dict``, whatever stands beside it."""
+        """Read ``as_dict``; other fields beside it are ignored."""
         return cls(fields["at"], fields["started"], fields["reset"], dict(fields["counters"]), dict(fields["sizes"]))
 
 
 @contextmanager
 def reading(conninfo: str, schema: str, *, seconds: float = SECONDS) -> Iterator[target_session.Connection]:
-    """One read-only transaction that sees one moment. It is committed: rolled back, it would count as the application's."""
+    """Open a read-only transaction that sees one moment. It is committed: a rollback would count as the application's."""
     with proof_reading.session(conninfo, schema, seconds=seconds) as connection, connection.transaction():
         yield connection
 
 
 def standing(conninfo: str, schema: str) -> Standing:
-    """Where the statistics of the database stand now. Only reads.
+    """Return the statistics of the database now. Only reads.
 
     Raises:
-        Unreachable, StepFailed: See ``catalog.session``.
+        Unreachable, StepFailed: See ``target.session``.
     """
     with reading(conninfo, schema) as connection:
         return _standing(connection, schema)
 
 
 def checks(conninfo: str, schema: str, limits: Aftercare, before: Standing | None, role: str | None) -> list[Check]:
-    """The statistics against the plan's limits. Only reads.
+    """Check the statistics against the plan's limits. Only reads.
 
     Args:
-        before: Where they stood at go-live; None: what happened since is unknown.
+        conninfo: The target's.
+        schema: Schema of the application's tables.
+        limits: The plan's.
+        before: Those at go-live; without them, what happened since is unknown.
         role: The application's; its limit of connections counts too.
 
     Raises:
-        Unreachable, StepFailed: See ``catalog.session``.
+        Unreachable, StepFailed: See ``target.session``.
     """
     with reading(conninfo, schema) as connection:
         now = _standing(connection, schema)
@@ -110,11 +113,11 @@ def _since(now: Standing, before: Standing | None, limits: Aftercare) -> list[Ch
         "lost_sessions": "No session was lost since go-live",
         "transactions_rolled_back": "Few transactions were rolled back since go-live",
         "cache_hit": "PostgreSQL reads from its cache",
-        "table_growth": "The tables grow no more than they may",
+        "table_growth": "The tables grow within the limit",
     }
     if before is None:
         return [
-            _check(name, title, "unknown", "", "where the statistics stood at go-live is not known", "Look at the server.")
+            _check(name, title, "unknown", "", "the statistics at go-live are unknown", "Check the server.")
             for name, title in titles.items()
         ]
     restarted = datetime.fromisoformat(now.started) > datetime.fromisoformat(before.at)
@@ -125,13 +128,13 @@ def _since(now: Standing, before: Standing | None, limits: Aftercare) -> list[Ch
             "failed" if restarted else "passed",
             f"started before {before.at[:19]}",
             f"started {now.started[:19]}",
-            "Read the server's log: it was started again, or it crashed.",
+            "Read the server's log: it was restarted, or it crashed.",
         )
     ]
     grown = {name: now.counters[name] - before.counters[name] for name in _COUNTERS}
     if restarted or now.reset != before.reset or min(grown.values()) < 0:
         lost = "the statistics were reset since go-live"
-        found += [_check(name, titles[name], "unknown", "", lost, "Look at the server's log.")
+        found += [_check(name, titles[name], "unknown", "", lost, "Read the server's log.")
                   for name in titles if name != "table_growth"]  # fmt: skip
     else:
         judges = (_deadlocks, _lost_sessions, _rolled_back, _cache)
@@ -184,7 +187,7 @@ def _cache(titles: Mapping[str, str], grown: Mapping[str, int], limits: Aftercar
         "passed" if blocks < _FEW_BLOCKS or share >= limits.cache_hit_percent else "failed",
         f"at least {limits.cache_hit_percent:g} %, of {_FEW_BLOCKS:,} blocks or more",
         f"{share:.1f} % of {blocks:,} blocks",
-        "Look for queries without an index, and at shared_buffers.",
+        "Find queries without an index, and check shared_buffers.",
     )
 
 
@@ -199,7 +202,7 @@ def _growth(titles: Mapping[str, str], now: Standing, before: Standing, limits: 
         "passed" if total <= limits.growth_megabytes else "failed",
         f"at most {limits.growth_megabytes:,g} MB since go-live",
         f"{total:,.1f} MB" + (f": {shown}" if shown else ""),
-        "Find out who writes so much, and how much disk is left.",
+        "Find out who writes so much, and how much disk space is left.",
     )
 
 
@@ -228,7 +231,7 @@ def _connections(connection: Connection, limits: Aftercare, role: str | None) ->
         "passed" if share <= limits.connections_percent else "failed",
         f"at most {limits.connections_percent:g} % in use",
         "; ".join(f"{used} of {limit} of {name}" for name, used, limit in uses),
-        "See in pg_stat_activity who holds them; look at the pool of the application.",
+        "Find out in pg_stat_activity who holds them; check the application's pool.",
     )
 
 
@@ -258,11 +261,11 @@ def _transactions(connection: Connection, limits: Aftercare) -> list[Check]:
         ("long_transactions", "No transaction is open for long", long, limits.transaction_seconds),
         ("idle_transactions", "No transaction waits for its client", idle, limits.idle_in_transaction_seconds),
     ):
-        told = "; ".join(f"pid {row[0]}, {row[1]} ({row[2]}), {seconds:.0f} s" for row, seconds in sessions[:5])
+        shown = "; ".join(f"pid {row[0]}, {row[1]} ({row[2]}), {seconds:.0f} s" for row, seconds in sessions[:5])
         outcome: Outcome = "failed" if sessions else "unknown" if hidden else "passed"
         do = "GRANT pg_read_all_stats to the pipeline's role." if hidden and not sessions else "Find out what it waits for."
-        told = told or (f"{hidden} sessions may not be looked at" if hidden else f"none of {len(seen)} sessions")
-        found.append(_check(name, title, outcome, f"none for more than {limit:g} s", told, do))
+        shown = shown or (f"{hidden} sessions are not visible to the role" if hidden else f"none of {len(seen)} sessions")
+        found.append(_check(name, title, outcome, f"none for more than {limit:g} s", shown, do))
     return found
 
 

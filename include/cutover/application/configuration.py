@@ -1,4 +1,4 @@
-"""Where the application is told which database it uses: a dotenv file, or a store of secrets. Switched, and brought back."""
+"""The application's configuration of its database, in a dotenv file or a store of secrets: switched, and restored."""
 
 from __future__ import annotations
 
@@ -19,19 +19,22 @@ from include.cutover.plan.application import CommandConfiguration, DotenvConfigu
 Settings = DotenvConfiguration | CommandConfiguration
 
 _SECRET_KEY = re.compile(r"(?i)password|passwd|pwd|secret|token|key")
-_SECRET_LENGTH = 6  # shorter ones would take half of a text away, and secrets they are not
+_SECRET_LENGTH = 6  # shorter ones are no secrets, and replacing them would spoil whole texts
 _PASSWORD = re.compile(r"://[^/\s:@]*:([^\s@]+)@")
 
 
 def name(settings: Settings) -> str:
-    """What a person calls it."""
+    """Return its name for a person."""
     if isinstance(settings, DotenvConfiguration):
         return settings.file.name
     return f"the secret store behind {settings.set[0]}"
 
 
 def secrets(settings: Settings, kept: Path) -> set[str]:
-    """Values that must not be shown, now or before: passwords in URLs, and whatever its key calls a secret. Never raises."""
+    """Return the values that must not be shown, of now and before: passwords in URLs, and those under a key of a secret.
+
+    Never raises.
+    """
     values: list[tuple[str, str]] = []
     if isinstance(settings, DotenvConfiguration):
         for file in (settings.file, kept):
@@ -51,7 +54,7 @@ def secrets(settings: Settings, kept: Path) -> set[str]:
 
 
 def read(settings: Settings, *, remote: Remote) -> dict[str, str]:
-    """All keys and values that it holds now, secrets among them.
+    """Return all keys and values that it holds now, secrets included.
 
     Raises:
         CannotCheck: When it cannot be read.
@@ -62,10 +65,11 @@ def read(settings: Settings, *, remote: Remote) -> dict[str, str]:
 
 
 def kept_as(settings: Settings, run: str, private: Path) -> Path:
-    """Where the configuration from before the switch is kept.
+    """Return where the configuration from before the switch is kept.
 
     Args:
-        run: The run's name among files.
+        settings: The plan's.
+        run: The run's file name.
         private: Folder of the backups. Values from a store go there, a dotenv file's stay beside it.
     """
     if isinstance(settings, DotenvConfiguration):
@@ -74,7 +78,13 @@ def kept_as(settings: Settings, run: str, private: Path) -> Path:
 
 
 def switch(settings: Settings, values: Mapping[str, str], *, keep_as: Path, remote: Remote) -> None:
-    """Set ``values``, and keep the configuration as it was before. Safe to run again.
+    """Set ``values``, and keep the configuration from before. Safe to run again.
+
+    Args:
+        settings: The plan's.
+        values: The keys to set.
+        keep_as: See ``kept_as``.
+        remote: The host of an SSH connection, for a store behind one.
 
     Raises:
         CutoverError: See ``dotenv_file.switch`` and ``SecretStore.switch``.
@@ -86,7 +96,13 @@ def switch(settings: Settings, values: Mapping[str, str], *, keep_as: Path, remo
 
 
 def restore(settings: Settings, kept: Path, values: Mapping[str, str], *, remote: Remote) -> None:
-    """Bring back what ``switch`` kept, with ``values`` over it. Safe to run again.
+    """Restore what ``switch`` kept, with ``values`` over it. Safe to run again.
+
+    Args:
+        settings: The plan's.
+        kept: See ``kept_as``.
+        values: The keys to set over it.
+        remote: As for ``switch``.
 
     Raises:
         CutoverError: See ``dotenv_file.restore`` and ``SecretStore.restore``.
@@ -98,7 +114,14 @@ def restore(settings: Settings, kept: Path, values: Mapping[str, str], *, remote
 
 
 def check(settings: Settings, live: Mapping[str, str], rolled_back: Mapping[str, str], *, remote: Remote) -> Check:
-    """Whether what go-live and rollback will set can be set: ``configuration_values``. Changes nothing."""
+    """Check that the values of go-live and of a rollback can be set: ``configuration_values``. Changes nothing.
+
+    Args:
+        settings: The plan's.
+        live: Values that go-live sets.
+        rolled_back: Values that a rollback sets.
+        remote: As for ``switch``.
+    """
     found, do, where = "", "", str(settings.file) if isinstance(settings, DotenvConfiguration) else name(settings)
     expected = "values that dotenv and shell read alike"
     try:
@@ -107,7 +130,7 @@ def check(settings: Settings, live: Mapping[str, str], rolled_back: Mapping[str,
                 for key, value in values.items():
                     dotenv_file.line(key, value)
         else:
-            expected = "a store that answers, and values that can be set and brought back"
+            expected = "a store that answers, and values that can be set and restored"
             found = _store(settings, remote).problem(live, rolled_back)
             do = "Correct the plan's configuration." if found else ""
     except WrongData as error:
@@ -117,7 +140,7 @@ def check(settings: Settings, live: Mapping[str, str], rolled_back: Mapping[str,
     outcome: Outcome = "failed" if found else "passed"
     return Check(
         "configuration_values",
-        f"What {name(settings)} will hold can be written",
+        f"The values for {name(settings)} can be written",
         outcome,
         expected,
         found or "yes",

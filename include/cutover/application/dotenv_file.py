@@ -1,7 +1,7 @@
-"""The application's dotenv file: read, switched to the target, and brought back.
+"""The application's dotenv file: read, switched to the target, and restored.
 
 Only the lines of the keys that are set change. Comments, order, ``export``, quoting and line ends stay, and so do the
-file's owner, group and mode. Every replacement is atomic. Values hold credentials: no message names more than keys.
+file's owner, group and mode. Every replacement is atomic. Values hold credentials: messages name keys only.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _BOM = "\ufeff"
 
 
 def read(file: Path) -> dict[str, str]:
-    """The file's keys and values as python-dotenv reads them, the last of a key that stands twice. Expands no ``${…}``.
+    """Return the file's keys and values as python-dotenv reads them, the last of a repeated key. Expands no ``${…}``.
 
     Raises:
         CannotCheck: When the file is missing, unreadable or not UTF-8.
@@ -40,13 +40,15 @@ def read(file: Path) -> dict[str, str]:
 
 
 def line(key: str, value: str, *, like: str = "") -> str:
-    """``KEY=value``, quoted so that python-dotenv and a POSIX shell read the same value back.
+    """Return ``KEY=value``, quoted so that python-dotenv and a POSIX shell read the same value back.
 
     Args:
-        like: The quote that was used before, taken again where it serves.
+        key: The variable's name.
+        value: Its value.
+        like: The quote that was used before, used again where possible.
 
     Raises:
-        WrongData: When no way of writing is read alike by both; names the key only. In a URL, percent-encode the character.
+        WrongData: When both read no form of it alike; names the key only. In a URL, percent-encode the character.
     """
     if not _KEY.fullmatch(key):
         raise WrongData(
@@ -67,7 +69,7 @@ def line(key: str, value: str, *, like: str = "") -> str:
             written = re.sub(r'([\\"])', r"\\\1", value) if quote == '"' else value
             return f"{key}={quote}{written}{quote}"
     raise WrongData(
-        "no way of quoting this value is read alike by python-dotenv and a shell",
+        "python-dotenv and a shell read this value differently, however it is quoted",
         where=key,
         expected="one line without ${, and not a single quote or a double backslash together with $ or `",
         do="In a URL, percent-encode the characters; else choose another value.",
@@ -75,19 +77,21 @@ def line(key: str, value: str, *, like: str = "") -> str:
 
 
 def switch(file: Path, values: Mapping[str, str], *, keep_as: Path) -> None:
-    """Set ``values`` in the file, atomically, and keep the file as it was before.
+    """Set ``values`` in the file, atomically, and keep the file from before.
 
-    Keys that stand more than once are set everywhere, missing ones are appended. Safe to run again: the old file is kept
-    once, before anything changes, and never replaced by a later one; values that are set already are not written again.
+    Repeated keys are set everywhere, missing ones are appended. Safe to run again: the old file is kept once, before
+    anything changes, and never replaced by a later one; values that are set already are not written again.
 
     Args:
+        file: The dotenv file, or a link to it.
+        values: The keys to set.
         keep_as: Where the old file goes, mode 0600.
 
     Raises:
         CannotCheck: When the file is missing, unreadable or not UTF-8.
         WrongData: When a value cannot be written (see ``line``); nothing was changed.
         Refused: When the file cannot be replaced under its owner, or is a mount of its own; nothing was changed.
-        StepFailed: When the place cannot be written, or the file does not read back as it was written.
+        StepFailed: When the folder is not writable, or the file does not read back as it was written.
     """
     path = files.real(file)
     old = _text(path)
@@ -98,11 +102,11 @@ def switch(file: Path, values: Mapping[str, str], *, keep_as: Path) -> None:
 
 
 def restore(file: Path, kept: Path, values: Mapping[str, str]) -> None:
-    """Bring back the content that ``switch`` kept, with ``values`` set over it, atomically.
+    """Restore the content that ``switch`` kept, with ``values`` set over it, atomically.
 
     Without a kept file nothing was switched: ``values`` are set in the file as it is, which is kept first. Edits made after
-    the switch do not come back, but are not lost either: the file that is replaced stays beside the kept one, with
-    ``.replaced`` behind its name. Safe to run again.
+    the switch are not restored, but not lost either: the replaced file stays beside the kept one, with ``.replaced`` behind
+    its name. Safe to run again.
 
     Raises:
         As ``switch``.
@@ -145,19 +149,21 @@ def _bindings(text: str) -> list[Binding]:
 
 
 def values_of(text: str) -> dict[str, str]:
-    """Keys and values of such a file's text, as ``read``."""
+    """Return keys and values of such a file's text, as ``read``."""
     values = dotenv_values(stream=io.StringIO(text, newline=""), interpolate=False)
     return {key: value for key, value in values.items() if value is not None}
 
 
 def with_values(text: str, values: Mapping[str, str], where: str) -> str:
-    """The text of such a file with the values set; see ``switch``.
+    """Return the text of such a file with the values set; see ``switch``.
 
     Args:
-        where: What the text is of, for errors.
+        text: The old text.
+        values: The keys to set.
+        where: The text's source, for errors.
 
     Raises:
-        WrongData: When a value cannot be written, or what comes out does not read back; names keys only.
+        WrongData: When a value cannot be written, or the new text does not read back; names keys only.
     """
     lines = {key: line(key, value) for key, value in values.items()}
     parts, seen = [_BOM] if text.startswith(_BOM) else [], set()
@@ -177,15 +183,15 @@ def with_values(text: str, values: Mapping[str, str], where: str) -> str:
     wrong = sorted(key for key in expected.keys() | found.keys() if expected.get(key) != found.get(key))
     if wrong:
         raise WrongData(
-            "the file cannot be rewritten so that it reads back as meant",
+            "the rewritten file would not read back with the right values",
             where=f"{where}: {', '.join(wrong)}",
-            do="Look for lines there that are not KEY=value, such as an open quote.",
+            do="Correct the lines there that are not KEY=value, such as an open quote.",
         )
     return content
 
 
 def _rewritten(binding: Binding, value: str) -> str:
-    """The binding's line with another value: blank lines before it, ``export``, comment and line end stay."""
+    """Return the binding's line with another value: blank lines before it, ``export``, comment and line end stay."""
     match = _LINE.fullmatch(binding.original.string)
     if match is None or binding.key is None:
         raise AssertionError("every string matches, and only lines with a key are rewritten")
@@ -220,7 +226,7 @@ def _replace(path: Path, text: str) -> None:
         raise Refused(
             "the configuration file is a mount of its own and cannot be replaced in one step",
             where=str(path),
-            do="Mount the folder that it lies in instead.",
+            do="Mount its folder instead.",
         )
     found = path.stat()
     temporary = path.with_name(f".{path.name}.cutover")
@@ -247,5 +253,5 @@ def _compare(path: Path, values: Mapping[str, str]) -> None:
         raise StepFailed(
             "the configuration file does not read back as it was written",
             where=f"{path}: {', '.join(wrong)}",
-            do="Somebody else writes this file; stop that, then run the step again.",
+            do="Another program or person writes this file; stop that, then run the step again.",
         )

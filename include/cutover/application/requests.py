@@ -1,7 +1,7 @@
-"""The application looked at from outside, over HTTP: is it healthy, on which database, does it show all rows, does it write.
+"""The application checked from outside, over HTTP: its health, its database, the rows that it shows, a row that it writes.
 
-An application that does not answer, or answers something else, is a failed check. Redirects are never followed: what is
-checked is the application that the plan names. Everything found is masked and cut before it goes into a check.
+An application that does not answer, or answers something else, is a failed check. Redirects are never followed: only the
+application that the plan names is checked. Everything found is masked and cut before it goes into a check.
 """
 
 from __future__ import annotations
@@ -42,20 +42,24 @@ _EXCERPT = 80
 
 
 def health(smoke: SmokeTests, expect: Side) -> Check:
-    """Whether the application says now that it is well and on that side's database. Asks once, for at most 5 s."""
+    """Check that the application reports itself healthy and on that side's database. Asks once, for at most 5 s."""
     with _client(smoke) as client:
         return _health(client, smoke, expect, _ASK_SECONDS)
 
 
 def timed_health(smoke: SmokeTests) -> tuple[Check, float]:
-    """Whether the application says now that it is well and on the target, and how many seconds its answer took."""
+    """Check its health on the target once, and return the check and the seconds that the answer took."""
     with _client(smoke) as client:
         begun = time.monotonic()
         return _health(client, smoke, "target", _ASK_SECONDS), time.monotonic() - begun
 
 
 def writes(smoke: SmokeTests, conninfo: str, schema: str) -> Check | None:
-    """The write test alone: the application's background job writes a row, read back from the target; None without one."""
+    """Run the write test alone: the application's background job writes a row, which is read back from the target.
+
+    Returns:
+        The check; None where the plan has no write test.
+    """
     if smoke.write is None:
         return None
     with _client(smoke) as client:
@@ -63,7 +67,7 @@ def writes(smoke: SmokeTests, conninfo: str, schema: str) -> Check | None:
 
 
 def wait_healthy(smoke: SmokeTests, expect: Side) -> Check:
-    """Ask for the application's health until it is well and on that side's database, for at most ``smoke.seconds``.
+    """Ask for the application's health until it is healthy and on that side's database, for at most ``smoke.seconds``.
 
     Returns:
         The passed check, or the last failed one. Safe to call again; it only reads.
@@ -84,16 +88,17 @@ def wait_healthy(smoke: SmokeTests, expect: Side) -> Check:
 
 
 def smoke_test(smoke: SmokeTests, conninfo: str, schema: str, counts: Mapping[str, int]) -> list[Check]:
-    """The application on the target: healthy, showing the rows that were copied, and writing.
+    """Check the application on the target: it is healthy, shows the rows that were copied, and writes.
 
     Args:
+        smoke: The plan's smoke tests.
         conninfo: The target, where the row that the application wrote is read back.
         schema: The schema of the application's tables there.
-        counts: Rows per table that the application must show.
+        counts: Table → rows that the application must show.
 
     Returns:
         Checks ``application_health``, ``application_count_…`` and ``application_write``. When the application is not
-        healthy the others are unknown. Running it again writes one row more, which does no harm.
+        healthy the others are unknown. Running it again writes one more row, which does no harm.
     """
     checks = [wait_healthy(smoke, "target")]
     healthy = checks[0].outcome == "passed"
@@ -105,10 +110,12 @@ def smoke_test(smoke: SmokeTests, conninfo: str, schema: str, counts: Mapping[st
 
 
 def check_source_side(smoke: SmokeTests, counts: Mapping[str, int]) -> list[Check]:
-    """The application back on the source: healthy there and showing the rows of the backup. Only reads.
+    """Check the application back on the source: it is healthy and shows the rows of the backup. Only reads.
 
     Args:
-        counts: Rows per table from the backup's manifest; empty where there is no backup, then only the health is asked.
+        smoke: The plan's smoke tests.
+        counts: Table → rows from the backup's manifest; where it is empty, because there is no backup, only the health
+            is checked.
     """
     checks = [wait_healthy(smoke, "source")]
     healthy = checks[0].outcome == "passed"
@@ -125,7 +132,7 @@ class _Answer:
     location: str
 
     def excerpt(self) -> str:
-        """What was answered, short and harmless."""
+        """Return the answer, short and masked."""
         said = f"status {self.status}"
         if self.location:
             return _short(f"{said} to {self.location}")
@@ -133,12 +140,12 @@ class _Answer:
 
 
 class _NotUsable(Exception):
-    """No answer, or not the kind of answer that was asked for; the text says what came."""
+    """No answer, or not the kind that was requested; the text describes it."""
 
 
 def _client(smoke: SmokeTests) -> httpx.Client:
-    # No proxies and no ~/.netrc from the environment: the application is asked, not what stands before it. The context is
-    # our own because httpx leaves SSL_CERT_FILE alone then; plain HTTP needs none.
+    # No proxies and no ~/.netrc from the environment: the application itself is asked. With a context of our own, httpx
+    # ignores SSL_CERT_FILE; plain HTTP needs none.
     context = ssl.create_default_context() if smoke.base_url.startswith("https") else False
     return httpx.Client(verify=context, trust_env=False, follow_redirects=False, timeout=_ASK_SECONDS)
 
@@ -148,17 +155,17 @@ def _url(smoke: SmokeTests, path: str) -> str:
 
 
 def _short(text: str) -> str:
-    """One line, masked before it is cut: a part of a secret is not recognised."""
+    """Return one line, masked before it is cut: a part of a secret is not recognised."""
     line = " ".join(mask(text).split())
     line = "".join(character for character in line if character.isprintable())
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 
 def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> _Answer:
-    """What is answered within ``seconds``, whatever the other side, or a name server, does meanwhile.
+    """Return the answer within ``seconds``, whatever the other side, or a name server, does meanwhile.
 
-    httpx bounds each read by itself, and a name is looked up without any bound. So the request has a thread of its own,
-    which is left behind when it takes too long.
+    httpx bounds each single read, and does not bound the look-up of a name. So the request has a thread of its own, which is
+    left behind when it takes too long.
     """
     ended: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
 
@@ -170,7 +177,7 @@ def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> _Answ
 
     threading.Thread(target=ask, name="application", daemon=True).start()
     try:
-        outcome = ended.get(timeout=seconds + 0.5)  # what httpx says by itself says more
+        outcome = ended.get(timeout=seconds + 0.5)  # the error of httpx says more
     except queue.Empty:
         raise _NotUsable(f"no whole answer in {seconds:.0f} s") from None
     if isinstance(outcome, Exception):
@@ -203,7 +210,7 @@ def _answer(client: httpx.Client, method: str, url: str, seconds: float) -> _Ans
 
 
 def _object(answer: _Answer) -> dict[str, Any]:
-    """The JSON object that was answered, and only with a status of success."""
+    """Return the JSON object of an answer with a status of success."""
     if not 200 <= answer.status < 300:
         raise _NotUsable(answer.excerpt())
     try:
@@ -219,7 +226,7 @@ _MISSING = object()
 
 
 def _field(data: dict[str, Any], name: str) -> Any:
-    """The value at ``name``, which may go into inner objects: ``checks.database``."""
+    """Return the value at ``name``, which may name a field of an inner object: ``checks.database``."""
     if name in data:
         return data[name]
     value: Any = data
@@ -251,7 +258,7 @@ def _health(client: httpx.Client, smoke: SmokeTests, expect: Side, seconds: floa
         found = str(problem)
     return Check(
         "application_health",
-        f"The application is well and runs on {database}",
+        f"The application is healthy and runs on {database}",
         "passed" if passed else "failed",
         expected=f"{test.status_field} {test.status}, {test.field} {database}",
         found=_short(found),
@@ -275,7 +282,11 @@ def _title(test: CountTest | WriteTest) -> str:
 
 def _not_asked(test: CountTest | WriteTest) -> Check:
     return Check(
-        _name(test), _title(test), "unknown", found="not asked: the application is not healthy", do="Mend its health first."
+        _name(test),
+        _title(test),
+        "unknown",
+        found="not checked: the application is not healthy",
+        do="Restore its health first.",
     )
 
 
@@ -286,7 +297,7 @@ def _count(client: httpx.Client, smoke: SmokeTests, test: CountTest, counts: Map
         return Check(_name(test), _title(test), outcome, expected, _short(found), do, mask(url))
 
     if test.table not in counts:
-        return check("unknown", "", f"nobody counted {test.table}", "Count the rows of the table first.")
+        return check("unknown", "", f"the rows of {test.table} were not counted", "Count the rows of the table first.")
     rows = counts[test.table]
     expected = f"{'at least ' if test.growing else ''}{rows}"
     do = f"Count the rows of {test.table} in the database and read the application's log."
@@ -354,12 +365,12 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
     except psycopg.DataError:
         return check("failed", f"{test.returns} of the answer is not a key of {test.table}")
     except psycopg.Error as error:
-        # Neither a proof nor a disproof: the application may well have written.
-        return check("unknown", f"the target: {target_session.primary_message(error)}", "Look at the target's log.")
+        # Neither a proof nor a disproof: the application may have written.
+        return check("unknown", f"the target: {target_session.primary_message(error)}", "Read the target's log.")
 
 
 def _some_key(connection: psycopg.Connection, schema: str, table: str, column: str) -> str | None:
-    """The first key of a table, as text."""
+    """Return the first key of a table, as text."""
     query = sql.SQL("SELECT {column}::text FROM {table} ORDER BY {column} LIMIT 1").format(
         column=sql.Identifier(column), table=sql.Identifier(schema, table)
     )
@@ -368,11 +379,11 @@ def _some_key(connection: psycopg.Connection, schema: str, table: str, column: s
 
 
 def _read_back(connection: psycopg.Connection, schema: str, table: str, column: str, key: str, before: str) -> bool | None:
-    """Whether that row was written at or after transaction ``before``; None when there is no such row.
+    """Return True when that row was written at or after transaction ``before``; None when there is no such row.
 
     Waits a little for the row: some applications commit just after they have answered.
     """
-    # Literals, as a % in one of the names would be read as a parameter.
+    # Literals: a % in one of the names would be read as a parameter.
     query = sql.SQL("SELECT age(xmin) <= age(({before}::xid8)::xid) FROM {table} WHERE {column} = {key}").format(
         table=sql.Identifier(schema, table), column=sql.Identifier(column), before=sql.Literal(before), key=sql.Literal(key)
     )

@@ -1,7 +1,7 @@
-"""A store of secrets behind commands of the plan: read, switched to the target, and brought back.
+"""A store of secrets behind commands of the plan: read, switched to the target, and restored.
 
-Values go to a command through its standard input and come from its standard output: never through an argument, which
-everybody on the host can see, and never through a file but the kept one. What was set is read back before it counts.
+Values go to a command through its standard input and come from its standard output: never through an argument, which every
+user of the host can see, and never through a file except the kept one. Every value that was set is read back.
 """
 
 from __future__ import annotations
@@ -31,28 +31,29 @@ class SecretStore:
     """See ``plan.CommandConfiguration``."""
 
     def __init__(self, settings: CommandConfiguration, runner: Runner) -> None:
-        """Nothing is run yet."""
+        """Run nothing yet."""
         self._settings = settings
         self._runner = runner
         self._where = f"{settings.get[0]} {runner.where}".strip()
 
     def read(self) -> dict[str, str]:
-        """All keys and values that are text.
+        """Return all keys with values that are text.
 
         Raises:
             Unreachable: When ``get`` fails.
-            CannotCheck: When it prints something else than the plan says, or cannot be run.
+            CannotCheck: When it does not print the plan's format, or cannot be run.
         """
         return self._values(self._content())
 
     def switch(self, values: Mapping[str, str], *, keep_as: Path) -> None:
-        """Set ``values`` and read them back; keep those from before.
+        """Set ``values`` and read them back; keep the old values.
 
         Safe to run again: the old values are kept once, before anything changes, and never replaced by later ones; values
         that are set already are not set again.
 
         Args:
-            keep_as: Where the old values go, mode 0600; a key that was not there has null.
+            values: The keys to set.
+            keep_as: Where the old values go, mode 0600; a key that was missing has null.
 
         Raises:
             CannotCheck, Unreachable: As ``read``; nothing was changed.
@@ -69,11 +70,11 @@ class SecretStore:
         self._compare(values)
 
     def restore(self, kept: Path, values: Mapping[str, str]) -> None:
-        """Bring back the values that ``switch`` kept, with ``values`` over them, and read them back.
+        """Restore the values that ``switch`` kept, with ``values`` over them, and read them back.
 
-        Without kept values nothing was switched: ``values`` are set, and what they replace is kept first. What somebody set
-        since does not come back, but stays beside the kept values, with ``.replaced`` behind the name. A key that was not
-        there before, and that is not among ``values``, stays. Safe to run again.
+        Without kept values nothing was switched: ``values`` are set, and those that they replace are kept first. Values that
+        were set since are not restored, but stay beside the kept ones, with ``.replaced`` behind the name. A key that was
+        missing before, and that is not among ``values``, stays. Safe to run again.
 
         Raises:
             As ``switch``.
@@ -85,12 +86,12 @@ class SecretStore:
             before = cast("dict[str, str | None]", json.loads(kept.read_bytes()))
         left = sorted(key for key, value in before.items() if value is None and key not in values)
         if left:
-            log.warning("%s: %s was not there before and stays", self._where, ", ".join(left))
+            log.warning("%s: %s was missing before the switch and stays", self._where, ", ".join(left))
         wanted = {**{key: value for key, value in before.items() if value is not None}, **values}
         self.switch(wanted, keep_as=kept.with_name(f"{kept.name}.replaced"))
 
     def problem(self, live: Mapping[str, str], rolled_back: Mapping[str, str]) -> str:
-        """Why the store could not be switched or brought back; empty where nothing says so. Changes nothing.
+        """Return why the store could not be switched or restored; empty where no reason is known. Changes nothing.
 
         Raises:
             CannotCheck, Unreachable: As ``read``.
@@ -99,13 +100,13 @@ class SecretStore:
         found = self._values(content)
         new = sorted(key for key in live if key not in found and key not in rolled_back)
         if new:
-            return f"{', '.join(new)} not there now and not under rolled_back: a rollback could not take it away"
+            return f"{', '.join(new)} missing now and not under rolled_back: a rollback could not remove it"
         for values in (live, rolled_back):
             self._given(content, values)
         if self._settings.may_set is not None:
             ran = self._run(self._settings.may_set, {})
             if ran.code != 0:
-                return f"may_set says no: {ran.ended}, {_harmless(ran, {})}"
+                return f"may_set refuses: {ran.ended}, {_harmless(ran, {})}"
         return ""
 
     def _content(self) -> str:
@@ -131,7 +132,7 @@ class SecretStore:
             try:
                 values[key] = base64.b64decode(encoded, validate=True).decode()
             except (binascii.Error, UnicodeDecodeError):
-                continue  # a key of somebody else's: a certificate, say
+                continue  # a key of another use, such as a certificate
         return values
 
     def _document(self, content: str) -> dict[str, Any]:
@@ -151,7 +152,7 @@ class SecretStore:
         return document
 
     def _given(self, content: str, values: Mapping[str, str]) -> str:
-        """What ``set`` is given."""
+        """Return the standard input of ``set``."""
         if self._settings.format == "kubernetes":
             return json.dumps({"stringData": dict(values)})
         if self._settings.format == "json":
@@ -172,7 +173,7 @@ class SecretStore:
             )
 
     def _compare(self, values: Mapping[str, str]) -> None:
-        """Read the values back, until they are there or the time is over: some stores take a moment."""
+        """Read the values until they are as set or the time is over: some stores take a moment."""
         deadline = time.monotonic() + self._settings.seconds
         while True:
             late = time.monotonic() >= deadline
@@ -184,7 +185,7 @@ class SecretStore:
                 raise StepFailed(
                     "the secret store does not read back as it was set",
                     where=f"{self._where}: {', '.join(wrong)}",
-                    do="See whether set and get of the plan speak of the same place, and who else sets it.",
+                    do="Check that set and get of the plan name the same place, and find out who else sets it.",
                 )
             time.sleep(_PAUSE)
 
@@ -193,7 +194,7 @@ class SecretStore:
 
 
 def _harmless(ran: Ran, values: Mapping[str, str]) -> str:
-    """What a command said on standard error, without the values that it was given in whatever form it may repeat them."""
+    """Return a command's standard error without the values that it was given, in every form that it may repeat them."""
     errors = ran.errors
     for value in sorted(values.values(), key=len, reverse=True):
         for shown in (value, json.dumps(value)[1:-1], base64.b64encode(value.encode()).decode()):

@@ -1,13 +1,13 @@
-"""The application's services: stopped in the reverse order of the plan, started in its order, and looked at afterwards.
+"""The application's services: stopped in the reverse order of the plan, started in its order, and verified afterwards.
 
-Whether a service obeyed is never taken from the answer to the order; the service is looked at until it is at rest, or
-runs. Orders are bounded by ``stop_seconds`` and ``start_seconds`` of the service, every single request and command too.
+The answer to an order proves nothing: the service is polled until it is at rest, or runs. ``stop_seconds`` and
+``start_seconds`` of the service bound an order and every single request and command.
 
-Each service is told as soon as the one before it was told, and then all are waited for at once: what they need for their
-start and their end passes side by side. ``wait`` in the plan makes a service one that the others wait for.
+The orders are given one after another, then all services are waited for at once, so that they stop or start side by side.
+``wait`` in the plan makes the others wait for a service.
 
-A command that leaves a process behind should redirect that process's output: what it inherits is a file without a name, or
-on another host a pipe that is closed.
+A command that leaves a process behind should redirect that process's output: it inherits a file without a name, or on
+another host a pipe that is closed.
 """
 
 from __future__ import annotations
@@ -21,15 +21,20 @@ from pathlib import Path
 
 from include.cutover.application.control.command import Commands
 from include.cutover.application.control.compose import Compose
-from include.cutover.application.control.controller import LOG_BYTES, LOG_LINES, LOOK_SECONDS, Controller, Disobeyed, State
+from include.cutover.application.control.controller import (
+    LOG_BYTES,
+    LOG_LINES,
+    LOOK_SECONDS,
+    Controller,
+    Disobeyed,
+    ServiceState,
+)
 from include.cutover.application.control.supervisor import Supervisor
 from include.cutover.application.control.systemd import Systemd
 from include.cutover.connections.commands import Local, Remote, Runner, lines, no_remote
 from include.cutover.errors import CannotCheck, CutoverError, StepFailed
 from include.cutover.masking import mask
 from include.cutover.plan.application import ComposeControl, Service, SupervisorControl, SystemdControl
-
-__all__ = ["ServiceResult", "State", "environment", "may_control", "start", "states", "status", "stop"]
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +46,13 @@ _QUIET_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class ServiceResult:
-    """What became of one service.
+    """The result of an order to one service.
 
     Attributes:
         was: State before, e.g. ``running``.
         now: State after.
-        already: It was in the wanted state before; nothing was ordered.
-        seconds: From the order until it was seen to have obeyed.
+        already: It was in the wanted state before; no order was given.
+        seconds: From the order until the wanted state was seen.
     """
 
     name: str
@@ -65,11 +70,12 @@ class ServiceResult:
 
 
 def stop(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
-    """Tell the services to stop, the last of the plan first, and confirm that all of them rest.
+    """Stop the services, the last of the plan first, and verify that all of them are at rest.
 
-    Safe to run again: what rests already is left alone and said so.
+    Safe to run again: a service that is at rest already is left alone and reported so.
 
     Args:
+        services: In the plan's order.
         remote: The host of an SSH connection, for services that are not on this one.
 
     Returns:
@@ -77,28 +83,28 @@ def stop(services: Sequence[Service], remote: Remote = no_remote) -> list[Servic
 
     Raises:
         StepFailed: When a service does not stop in time, or one that had stopped runs again; with its last log lines.
-        Unreachable: When what controls a service does not answer. Services before it in the plan were not told then.
-        CannotCheck: When it answers and the state of a service cannot be told. The same holds.
+        Unreachable: When a service's controller does not answer. Services before it in the plan were not stopped then.
+        CannotCheck: When it answers and a service's state is not clear. Services before it were not stopped either.
     """
     return _all(list(reversed(services)), "stop", remote)
 
 
 def start(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
-    """Tell the services to start, in the order of the plan, and confirm that all of them run and go on running.
+    """Start the services, in the order of the plan, and verify that all of them run and go on running.
 
-    Safe to run again: what runs already is left alone and said so. A service that its controller would go on trying to start
-    is stopped, so that it does not come up later, unasked.
+    Safe to run again: a service that runs already is left alone and reported so. A service that its controller would go on
+    trying to start is stopped, so that it does not come up later by itself.
 
     Raises:
         StepFailed: When a service does not run in time, ends or fails; with its last log lines. When it refused the order,
-            services after it were not told.
+            services after it were not started.
         Unreachable, CannotCheck: As ``stop``.
     """
     return _all(list(services), "start", remote)
 
 
-def states(services: Sequence[Service], remote: Remote = no_remote) -> dict[str, State]:
-    """The state of each service, in the order given.
+def states(services: Sequence[Service], remote: Remote = no_remote) -> dict[str, ServiceState]:
+    """Return the state of each service, in the order given.
 
     Raises:
         Unreachable, CannotCheck: As ``stop``.
@@ -107,7 +113,7 @@ def states(services: Sequence[Service], remote: Remote = no_remote) -> dict[str,
 
 
 def status(services: Sequence[Service], remote: Remote = no_remote) -> dict[str, bool]:
-    """Whether each service is up. True for everything that is not at rest: what may still write, or may start again.
+    """Return for each service whether it is up: True for all that are not at rest and may still write or start again.
 
     Raises:
         Unreachable, CannotCheck: As ``stop``.
@@ -116,7 +122,7 @@ def status(services: Sequence[Service], remote: Remote = no_remote) -> dict[str,
 
 
 def may_control(service: Service, remote: Remote = no_remote) -> str:
-    """Why orders to the service would be refused; empty where nothing says so. Changes nothing.
+    """Return why orders to the service would be refused; empty where no reason is known. Changes nothing.
 
     Raises:
         Unreachable, CannotCheck: As ``stop``.
@@ -125,7 +131,7 @@ def may_control(service: Service, remote: Remote = no_remote) -> str:
 
 
 def environment(service: Service, remote: Remote = no_remote) -> Mapping[str, str] | None:
-    """The environment of its running process, which holds secrets; None where it cannot be seen.
+    """Return the environment of its running process, secrets included; None where it cannot be read.
 
     Raises:
         Unreachable, CannotCheck: As ``stop``.
@@ -136,13 +142,15 @@ def environment(service: Service, remote: Remote = no_remote) -> Mapping[str, st
 def kept_logs(
     services: Sequence[Service], secrets: Collection[str] = (), remote: Remote = no_remote
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """The last megabytes of each service's log, masked: what an inquiry wants to see of the time before.
+    """Return the last megabytes of each service's log, masked, for a later inquiry. Never raises.
 
     Args:
-        secrets: Known ones, taken out wherever they stand.
+        services: Whose logs.
+        secrets: Known ones, replaced everywhere.
+        remote: As for ``stop``.
 
     Returns:
-        Service to its log, and service to the reason why there is none. Raises nothing: it must not be in anybody's way.
+        Service → its log, and service → the reason why there is none.
     """
     found, missing = {}, {}
     for service in services:
@@ -162,8 +170,8 @@ def kept_logs(
     return found, missing
 
 
-class _Told:
-    """One service and the order that it has been given."""
+class _Order:
+    """An order to one service."""
 
     def __init__(self, service: Service, order: str, remote: Remote) -> None:
         self.service = service
@@ -176,12 +184,12 @@ class _Told:
         self._begun = time.monotonic()
         self._deadline = self._begun + self._seconds
         self.already = self._obeyed(self.was)
-        # What runs already must go on running too: it may be one that ends and is started again and again.
+        # A service that runs already must go on running too: it may end and be started again and again.
         sure = self.already and (order == "stop" or self.controller.steady_seconds == 0)
         self.result: ServiceResult | None = self._result(self.was) if sure else None
 
-    def tell(self) -> None:
-        """Give the order; what it may take is what is left of the time."""
+    def give(self) -> None:
+        """Give the order; it may take the remaining time."""
         left = max(self._deadline - time.monotonic(), _PAUSE)
         try:
             if self.order == "stop":
@@ -191,8 +199,8 @@ class _Told:
         except Disobeyed as disobeyed:
             raise self._failure(str(disobeyed)) from None
 
-    def look(self) -> None:
-        """Set ``result`` when it has obeyed; raise when it did not in time, or never will."""
+    def poll(self) -> None:
+        """Set ``result`` when the service has obeyed; raise when it did not in time, or cannot any more."""
         late = time.monotonic() >= self._deadline
         state = self.controller.state()
         if self._obeyed(state):
@@ -202,24 +210,24 @@ class _Told:
             return
         if self.order == "stop":
             if time.monotonic() < self._deadline - _ORDER_SECONDS and self.controller.must_stop_again(state):
-                self.tell()
+                self.give()
         elif self.controller.hopeless(state) or self._steady_since is not None:
             self._quieten(state)
             raise self._failure(str(state))
         if late:
             raise self._failure(str(state))
 
-    def look_again(self) -> None:
-        """Raise when it has changed since."""
+    def verify(self) -> None:
+        """Raise when the service has changed since it obeyed."""
         state = self.controller.state()
         if not self._obeyed(state):
-            raise self._failure(str(state), "It had obeyed and then changed; see who or what did that.")
+            raise self._failure(str(state), "It had obeyed and then changed; find out who or what changed it.")
 
-    def _obeyed(self, state: State) -> bool:
+    def _obeyed(self, state: ServiceState) -> bool:
         return state.at_rest if self.order == "stop" else state.running
 
-    def _steady(self, state: State) -> bool:
-        """Whether it has been seen running long enough, in one and the same start."""
+    def _steady(self, state: ServiceState) -> bool:
+        """Return True when it has been running long enough since one and the same start."""
         now = time.monotonic()
         if self.order == "stop":
             return True
@@ -227,15 +235,15 @@ class _Told:
             self._steady_since, self._start = now, state.start
         if state.start != self._start:
             self._quieten(state)
-            raise self._failure(f"{state}, started anew: it ended within {self.controller.steady_seconds:g} s")
+            raise self._failure(f"{state}, started again: it ended within {self.controller.steady_seconds:g} s")
         return now - self._steady_since >= self.controller.steady_seconds
 
-    def _result(self, state: State) -> ServiceResult:
+    def _result(self, state: ServiceState) -> ServiceResult:
         name = "stopped" if self.order == "stop" else state.name
         return ServiceResult(self.service.name, self.was.name, name, self.already, round(time.monotonic() - self._begun, 3))
 
-    def _quieten(self, state: State) -> None:
-        """Stop what would go on trying to start. How it failed matters more than whether that succeeds."""
+    def _quieten(self, state: ServiceState) -> None:
+        """Stop a service that would go on trying to start. Errors are only logged: the first failure matters more."""
         deadline = time.monotonic() + _QUIET_SECONDS
         try:
             while not state.at_rest and time.monotonic() < deadline:
@@ -246,7 +254,7 @@ class _Told:
         except (Disobeyed, CutoverError) as error:
             log.warning("%s may come up later: %s", self.service.name, error)
 
-    def _failure(self, found: str, do: str = "Look at its log; then run this step again.") -> StepFailed:
+    def _failure(self, found: str, do: str = "Read its log; then run this step again.") -> StepFailed:
         source, last = _last_lines(self.service, self.controller, self._runner)
         text = "\n".join(f"  {line}" for line in last)
         return StepFailed(
@@ -259,35 +267,35 @@ class _Told:
 
 
 def _all(services: list[Service], order: str, remote: Remote) -> list[ServiceResult]:
-    told: list[_Told] = []
+    orders: list[_Order] = []
     try:
         for service in services:
             if order == "stop" and service.wait:
-                _wait(told)
-            told.append(_Told(service, order, remote))
-            if not told[-1].already:
-                told[-1].tell()
+                _wait(orders)
+            orders.append(_Order(service, order, remote))
+            if not orders[-1].already:
+                orders[-1].give()
             if order == "start" and service.wait:
-                _wait(told)
-        _wait(told)
+                _wait(orders)
+        _wait(orders)
     except CutoverError as error:
-        done = ", ".join(item.result.summary for item in told if item.result is not None)
+        done = ", ".join(item.result.summary for item in orders if item.result is not None)
         if done:
             error.do = f"{error.do} Before it: {done}.".strip()
         raise
-    # What was done first may have changed while the others were waited for.
-    for item in told:
-        item.look_again()
-    return [item.result for item in told if item.result is not None]
+    # The first services may have changed while the others were waited for.
+    for item in orders:
+        item.verify()
+    return [item.result for item in orders if item.result is not None]
 
 
-def _wait(told: Sequence[_Told]) -> None:
-    """Until all have obeyed. The first that does not ends the waiting."""
+def _wait(orders: Sequence[_Order]) -> None:
+    """Wait until all have obeyed. The first that does not ends the waiting."""
     while True:
-        for item in told:
+        for item in orders:
             if item.result is None:
-                item.look()
-        if all(item.result is not None for item in told):
+                item.poll()
+        if all(item.result is not None for item in orders):
             return
         time.sleep(_PAUSE)
 
@@ -305,7 +313,7 @@ def _controller(service: Service, remote: Remote) -> tuple[Controller, Runner]:
 
 
 def _last_lines(service: Service, controller: Controller, runner: Runner) -> tuple[str, list[str]]:
-    """Where the log is, and its last lines, masked."""
+    """Return where the log is, and its last lines, masked."""
     source = "its output" if service.log is None else str(service.log)
     try:
         text = _log_text(service, controller, runner, LOG_BYTES)
@@ -317,7 +325,7 @@ def _last_lines(service: Service, controller: Controller, runner: Runner) -> tup
 
 
 def _log_text(service: Service, controller: Controller, runner: Runner, limit: int) -> str:
-    """The end of a service's log, where it is."""
+    """Return the end of a service's log, wherever it is."""
     if service.log is None:
         return controller.output()
     if service.control.ssh is None:
@@ -336,5 +344,5 @@ def _tail(path: Path, limit: int = LOG_BYTES) -> str:
 
 
 def _whole_lines(text: str, limit: int = LOG_BYTES) -> str:
-    """Without the first line where it may be a part of one: a part of a secret is not recognised."""
+    """Drop the first line where it may be incomplete: a part of a secret is not recognised."""
     return text if len(text.encode()) < limit else text.partition("\n")[2]

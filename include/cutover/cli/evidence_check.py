@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from include.cutover import files
-from include.cutover.aftercare import retention
+from include.cutover.aftercare.retention.record import removed
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import EVENTS, Event, Evidence, torn_tail
@@ -48,7 +48,7 @@ def check(folder: Path) -> list[Check]:
     recorded = {event["name"]: event for event in events if event["event"] == "file"}
     for name, event in recorded.items():
         checks.append(_file(folder / name, event["sha256"], f"file_{name}", f"{name} is as it was recorded"))
-    gone = retention.removed(folder.parent.name, folder.name)
+    gone = removed(folder.parent.name, folder.name)
     return [*checks, *([_removed(gone)] if gone is not None else _backups(events))]
 
 

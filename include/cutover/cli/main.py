@@ -41,6 +41,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.runs import deciders
 from include.cutover.source import database_file
 from include.cutover.stack.local import Stack
+from include.cutover.stack.settings import StackSettings
 from include.cutover.target import session as target_session
 
 LIVE, NOT_LIVE, UNUSABLE = 0, 1, 2
@@ -114,7 +115,7 @@ def run(
         wanted.connections.target: json.dumps(login),
         wanted.connections.application: json.dumps(own_login),
     }
-    stack = Stack(folder, connections, port=port, accounts=Accounts.of([wanted]), frozen_code=True)
+    stack = Stack(folder, StackSettings(connections, port=port, accounts=Accounts.of([wanted]), frozen_code=True))
     if stack.running:
         raise Refused(
             "a local Airflow runs there already", where=stack.url, do="'make down' ends it; or name another --folder."
@@ -229,7 +230,7 @@ def _airflow_channels(plan: Plan) -> Sequence[Channel]:
 @stack_app.command(name="up")
 def stack_up(port: Port = None, folder: Folder = STACK) -> None:
     """Start a local Airflow and leave it running. Connections come from AIRFLOW_CONN_… in the environment."""
-    stack = Stack(folder, port=port)
+    stack = Stack(folder, StackSettings(port=port))
     if stack.running:
         console.print(f"A local Airflow runs already at {stack.url}")
         return

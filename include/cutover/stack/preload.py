@@ -1,15 +1,15 @@
-"""Airflow's command with what its tasks import loaded beforehand: ``python -m include.cutover.stack.preload SETS COMMAND…``.
+"""Airflow's command with the imports of its tasks preloaded: ``python -m include.cutover.stack.preload SETS COMMAND…``.
 
-LocalExecutor's workers are forks of the scheduler and tasks are forks of the workers. What the scheduler has imported, a
-task finds there. SETS is one of these, or both with a comma between them:
+LocalExecutor's workers are forks of the scheduler and tasks are forks of the workers, so a task has every module that the
+scheduler has imported. SETS is one of these, or both with a comma between them:
 
 ``libraries``
     Great Expectations alone costs 3 s of processor time, which the tasks that verify would otherwise spend while the
     services are stopped.
 ``project``
     This project's own modules cost 0.1 s in each of some fifty tasks. Tasks then run the code as it was when the scheduler
-    started, whatever becomes of the files: right for an Airflow that lives for one cutover, wrong for one that somebody
-    develops on. DAG files are read anew by each task, so they must not change either.
+    started, even when the files change: right for an Airflow that lives for one cutover, wrong for one that is developed
+    on. DAG files are read anew by each task, so they must not change either.
 """
 
 from __future__ import annotations
@@ -44,14 +44,21 @@ LIBRARIES = (
 
 
 ROOT_PACKAGE = "include.cutover"
-ELSEWHERE = ("include.cutover.__main__", "include.cutover.stack.preload", "include.cutover.ui.web")
-"""Modules that are programs of their own, or belong to the API server."""
+
+ELSEWHERE = {
+    "include.cutover.__main__": "the command line, which runs when it is imported",
+    "include.cutover.accounts.log_in": "a configuration file of the API server, which exits where a variable is not set",
+    "include.cutover.stack.preload": "this program, under the name __main__",
+    "include.cutover.ui.web": "pages of the API server, which import FastAPI",
+}
+"""Modules that are not preloaded, each with the reason."""
 
 NEEDS = {"include.cutover.proof.validation_site": "great_expectations"}
+"""Modules that import a heavy library: preloaded only where that library is."""
 
 
 def load(sets: list[str]) -> None:
-    """Import what stands in the sets.
+    """Import the modules of the sets.
 
     Raises:
         ValueError: When there is no such set.
@@ -66,7 +73,7 @@ def load(sets: list[str]) -> None:
 
 
 def _import_package(package: str) -> None:
-    """Import a package and every module below it, but for those that are loaded elsewhere or need what is not loaded."""
+    """Import a package and every module below it, except those in ``ELSEWHERE`` and those that need an absent library."""
     for module in pkgutil.iter_modules(importlib.import_module(package).__path__, f"{package}."):
         needed = NEEDS.get(module.name)
         if module.name in ELSEWHERE or (needed is not None and needed not in sys.modules):

@@ -1,9 +1,8 @@
 """Processes that this project starts, and must be able to end: exactly those, and all of them.
 
-Each is the leader of a session of its own. Airflow's task processes leave the process group of the worker that forked
-them, and idle workers ignore SIGTERM, but nothing leaves the session short of a daemon that means to: so the session is
-what is ended. A roster file remembers leaders by process id and start time, so that a process id which the kernel gave
-away again is never taken for ours.
+Each is the leader of a session of its own. Airflow's task processes leave the process group of the worker that forked them,
+and idle workers ignore SIGTERM, but only a daemon leaves its session on purpose: so whole sessions are ended. A roster file
+remembers leaders by process id and start time, so that a process id which the kernel used again is never mistaken for ours.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ class _Stat(NamedTuple):
 
 
 def _stat(pid: int) -> _Stat | None:
-    """What the kernel says about a process; None where there is none, or only its unreaped exit status."""
+    """Return the kernel's entry of a process; None where there is none, or only its unreaped exit status."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
@@ -51,8 +50,10 @@ class Leader:
     """A process that leads a session of ours.
 
     Attributes:
-        started: Start time in clock ticks since boot; with ``pid`` it names one process for ever.
-        boot: Which boot of the machine that was.
+        name: Of its part, e.g. ``scheduler``.
+        pid: Its process id, and the number of its session.
+        started: Start time in clock ticks since boot; with ``pid`` it identifies one process for ever.
+        boot: Id of the machine's boot.
         ending: The signal that asks it to end.
         stage: Higher stages are ended first, a stage at a time.
     """
@@ -66,21 +67,21 @@ class Leader:
 
     @property
     def alive(self) -> bool:
-        """Whether the leader itself still runs."""
+        """True when the leader itself still runs."""
         stat = _stat(self.pid)
         return stat is not None and stat.started == self.started and self.boot == _boot()
 
     def owns(self, pid: int, stat: _Stat) -> bool:
-        """Whether that process belongs to this leader's session. A session outlives its leader, and keeps its number."""
+        """Return True when a process belongs to this leader's session, which outlives the leader and keeps its number."""
         return (
             stat.session == self.pid and stat.started >= self.started and (pid != self.pid or stat.started == self.started)
         )
 
 
 def members(leaders: Sequence[Leader]) -> list[int]:
-    """Process ids of everything that runs in the sessions of ``leaders``."""
+    """Return the ids of all processes in the sessions of ``leaders``."""
     boot, found = _boot(), []
-    # A process that has a leader's number and another start time got the number after the whole session had ended.
+    # A process with a leader's number and another start time got the number after the whole session had ended.
     sessions = [item for item in leaders if item.boot == boot and (item.alive or _stat(item.pid) is None)]
     if not sessions:
         return []
@@ -100,7 +101,7 @@ def _signal(pids: Sequence[int], number: signal.Signals) -> None:
 
 
 def _reap(leaders: Sequence[Leader]) -> None:
-    """Collect those leaders that are children of this process and ended; others are none of its business."""
+    """Collect the exit status of ended leaders that are children of this process."""
     for leader in leaders:
         with contextlib.suppress(ChildProcessError):
             os.waitpid(leader.pid, os.WNOHANG)
@@ -113,7 +114,7 @@ class Roster:
     path: Path
 
     def leaders(self) -> list[Leader]:
-        """Everything that was started and not yet ended through this roster, in the order of starting."""
+        """Return all leaders that were started and not yet ended through this roster, in the order of starting."""
         try:
             return [Leader(**item) for item in json.loads(self.path.read_text())]
         except FileNotFoundError:
@@ -126,6 +127,12 @@ class Roster:
 
     def add(self, name: str, pid: int, *, ending: str = "SIGTERM", stage: int = 1) -> Leader:
         """Remember a process that was started as the leader of a session.
+
+        Args:
+            name: Of its part.
+            pid: Its process id.
+            ending: The signal that asks it to end.
+            stage: Higher stages are ended first.
 
         Raises:
             StepFailed: When it has ended already.
@@ -144,8 +151,11 @@ class Roster:
         """Start a process in a session of its own and remember it.
 
         Args:
-            log: File that gets what it writes to standard output and error, appended.
+            name: Of its part.
+            command: The program and its arguments.
+            log: File that its standard output and error are appended to.
             environment: Its whole environment.
+            ending: The signal that asks it to end.
         """
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("ab") as output:
@@ -161,9 +171,9 @@ class Roster:
             raise
 
     def stop(self, seconds: float = 5.0) -> list[str]:
-        """End every process of every session here, and forget them. Nothing happens to what has ended already.
+        """End every process of every session here, and forget them.
 
-        Leaders are asked first; what is left of their sessions after ``seconds`` is killed.
+        Leaders get their signal first; the processes left in their sessions after ``seconds`` are killed.
 
         Returns:
             Names of the leaders that still ran, in the order of ending.
@@ -183,7 +193,7 @@ class Roster:
                 if not _gone(group, 10, kill=True):
                     raise StepFailed(
                         "processes do not end", where=str(self.path), found=f"pids {members(group)} after SIGKILL",
-                        do="Look at them with ps; they hang in the kernel.",
+                        do="Find out with ps what they wait for in the kernel.",
                     )  # fmt: skip
         with locked(self.path.with_suffix(".lock")):
             self._write([leader for leader in self.leaders() if leader not in leaders])
@@ -191,9 +201,9 @@ class Roster:
 
     @contextlib.contextmanager
     def guarded(self, also: Sequence[str] = ()) -> Iterator[Roster]:
-        """End everything here when the block ends, and also when this process dies in the middle of it, even by SIGKILL.
+        """End everything here when the block ends, and also when this process dies within it, even by SIGKILL.
 
-        A second process does it, as soon as a pipe that only this process holds open is closed.
+        A second process does it, as soon as the pipe closes that only this process holds open.
 
         Args:
             also: Command that the second process runs first.
@@ -211,7 +221,7 @@ class Roster:
         finally:
             guard.communicate()  # closes the pipe
         if guard.returncode != 0:
-            raise StepFailed("not everything could be ended", where=str(self.path), found=f"status {guard.returncode}")
+            raise StepFailed("some processes could not be ended", where=str(self.path), found=f"status {guard.returncode}")
 
     def _write(self, leaders: list[Leader]) -> None:
         write_atomically(self.path, json.dumps([asdict(leader) for leader in leaders], indent=1).encode() + b"\n")
@@ -232,7 +242,7 @@ def _gone(leaders: Sequence[Leader], seconds: float, *, kill: bool = False) -> b
 
 
 def exit_on(*signals: signal.Signals) -> None:
-    """Let these signals end this process through its ``finally`` blocks, with the status that a shell gives them."""
+    """Make these signals end this process through its ``finally`` blocks, with the exit status that a shell uses."""
 
     def leave(number: int, _: FrameType | None) -> NoReturn:
         sys.exit(128 + number)

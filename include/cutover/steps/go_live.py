@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from include.cutover.aftercare import baseline, rows_since_go_live
+from include.cutover.aftercare import baseline
+from include.cutover.aftercare.marker import MARKED, mark
 from include.cutover.application import configuration, requests, services
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
@@ -27,8 +28,8 @@ def mark_target(step: Step) -> Report:
             found=state.detail,
             do="The cutover rolls back. Find out who wrote to it, then start a new run.",
         )
-    marker = rows_since_go_live.mark(step.target, step.plan.target_schema, step.run_id, step.guard, step.expected_rows)
-    step.evidence.append(rows_since_go_live.MARKED, **marker.as_dict())
+    marker = mark(step.target, step.plan.target_schema, step.run_id, step.guard, step.expected_rows)
+    step.evidence.append(MARKED, **marker.as_dict())
     return Report(f"the source is as it was fenced; the target holds {sum(marker.rows.values()):,} rows")
 
 

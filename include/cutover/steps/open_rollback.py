@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from include.cutover.aftercare import record as aftercare_record
-from include.cutover.aftercare import retention, rows_since_go_live
+from include.cutover.aftercare import rows_since_go_live
+from include.cutover.aftercare.retention.record import refuse_removed
 from include.cutover.errors import Refused
 from include.cutover.evidence import claims, lease
 from include.cutover.evidence.record import Event, Evidence, runs, sealing
@@ -43,7 +44,7 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     begun_before = own.exists and own.last("rollback.opened") is not None
     # A later try has no right to take the lease back from a run that took it since.
     taken = (lease.check if begun_before else lease.take_over)(plan.name, run_id, step.holder)
-    retention.refuse_removed(plan.name, subject.folder.name)  # with the lease: from here on retention removes nothing
+    refuse_removed(plan.name, subject.folder.name)  # with the lease: from here on retention removes nothing
     claims.wait_for_others(plan.name, lambda: lease.holds(plan.name, run_id, step.holder))
     if not begun_before:
         own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=request.by, reason=request.reason)

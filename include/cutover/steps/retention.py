@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from include.cutover.aftercare import retention
-from include.cutover.aftercare.retention import Deed, Kind
+from include.cutover.aftercare.retention import due
+from include.cutover.aftercare.retention.record import Deed, Kind
 from include.cutover.checks import Check
 from include.cutover.steps.step import Report, Step
 
@@ -27,7 +27,7 @@ def _work_off(step: Step, what: Kind) -> Report:
     dry_run = bool(step.params.get("dry_run"))
     if not step.plan.retention.enabled and not dry_run:
         return Report("the plan has retention switched off")
-    deeds = retention.look_after(step.plan, what, conninfo=lambda: step.target, dry_run=dry_run)
+    deeds = due.carry_out(step.plan, what, conninfo=lambda: step.target, dry_run=dry_run)
     for deed in deeds:
         step.log.info("%s", deed)
     failed = [deed for deed in deeds if deed.failed]

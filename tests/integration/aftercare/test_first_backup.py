@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from include.cutover.aftercare import first_backup as aftercare_first_backup
+from include.cutover.aftercare import first_backup
 from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import binaries
 from tests.support.deciding import plan_of
@@ -56,7 +56,7 @@ def test_a_dump_of_one_moment_restores_to_equal_content_and_leaves_no_scratch_da
     conninfo: str, tmp_path: Path
 ) -> None:
     run(conninfo, TARGET)
-    found = aftercare_first_backup.take(conninfo, plan(tmp_path), "run")
+    found = first_backup.take(conninfo, plan(tmp_path), "run")
     assert [check.outcome for check in found.checks] == ["passed", "passed"], found.checks
     assert found.proven and found.file is not None and found.file.stat().st_size == found.bytes
     assert found.rows == {"devices": 300, "pings": 25_000, "log": 3, "nothing": 0}
@@ -69,7 +69,7 @@ def test_a_dump_that_restores_as_something_else_is_no_backup(
     conninfo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(conninfo, TARGET)
-    real = aftercare_first_backup._run
+    real = first_backup._run
 
     def lossy(command: Any, environment: Any, seconds: float, out: int | None = None) -> Any:
         done = real(command, environment, seconds, out)
@@ -77,8 +77,8 @@ def test_a_dump_that_restores_as_something_else_is_no_backup(
             run(make_conninfo(conninfo, dbname=environment["PGDATABASE"]), "UPDATE pings SET ms = 0 WHERE id = 24999")
         return done
 
-    monkeypatch.setattr(aftercare_first_backup, "_run", lossy)
-    found = aftercare_first_backup.take(conninfo, plan(tmp_path), "run")
+    monkeypatch.setattr(first_backup, "_run", lossy)
+    found = first_backup.take(conninfo, plan(tmp_path), "run")
     assert [check.outcome for check in found.checks] == ["passed", "failed"] and not found.proven
     assert "pings: 1 parts differ" in found.checks[1].found
     assert scratch_databases(conninfo) == []
@@ -93,7 +93,7 @@ def test_a_dump_that_does_not_restore_is_no_backup(conninfo: str, tmp_path: Path
     )
     (programs / "pg_restore").symlink_to(binaries() / "pg_restore")
     (programs / "pg_dump").chmod(0o755)
-    found = aftercare_first_backup.take(conninfo, plan(tmp_path, pg_dump=str(programs / "pg_dump")), "run")
+    found = first_backup.take(conninfo, plan(tmp_path, pg_dump=str(programs / "pg_dump")), "run")
     assert [check.outcome for check in found.checks] == ["passed", "failed"] and not found.proven
     assert scratch_databases(conninfo) == []
 
@@ -109,19 +109,17 @@ def test_a_missing_or_an_older_pg_dump_could_not_check(
         program.write_text(f"#!/bin/sh\necho '{version}'\n")
         program.chmod(0o755)
         (tmp_path / "pg_restore").symlink_to(binaries() / "pg_restore")
-    dumped = aftercare_first_backup.take(conninfo, plan(tmp_path, pg_dump=str(program)), "run")
+    dumped = first_backup.take(conninfo, plan(tmp_path, pg_dump=str(program)), "run")
     (check,) = dumped.checks
     assert check.outcome == "unknown" and found in check.found and not dumped.proven
 
 
-def test_without_the_right_to_make_a_database_it_is_not_proven_and_said(conninfo: str, tmp_path: Path) -> None:
+def test_without_the_right_to_make_a_database_it_is_reported_as_not_proven(conninfo: str, tmp_path: Path) -> None:
     run(conninfo, TARGET)
     role = f"r_{tmp_path.parent.name.replace('-', '_')}_{tmp_path.name[-1]}"
     run(conninfo, f"CREATE ROLE {role} LOGIN PASSWORD 'pipeline-secret'; GRANT pg_read_all_data TO {role}")
     try:
-        found = aftercare_first_backup.take(
-            make_conninfo(conninfo, user=role, password="pipeline-secret"), plan(tmp_path), "run"
-        )
+        found = first_backup.take(make_conninfo(conninfo, user=role, password="pipeline-secret"), plan(tmp_path), "run")
         assert [check.outcome for check in found.checks] == ["passed", "unknown"], found.checks
         assert found.checks[1].expected == "CREATEDB" and not found.proven
         assert "pipeline-secret" not in str(found)

@@ -20,8 +20,8 @@ import pytest
 
 from include.cutover import files
 from include.cutover.aftercare import record as aftercare_record
-from include.cutover.aftercare import retention
-from include.cutover.aftercare.retention import Deed, Kind
+from include.cutover.aftercare.retention import due
+from include.cutover.aftercare.retention.record import REMOVED, REMOVING, Deed, Kind, evidence_of, removed
 from include.cutover.checks import worst
 from include.cutover.cli import evidence_check
 from include.cutover.cli.main import main
@@ -32,6 +32,7 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.extras.take import EXTRAS_MANIFEST, KeptExtra, extras_folders
 from include.cutover.plan.model import Plan
 from include.cutover.proof import digest_store
+from include.cutover.runs import incident
 from include.cutover.source import backup, backup_manifest, restore
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.steps.open_rollback import open_rollback
@@ -76,7 +77,7 @@ class House:
             evidence.append("decision", at="decide_live", outcome="go_on" if outcome == "live" else "rollback", why=[""])
             evidence.append("sealed", outcome=outcome)
         if closed:
-            evidence.append(retention.INCIDENT_CLOSED, by="lead", cause="c", fix="f", reference="r")
+            evidence.append(incident.CLOSED, by="lead", cause="c", fix="f", reference="r")
         if outcome == "live" and watched:
             after = aftercare_record.evidence_of(NAME, run_id)
             after.append(aftercare_record.OPENED, run_id=run_id, own_run_id="a", until=datetime.now(UTC).isoformat())
@@ -84,11 +85,11 @@ class House:
         return evidence
 
     def after(self, what: Kind, days: float, **others: Any) -> list[Deed]:
-        return retention.look_after(self.plan, what, now=datetime.now(UTC) + timedelta(days=days), **others)
+        return due.carry_out(self.plan, what, now=datetime.now(UTC) + timedelta(days=days), **others)
 
     def files(self) -> dict[str, bytes]:
         """Everything in both places and in the retention's evidence."""
-        places = [self.folder / "backups", self.folder / "second", retention.evidence_of(NAME).folder]
+        places = [self.folder / "backups", self.folder / "second", evidence_of(NAME).folder]
         return {str(path): path.read_bytes() for place in places for path in sorted(place.rglob("*"))
                 if path.is_file() and path.suffix != ".lock"}  # fmt: skip
 
@@ -147,7 +148,7 @@ def test_a_manifest_without_archives_is_written_as_it_always_was(house: House) -
     assert Manifest.from_json(manifest.to_json()) == manifest
 
 
-def test_what_is_not_what_was_recorded_is_not_archived(house: House) -> None:
+def test_a_file_with_other_content_or_a_link_is_not_archived(house: House) -> None:
     evidence = house.run("one")
     first, second = named(house, evidence)
     first.write_bytes(b"somebody's own")
@@ -182,8 +183,8 @@ def test_a_backup_is_removed_with_everything_beside_it_when_another_one_is_valid
     assert not any(Path(str(file)).name.startswith(named(house, first)[0].name) for file in left)
     assert (house.folder / "backups" / "extras-one").exists() is False
     assert all(path.exists() for path in named(house, second, ".gz"))
-    event = retention.removed(NAME, "one")
-    assert event is not None and event["event"] == retention.REMOVED and len(event["files"]) >= 8 and event["left"] == {}
+    event = removed(NAME, "one")
+    assert event is not None and event["event"] == REMOVED and len(event["files"]) >= 8 and event["left"] == {}
     assert first.exists and worst(evidence_check.check(first.folder)) == "passed", "evidence is never removed"
     assert house.after("remove", 40)[0].run == "two", "what is gone is not looked at again"
 
@@ -221,7 +222,7 @@ def test_a_proven_dump_of_postgresql_is_another_backup_as_long_as_it_is_as_it_wa
         ("released", False, "incident"),
     ],
 )
-def test_what_is_not_over_stays(house: House, outcome: str | None, closed: bool, why: str) -> None:
+def test_the_backup_of_an_unfinished_run_stays(house: House, outcome: str | None, closed: bool, why: str) -> None:
     house.run("one", outcome, closed=closed)
     house.run("two")
     kinds: tuple[Kind, ...] = ("archive", "remove")
@@ -243,12 +244,12 @@ def test_a_run_whose_aftercare_still_looks_stays_and_one_that_is_being_rolled_ba
     assert "aftercare" in house.after("remove", 31)[0].why
     after.append(aftercare_record.CLOSED, outcome="quiet")
     lease.take_over(NAME, "one", f"rollback_{NAME}/x")
-    assert house.after("remove", 31)[0].why == "somebody is rolling it back"
+    assert house.after("remove", 31)[0].why == "a rollback is in progress"
     evidence.append("reopened", by="lead", reason="doubts")
     assert house.after("remove", 31)[0].why == "its run is open"
 
 
-def test_foreign_files_are_left_and_said(house: House) -> None:
+def test_foreign_files_are_left_and_reported(house: House) -> None:
     evidence = house.run("one", "rolled_back", closed=True)
     house.run("two")
     mine = house.folder / "backups" / "extras-one" / "my notes"
@@ -259,19 +260,19 @@ def test_foreign_files_are_left_and_said(house: House) -> None:
     assert mine.read_text() == "do not lose them" and named(house, evidence)[1].read_bytes() == b"somebody's own"
 
 
-def test_a_dry_run_tells_the_same_and_changes_nothing(house: House) -> None:
+def test_a_dry_run_reports_the_same_and_changes_nothing(house: House) -> None:
     house.run("one", "rolled_back", closed=True)
     house.run("two")
     before = house.files()
     kinds: tuple[Kind, ...] = ("archive", "remove", "drop")
     foretold = [house.after(what, 31, dry_run=True) for what in kinds]
-    assert house.files() == before and not retention.evidence_of(NAME).folder.exists()
+    assert house.files() == before and not evidence_of(NAME).folder.exists()
     assert [house.after(what, 31) for what in kinds] == foretold
 
 
 def test_a_run_whose_backup_is_gone_is_not_rolled_back_and_nothing_is_stopped(house: House) -> None:
     evidence = house.run("one")
-    retention.evidence_of(NAME).append(retention.REMOVING, run="one")
+    evidence_of(NAME).append(REMOVING, run="one")
     form = {"reason": "a test", "run_id": "one"}
     step = Step(NAME, "open_rollback", Caller(f"rollback_{NAME}", "r", "lead", form), None, house.plan)  # type: ignore[arg-type]
     with pytest.raises(Refused, match="removed by retention"):
@@ -293,7 +294,7 @@ class Killed:
             shutil.copytree(place, house.folder / "whole" / place.name)
 
     def begin(self) -> None:
-        shutil.rmtree(retention.evidence_of(NAME).folder, ignore_errors=True)
+        shutil.rmtree(evidence_of(NAME).folder, ignore_errors=True)
         for place in self.places:
             shutil.rmtree(place)
             shutil.copytree(self.house.folder / "whole" / place.name, place)
@@ -333,8 +334,8 @@ def test_killed_anywhere_in_removing_the_next_call_finishes_and_the_other_backup
         remove()
         assert not [*killed.places[0].glob(f"{named(house, first)[0].name}*"), *killed.places[1].glob("extras-one")], where
         killed.require(second, where)
-        event = retention.removed(NAME, "one")
-        assert event is not None and event["event"] == retention.REMOVED, where
+        event = removed(NAME, "one")
+        assert event is not None and event["event"] == REMOVED, where
 
 
 # --- kept schemas -------------------------------------------------------------------------------------------------------
@@ -362,7 +363,7 @@ def test_the_schema_of_a_rolled_back_run_is_dropped_after_its_time(house: House,
     assert drop(29) == []
     (deed,) = drop()
     assert "incident" in deed.why and there(), "not before the inquiry is over"
-    evidence.append(retention.INCIDENT_CLOSED, by="lead", cause="c", fix="f", reference="r")
+    evidence.append(incident.CLOSED, by="lead", cause="c", fix="f", reference="r")
     (deed,) = drop()
     assert deed.failed and "depends on" in deed.why and there(), "what somebody else made of it is not dropped"
     with psycopg.connect(conninfo) as connection:
@@ -384,7 +385,7 @@ def test_nothing_but_a_kept_schema_is_ever_dropped(house: House, conninfo: str) 
         assert connection.execute("SELECT FROM pg_namespace WHERE nspname = 'public'").fetchone() is not None
 
 
-def test_the_command_tells_what_would_be_done(
+def test_the_command_with_dry_run_shows_the_actions(
     house: House, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "plans").mkdir()
@@ -400,9 +401,9 @@ def test_the_command_tells_what_would_be_done(
     assert "nothing is due" in capsys.readouterr().out
 
 
-def test_two_at_once_do_not_meet(house: House) -> None:
+def test_a_second_call_at_the_same_time_is_refused(house: House) -> None:
     house.run("one")
-    folder = retention.evidence_of(NAME).folder
+    folder = evidence_of(NAME).folder
     folder.mkdir(parents=True)
     descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
     try:

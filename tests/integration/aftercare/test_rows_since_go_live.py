@@ -18,13 +18,15 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover.aftercare import rows_since_go_live
-from include.cutover.aftercare.rows_since_go_live import Changes, Marker
+from include.cutover.aftercare import row_export, rows_since_go_live
+from include.cutover.aftercare.marker import MARKED, Marker, mark
+from include.cutover.aftercare.row_changes import Changes, TimeLimit
+from include.cutover.aftercare.row_export import ExportedFile
 from include.cutover.cli import evidence_check
 from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import CannotCheck, LeaseLost, Unreachable
 from include.cutover.evidence.record import Evidence
-from include.cutover.stack.postgres import Cluster, _without_root, binaries, free_port
+from include.cutover.stack.postgres import Cluster, binaries, free_port, without_root
 from include.cutover.target import ledger
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -91,7 +93,7 @@ class Site:
                 connection.execute(statement.encode())
 
     def mark(self) -> Marker:
-        return rows_since_go_live.mark(self.conninfo, "public", "run", ledger.guard("run", self.epoch), ROWS)
+        return mark(self.conninfo, "public", "run", ledger.guard("run", self.epoch), ROWS)
 
     def count(self, marker: Marker, snapshot: Path | None = None) -> dict[str, Changes]:
         found = rows_since_go_live.count(self.conninfo, "public", marker, snapshot or self.snapshot)
@@ -129,7 +131,7 @@ def operations(folder: Path, name: str) -> list[tuple[Any, Any]]:
 # --- what was written ---------------------------------------------------------------------------------------------------
 
 
-def test_nothing_written_is_nothing_to_tell(site: Site, tmp_path: Path) -> None:
+def test_without_writes_nothing_is_counted_or_exported(site: Site, tmp_path: Path) -> None:
     marker = site.mark()
     site.run("SELECT * FROM items FOR UPDATE", "BEGIN; INSERT INTO items VALUES (99); ROLLBACK", "ANALYZE")
     site.run("INSERT INTO items VALUES (98)", "DELETE FROM items WHERE id = 98")
@@ -216,7 +218,7 @@ def test_every_kind_of_change_is_exported_whole(site: Site, tmp_path: Path) -> N
         ("REINDEX TABLE items", "CHECKPOINT", "ALTER TABLE items ADD COLUMN later int DEFAULT 7"),
     ],
 )
-def test_what_the_server_does_with_the_rows_changes_nothing(site: Site, maintenance: tuple[str, ...]) -> None:
+def test_maintenance_of_the_server_changes_no_count(site: Site, maintenance: tuple[str, ...]) -> None:
     marker = site.mark()
     site.run(*EVERYTHING)
     site.run(*maintenance)
@@ -253,9 +255,7 @@ def test_a_transaction_that_was_open_at_go_live_is_found(site: Site) -> None:
     assert site.count(marker) == {"items": changes("items", 1)}
 
 
-def test_who_is_in_the_middle_of_writing_keeps_the_marker_from_being_set(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_session_that_is_writing_prevents_the_marker(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(target_session, "LOCK_TIMEOUT", "100ms")
     with psycopg.connect(site.conninfo) as connection:
         connection.execute("INSERT INTO items (id) VALUES (30)")
@@ -274,7 +274,7 @@ def test_the_first_marker_stays(site: Site) -> None:
         site.mark()
 
 
-def test_where_rows_cannot_be_told_apart_the_deletes_are_a_lower_bound(site: Site, tmp_path: Path) -> None:
+def test_without_a_key_the_deletes_are_a_lower_bound(site: Site, tmp_path: Path) -> None:
     marker = site.mark()
     site.run(
         "UPDATE log SET line = 'c' WHERE line = 'b'", "INSERT INTO log VALUES ('d')", "DELETE FROM log WHERE line = 'a'"
@@ -298,7 +298,7 @@ def test_a_table_that_was_empty_holds_only_new_rows(site: Site) -> None:
     assert site.count(marker) == {"log": changes("log", 2)}
 
 
-def test_a_table_that_is_gone_and_one_that_is_new(site: Site, tmp_path: Path) -> None:
+def test_a_dropped_table_and_a_new_one_are_counted(site: Site, tmp_path: Path) -> None:
     marker = site.mark()
     site.run("DROP TABLE quiet", "CREATE TABLE later (id int PRIMARY KEY, word text)", "INSERT INTO later VALUES (1, 'x')")
     assert site.count(marker) == {"quiet": changes("quiet", 0, 0, 1), "later": changes("later", 1)}
@@ -306,7 +306,7 @@ def test_a_table_that_is_gone_and_one_that_is_new(site: Site, tmp_path: Path) ->
     assert lines(tmp_path / "out", "later") == [{"operation": "insert", "key": {"id": 1}, "row": {"id": 1, "word": "x"}}]
 
 
-def test_without_the_snapshot_nothing_is_lost_but_the_kind(site: Site, tmp_path: Path) -> None:
+def test_without_the_snapshot_all_rows_are_exported_without_their_kind(site: Site, tmp_path: Path) -> None:
     marker = site.mark()
     site.run(*EVERYTHING)
     assert site.count(marker, tmp_path / "gone.db")["items"] == changes("items", None, None, 0, written=4, exact=False)
@@ -350,7 +350,7 @@ def test_counting_while_the_application_writes_gives_one_moment(site: Site) -> N
         ({"snapshot": "-3000000000:-3000000000:"}, "transactions have passed"),
     ],
 )
-def test_what_cannot_be_told_is_not_guessed(site: Site, change: Mapping[str, Any], found: str) -> None:
+def test_another_server_or_time_is_refused_and_not_guessed(site: Site, change: Mapping[str, Any], found: str) -> None:
     marker = replace(site.mark(), **change)
     with pytest.raises(CannotCheck, match=found):
         site.count(marker)
@@ -371,7 +371,7 @@ def test_the_numbers_of_transactions_may_wrap_around(tmp_path: Path) -> None:
     os.chown(clog, data.stat().st_uid, data.stat().st_gid)
     reset = [str(binaries() / "pg_resetwal"), "-f", "-x", str(following), "-u", str(following - 3), str(data)]
 
-    done = subprocess.run(_without_root(reset), capture_output=True, text=True, check=False, cwd="/")
+    done = subprocess.run(without_root(reset), capture_output=True, text=True, check=False, cwd="/")
     assert done.returncode == 0, done.stderr
     cluster.start({"fsync": "off", "autovacuum": "off"})
     try:
@@ -412,7 +412,7 @@ def test_it_gives_up_in_time_and_the_transaction_goes_on(site: Site, tmp_path: P
     assert len(lines(tmp_path / "out", "items")) == 49_901
 
 
-def test_a_file_that_cannot_be_written_is_told_and_the_numbers_stay(site: Site, tmp_path: Path) -> None:
+def test_a_file_that_cannot_be_written_is_reported_and_the_numbers_stay(site: Site, tmp_path: Path) -> None:
     marker = site.mark()
     site.run(*EVERYTHING)
     folder = tmp_path / "out"
@@ -423,18 +423,18 @@ def test_a_file_that_cannot_be_written_is_told_and_the_numbers_stay(site: Site, 
     assert {table: item for table, item in found.changes.items() if item.any} == FOUND
 
 
-def test_time_that_is_over_while_writing_is_told_and_the_numbers_stay(
+def test_a_time_limit_during_writing_is_reported_and_the_numbers_stay(
     site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     marker = site.mark()
     site.run(*EVERYTHING)
-    write = rows_since_go_live._write
+    write = row_export._write
 
-    def slow(folder: Path, table: str, lines: Iterable[bytes]) -> rows_since_go_live.ExportedFile:
-        monkeypatch.setattr(rows_since_go_live._Clock, "over", lambda _: True)
+    def slow(folder: Path, table: str, lines: Iterable[bytes]) -> ExportedFile:
+        monkeypatch.setattr(TimeLimit, "over", lambda _: True)
         return write(folder, table, lines)
 
-    monkeypatch.setattr(rows_since_go_live, "_write", slow)
+    monkeypatch.setattr(row_export, "_write", slow)
     with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         found = rows_since_go_live.export(connection, "public", marker, site.snapshot, tmp_path / "out")
         assert connection.execute("SELECT count(*) FROM devices").fetchone() == (2,), "the transaction goes on"
@@ -473,14 +473,14 @@ def evidence(site: Site) -> Iterator[Evidence]:
     yield evidence
 
 
-def test_before_go_live_there_is_nothing_to_tell(site: Site, evidence: Evidence) -> None:
+def test_before_go_live_nothing_is_counted_or_recorded(site: Site, evidence: Evidence) -> None:
     told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
     assert (told.summary, told.figures) == ("", {})
     assert evidence.last(rows_since_go_live.WRITTEN) is None
 
 
 def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Evidence) -> None:
-    evidence.append(rows_since_go_live.MARKED, **site.mark().as_dict())
+    evidence.append(MARKED, **site.mark().as_dict())
     site.run("INSERT INTO items (id, name) VALUES (10, 'a secret word')", "DELETE FROM devices")
     told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
     assert told.summary == "written after go-live: devices: 2 deleted; items: 1 inserted"
@@ -498,7 +498,7 @@ def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Ev
 
 
 def test_with_postgresql_down_the_number_is_unknown(site: Site, evidence: Evidence) -> None:
-    evidence.append(rows_since_go_live.MARKED, **site.mark().as_dict())
+    evidence.append(MARKED, **site.mark().as_dict())
     down = f"host=127.0.0.1 port={free_port()} user=x password=hunter2 dbname=x"
     told = rows_since_go_live.record_count(evidence, "public", lambda: down)
     assert told.figures == "unknown" and told.summary.startswith("the rows written after go-live are unknown: the target")
@@ -507,16 +507,16 @@ def test_with_postgresql_down_the_number_is_unknown(site: Site, evidence: Eviden
     assert rows_since_go_live.newest(evidence).figures == "unknown"
 
 
-def test_without_a_marker_an_application_that_was_let_in_is_unknown(site: Site, evidence: Evidence) -> None:
+def test_without_a_marker_the_rows_of_an_application_with_access_are_unknown(site: Site, evidence: Evidence) -> None:
     evidence.append("services.started", on="target")
     told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
     assert told.figures == "unknown" and "no marker" in told.summary
 
 
-def test_a_fault_of_our_own_is_unknown_too_and_does_not_stop_the_way_back(
+def test_an_unexpected_error_is_unknown_and_does_not_stop_the_rollback(
     site: Site, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evidence.append(rows_since_go_live.MARKED, **{**site.mark().as_dict(), "snapshot": "nonsense"})
+    evidence.append(MARKED, **{**site.mark().as_dict(), "snapshot": "nonsense"})
     with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         assert rows_since_go_live.record_export(evidence, "public", connection).figures == "unknown"
         assert connection.execute("SELECT 1").fetchone() == (1,), "the transaction goes on"

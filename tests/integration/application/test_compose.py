@@ -150,7 +150,7 @@ def test_a_service_that_ends_at_its_start_is_reported_with_its_log(project: Proj
     assert "no such table: devices" in caught.value.found and "hunter2" not in str(caught.value)
 
 
-def test_a_service_that_is_restarted_for_ever_does_not_pass_for_started_or_for_rest(project: Project) -> None:
+def test_a_service_that_is_restarted_for_ever_is_neither_started_nor_at_rest(project: Project) -> None:
     project.compose("up", "-d", "--no-deps", "looping")
     looping = project.service("looping", stop_seconds=30)
     with pytest.raises(StepFailed, match="the service did not start"):
@@ -168,7 +168,7 @@ def test_a_service_that_is_restarted_for_ever_does_not_pass_for_started_or_for_r
         time.sleep(0.2)
 
 
-def test_a_project_or_service_that_is_not_there_is_no_stopped_service(project: Project, tmp_path: Path) -> None:
+def test_a_missing_project_or_service_is_an_error_and_not_a_stopped_service(project: Project, tmp_path: Path) -> None:
     with pytest.raises(CannotCheck, match="has no such service"):
         services.stop([project.service("ghost")])
     with pytest.raises(CannotCheck, match="No such file"):
@@ -284,7 +284,7 @@ def test_docker_s_command_lines(docker: Docker) -> None:
         ("", "absent", False, True, True),
     ],
 )  # fmt: skip
-def test_what_docker_shows_is_understood(
+def test_the_states_that_docker_shows_are_read(
     docker: Docker, shown: str, name: str, running: bool, at_rest: bool, failing: bool
 ) -> None:
     docker.plays(shown)
@@ -292,7 +292,7 @@ def test_what_docker_shows_is_understood(
     assert (state.name, state.running, state.at_rest, state.failing) == (name, running, at_rest, failing)
 
 
-def test_the_environment_that_a_container_was_made_with(docker: Docker) -> None:
+def test_the_environment_is_that_of_the_container(docker: Docker) -> None:
     docker.plays(WORKER + "\n" + UP, inspect=[json.dumps(["DATABASE_URL=sqlite:///a=b.db", "EMPTY="])])
     assert services.environment(api(docker)) == {"DATABASE_URL": "sqlite:///a=b.db", "EMPTY": ""}
     assert docker.calls()[-1][1:] == ["inspect", "--format", "{{json .Config.Env}}", "d2763e024a10"]
@@ -327,7 +327,7 @@ def test_a_container_that_docker_restarts_has_not_started(docker: Docker) -> Non
     assert ["stop", "api"] in [call[2:] for call in docker.calls()]  # so that it does not come up later, unasked
 
 
-def test_an_unknown_service_a_dead_daemon_and_a_missing_program_are_told(docker: Docker, tmp_path: Path) -> None:
+def test_an_unknown_service_a_dead_daemon_and_a_missing_program_are_reported(docker: Docker, tmp_path: Path) -> None:
     docker.plays("", config=["web"])
     with pytest.raises(CannotCheck, match="no such service; expected a service api"):
         services.states([api(docker)])

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import json
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from collections.abc import Iterator
 
 import psycopg
 import pytest
@@ -20,74 +16,9 @@ from include.cutover.application import requests
 from include.cutover.checks import Check
 from include.cutover.plan.application import SmokeTests
 from include.cutover.stack.postgres import free_port
+from tests.support.http_application import Answer, Handler, Site, says
 
-Answer = Callable[["Handler"], None]
 DEVICE = "0b51f0a4-8f14-4c4e-9a53-0f6c2d6f7a01"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Answers by the server's routes; the longest pattern that fits wins."""
-
-    server: Site
-
-    def do_GET(self) -> None:
-        for pattern, answer in self.server.routes.items():
-            if re.fullmatch(pattern, self.path):
-                self.server.asked.append(f"{self.command} {self.path}")
-                answer(self)
-                return
-        self.say(404, "nothing here")
-
-    do_POST = do_GET
-
-    def say(self, status: int, body: Any, **headers: str) -> None:
-        content = (body if isinstance(body, str) else json.dumps(body)).encode()
-        self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
-        self.send_header("Content-Length", str(len(content)))
-        self.end_headers()
-        self.wfile.write(content)
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-
-class Site(ThreadingHTTPServer):
-    """An application; ``routes`` may be changed while it runs."""
-
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(self) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.asked: list[str] = []
-        self.ending = threading.Event()
-        self.routes: dict[str, Answer] = {
-            "/health": says({"status": "ok", "database": "postgresql", "version": 3}),
-            "/api/devices": says({"total": 3, "items": []}),
-            "/monitor": says('<b data-table="pings">5</b>'),
-        }
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that gave up is what some of these tests are about."""
-
-    def smoke(self, seconds: int = 1, **changes: Any) -> SmokeTests:
-        return SmokeTests.model_validate({
-            "base_url": f"http://127.0.0.1:{self.server_address[1]}",
-            "seconds": seconds,
-            "health": {"path": "/health"},
-            "counts": [
-                {"path": "/api/devices", "field": "total", "table": "devices"},
-                {"path": "/monitor", "pattern": 'data-table="pings">([0-9]+)<', "table": "pings", "growing": True},
-            ],
-            "write": {"path": "/api/devices/{key}/ping", "for_table": "devices", "table": "pings", "returns": "id"},
-            **changes,
-        })  # fmt: skip
-
-
-def says(body: Any, status: int = 200, **headers: str) -> Answer:
-    return lambda handler: handler.say(status, body, **headers)
 
 
 @pytest.fixture
@@ -183,7 +114,7 @@ def test_the_wrong_database_fails_on_both_sides(site: Site) -> None:
         ),
     ],
 )
-def test_a_lie_fails_and_is_shown(site: Site, answer: Answer, found: str) -> None:
+def test_a_wrong_health_answer_fails_and_is_shown(site: Site, answer: Answer, found: str) -> None:
     site.routes["/health"] = answer
     check = requests.health(site.smoke(), "target")
     assert check.outcome == "failed"
@@ -191,7 +122,7 @@ def test_a_lie_fails_and_is_shown(site: Site, answer: Answer, found: str) -> Non
     assert len(check.found) <= 80
 
 
-def test_errors_that_are_none_do_no_harm(site: Site) -> None:
+def test_empty_errors_in_an_answer_do_not_fail(site: Site) -> None:
     site.routes["/health"] = says({"status": "ok", "database": "postgresql", "error": None, "errors": []})
     assert requests.health(site.smoke(), "target").outcome == "passed"
 
@@ -331,7 +262,7 @@ def test_a_growing_table_may_show_more(site: Site, target: str) -> None:
     assert {check.outcome for check in checks} == {"passed"}
 
 
-def test_a_table_that_nobody_counted_is_unknown(site: Site, target: str) -> None:
+def test_a_table_without_a_count_is_unknown(site: Site, target: str) -> None:
     site.routes["/api/devices/[^/]+/ping"] = ping(target)
     checks = requests.smoke_test(site.smoke(), target, "Ward", {"devices": 3})
     assert outcomes(checks)["application_count_pings_monitor"] == "unknown"
@@ -397,7 +328,7 @@ def test_a_key_is_encoded_into_the_path(site: Site, target: str) -> None:
     assert site.asked[-1] == "POST /names/a%2F..%2Fb%3Fc%3D%E1%83%97/x"
 
 
-def test_what_makes_the_write_test_impossible_is_unknown(site: Site, target: str) -> None:
+def test_an_impossible_write_test_is_unknown(site: Site, target: str) -> None:
     with psycopg.connect(target) as connection:
         connection.execute('CREATE TABLE "Ward".nobody (id int PRIMARY KEY)')
         connection.execute('CREATE TABLE "Ward".pairs (a int, b int, PRIMARY KEY (a, b))')
@@ -414,7 +345,7 @@ def test_what_makes_the_write_test_impossible_is_unknown(site: Site, target: str
     assert not [line for line in site.asked if line.startswith("POST")]
 
 
-def test_a_target_that_is_gone_is_unknown_not_passed(site: Site) -> None:
+def test_a_missing_target_is_unknown_and_not_passed(site: Site) -> None:
     gone = f"host=127.0.0.1 port={free_port()} user=ward password=hunter2 dbname=x"
     check = requests.smoke_test(site.smoke(), gone, "Ward", {"devices": 3, "pings": 5})[-1]
     assert check.outcome == "unknown" and "hunter2" not in check.found

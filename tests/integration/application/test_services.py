@@ -20,7 +20,7 @@ import pytest
 
 from include.cutover.application import services
 from include.cutover.application.control import controller, supervisor
-from include.cutover.application.services import State
+from include.cutover.application.control.controller import ServiceState
 from include.cutover.connections import ssh
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
 from include.cutover.plan.application import CommandControl, Service, SmokeTests, SupervisorControl
@@ -176,7 +176,7 @@ def test_services_start_in_order_and_stop_the_other_way_round(supervisord: Super
 
 def test_services_start_side_by_side_in_the_order_of_the_plan(supervisord: Supervisord) -> None:
     two = [supervisord.service(name) for name in ("steady", "steadier")]
-    seen: list[dict[str, State]] = []
+    seen: list[dict[str, ServiceState]] = []
 
     def look(_: float) -> None:
         seen.append(services.states(two))
@@ -266,7 +266,7 @@ def test_a_program_that_does_not_come_up_in_time_fails(supervisord: Supervisord)
     assert [item.was for item in services.stop([slow])] == ["starting"]
 
 
-def test_an_automatic_restart_does_not_pass_for_rest(supervisord: Supervisord) -> None:
+def test_a_program_that_is_restarted_automatically_is_not_at_rest(supervisord: Supervisord) -> None:
     reviving = supervisord.service("reviving")
     services.start([reviving])
     deadline = time.monotonic() + 30
@@ -309,12 +309,12 @@ def test_a_missing_log_does_not_hide_the_failure(supervisord: Supervisord, tmp_p
         services.start([service])
 
 
-def test_an_unknown_program_is_no_stopped_program(supervisord: Supervisord) -> None:
+def test_an_unknown_program_is_an_error_and_not_a_stopped_one(supervisord: Supervisord) -> None:
     with pytest.raises(CannotCheck, match="supervisord does not know the program"):
         services.stop([supervisord.service("api", program="ghost")])
 
 
-def test_a_wrong_password_is_told_without_it(supervisord: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_wrong_password_is_reported_without_showing_it(supervisord: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(ENV, "hunter2")
     with pytest.raises(CannotCheck, match="refuses the log-in") as caught:
         services.status([supervisord.service("api")])
@@ -322,7 +322,7 @@ def test_a_wrong_password_is_told_without_it(supervisord: Supervisord, monkeypat
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_password_that_is_not_set_is_told(supervisord: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_that_is_not_set_is_reported(supervisord: Supervisord, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv(ENV)
     with pytest.raises(CannotCheck, match=ENV):
         services.status([supervisord.service("api")])
@@ -336,7 +336,7 @@ def unreachable(url: str) -> Unreachable:
     return caught.value
 
 
-def test_a_supervisord_that_is_not_there_is_named_without_its_password() -> None:
+def test_a_missing_supervisord_is_named_without_its_password() -> None:
     port = free_port()
     error = unreachable(f"http://cutover:hunter2@127.0.0.1:{port}/RPC2")
     assert f"http://127.0.0.1:{port}/RPC2" in error.where
@@ -350,7 +350,7 @@ def test_a_supervisord_that_hangs_is_unreachable(monkeypatch: pytest.MonkeyPatch
     assert error.found.startswith("no answer in")
 
 
-def test_something_else_on_that_port_is_unreachable() -> None:
+def test_another_server_on_the_port_is_unreachable() -> None:
     class Page(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             self.send_response(200)
@@ -445,7 +445,7 @@ def test_a_service_does_not_inherit_airflow_s_secrets(daemon: Daemon, monkeypatc
     assert services.status([daemon.service(status=(sys.executable, "-c", check))]) == {"daemon": True}
 
 
-def test_a_command_that_says_no_fails_with_what_it_said(daemon: Daemon) -> None:
+def test_a_failed_command_is_reported_with_its_output(daemon: Daemon) -> None:
     code = "import sys; print('no such unit', file=sys.stderr); print('token=hunter2'); sys.exit(5)"
     with pytest.raises(StepFailed) as caught:
         services.start([daemon.service(start=(sys.executable, "-c", code))])
@@ -453,7 +453,7 @@ def test_a_command_that_says_no_fails_with_what_it_said(daemon: Daemon) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-def test_a_command_that_says_yes_and_does_nothing_fails(daemon: Daemon) -> None:
+def test_a_command_that_succeeds_without_effect_fails(daemon: Daemon) -> None:
     with pytest.raises(StepFailed, match="found stopped"):
         services.start([daemon.service(start=("true",))])
     services.start([daemon.service()])
@@ -474,7 +474,7 @@ def test_a_command_that_hangs_is_killed_with_its_children(daemon: Daemon) -> Non
         time.sleep(0.05)
 
 
-def test_a_status_that_hangs_or_is_killed_is_no_answer(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_status_command_that_hangs_or_is_killed_is_an_error(daemon: Daemon, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(controller, "LOOK_SECONDS", 0.3)
     with pytest.raises(Unreachable, match="does not end"):
         services.stop([daemon.service(status=("sleep", "600"))])
@@ -485,7 +485,7 @@ def test_a_status_that_hangs_or_is_killed_is_no_answer(daemon: Daemon, monkeypat
         services.stop([daemon.service(status=("sh", "-c", "no-such-program-at-all"))])
 
 
-def test_a_command_that_does_not_exist_is_no_stopped_service(daemon: Daemon) -> None:
+def test_a_missing_command_is_an_error_and_not_a_stopped_service(daemon: Daemon) -> None:
     with pytest.raises(CannotCheck, match="cannot be run"):
         services.stop([daemon.service(status=("/nonexistent/program",))])
 
@@ -511,7 +511,7 @@ def over_ssh(service: Service, log: Path | None = None) -> Service:
     return service.model_copy(update={"control": control, "log": log})
 
 
-def test_a_service_there_is_driven_by_commands(daemon: Daemon, host: Host, tmp_path: Path) -> None:
+def test_a_service_on_another_host_is_driven_by_commands(daemon: Daemon, host: Host, tmp_path: Path) -> None:
     log = tmp_path / "it's the log.txt"
     log.write_text("".join(f"line {number}\n" for number in range(50_000)) + "password=hunter2\nlast words\n")
     service = over_ssh(daemon.service(), log)
@@ -535,7 +535,7 @@ def test_a_service_there_is_driven_by_commands(daemon: Daemon, host: Host, tmp_p
             services.start([over_ssh(daemon.service(start=("sleep", "600")))], lambda _: there)
 
 
-def test_a_supervisord_there_is_asked_through_the_connection(supervisord: Supervisord, host: Host) -> None:
+def test_a_supervisord_on_another_host_is_reached_through_the_connection(supervisord: Supervisord, host: Host) -> None:
     service = over_ssh(supervisord.service("api"))
     with host.ssh() as there:
         assert services.start([service], lambda _: there)[0].now == "running"

@@ -200,10 +200,10 @@ def test_a_unit_that_systemd_starts_again_and_again_is_stopped(systemd: Systemd)
     assert services.status([unit()]) == {"api": False}
 
 
-def test_a_unit_that_was_started_anew_while_it_was_watched_has_not_started(systemd: Systemd) -> None:
+def test_a_unit_that_was_restarted_while_it_was_watched_has_not_started(systemd: Systemd) -> None:
     first, second = (shown("active", "running", invocation=name) for name in ("b2", "c3"))
     systemd.plays(STOPPED, start={"then": [first, second]}, stop={"then": [STOPPED]})
-    with pytest.raises(StepFailed, match=r"started anew: it ended within 0\.3 s"):
+    with pytest.raises(StepFailed, match=r"started again: it ended within 0\.3 s"):
         services.start([unit(start_seconds=300)])
 
 
@@ -213,19 +213,19 @@ def test_a_unit_that_ends_by_itself_has_not_started(systemd: Systemd) -> None:
         services.start([unit(start_seconds=300)])
 
 
-def test_a_restart_policy_does_not_pass_for_rest(systemd: Systemd) -> None:
+def test_a_unit_that_is_restarted_automatically_is_not_at_rest(systemd: Systemd) -> None:
     systemd.plays(shown("activating", "auto-restart"))
     assert services.status([unit()]) == {"api": True}
 
 
-def test_a_stop_that_somebody_undoes_is_ordered_again(systemd: Systemd) -> None:
+def test_a_stop_that_is_undone_is_ordered_again(systemd: Systemd) -> None:
     systemd.plays(RUNNING, stop={"then": [shown("active", "running", invocation="c3")]})
     with pytest.raises(StepFailed, match="found running"):
         services.stop([unit(stop_seconds=3)])
     assert systemd.calls().count(STOP) > 1
 
 
-def test_the_environment_of_its_main_process(systemd: Systemd) -> None:
+def test_the_environment_is_that_of_the_main_process(systemd: Systemd) -> None:
     systemd.plays(str(os.getpid()))
     started = Path("/proc/self/environ").read_bytes().decode()
     assert services.environment(unit()) == dict(part.partition("=")[::2] for part in started.split("\0") if "=" in part)
@@ -235,7 +235,7 @@ def test_the_environment_of_its_main_process(systemd: Systemd) -> None:
         assert services.environment(unit()) is None, "there is no such process"
 
 
-def test_an_unknown_unit_is_no_stopped_unit(systemd: Systemd) -> None:
+def test_an_unknown_unit_is_an_error_and_not_a_stopped_one(systemd: Systemd) -> None:
     for load in ("not-found", "bad-setting", "error", "masked"):
         systemd.plays(shown("inactive", "dead", load=load))
         with pytest.raises(CannotCheck, match=f"expected a unit that is loaded; found {load}") as caught:
@@ -246,7 +246,7 @@ def test_an_unknown_unit_is_no_stopped_unit(systemd: Systemd) -> None:
     assert services.stop([unit()])[0].now == "stopped"
 
 
-def test_an_order_that_is_refused_says_why(systemd: Systemd) -> None:
+def test_a_refused_order_is_reported_with_its_reason(systemd: Systemd) -> None:
     says = "Failed to stop ward-api.service: Interactive authentication required.\n"
     systemd.plays(RUNNING, stop={"code": 4, "says": says})
     with pytest.raises(StepFailed, match=r"exit status 4: Failed to stop ward-api\.service: Interactive"):
@@ -259,7 +259,7 @@ def test_a_systemd_that_does_not_answer_is_unreachable(systemd: Systemd) -> None
         services.status([unit()])
 
 
-def test_a_host_without_systemd_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_host_without_systemd_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(CannotCheck, match=r"systemctl: a command of the plan cannot be run.*No such file"):
         services.status([unit()])

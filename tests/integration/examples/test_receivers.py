@@ -104,7 +104,7 @@ def test_stopped_receivers_refuse_and_started_ones_go_on(tmp_path: Path) -> None
     assert [message.subject for message in read_mail(tmp_path)] == ["before", "after"]
 
 
-def test_nothing_arrived(tmp_path: Path) -> None:
+def test_an_empty_folder_has_no_messages(tmp_path: Path) -> None:
     assert (read_mail(tmp_path), read_slack(tmp_path)) == ([], [])
 
 
@@ -116,7 +116,7 @@ def test_a_taken_port_is_an_error_and_nothing_listens(tmp_path: Path) -> None:
         assert second.http_port == 0
 
 
-def test_as_a_process(tmp_path: Path) -> None:
+def test_the_receivers_run_as_a_process_until_sigterm(tmp_path: Path) -> None:
     process = subprocess.Popen(
         [sys.executable, "-m", "examples.receivers", "--folder", str(tmp_path)],
         cwd=ROOT, stdout=subprocess.PIPE, text=True,

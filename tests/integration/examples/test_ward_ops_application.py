@@ -360,7 +360,9 @@ class TestSettings:
             ({"DATABASE_URL": "postgresql://h/d", "WARD_OPS_PORT": "x"}, "WARD_OPS_PORT must be a number"),
         ],
     )
-    def test_what_does_not_start(self, tmp_path: Path, environment: dict[str, str], message: str) -> None:
+    def test_settings_that_forbid_a_start_are_invalid(
+        self, tmp_path: Path, environment: dict[str, str], message: str
+    ) -> None:
         with pytest.raises(SettingsInvalid, match=message):
             read_settings({"WARD_OPS_ROOT": str(tmp_path), **environment})
 
@@ -493,7 +495,7 @@ class TestSupervised:
         assert service_processes(ward_ops.root) == []
         assert scalar(ward_ops.database, PINGS_SO_FAR) == rows
 
-    def test_settings_that_forbid_a_start_are_told(self, ward_ops: WardOps) -> None:
+    def test_settings_that_forbid_a_start_are_reported(self, ward_ops: WardOps) -> None:
         ward_ops.dotenv.write_text(f"DATABASE_URL=sqlite:///{ward_ops.database}\n")
         with pytest.raises(StepFailed, match=r"the service \w+ does not start"):
             ward_ops.start()
@@ -511,7 +513,7 @@ class TestSupervised:
         stand_in.stop()
 
     @pytest.mark.parametrize("password", ["short", "with blank inside", "percent%(here)s", "new\nline12345"])
-    def test_a_password_that_the_configuration_cannot_hold(self, tmp_path: Path, password: str) -> None:
+    def test_a_password_that_the_configuration_cannot_hold_is_refused(self, tmp_path: Path, password: str) -> None:
         with pytest.raises(Refused, match="password") as error:
             WardOps(tmp_path, port=1, supervisor_port=2, password=password)
         assert password not in str(error.value)

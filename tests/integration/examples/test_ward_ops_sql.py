@@ -72,7 +72,7 @@ def source() -> dict[str, list[tuple[str, str, bool]]]:
     }
 
 
-def test_all_of_it_into_a_schema_of_its_own_and_twice(conninfo: str) -> None:
+def test_all_files_apply_to_another_schema_and_twice(conninfo: str) -> None:
     names = apply(conninfo)
     assert names == [migration.name for migration in sql_files.discover(SQL, sql_files.KINDS)]
     assert apply(conninfo) == []
@@ -88,7 +88,7 @@ def test_all_of_it_into_a_schema_of_its_own_and_twice(conninfo: str) -> None:
         assert catalog.unvalidated_constraints(connection, SCHEMA) == []
 
 
-def test_a_role_that_owns_the_database_and_no_more_can_do_all_of_it(conninfo: str) -> None:
+def test_a_role_that_only_owns_the_database_can_apply_all_files(conninfo: str) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         database = connection.info.dbname
         role = f"r_{database}"
@@ -109,7 +109,7 @@ def test_a_role_that_owns_the_database_and_no_more_can_do_all_of_it(conninfo: st
             connection.execute(f"DROP ROLE {role}".encode())
 
 
-def test_a_rehearsal_of_all_of_it(conninfo: str) -> None:
+def test_a_rehearsal_applies_all_files(conninfo: str) -> None:
     with scratch_schema.build(conninfo, SQL) as (connection, schema):
         assert len(catalog.tables(connection, schema)) == 25
 
@@ -224,7 +224,7 @@ def test_reference_data_into_empty_tables(conninfo: str) -> None:
     assert (states["georgian_regions"], states["georgian_cities"]) == (12, 83)
 
 
-def test_what_the_source_brought_stays_as_it_is(conninfo: str) -> None:
+def test_reference_rows_of_the_source_stay_unchanged(conninfo: str) -> None:
     apply(conninfo, "pre_data", "migrations")
     ask(
         conninfo,
@@ -248,7 +248,7 @@ def test_cities_join_the_regions_that_the_source_brought(conninfo: str) -> None:
     assert ask(conninfo, "SELECT count(*) FROM georgian_cities WHERE region_id >= 100") == [82]
 
 
-def test_a_region_that_is_missing_is_an_error_and_no_city_less(conninfo: str) -> None:
+def test_a_missing_region_is_an_error(conninfo: str) -> None:
     apply(conninfo, "pre_data", "migrations")
     ask(conninfo, "INSERT INTO georgian_regions (name_en, latitude, longitude) VALUES ('Adjara', 1, 2)")
     with pytest.raises(StepFailed, match=r"reference/002_georgian_cities\.sql.*region_id"):
@@ -314,7 +314,7 @@ def test_smoke_tests_of_an_application_without_pings_pass(conninfo: str) -> None
     assert all(passed for passed, _ in smoke(conninfo).values())
 
 
-def test_the_newest_ping_of_each_device_is_one_look_into_the_index(conninfo: str) -> None:
+def test_the_newest_ping_of_each_device_is_one_index_search(conninfo: str) -> None:
     apply(conninfo)
     fill(conninfo, 20_000)
     planner_statistics.gather(conninfo, SCHEMA)
@@ -344,7 +344,7 @@ def test_psql_makes_the_same_schema(conninfo: str, tmp_path: Path) -> None:
     assert ask(conninfo, definitions.format("by_hand")) == ask(conninfo, definitions.format(SCHEMA))
 
 
-def test_an_abandoned_run_takes_its_empty_tables_back(conninfo: str) -> None:
+def test_an_abandoned_run_drops_its_empty_tables(conninfo: str) -> None:
     apply(conninfo, "pre_data", "migrations")
     assert len(drop.drop_empty_schema_objects(conninfo, SCHEMA, "run-1")) == 25
     with psycopg.connect(conninfo) as connection:

@@ -16,9 +16,10 @@ import pytest
 
 from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
 from include.cutover.people.roles import Accounts
-from include.cutover.stack.api_client import Client, Gate, TaskState
+from include.cutover.stack.api_client import Client, GateState, TaskState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.processes import members
+from include.cutover.stack.settings import StackSettings
 
 DAGS = """
 import os
@@ -51,8 +52,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     (folder / "dags").mkdir()
     (folder / "plugins").mkdir()
     (folder / "dags" / "gate.py").write_text(DAGS)
-    stack = Stack(
-        folder / "airflow",
+    settings = StackSettings(
         {"somewhere": '{"conn_type": "http", "host": "nowhere.example"}'},
         {"WORD_OF_ENVIRONMENT": "known"},
         dags_folder=folder / "dags",
@@ -60,6 +60,7 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         accounts=Accounts(users={"lead": ("Op",), "observer": ("Viewer",), "communicator": ("Viewer",)}),
         parallelism=2,
     )
+    stack = Stack(folder / "airflow", settings)
     with stack.roster.guarded():
         with pytest.MonkeyPatch.context() as shell:
             shell.setenv("AIRFLOW_CONN_FROM_THE_SHELL", "http://elsewhere.example")
@@ -74,7 +75,7 @@ def lead(stack: Stack) -> Iterator[Client]:
         yield client
 
 
-def wait_for(condition: Callable[[], Gate | None], seconds: float = 180) -> Gate:
+def wait_for(condition: Callable[[], GateState | None], seconds: float = 180) -> GateState:
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         found = condition()
@@ -111,7 +112,7 @@ def test_a_run_is_triggered_followed_and_its_gate_answered(stack: Stack, lead: C
     assert "RuntimeError: as intended" in lead.log("gate", run_id, failed)
 
 
-def test_who_may_do_what(stack: Stack, lead: Client) -> None:
+def test_users_may_do_only_what_their_roles_allow(stack: Stack, lead: Client) -> None:
     with stack.client("observer") as observer:
         assert observer.dag_ready("gate")
         with pytest.raises(Refused, match="observer may not"):
@@ -134,7 +135,7 @@ def test_a_wait_that_takes_too_long_says_so(lead: Client) -> None:
         lead.wait("gate", run_id, seconds=0)
 
 
-def test_log_ins_are_for_the_owner_only_and_nobody_gets_in_without(stack: Stack) -> None:
+def test_passwords_are_for_the_owner_only_and_required(stack: Stack) -> None:
     assert set(stack.logins) == {"lead", "observer", "communicator"}
     for name in ("passwords.json", "secrets.json"):
         assert stat.S_IMODE((stack.folder / name).stat().st_mode) == 0o600
@@ -150,7 +151,7 @@ def test_a_second_start_names_the_address(stack: Stack) -> None:
     assert stack.running
 
 
-def test_a_dag_that_does_not_parse_is_told_with_its_fault(stack: Stack, lead: Client) -> None:
+def test_a_dag_that_does_not_parse_is_reported_with_its_error(stack: Stack, lead: Client) -> None:
     file = stack.folder.parent / "dags" / "broken.py"
     file.write_text("from airflow.sdk import DAG\nraise ValueError('a fault of ours')\n")
     try:
@@ -187,7 +188,7 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        other = Stack(tmp_path / "other", port=port)
+        other = Stack(tmp_path / "other", StackSettings(port=port))
         with pytest.raises(Refused, match=f"the port {port} cannot be used"):
             other.start()
     assert other.roster.leaders() == []

@@ -107,7 +107,7 @@ FORMS = pytest.mark.parametrize(
 
 
 @FORMS
-def test_values_are_set_read_back_kept_and_brought_back(store: Store, kept: Path, form: str, whole: bool) -> None:
+def test_values_are_set_read_back_kept_and_restored(store: Store, kept: Path, form: str, whole: bool) -> None:
     live = {**LIVE, "DATABASE_URL": "postgresql://ward:s3cret@db/x?sslmode=require"} if form == "dotenv" else LIVE
     there = store.store(form, whole=whole)
     assert there.problem(live, ROLLED_BACK) == "" and store.holds() == BEFORE
@@ -141,7 +141,7 @@ def test_no_value_is_an_argument_or_in_the_environment(store: Store, kept: Path)
         assert value not in store.seen() and json.dumps(value)[1:-1] not in store.seen()
 
 
-def test_what_somebody_set_since_is_not_lost(store: Store, kept: Path) -> None:
+def test_values_set_since_the_switch_are_kept(store: Store, kept: Path) -> None:
     there = store.store()
     there.switch(LIVE, keep_as=kept)
     store.hold({**store.holds(), "ALLOW_SQLITE_FALLBACK": "perhaps"})
@@ -151,22 +151,22 @@ def test_what_somebody_set_since_is_not_lost(store: Store, kept: Path) -> None:
     assert replaced == {"DATABASE_URL": NEW, "ALLOW_SQLITE_FALLBACK": "perhaps"}
 
 
-def test_without_kept_values_what_is_rolled_back_is_set(store: Store, kept: Path) -> None:
+def test_without_kept_values_those_of_rolled_back_are_set(store: Store, kept: Path) -> None:
     store.hold({**BEFORE, **LIVE})
     store.store().restore(kept, ROLLED_BACK)
     assert store.holds() == BEFORE and json.loads(kept.read_text()) == LIVE
 
 
-def test_a_key_that_a_rollback_could_not_take_away_is_found_before(store: Store) -> None:
+def test_a_key_that_a_rollback_could_not_remove_is_found_before(store: Store) -> None:
     found = store.store().problem({**LIVE, "NEW_KEY": "x"}, ROLLED_BACK)
-    assert found.startswith("NEW_KEY not there now and not under rolled_back")
+    assert found.startswith("NEW_KEY missing now and not under rolled_back")
     assert store.store().problem({**LIVE, "NEW_KEY": "x"}, {**ROLLED_BACK, "NEW_KEY": ""}) == ""
 
 
-def test_whether_it_may_be_set_is_asked(store: Store) -> None:
+def test_the_plans_may_set_is_asked(store: Store) -> None:
     no = [sys.executable, "-c", "import sys; sys.exit('secrets \"ward-ops\" is forbidden')"]
     found = store.store(may_set=no).problem(LIVE, ROLLED_BACK)
-    assert found == 'may_set says no: exit status 1, secrets "ward-ops" is forbidden'
+    assert found == 'may_set refuses: exit status 1, secrets "ward-ops" is forbidden'
     assert store.store(may_set=["true"]).problem(LIVE, ROLLED_BACK) == ""
     assert store.holds() == BEFORE
 
@@ -197,7 +197,7 @@ def test_a_set_that_fails_names_keys_and_no_value(store: Store, kept: Path, code
     assert json.loads(kept.read_text()) == ROLLED_BACK
 
 
-def test_a_set_that_says_yes_and_does_nothing_is_found(store: Store, kept: Path) -> None:
+def test_a_set_that_succeeds_without_effect_is_found(store: Store, kept: Path) -> None:
     with pytest.raises(StepFailed, match="does not read back") as caught:
         store.store(set=["true"], seconds=1).switch(LIVE, keep_as=kept)
     assert "ALLOW_SQLITE_FALLBACK, DATABASE_URL" in caught.value.where and secrets_of(caught.value) == []
@@ -236,12 +236,12 @@ def test_a_store_that_cannot_be_read_changes_nothing(
     assert store.holds() == BEFORE and not kept.exists()
 
 
-def test_something_that_is_no_secret_of_kubernetes_is_told(store: Store) -> None:
+def test_output_that_is_not_a_kubernetes_secret_is_reported(store: Store) -> None:
     with pytest.raises(CannotCheck, match="expected a Secret as JSON"):
         store.store("kubernetes", get=failing('print(\'{"kind": "ConfigMap", "data": {}}\')')).read()
 
 
-def test_the_check_before_the_window(store: Store) -> None:
+def test_problems_are_found_before_the_window(store: Store) -> None:
     def check(**changes: Any) -> tuple[str, str]:
         found = configuration.check(store.settings(**changes), LIVE, ROLLED_BACK, remote=lambda _: Local())
         return found.outcome, found.found

@@ -28,14 +28,16 @@ def test_exactly_three_credentials_lose_their_device_and_nothing_else_does(tmp_p
     assert counts == {"snmp_credentials": (3,), "alert_rules": (0,), "monitoring_items": (0,)}
 
 
-def test_too_few_credentials_are_said(tmp_path: Path) -> None:
+def test_too_few_credentials_are_reported(tmp_path: Path) -> None:
     database = tmp_path / "ward_ops.db"
     generate(database, pings=100, credentials=1)
     with pytest.raises(StepFailed, match="could not be planted"):
         demo.plant_orphans(database)
 
 
-def test_two_demos_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_second_demo_at_the_same_time_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(demo, "DEMO", tmp_path / "demo")
     with (tmp_path / "demo.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -44,7 +46,7 @@ def test_two_demos_do_not_meet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert not (tmp_path / "demo").exists()
 
 
-def test_down_where_nothing_runs_is_fine(tmp_path: Path) -> None:
+def test_down_without_running_processes_succeeds(tmp_path: Path) -> None:
     assert demo.main(["down", "--folder", str(tmp_path / "never")]) == 0
     assert not (tmp_path / "never").exists() or not any((tmp_path / "never").glob("*/*"))
 

@@ -145,12 +145,12 @@ def test_encrypted_columns_look_like_fernet_tokens(tmp_path: Path) -> None:
     assert all(token.startswith("gAAAAA") and len(token) % 4 == 0 for token in tokens)
 
 
-def test_no_orphans_and_sound(database: sqlite3.Connection) -> None:
+def test_generated_data_has_no_orphans_and_is_sound(database: sqlite3.Connection) -> None:
     assert database.execute("PRAGMA foreign_key_check").fetchall() == []
     assert database.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
 
 
-def test_orphans_on_request(tmp_path: Path) -> None:
+def test_orphans_are_generated_on_request(tmp_path: Path) -> None:
     done = generate(tmp_path / "ward_ops.db", pings=0, credentials=20, orphans=3)
 
     assert done.rows["snmp_credentials"] == 23
@@ -162,7 +162,7 @@ def test_orphans_on_request(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("pings", [0, 1, DEVICES, 200_000])
-def test_any_number_of_pings(tmp_path: Path, pings: int) -> None:
+def test_the_number_of_pings_is_an_argument(tmp_path: Path, pings: int) -> None:
     done = generate(tmp_path / "ward_ops.db", pings=pings)
 
     assert done.rows["ping_results"] == pings
@@ -236,7 +236,7 @@ def test_a_failure_leaves_what_was_there(tmp_path: Path) -> None:
         (["--pings", "3000000000"], "--pings is too large; expected at most 2,000,000,000"),
     ],
 )
-def test_arguments_out_of_range(
+def test_arguments_out_of_range_are_refused(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert main(["--to", str(tmp_path / "ward_ops.db"), *arguments]) == 1
@@ -246,6 +246,6 @@ def test_arguments_out_of_range(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
+def test_a_folder_in_the_place_of_the_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="this is a folder; expected the name of a file"):
         generate(tmp_path, force=True)

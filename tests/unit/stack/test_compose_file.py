@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import stat
@@ -17,7 +18,7 @@ from dotenv import dotenv_values
 
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
-from include.cutover.stack.local import common_settings
+from include.cutover.stack.settings import common_settings
 
 TEXT = (ROOT / "docker-compose.yaml").read_text(encoding="utf-8")
 FILE: dict[str, Any] = yaml.safe_load(TEXT)
@@ -33,7 +34,7 @@ def example(name: str) -> dict[str, str | None]:
 
 
 def mounts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Source and place of each mount; a variable counts as its default."""
+    """Yield source and place of each mount; a variable counts as its default."""
     for text in service.get("volumes", []):
         source, place = re.sub(r"\$\{[A-Z_]+:-([^}]+)\}", r"\1", text).split(":")[:2]
         yield source, place
@@ -43,7 +44,7 @@ def mounts(service: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_what_a_service_names_is_there(name: str) -> None:
+def test_everything_that_a_service_names_exists(name: str) -> None:
     service = SERVICES[name]
     assert set(service.get("depends_on", {})) <= set(SERVICES)
     assert set(service["networks"]) <= set(FILE["networks"])
@@ -53,6 +54,14 @@ def test_what_a_service_names_is_there(name: str) -> None:
     assert all((ROOT / path).is_file() for path in files)
 
 
+def test_every_file_and_module_of_the_project_that_is_named_exists() -> None:
+    paths = set(re.findall(r"/opt/project/([\w/.]+)", TEXT))
+    modules = {name for name in re.findall(r"-m, ([\w.]+)", TEXT) if name.startswith(("include.", "examples."))}
+    assert paths and modules
+    assert [path for path in paths if not (ROOT / path).is_file()] == []
+    assert [name for name in modules if importlib.util.find_spec(name) is None] == []
+
+
 def test_a_service_waits_only_for_those_of_its_own_profiles() -> None:
     for name, service in SERVICES.items():
         own = set(service.get("profiles", []))
@@ -60,7 +69,7 @@ def test_a_service_waits_only_for_those_of_its_own_profiles() -> None:
             assert set(SERVICES[other].get("profiles", [])) <= own, (name, other)
 
 
-def test_who_is_waited_for_says_when_it_is_ready() -> None:
+def test_services_that_others_wait_for_report_when_they_are_ready() -> None:
     for service in SERVICES.values():
         for other, how in service.get("depends_on", {}).items():
             ended = how["condition"] == "service_completed_successfully"
@@ -73,7 +82,7 @@ def test_every_volume_and_network_is_used() -> None:
     assert set(FILE["networks"]) == {network for service in SERVICES.values() for network in service["networks"]}
 
 
-def test_who_shares_a_volume_sees_it_at_the_same_place() -> None:
+def test_services_that_share_a_volume_mount_it_at_the_same_path() -> None:
     """Evidence and plan hold paths: every task, and the application itself, must find the files under the same ones."""
     places: dict[str, set[str]] = {}
     for name, service in SERVICES.items():
@@ -102,7 +111,7 @@ def test_every_variable_is_in_the_example_and_none_is_there_for_nothing() -> Non
     assert set(example(".env.example")) == VARIABLES
 
 
-def test_what_must_be_set_is_a_secret_and_has_no_default() -> None:
+def test_required_variables_are_secrets_without_a_default() -> None:
     secret = {name for name in VARIABLES if re.search(r"PASSWORD|KEY|SECRET", name)}
     elsewhere = {"OIDC_CLIENT_SECRET", "LDAP_BIND_PASSWORD"}  # of one way to log in, which refuses by itself
     assert secret - elsewhere == REQUIRED
@@ -212,7 +221,7 @@ def test_the_images_python_is_the_locks() -> None:
     assert f'requires-python = ">={image[1]}"' in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
-def test_what_the_demo_adds_is_locked() -> None:
+def test_the_packages_of_the_demo_are_locked() -> None:
     names = re.search(r"awk '/\^\(([a-z|]+)\)==/", DOCKERFILE)
     assert names
     lock = (ROOT / "requirements-dev.txt").read_text(encoding="utf-8")

@@ -41,11 +41,11 @@ def address() -> Iterator[str]:
     [
         ("metadatabase", ""),
         ("triggerer", "triggerer is unhealthy\n"),
-        ("dag_processor", "dag_processor is not known\n"),
-        ("scheduler", "scheduler is not known\n"),
+        ("dag_processor", "dag_processor is unknown\n"),
+        ("scheduler", "scheduler is unknown\n"),
     ],
 )
-def test_a_part_is_well_only_when_the_api_server_says_so(
+def test_a_part_is_healthy_only_when_the_api_server_reports_it(
     address: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], part: str, said: str
 ) -> None:
     monkeypatch.setattr(container_health, "API", address)
@@ -54,11 +54,11 @@ def test_a_part_is_well_only_when_the_api_server_says_so(
 
 
 @pytest.mark.parametrize(("look", "path", "status"), [("url", "/", 0), ("url", "/busy", 1), ("answers", "/closed", 0)])
-def test_an_answer(address: str, look: str, path: str, status: int) -> None:
+def test_url_needs_status_200_and_answers_takes_any_status(address: str, look: str, path: str, status: int) -> None:
     assert container_health.main([look, address + path]) == status
 
 
 @pytest.mark.parametrize("look", ["url", "answers"])
-def test_a_server_that_is_not_there(capsys: pytest.CaptureFixture[str], look: str) -> None:
+def test_a_missing_server_is_a_problem(capsys: pytest.CaptureFixture[str], look: str) -> None:
     assert container_health.main([look, f"http://127.0.0.1:{free_port()}"]) == 1
     assert "Connection refused" in capsys.readouterr().err

@@ -89,7 +89,7 @@ def test_stop_ends_what_a_killed_leader_left_behind(roster: Roster, tmp_path: Pa
     assert not alive(child)
 
 
-def test_a_process_id_given_away_again_is_not_ours(roster: Roster, tmp_path: Path) -> None:
+def test_a_reused_process_id_is_not_ours(roster: Roster, tmp_path: Path) -> None:
     other = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
         leader = roster.add("other", other.pid)

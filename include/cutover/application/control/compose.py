@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from include.cutover.application.control.controller import LOG_LINES, LOOK_SECONDS, ByCommands, State
+from include.cutover.application.control.controller import LOG_LINES, LOOK_SECONDS, ByCommands, ServiceState
 from include.cutover.connections.commands import Ran, Runner
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.plan.application import ComposeControl
@@ -17,7 +17,7 @@ from include.cutover.plan.application import ComposeControl
 _AT_REST = frozenset({"exited", "dead", "created", "configured", "initialized"})
 _ENDED = frozenset({"exited", "dead", "restarting", "stopped"})
 _ENDING = frozenset({"stopping", "stopped", "removing"})
-# podman starts an exited container again about a second later, where its restart policy says so, and shows nothing of it.
+# podman starts an exited container again about a second later, where its restart policy says so, and does not show that.
 _RESTART_SECONDS = 2.0
 _LONG_AGO_SECONDS = 60.0
 
@@ -27,7 +27,7 @@ class Container:
     """One container of a service, as ``ps`` shows it.
 
     Attributes:
-        status: The same in words, with the exit status.
+        status: The state in words, with the exit status.
         ended: When it ended, in seconds of the epoch by its host's clock; empty where the engine does not say. Only podman
             does, and only podman shows a container as exited that it will start again by itself.
         started: When it was last started, where the engine says so.
@@ -48,7 +48,7 @@ class Compose(ByCommands):
     """See ``plan.ComposeControl``. A service runs when all of its containers do."""
 
     def __init__(self, control: ComposeControl, runner: Runner) -> None:
-        """Nothing is run yet."""
+        """Run nothing yet."""
         super().__init__(runner, f"service {control.service} of the Compose project in {control.directory}")
         self.steady_seconds = control.steady_seconds
         self._control = control
@@ -56,8 +56,8 @@ class Compose(ByCommands):
         # podman-compose shows all containers, and knows no option for it.
         self._all = [] if any(PurePosixPath(part).name == "podman-compose" for part in control.engine) else ["--all"]
 
-    def state(self) -> State:
-        """By the state of its containers. A service that the project does not have is not taken for a stopped one."""
+    def state(self) -> ServiceState:
+        """Read the state of its containers. A service that the project does not have counts as an error, not as stopped."""
         ran = self._ask("ps", *self._all, "--format", "json")
         try:
             found = [item for item in containers(ran.output) if item.service == self._control.service and not item.one_off]
@@ -78,13 +78,13 @@ class Compose(ByCommands):
                 expected=f"a service {self._control.service}",
                 do="Compare the plan's services with 'config --services' there.",
             )
-        return State("absent", False, True, failing=True, detail="no container; is the project's name the right one?")
+        return ServiceState("absent", False, True, failing=True, detail="no container; is the project's name the right one?")
 
-    def _of(self, found: Sequence[Container]) -> State:
+    def _of(self, found: Sequence[Container]) -> ServiceState:
         rests = [self._rests(item) for item in found]
         unhealthy = any(item.health == "unhealthy" for item in found)
         running = all(item.state == "running" for item in found) and not unhealthy
-        return State(
+        return ServiceState(
             "unhealthy" if unhealthy else ", ".join(sorted({item.state for item in found})),
             running=running,
             at_rest=all(rests),
@@ -102,24 +102,24 @@ class Compose(ByCommands):
         return time.monotonic() - first_seen >= _RESTART_SECONDS
 
     def stop(self, seconds: float) -> None:
-        """Stop its containers. The engine kills what is still there after the project's ``stop_grace_period``."""
+        """Stop its containers. The engine kills those that are left after the project's ``stop_grace_period``."""
         self._tell(seconds, "stop", self._control.service)
 
     def start(self, seconds: float) -> None:
-        """Bring it up, and nothing else. Not ``start``: a container keeps the environment that it was made with."""
+        """Bring it up alone. Not with ``start``: a container keeps the environment that it was made with."""
         anew = ["--force-recreate"] if self._control.recreate else []
         self._tell(seconds, "up", "--detach", "--no-deps", "--no-build", *anew, self._control.service)
 
-    def must_stop_again(self, state: State) -> bool:
-        """A restart policy brought it up again."""
+    def must_stop_again(self, state: ServiceState) -> bool:
+        """Return True when a restart policy brought it up again."""
         return not set(state.name.split(", ")) <= _AT_REST | _ENDING
 
-    def hopeless(self, state: State) -> bool:
-        """A container ended, whether or not a restart policy starts it again."""
+    def hopeless(self, state: ServiceState) -> bool:
+        """Return True when a container ended, even if a restart policy starts it again."""
         return state.failing or not _ENDED.isdisjoint(state.name.split(", "))
 
     def environment(self) -> Mapping[str, str] | None:
-        """What its containers were made with, of the first of them that the engine shows."""
+        """Return the environment that the first container shown by the engine was made with."""
         ran = self._ask("ps", *self._all, "--format", "json")
         try:
             found = [item.id for item in containers(ran.output) if item.service == self._control.service]
@@ -138,7 +138,7 @@ class Compose(ByCommands):
             return None
 
     def output(self) -> str:
-        """Its containers' logs."""
+        """Return its containers' logs."""
         return self._ask("logs", "--no-color", "--tail", str(LOG_LINES), self._control.service).output
 
     def _command(self, *arguments: str) -> list[str]:
@@ -163,10 +163,10 @@ class Compose(ByCommands):
 
 
 def containers(text: str) -> Iterator[Container]:
-    """What ``ps --format json`` prints: one array (podman-compose, Docker Compose before 2.21), or one object on each line.
+    """Read ``ps --format json``: one array (podman-compose, Docker Compose before 2.21), or one object on each line.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: When it is something else.
+        ValueError, TypeError, KeyError, AttributeError: When the text is something else.
     """
     text = text.strip()
     rows = json.loads(text) if text.startswith("[") else [json.loads(line) for line in text.splitlines() if line.strip()]
@@ -186,7 +186,7 @@ def containers(text: str) -> Iterator[Container]:
 
 
 def _labels(found: Any) -> Mapping[str, str]:
-    """podman gives an object, Docker one text of ``name=value``; a comma in a value makes a name that is none of ours."""
+    """Read an object (podman) or a text of ``name=value`` (Docker), where a comma in a value makes a harmless name."""
     if isinstance(found, str):
         return dict(part.partition("=")[::2] for part in found.split(","))
     return found or {}

@@ -1,4 +1,4 @@
-"""What every controller can do: look at a service, tell it to stop or start, and show its last output."""
+"""The interface of every controller: read a service's state, order it to stop or start, and show its last output."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from include.cutover.connections.commands import Ran, Runner
 from include.cutover.errors import CannotCheck, Unreachable
 
 LOOK_SECONDS = 10.0
-"""How long one look at a service may take."""
+"""How long one request for a service's state may take."""
 
 LOG_LINES = 20
 LOG_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True)
-class State:
-    """What a service does now.
+class ServiceState:
+    """The state of a service now.
 
     Attributes:
-        name: ``running``, ``stopped``, or a state of what controls it, in lower case.
+        name: ``running``, ``stopped``, or its controller's name for the state, in lower case.
         running: It runs and is past its start.
-        at_rest: It does not run and will not start by itself. Neither holds for what is between the two.
-        failing: Something is wrong with it, whatever it was told.
-        detail: What its controller says about it, masked.
-        start: Which of its starts this is; another one after it was started anew. Empty where that cannot be told.
+        at_rest: It does not run and will not start by itself. Between the two, neither is true.
+        failing: Something is wrong with it, whatever was ordered.
+        detail: Its controller's words about it, masked.
+        start: An id of this start; another one after it was started again. Empty where it is unknown.
     """
 
     name: str
@@ -41,31 +41,31 @@ class State:
 
 
 class Disobeyed(Exception):
-    """The service did not do what it was told; the text says what it does instead."""
+    """The service did not obey an order; the text says what it does instead."""
 
 
 class Controller(Protocol):
-    """One service, seen through what controls it.
+    """One service, seen through its controller.
 
     Attributes:
         where: The service as its controller calls it.
-        steady_seconds: How long it must be seen running before it counts as started.
+        steady_seconds: How long it must run before it counts as started.
     """
 
     where: str
     steady_seconds: float
 
-    def state(self) -> State:
-        """What the service does.
+    def state(self) -> ServiceState:
+        """Return the state of the service.
 
         Raises:
             Unreachable: When the controller does not answer.
-            CannotCheck: When it answers and the state cannot be told.
+            CannotCheck: When it answers and the state is not clear.
         """
         ...
 
     def stop(self, seconds: float) -> None:
-        """Tell it to stop. May take until it has, but no longer than ``seconds``.
+        """Order it to stop. May wait until it has, but no longer than ``seconds``.
 
         Raises:
             Disobeyed: When the order is refused.
@@ -73,27 +73,27 @@ class Controller(Protocol):
         ...
 
     def start(self, seconds: float) -> None:
-        """Tell it to start. May take until it has, but no longer than ``seconds``.
+        """Order it to start. May wait until it has, but no longer than ``seconds``.
 
         Raises:
             Disobeyed: When the order is refused.
         """
         ...
 
-    def must_stop_again(self, state: State) -> bool:
-        """Whether an order to stop was lost on it: it runs anew."""
+    def must_stop_again(self, state: ServiceState) -> bool:
+        """Return True when an order to stop must be repeated: it was started again."""
         ...
 
-    def hopeless(self, state: State) -> bool:
-        """Whether it will not run any more after the order to start, so that waiting is of no use."""
+    def hopeless(self, state: ServiceState) -> bool:
+        """Return True when it will not run any more after the order to start, so that waiting is of no use."""
         ...
 
     def may_control(self) -> str:
-        """Why its orders would be refused; empty where nothing says so. Changes nothing."""
+        """Return why its orders would be refused; empty where no reason is known. Changes nothing."""
         ...
 
     def environment(self) -> Mapping[str, str] | None:
-        """The environment of its running process; it holds secrets. None where it cannot be seen.
+        """Return the environment of its running process, secrets included; None where it cannot be read.
 
         Raises:
             CutoverError: As ``state``.
@@ -101,16 +101,16 @@ class Controller(Protocol):
         ...
 
     def output(self) -> str:
-        """The last lines that it wrote, where its controller keeps them; not masked.
+        """Return the last lines that it wrote, where its controller keeps them; not masked.
 
         Raises:
-            CutoverError: When they cannot be had.
+            CutoverError: When they cannot be read.
         """
         ...
 
 
 def environment_of(runner: Runner, pid: int) -> Mapping[str, str] | None:
-    """The environment that a process was started with; None where it is not there, or is closed to this user."""
+    """Return the environment that a process was started with; None without a process, or where this user may not read it."""
     if pid <= 0:
         return None
     ran = runner.run(["cat", f"/proc/{pid}/environ"], LOOK_SECONDS, secret=True)
@@ -120,7 +120,7 @@ def environment_of(runner: Runner, pid: int) -> Mapping[str, str] | None:
 
 
 class ByCommands:
-    """What the controllers that run commands share."""
+    """The common part of controllers that run commands."""
 
     where = ""
     steady_seconds = 1.0
@@ -130,7 +130,7 @@ class ByCommands:
         self.where = f"{what} {runner.where}".strip()
 
     def _look(self, command: Sequence[str], *, directory: str | None = None) -> Ran:
-        """Run a command that asks for something."""
+        """Run a command that reads something."""
         ran = self._runner.run(command, LOOK_SECONDS, directory=directory)
         if ran.code is None:
             raise Unreachable(
@@ -138,13 +138,13 @@ class ByCommands:
                 where=self.where,
                 expected=f"an exit status within {LOOK_SECONDS:.0f} s",
                 found=ran.excerpt(),
-                do="Run it by hand and see what it waits for.",
+                do="Run it by hand and find out what it waits for.",
             )
         if ran.code < 0 or ran.code in (126, 127):
             raise CannotCheck(
                 "the status command failed",
                 where=self.where,
-                expected="an exit status that says something about the service",
+                expected="an exit status about the service",
                 found=f"{ran.ended}, {ran.excerpt()}",
                 do="Run it by hand as the user of the tasks.",
             )
@@ -159,18 +159,18 @@ class ByCommands:
             raise Disobeyed(f"the command {command[0]} ended with {ran.ended}: {ran.excerpt()}")
         return ran
 
-    def must_stop_again(self, state: State) -> bool:
-        """An order is given once, unless the controller knows better."""
+    def must_stop_again(self, state: ServiceState) -> bool:
+        """Return False: an order is given once, unless the controller knows better."""
         return False
 
-    def hopeless(self, state: State) -> bool:
-        """It failed, or came to its end."""
+    def hopeless(self, state: ServiceState) -> bool:
+        """Return True when it failed, or ended."""
         return state.failing or state.at_rest
 
     def may_control(self) -> str:
-        """Nothing says that it may not."""
+        """Return no reason."""
         return ""
 
     def environment(self) -> Mapping[str, str] | None:
-        """A command does not say which process it started."""
+        """Return None: a command does not say which process it started."""
         return None

@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 from xml.parsers.expat import ExpatError
 
-from include.cutover.application.control.controller import LOG_BYTES, Disobeyed, State, environment_of
+from include.cutover.application.control.controller import LOG_BYTES, Disobeyed, ServiceState, environment_of
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
@@ -46,7 +46,7 @@ class _Transport(xmlrpc.client.Transport):
 
 
 class _From(http.client.HTTPConnection):
-    """Connects from wherever the runner is."""
+    """A connection from the host of the runner."""
 
     def __init__(self, runner: Runner, address: str) -> None:
         super().__init__(address, timeout=REQUEST_SECONDS)
@@ -62,12 +62,12 @@ class _SecureTransport(_Transport):
 
 
 class Supervisor:
-    """See ``plan.SupervisorControl``. Whether a program is past its start is for its ``startsecs`` to say."""
+    """See ``plan.SupervisorControl``. Its ``startsecs`` decide when a program is past its start."""
 
     steady_seconds = 0.0
 
     def __init__(self, control: SupervisorControl, runner: Runner) -> None:
-        """Nothing is asked yet.
+        """Send no request yet.
 
         Raises:
             CannotCheck: When the password is not set.
@@ -134,13 +134,13 @@ class Supervisor:
             do="Check that supervisord runs and that the plan names its [inet_http_server].",
         )
 
-    def state(self) -> State:
-        """By its process information. A program that exited by itself a moment ago may be started again."""
+    def state(self) -> ServiceState:
+        """Read its process information. A program that exited by itself a moment ago may be started again."""
         info = self._ask("getProcessInfo", self._program)
         name = str(info["statename"]).lower()
         at_rest = name in ("stopped", "fatal") or (name == "exited" and abs(info["now"] - info["stop"]) >= _RESTART_SECONDS)
         detail = info["spawnerr"] or (info["description"] if name not in ("running", "stopped") else "")
-        return State(
+        return ServiceState(
             name,
             running=name == "running",
             at_rest=at_rest,
@@ -150,19 +150,19 @@ class Supervisor:
         )
 
     def stop(self, seconds: float) -> None:
-        """Tell it to stop; supervisord kills it after its ``stopwaitsecs``."""
+        """Order it to stop; supervisord kills it after its ``stopwaitsecs``."""
         self._order("stopProcess", _NOT_RUNNING)
 
-    def must_stop_again(self, state: State) -> bool:
-        """It was started again between two looks."""
+    def must_stop_again(self, state: ServiceState) -> bool:
+        """Return True when it was started again meanwhile."""
         return not state.at_rest and state.name not in ("stopping", "exited")
 
-    def hopeless(self, state: State) -> bool:
-        """It ended, or supervisord tries again."""
+    def hopeless(self, state: ServiceState) -> bool:
+        """Return True when it ended, or supervisord tries again."""
         return state.name not in ("starting", "running")
 
     def start(self, seconds: float) -> None:
-        """Tell it to start, after what is left of an earlier order has come to its end."""
+        """Order it to start, after an earlier order has ended."""
         deadline = time.monotonic() + seconds
         state = self.state()
         if state.name in ("backoff", "stopping"):
@@ -175,11 +175,11 @@ class Supervisor:
             self._order("startProcess", _ALREADY_STARTED)
 
     def may_control(self) -> str:
-        """Whoever may ask supervisord may order it."""
+        """Return no reason: every user of supervisord's interface may give orders."""
         return ""
 
     def environment(self) -> Mapping[str, str] | None:
-        """Of the process that supervisord started, where it runs."""
+        """Return the environment of the process that supervisord started, where it runs."""
         return environment_of(self._runner, int(self._ask("getProcessInfo", self._program)["pid"]))
 
     def _order(self, method: str, harmless: int) -> None:
@@ -190,11 +190,11 @@ class Supervisor:
                 raise Disobeyed(f"supervisord refuses: {mask(fault.faultString)}") from None
 
     def output(self) -> str:
-        """From supervisord's logs of its output and errors."""
+        """Return supervisord's logs of its output and errors."""
         parts = []
         for stream in ("Stdout", "Stderr"):
             try:
                 parts.append(str(self._ask(f"tailProcess{stream}Log", self._program, 0, LOG_BYTES)[0]))
             except (xmlrpc.client.Fault, CutoverError):
-                continue  # there is no such log; the failure that is told matters more
+                continue  # there is no such log; the reported failure matters more
         return "\n".join(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from include.cutover.application.control.controller import LOG_LINES, ByCommands, State, environment_of
+from include.cutover.application.control.controller import LOG_LINES, ByCommands, ServiceState, environment_of
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck, Unreachable
 from include.cutover.plan.application import SystemdControl
@@ -16,15 +16,15 @@ class Systemd(ByCommands):
     """See ``plan.SystemdControl``. Orders are queued, so that no unit waits for another; then its job is watched."""
 
     def __init__(self, control: SystemdControl, runner: Runner) -> None:
-        """Nothing is run yet."""
+        """Run nothing yet."""
         super().__init__(runner, f"unit {control.unit} of systemd")
         self.steady_seconds = control.steady_seconds
         self._unit = control.unit
         self._sudo = ["sudo", "-n"] if control.sudo else []
         self._user = ["--user"] if control.scope == "user" else []
 
-    def state(self) -> State:
-        """By the unit's properties. A unit that systemd does not know is not taken for a stopped one."""
+    def state(self) -> ServiceState:
+        """Read the unit's properties. A unit that systemd does not know counts as an error, not as stopped."""
         wanted = ",".join(_PROPERTIES)
         ran = self._look(["systemctl", *self._user, "show", f"--property={wanted}", "--", self._unit])
         found = dict(line.split("=", 1) for line in ran.output.splitlines() if "=" in line)
@@ -49,7 +49,7 @@ class Systemd(ByCommands):
         running = active in ("active", "reloading", "refreshing") and not job
         result = found.get("Result", "")
         detail = ", ".join(part for part in (sub, "" if result in ("", "success") else result) if part and not running)
-        return State(
+        return ServiceState(
             "running" if running else active,
             running=running,
             at_rest=active in ("inactive", "failed") and not job,
@@ -72,12 +72,12 @@ class Systemd(ByCommands):
     def _command(self, verb: str) -> list[str]:
         return [*self._sudo, "systemctl", *self._user, "--no-ask-password", verb, "--no-block", "--", self._unit]
 
-    def must_stop_again(self, state: State) -> bool:
-        """Its job was replaced by another."""
+    def must_stop_again(self, state: ServiceState) -> bool:
+        """Return True when its job was replaced by another."""
         return state.running or (state.failing and not state.at_rest)
 
     def may_control(self) -> str:
-        """With sudo, whether sudo lets these very commands through. Without it, polkit decides when it is asked."""
+        """Ask sudo, where it is used, about exactly these commands. Without sudo, polkit decides at the order."""
         if not self._sudo:
             return ""
         for verb in ("stop", "start"):
@@ -87,13 +87,13 @@ class Systemd(ByCommands):
         return ""
 
     def environment(self) -> Mapping[str, str] | None:
-        """Of the unit's main process."""
+        """Return the environment of the unit's main process."""
         ran = self._look(["systemctl", *self._user, "show", "--property=MainPID", "--value", "--", self._unit])
         pid = ran.output.strip()
         return environment_of(self._runner, int(pid)) if ran.code == 0 and pid.isdecimal() else None
 
     def output(self) -> str:
-        """From the journal."""
+        """Return the unit's last lines in the journal."""
         unit = ["--user-unit" if self._user else "--unit", self._unit]
         ran = self._look([*self._sudo, "journalctl", *unit, "-n", str(LOG_LINES), "--no-pager", "-o", "cat"])
         if ran.code != 0:

@@ -10,6 +10,7 @@ import psycopg
 
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import rows_since_go_live
+from include.cutover.aftercare.marker import MARKED, Marker
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
 from include.cutover.runs import runbook
@@ -20,7 +21,7 @@ _GRACE = timedelta(minutes=10)
 _COUNT_SECONDS = 30.0
 
 
-def wait_for_question(watch: Watch) -> aftercare_record.Question | None:
+def wait_for_question(watch: Watch) -> aftercare_record.OpenQuestion | None:
     """Return the red finding that people must be asked about; None when there will be none.
 
     Raises:
@@ -44,7 +45,7 @@ def wait_for_question(watch: Watch) -> aftercare_record.Question | None:
     raise NotYet(aftercare_record.now() + timedelta(seconds=min(60.0, max(2.0, watch.settings.interval_seconds / 2))))
 
 
-def briefing(watch: Watch, question: aftercare_record.Question) -> str:
+def briefing(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
     """Return the facts for a decision, as Markdown: the red checks, and the rows that a rollback would leave behind."""
     made = aftercare_record.looks(watch.evidence.events())
     lines = [
@@ -70,14 +71,14 @@ def briefing(watch: Watch, question: aftercare_record.Question) -> str:
 
 def written_since(watch: Watch) -> str:
     """Describe the rows that were written to the target since go-live. Never raises."""
-    marked = watch.cutover.last(rows_since_go_live.MARKED)
+    marked = watch.cutover.last(MARKED)
     if marked is None:
         return "unknown, as no marker was taken at go-live"
     try:
         found = rows_since_go_live.count(
             watch.target,
             watch.plan.target_schema,
-            rows_since_go_live.Marker.from_dict(marked),
+            Marker.from_dict(marked),
             watch.of_cutover.decided.file,
             seconds=_COUNT_SECONDS,
         )
@@ -88,7 +89,7 @@ def written_since(watch: Watch) -> str:
     return f"{total:,} rows ({'; '.join(listed)})" if listed else "no rows"
 
 
-def ask(watch: Watch, question: aftercare_record.Question) -> str:
+def ask(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
     """Record that the question is asked, and return its text."""
     text = briefing(watch, question)
     watch.evidence.append(

@@ -12,7 +12,7 @@ from include.cutover.aftercare import checks as aftercare_checks
 from include.cutover.aftercare import logs as aftercare_logs
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import statistics as aftercare_statistics
-from include.cutover.aftercare.checks import Rate, could_not
+from include.cutover.aftercare.checks import Observation, Rate, could_not
 from include.cutover.aftercare.statistics import Standing
 from include.cutover.application import configuration, requests
 from include.cutover.checks import Check
@@ -143,9 +143,8 @@ def _growth(
         rate = Rate(**opened["rates"][growing.table])
 
         def check(growing: Any = growing, rate: Rate = rate, own: Any = own) -> list[Check]:
-            found = aftercare_checks.growth(
-                watch.target, watch.plan.target_schema, growing, rate, since, started, now, own, last=last
-            )
+            seen = Observation(started, since, now, own, last)
+            found = aftercare_checks.growth(watch.target, watch.plan.target_schema, growing, rate, seen)
             return [found] if found is not None else []
 
         checks += _checked(f"aftercare_growth_{growing.table}", f"Rows of {growing.table} come as fast as before", check)

