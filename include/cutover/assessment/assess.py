@@ -27,7 +27,8 @@ from include.cutover.assessment.scan import RowCheck, TableScan
 from include.cutover.assessment.target import Target, TargetTable, read_target
 from include.cutover.decisions import decided as decisions
 from include.cutover.errors import Refused
-from include.cutover.plan.model import ColumnDecision, Plan, Table
+from include.cutover.plan.model import Plan
+from include.cutover.plan.tables import ColumnDecision, Table
 from include.cutover.proof import canonical
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import Shape

@@ -17,7 +17,7 @@ import apsw
 from include.cutover.assessment.target import TargetTable
 from include.cutover.copying.conversion import Conversion, TargetColumn, conversion
 from include.cutover.errors import Refused
-from include.cutover.plan.model import ColumnDecision
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.source.schema import Shape, SourceColumn, affinity, quote
 
 INTEGERS = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}

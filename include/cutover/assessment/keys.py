@@ -12,7 +12,8 @@ from include.cutover.assessment.expressions import Translated, Untranslatable, t
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, lines
 from include.cutover.assessment.scan import RowNames
 from include.cutover.decisions.snapshot import place, text_encoding
-from include.cutover.plan.model import ForeignKeyDecision, Plan
+from include.cutover.plan.model import Plan
+from include.cutover.plan.tables import ForeignKeyDecision
 from include.cutover.proof import canonical
 from include.cutover.source.schema import Shape, quote
 from include.cutover.target.catalog import ForeignKey, Index

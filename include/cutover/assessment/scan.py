@@ -22,7 +22,7 @@ from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, c
 from include.cutover.assessment.values import Text, ValueJudge, Verdict
 from include.cutover.decisions.snapshot import text_encoding
 from include.cutover.masking import mask
-from include.cutover.plan.model import ColumnDecision
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.source.schema import Shape, key_text, quote
 
 FIRST_BLOCK, LARGEST_BLOCK = 1_000, 20_000  # rows

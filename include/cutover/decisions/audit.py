@@ -24,7 +24,8 @@ from include.cutover import files
 from include.cutover.checks import Check
 from include.cutover.decisions import snapshot as decided_snapshot
 from include.cutover.decisions.snapshot import Decided, beside, place
-from include.cutover.plan.model import ColumnDecision, Plan
+from include.cutover.plan.model import Plan
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.proof.canonical import INTEGERS, base_type
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import Shape, quote

@@ -23,8 +23,9 @@ from include.cutover.extras import archives
 from include.cutover.extras import take as extras
 from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
+from include.cutover.plan.backups import Extras
 from include.cutover.plan.file import load_plan, parse_plan
-from include.cutover.plan.model import Extras, Plan
+from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import free_port
 from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import preflight as preflight_steps

@@ -14,7 +14,7 @@ from include.cutover.assessment.page import render_html
 from include.cutover.assessment.values import json_fault, moment
 from include.cutover.places import ROOT
 from include.cutover.plan.file import parse_plan
-from include.cutover.plan.model import ColumnDecision
+from include.cutover.plan.tables import ColumnDecision
 
 
 def test_every_code_is_documented_and_no_other() -> None:
