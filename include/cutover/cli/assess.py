@@ -12,9 +12,11 @@ from types import FrameType
 from typing import TextIO
 
 from include.cutover import files
-from include.cutover.assessment.assess import Assessment, Finding, Progress, read_target
 from include.cutover.assessment.decided import assess_decided
+from include.cutover.assessment.findings import Assessment, Finding
 from include.cutover.assessment.page import render_html
+from include.cutover.assessment.tables import RowsRead
+from include.cutover.assessment.target import read_target
 from include.cutover.connections import tls
 from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.files import write_atomically
@@ -134,7 +136,7 @@ class _Teller:
     def __init__(self, err: TextIO) -> None:
         self._err, self._told = err, False
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: RowsRead) -> None:
         self._told = True
         self._err.write(f"\r\x1b[K{progress.table}: {progress.rows:,} rows")
         self._err.flush()

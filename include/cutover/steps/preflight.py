@@ -11,9 +11,10 @@ from pathlib import Path
 
 from include.cutover import files
 from include.cutover.application import configuration
-from include.cutover.assessment import assess
-from include.cutover.assessment import decided as assessment_decided
-from include.cutover.assessment import page as assessment_page
+from include.cutover.assessment.decided import assess_decided
+from include.cutover.assessment.page import render_html
+from include.cutover.assessment.tables import RowsRead
+from include.cutover.assessment.target import read_target
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
 from include.cutover.extras import take as extras
@@ -94,14 +95,14 @@ def assess_source(step: Step) -> Report:
     What blocks stops the run here, before anything was stopped; the lines to put into the plan are in the report.
     """
     with _clone(step) as clone:
-        found = assessment_decided.assess_decided(
+        found = assess_decided(
             clone,
             step.plan,
-            assess.read_target(step.target, step.plan.sql_folder),
+            read_target(step.target, step.plan.sql_folder),
             name=step.source.name,
             on_progress=_Telling(step.log),
         )
-    step.evidence.save("assessment.html", assessment_page.render_html(found, step.plan))
+    step.evidence.save("assessment.html", render_html(found, step.plan))
     step.evidence.save("assessment.json", found.to_json())
     checks = [
         Check(
@@ -154,7 +155,7 @@ class _Telling:
         self._log = logger
         self._next = time.monotonic() + 5
 
-    def __call__(self, progress: assess.Progress) -> None:
+    def __call__(self, progress: RowsRead) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + 5
             self._log.info("%s: %s rows looked at", progress.table, f"{progress.rows:,}")

@@ -19,7 +19,7 @@ import psycopg
 import pytest
 
 from examples.ward_ops.generate import generate
-from include.cutover.assessment.assess import Assessment
+from include.cutover.assessment.findings import Assessment
 from include.cutover.cli import assess as assess_command
 from include.cutover.places import ROOT
 from include.cutover.stack.postgres import Cluster
