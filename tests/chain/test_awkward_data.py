@@ -800,7 +800,7 @@ def test_what_is_no_database_is_told_and_nothing_is_started(
     monkeypatch.setattr(assess_command, "read_target", lambda *_: pytest.fail("the target was asked"))
     monkeypatch.setattr(assess_command, "load_plan", lambda _: plan_of({"t": None}))
     out, err = io.StringIO(), io.StringIO()
-    status = assess_command.run("shop", path, target=cluster.conninfo(), out=out, err=err)
+    status = assess_command.run(assess_command.AssessOptions("shop", path, cluster.conninfo()), out=out, err=err)
     assert (status, out.getvalue()) == (2, "")
     assert f"cutover: {path}: {says}" in err.getvalue() and err.getvalue().count("\n") == 1
     assert path.read_bytes() == broken and [item.name for item in tmp_path.glob("s.db*")] == ["s.db"]

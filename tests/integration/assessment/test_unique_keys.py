@@ -82,7 +82,9 @@ def test_a_key_that_sqlite_cannot_compare_is_named(conninfo: str, tmp_path: Path
         conninfo, tmp_path, "CREATE TABLE t (id int PRIMARY KEY, v text)", "CREATE UNIQUE INDEX one ON t (md5(v))"
     )
     found = assess(path, plan_of({"t": None}), target)
-    assert [item.value for item in found.findings if item.code == "key_not_assessed"] == ["one: SQLite has no equivalent of md5"]
+    assert [item.value for item in found.findings if item.code == "key_not_assessed"] == [
+        "one: SQLite has no equivalent of md5"
+    ]
 
 
 @pytest.mark.parametrize("key", ["rtrim(v)", "ltrim(v)", "trim(leading from v)", "trim(trailing from v)"])

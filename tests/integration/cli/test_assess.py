@@ -21,6 +21,7 @@ import pytest
 from examples.ward_ops.generate import generate
 from include.cutover.assessment.findings import Assessment
 from include.cutover.cli import assess as assess_command
+from include.cutover.cli.assess import AssessOptions
 from include.cutover.places import ROOT
 from include.cutover.stack.postgres import Cluster
 from tests.support.assessing import as_somebody_else
@@ -48,7 +49,7 @@ def run(conninfo: str) -> Run:
 
     def told(file: Path, **options: object) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
-        status = assess_command.run("ward_ops", file, target=conninfo, out=out, err=err, **options)  # type: ignore[arg-type]
+        status = assess_command.run(AssessOptions("ward_ops", file, conninfo, **options), out=out, err=err)  # type: ignore[arg-type]
         return status, out.getvalue(), err.getvalue()
 
     return told
@@ -99,8 +100,8 @@ def test_orphans_block_with_their_keys(run: Run, tmp_path: Path) -> None:
 def test_without_a_target_it_brings_its_own_and_takes_it_away(ward_ops: Path, tmp_path: Path) -> None:
     before = digests(ward_ops)
     script = (
-        "import sys; from pathlib import Path; from include.cutover.cli.assess import run;"
-        "sys.exit(run('ward_ops', Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from include.cutover.cli.assess import AssessOptions, run;"
+        "sys.exit(run(AssessOptions('ward_ops', Path(sys.argv[1]))))"
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir(mode=0o755)
@@ -116,7 +117,7 @@ def test_ended_by_a_signal_it_leaves_nothing(ward_ops: Path, tmp_path: Path) -> 
     script = (
         "import sys; from pathlib import Path; from include.cutover.cli import assess as assess_command;"
         "assess_command.assess_decided = lambda *a, **k: (print('assessing', flush=True), __import__('time').sleep(60));"
-        "sys.exit(assess_command.run('ward_ops', Path(sys.argv[1])))"
+        "sys.exit(assess_command.run(assess_command.AssessOptions('ward_ops', Path(sys.argv[1]))))"
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir(mode=0o755)

@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from include.cutover.cli import main as cli_main
+from include.cutover.cli import run as run_command
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import Evidence
@@ -107,7 +108,7 @@ def run(shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     def no_stack(*_: object, **__: object) -> None:
         raise AssertionError("Airflow would be started")
 
-    monkeypatch.setattr(cli_main, "Stack", no_stack)
+    monkeypatch.setattr(run_command, "Stack", no_stack)
 
     def told(command: str, source: Path = shop.file, target: str = shop.url, plan: str = "shop", *more: str) -> Any:
         status = cli_main.main([command, "--plan", plan, "--source", str(source), "--target", target, *more])

@@ -77,7 +77,7 @@ def test_it_brings_the_application_back_from_any_point(
     assert typed(evidence, "--by", "ana") == 0
     told = capsys.readouterr()
     assert told.out.count("✓") == 10, "open, the eight steps of the way back, close"
-    assert "Nobody was told; send this: Library is back at" in told.out
+    assert "No notice was sent; send this: Library is back at" in told.out
     assert Judge(site, before).verdict(outcome(evidence)) == []
     assert outcome(evidence) == "rolled_back"
     asked = evidence.last("rollback.asked") or evidence.last("reopened")
@@ -219,7 +219,7 @@ def test_one_that_lost_the_lease_between_two_steps_refuses_the_next(site: Site, 
             lease.take_over(PLAN, "one", "rollback_library/another")
 
     with pytest.raises(LeaseLost):
-        break_glass.rollback(PLAN, evidence.folder, reason="a test", by="the first", tell=tell)
+        break_glass.rollback(PLAN, evidence.folder, reason="a test", by="the first", on_step=tell)
     assert [event["event"] for event in evidence.events()][-1] == "step.end", "not even a record of its own"
     assert not has_begun(evidence.events(), "rollback.restore_source") and outcome(evidence) == "open"
     assert typed(evidence) == 0

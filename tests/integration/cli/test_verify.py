@@ -19,7 +19,7 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover.cli import verify as verify_command
+from include.cutover.cli.verify import VerifyOptions, run
 from include.cutover.proof import content, digests
 from include.cutover.source import backup, fence
 from include.cutover.stack.postgres import Cluster, free_port
@@ -55,7 +55,8 @@ class Told:
 def verify(loaded: Loaded, conninfo: str | None = None, source: Path | None = None, **options: Any) -> Told:
     out, err = io.StringIO(), io.StringIO()
     file = source or loaded.manifest.file
-    status = verify_command.run(loaded.plan.name, file, conninfo or loaded.conninfo, out=out, err=err, **options)
+    given = VerifyOptions(loaded.plan.name, file, conninfo or loaded.conninfo, **options)
+    status = run(given, out=out, err=err)
     return Told(status, out.getvalue(), err.getvalue())
 
 
@@ -75,7 +76,7 @@ def test_equal(ward: Loaded) -> None:
 @pytest.mark.parametrize("form", ["postgresql://", "postgresql+psycopg://", "postgres://"])
 def test_the_target_as_a_url(ward: Loaded, form: str) -> None:
     url = ward.cluster.url(ward.database).replace("postgresql://", form)
-    assert verify(ward, url, tables=["users"]).status == 0
+    assert verify(ward, url, tables="users").status == 0
 
 
 def test_a_difference_is_told_and_fails_only_when_asked_for(ward: Loaded) -> None:
@@ -109,8 +110,8 @@ def test_counts_only_is_the_table_of_the_runbook(ward: Loaded) -> None:
 
 def test_some_tables_only(ward: Loaded) -> None:
     with ward.spoiled("UPDATE branches SET display_name = 'x'", "SELECT setval('users_id_seq', 1)") as conninfo:
-        assert verify(ward, conninfo, tables=["monitored_hostgroups", "alert_rules"], fail_on_mismatch=True).status == 0
-        told = verify(ward, conninfo, tables=["users"], fail_on_mismatch=True)
+        assert verify(ward, conninfo, tables="monitored_hostgroups,alert_rules", fail_on_mismatch=True).status == 0
+        told = verify(ward, conninfo, tables="users", fail_on_mismatch=True)
         assert told.status == 1
         assert "DIFFERS  the next id of users is free: the next value is 2" in told.out
 
@@ -282,9 +283,9 @@ def test_it_never_says_equal_of_what_it_could_not_compare(ward: Loaded, tmp_path
     told = not_compared(verify(ward, nowhere))
     assert "the target does not answer" in told
     assert "s3cret" not in told
-    assert "the plan does not know this table" in not_compared(verify(ward, tables=["user"]))
+    assert "the plan does not know this table" in not_compared(verify(ward, tables="user"))
     out, err = io.StringIO(), io.StringIO()
-    assert verify_command.run("no_such_plan", ward.manifest.file, ward.conninfo, out=out, err=err) == 2
+    assert run(VerifyOptions("no_such_plan", ward.manifest.file, ward.conninfo), out=out, err=err) == 2
     assert "there is no plan" in err.getvalue()
 
 
@@ -320,7 +321,7 @@ def test_a_part_that_cannot_be_read_gives_2_unless_a_difference_is_known(ward: L
             assert "NOT COMPARED" in told.out
             assert verify(ward, reader, counts_only=True).status == 2
             # A role that may only read cannot try the plan's SQL: the schema stays unknown.
-            told = verify(ward, reader, tables=["users"], as_json=True)
+            told = verify(ward, reader, tables="users", as_json=True)
             assert told.status == 2
             assert {c["name"] for c in told.json["checks"] if c["outcome"] == "unknown"} == {"structure"}
             with psycopg.connect(conninfo) as connection:

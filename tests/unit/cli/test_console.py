@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from include.cutover.cli.console import Narrator, tell_summary
+from include.cutover.cli.console import Narrator, print_summary
 from include.cutover.evidence.record import Evidence
 from include.cutover.plan.file import load_plan
 
@@ -78,7 +78,7 @@ def test_downtime_gates_and_notices(screen: Console) -> None:
         "✓ go_no_go Go, by lead",
         "▼ services stop the downtime begins",
         "▲ services run 1.00 s on PostgreSQL; the downtime was that long",
-        "✗ approve No-go, by nobody in time",
+        "✗ approve No-go, no answer in time",
         "! completion not delivered by mail: refused",
     ]
 
@@ -103,7 +103,7 @@ def test_the_summary_names_figures_and_files(screen: Console, tmp_path: Path) ->
     evidence.append("run.opened", run_id="a run", plan="ward_ops", application="Ward OPS", actor="lead", approve="auto")
     evidence.append("sealed", outcome="abandoned", summary="called off")
     evidence.save("report.html", "<html></html>")
-    tell_summary(evidence, load_plan("ward_ops"), screen)
+    print_summary(evidence, load_plan("ward_ops"), screen)
     found = lines(screen)
     assert "outcome abandoned" in found
     assert "downtime none, nothing was stopped" in found

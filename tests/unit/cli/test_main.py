@@ -13,7 +13,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from include.cutover.cli.main import main, postgres_connection
+from include.cutover.cli.main import main
+from include.cutover.cli.target_url import postgres_connection
 from include.cutover.errors import Refused
 from include.cutover.places import ROOT
 from include.cutover.stack.processes import Roster
@@ -93,7 +94,7 @@ def test_a_target_that_does_not_answer(capsys: pytest.CaptureFixture[str], datab
         port = closed.getsockname()[1]
         url = f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/x"
         told = refused(capsys, "run", "--plan", "ward_ops", "--source", database, "--target", url)
-    assert f"127.0.0.1:{port}, database x, user me: the target does not let anybody in" in told
+    assert f"127.0.0.1:{port}, database x, user me: cannot log in to the target" in told
 
 
 def test_a_target_that_refuses_the_log_in(capsys: pytest.CaptureFixture[str], database: Path, conninfo: str) -> None:
@@ -211,7 +212,7 @@ def test_all_notices_of_a_run_are_shown_before_it_starts(capsys: pytest.CaptureF
         "deadline · 2026-03-01 18:52 UTC, while the run is open · to slack (#ops), mail (ops@ward-ops.example), "
         "lead (lead@ward-ops.example)\n",
         "completion · when it is live",
-        "rollback · when it went back",
+        "rollback · when it was rolled back",
         "cancelled · when it does not take place",
     ):
         assert f"\n{heading}" in told, heading
@@ -222,7 +223,7 @@ def test_all_notices_of_a_run_are_shown_before_it_starts(capsys: pytest.CaptureF
 def test_notices_that_cannot_be_written_are_faults(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "this is no time" in refused(capsys, "notices", "--plan", "ward_ops", "--window-start", "tonight")
+    assert "not a date and time" in refused(capsys, "notices", "--plan", "ward_ops", "--window-start", "tonight")
     plan = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
     (tmp_path / "ward_ops.yaml").write_text(plan.replace("begins at <time>", "begins at <tmie>"), encoding="utf-8")
     monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))
