@@ -240,7 +240,7 @@ def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
         or opened.get("rehearsal")  # which worked on a clone
     ):
         raise CannotCheck(
-            "this folder does not hold the evidence of a run" + (f" of the plan {plan}" if plan else ""),
+            "this folder is not the evidence of a run" + (f" of the plan {plan}" if plan else ""),
             where=str(folder),
             expected=f"…/{plan or '<plan>'}/<run id>/ with the events of a cutover",
             do="Find the folder of the run below the evidence root, in the folder of its plan.",

@@ -64,4 +64,4 @@ def require_reachable(login: Mapping[str, Any]) -> None:
         found = target_session.connection_problem(error, login["password"])
         where = f"{login['host']}:{login['port']}, database {login['schema']}, user {login['login']}"
         do = "Check that the server runs, and every part of --target."
-        raise Unreachable("cannot log in to the target", where=where, found=found, do=do) from None
+        raise Unreachable("the target does not let this user in", where=where, found=found, do=do) from None

@@ -538,7 +538,7 @@ def test_a_role_without_rights(run: Run, shop: Shop) -> None:
 
 def test_a_target_without_the_tables_of_the_plan(run: Run, shop: Shop) -> None:
     told = refused(run("verify", shop.file, shop.cluster.url()))
-    assert "the target has no table of the plan; expected the plan's 2 tables; found no table at all." in told
+    assert "the target has no table of the plan; expected the plan's 2 tables; found no tables." in told
 
 
 @contextlib.contextmanager

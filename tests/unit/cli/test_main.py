@@ -94,7 +94,7 @@ def test_a_target_that_does_not_answer(capsys: pytest.CaptureFixture[str], datab
         port = closed.getsockname()[1]
         url = f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/x"
         told = refused(capsys, "run", "--plan", "ward_ops", "--source", database, "--target", url)
-    assert f"127.0.0.1:{port}, database x, user me: cannot log in to the target" in told
+    assert f"127.0.0.1:{port}, database x, user me: the target does not let this user in" in told
 
 
 def test_a_target_that_refuses_the_log_in(capsys: pytest.CaptureFixture[str], database: Path, conninfo: str) -> None:
