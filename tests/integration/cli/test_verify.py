@@ -60,7 +60,7 @@ def verify(loaded: Loaded, conninfo: str | None = None, source: Path | None = No
     return Told(status, out.getvalue(), err.getvalue())
 
 
-def test_equal(ward: Loaded) -> None:
+def test_equal_sides_give_0(ward: Loaded) -> None:
     told = verify(ward, fail_on_mismatch=True)
     assert (told.status, told.err) == (0, "")
     assert "EQUAL: source and target are the same, 25 tables." in told.out
@@ -74,12 +74,12 @@ def test_equal(ward: Loaded) -> None:
 
 
 @pytest.mark.parametrize("form", ["postgresql://", "postgresql+psycopg://", "postgres://"])
-def test_the_target_as_a_url(ward: Loaded, form: str) -> None:
+def test_every_form_of_the_target_s_url_is_accepted(ward: Loaded, form: str) -> None:
     url = ward.cluster.url(ward.database).replace("postgresql://", form)
     assert verify(ward, url, tables="users").status == 0
 
 
-def test_a_difference_is_told_and_fails_only_when_asked_for(ward: Loaded) -> None:
+def test_a_difference_is_reported_and_gives_1_only_with_fail_on_mismatch(ward: Loaded) -> None:
     with ward.spoiled("UPDATE branches SET display_name = 'x' WHERE name = 'Batumi 1'",
                       "DELETE FROM ping_results WHERE id = 3") as conninfo:  # fmt: skip
         told = verify(ward, conninfo)
@@ -108,7 +108,7 @@ def test_counts_only_is_the_table_of_the_runbook(ward: Loaded) -> None:
         assert verify(ward, conninfo, counts_only=True, fail_on_mismatch=True).status == 0
 
 
-def test_some_tables_only(ward: Loaded) -> None:
+def test_only_the_given_tables_are_compared(ward: Loaded) -> None:
     with ward.spoiled("UPDATE branches SET display_name = 'x'", "SELECT setval('users_id_seq', 1)") as conninfo:
         assert verify(ward, conninfo, tables="monitored_hostgroups,alert_rules", fail_on_mismatch=True).status == 0
         told = verify(ward, conninfo, tables="users", fail_on_mismatch=True)
@@ -132,7 +132,7 @@ def test_orphans_sequences_and_schema_alone_are_a_mismatch(ward: Loaded) -> None
             assert found in told.out
 
 
-def test_reference_data_is_no_difference(without_places: Loaded) -> None:
+def test_reference_data_is_not_a_difference(without_places: Loaded) -> None:
     assert verify(without_places, fail_on_mismatch=True).status == 0
     told = verify(without_places, fail_on_mismatch=True, counts_only=True)
     assert told.status == 0
@@ -155,7 +155,7 @@ def test_after_go_live_new_rows_are_extra_and_the_sequences_are_left_alone(ward:
             assert row == (1501,)
 
 
-def test_writers_do_not_have_to_wait(ward: Loaded) -> None:
+def test_writers_are_not_blocked(ward: Loaded) -> None:
     with ward.spoiled() as conninfo, psycopg.connect(conninfo) as connection:
         connection.execute("SELECT nextval('ping_results_id_seq')")
         connection.execute("UPDATE users SET full_name = 'being written' WHERE id = 1")
@@ -220,7 +220,7 @@ def test_nothing_is_left_in_the_scratch_folder(ward: Loaded, tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["live.db"]
 
 
-def test_a_table_that_the_plan_does_not_know_is_a_mismatch(ward: Loaded, tmp_path: Path) -> None:
+def test_a_table_that_is_not_in_the_plan_is_a_mismatch(ward: Loaded, tmp_path: Path) -> None:
     more = tmp_path / "more.db"
     shutil.copy(ward.manifest.file, more)
     with contextlib.closing(apsw.Connection(str(more))) as connection:
@@ -247,9 +247,7 @@ def test_decisions_of_the_plan_are_carried_out_first(ward: Loaded, tmp_path: Pat
         assert "with the plan's decisions" in told.out
 
 
-def test_tables_that_the_plan_leaves_behind_are_no_mismatch(
-    ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ignored_tables_are_not_a_mismatch(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(Path("include/plans"), tmp_path / "plans")
     with (tmp_path / "plans" / "ward_ops.yaml").open("a") as plan:
         plan.write("ignored_tables: {scratch: space of an importer}\n")
@@ -273,7 +271,7 @@ def not_compared(told: Told) -> str:
     return told.err
 
 
-def test_it_never_says_equal_of_what_it_could_not_compare(ward: Loaded, tmp_path: Path) -> None:
+def test_tables_that_could_not_be_compared_are_never_equal(ward: Loaded, tmp_path: Path) -> None:
     missing = tmp_path / "missing.db"
     assert "there is no such file" in not_compared(verify(ward, source=missing))
     text = tmp_path / "text.db"
@@ -289,7 +287,7 @@ def test_it_never_says_equal_of_what_it_could_not_compare(ward: Loaded, tmp_path
     assert "there is no plan" in err.getvalue()
 
 
-def test_a_backup_that_is_not_the_one_of_its_manifest_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+def test_a_backup_that_does_not_match_its_manifest_is_refused(ward: Loaded, tmp_path: Path) -> None:
     copy = tmp_path / ward.manifest.file.name
     shutil.copy(ward.manifest.file, copy)
     shutil.copy(ward.manifest.path, tmp_path / ward.manifest.path.name)
@@ -300,7 +298,7 @@ def test_a_backup_that_is_not_the_one_of_its_manifest_is_not_compared(ward: Load
     assert "the file does not match its manifest" in not_compared(verify(ward, source=copy))
 
 
-def test_a_damaged_database_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+def test_a_damaged_database_is_refused(ward: Loaded, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.db"
     data = bytearray(ward.manifest.file.read_bytes())
     data[4096 * 30 : 4096 * 31] = b"\xff" * 4096
@@ -334,7 +332,7 @@ def test_a_part_that_cannot_be_read_gives_2_unless_a_difference_is_known(ward: L
                 connection.execute("DROP ROLE verify_reader")
 
 
-def test_a_table_that_is_not_in_the_target(ward: Loaded) -> None:
+def test_a_table_that_is_missing_in_the_target_is_reported(ward: Loaded) -> None:
     with ward.spoiled("DROP TABLE mtr_results") as conninfo:
         told = verify(ward, conninfo, fail_on_mismatch=True)
         assert told.status == 1
@@ -348,7 +346,7 @@ def test_a_table_that_is_not_in_the_target(ward: Loaded) -> None:
         assert found["source_rows"] > 0
 
 
-def test_what_is_of_another_application_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+def test_a_source_of_another_application_is_refused(ward: Loaded, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     with contextlib.closing(apsw.Connection(str(other))) as connection:
         connection.execute("CREATE TABLE songs (id INTEGER)")
@@ -358,7 +356,7 @@ def test_what_is_of_another_application_is_not_compared(ward: Loaded, tmp_path: 
         assert "the target has no table of the plan; expected the plan's 25 tables" in told
 
 
-def test_the_digests_of_another_file_are_not_believed(ward: Loaded, tmp_path: Path) -> None:
+def test_the_digests_of_another_file_are_not_used(ward: Loaded, tmp_path: Path) -> None:
     """Whoever copies a backup may bring the digests of another one along."""
     assert verify(ward).status == 0  # its own digests are kept now
     shutil.copy(ward.manifest.file, tmp_path / "changed.db")
@@ -372,7 +370,9 @@ def test_the_digests_of_another_file_are_not_believed(ward: Loaded, tmp_path: Pa
 
 
 @pytest.mark.parametrize("at", [1, 5])
-def test_a_server_that_dies_in_the_middle(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def test_a_server_that_dies_during_the_comparison_gives_2(
+    ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
     """Half of a comparison is none: neither equal nor different. At the first table, all others wait for their turn."""
     cluster = Cluster(tmp_path / "postgres", free_port())
     cluster.start({"fsync": "off"})
@@ -396,7 +396,7 @@ def test_a_server_that_dies_in_the_middle(ward: Loaded, tmp_path: Path, monkeypa
         cluster.stop(signal.SIGQUIT)
 
 
-def test_a_source_that_is_written_all_the_time(ward: Loaded, tmp_path: Path) -> None:
+def test_a_source_that_is_written_all_the_time_can_be_compared(ward: Loaded, tmp_path: Path) -> None:
     """Each comparison is of one moment: what is wrong is what was written, and no row is half there."""
     live = tmp_path / "live.db"
     shutil.copy(ward.manifest.file, live)
