@@ -155,7 +155,7 @@ class Finding:
 
     @property
     def do(self) -> str:
-        """What to do where the plan does not decide it."""
+        """The action where the plan does not decide it."""
         return CODES[self.code].do if self.severity == "blocks" or self.decide else ""
 
     @property

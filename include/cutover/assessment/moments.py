@@ -16,7 +16,7 @@ _PLAUSIBLE = {  # 1980 to 2100
     "julian": (2_444_239.5, 2_488_069.5),
 }
 MEANINGS = tuple(_PLAUSIBLE)
-"""What a number in a date column may count, as a plan names it."""
+"""Meanings of a number in a date column, as a plan names them."""
 
 _NUMBER_IN_TEXT = re.compile(r"-?[0-9](?:[0-9]*\.)?[0-9]*(?<!\.)")
 _MIDNIGHT = re.compile(r"24:00(?::00(?:\.0+)?)?(?: ?(?:[Zz]|[+-]\d\d:\d\d))?")

@@ -61,12 +61,12 @@ class Narrator:
             seconds = (at - self._stopped).total_seconds()
             self._stopped = None
             on = {"target": "on PostgreSQL", "source": "on SQLite"}.get(str(event.get("on")), "")
-            what = "services run" if self._moves_services else "writes may go on"
+            what = "services run" if self._moves_services else "writes may continue"
             self._line(at, "[yellow]▲[/]", what, seconds, f"{on}; the downtime was that long")
         elif kind == "rows.written" and not event.get("folder"):  # counted before a rollback; a step reports the export
             rows = [f"{table}: {item['in_words']}" for table, item in (event["tables"] or {}).items()]
-            told = "; ".join(rows) or "none" if event["tables"] is not None else f"unknown: {event['unknown']}"
-            self._line(at, "[yellow]![/]", "rows since go-live", None, f"{told}; they will not be in SQLite")
+            found = "; ".join(rows) or "none" if event["tables"] is not None else f"unknown: {event['unknown']}"
+            self._line(at, "[yellow]![/]", "rows since go-live", None, f"{found}; they will not be in SQLite")
         elif kind == "notice.delivery" and event["outcome"] != "sent":
             self._line(
                 at, "[yellow]![/]", event["notice"], None, f"not delivered by {event['channel']}: {event.get('error')}"

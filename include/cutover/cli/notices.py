@@ -80,7 +80,7 @@ def _receivers(plan: Plan, *, lead: bool) -> str:
         found.append(f"mail ({', '.join(plan.channels.mail_to)})")
         if lead and plan.people.lead.email not in plan.channels.mail_to:
             found.append(f"lead ({plan.people.lead.email})")
-    return ", ".join(found) or "nobody: the plan has no channel"
+    return ", ".join(found) or "no receiver: the plan has no channel"
 
 
 def _when(moment: datetime) -> str:

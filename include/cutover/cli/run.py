@@ -32,7 +32,7 @@ console = Console(highlight=False)
 
 
 class Approval(StrEnum):
-    """Who answers the gates."""
+    """How the gates are answered."""
 
     auto = "auto"
     ask = "ask"

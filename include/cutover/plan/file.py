@@ -107,7 +107,7 @@ def load_plan(name: str) -> Plan:
     configuration, roles or aftercare.
 
     Raises:
-        PlanInvalid: When there is no such plan or it has faults.
+        PlanInvalid: When the plan does not exist or has faults.
     """
     path = plans_folder() / f"{name}.yaml"
     named = re.fullmatch(NAME_PATTERN, name) is not None
