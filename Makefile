@@ -1,4 +1,4 @@
-# Everything runs on plain Python 3.11 or newer and GNU make. 'make' alone lists the targets.
+# Everything needs only Python 3.11 or newer and GNU make. 'make' alone lists the targets.
 
 PYTHON ?= python3
 PY := .venv/bin/python
@@ -23,20 +23,20 @@ SEED ?=
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
-	@echo "  make demo knows PINGS=N, FAIL=orphans, ORPHANS=N, THEN=rollback and PORT=N; make up knows PINGS=N and PORT=N."
+	@echo "  make demo takes PINGS=N, FAIL=orphans, ORPHANS=N, THEN=rollback and PORT=N; make up takes PINGS=N and PORT=N. See docs/commands.md."
 
-setup: ## Make .venv from the locked requirements (every other target does this by itself)
+setup: ## Create .venv from the locked requirements (other targets do this first)
 	@command -v $(PYTHON) >/dev/null || { echo "setup: there is no $(PYTHON); name one: make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) scripts/setup.py
 
-demo: setup ## Cut the example application over, watched; succeeds only when it ends live on PostgreSQL
+demo: setup ## Cut over the example application and print each step; succeeds only when it ends live on PostgreSQL
 	@$(PY) -m examples.ward_ops.demo run --pings "$(PINGS)" --orphans "$(ORPHANS)" \
 		$(if $(FAIL),--fail "$(FAIL)") $(if $(THEN),--then "$(THEN)") $(if $(PORT),--port "$(PORT)")
 
 up: setup ## Start the example application and a local Airflow, and leave them running
 	@$(PY) -m examples.ward_ops.demo up --pings "$(PINGS)" $(if $(PORT),--port "$(PORT)")
 
-down: setup ## End what 'make up' started
+down: setup ## Stop everything that 'make up' started
 	@$(PY) -m examples.ward_ops.demo down
 
 test: setup ## Run the tests, WORKERS=2 files at a time; ARGS="tests/unit -k fence" runs some
@@ -44,36 +44,36 @@ test: setup ## Run the tests, WORKERS=2 files at a time; ARGS="tests/unit -k fen
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -n "$(WORKERS)" --dist loadfile --no-loadscope-reorder \
 		-o tmp_path_retention_policy=failed $(ARGS)
 
-test-chain: setup ## Try EXAMPLES=N whole cutovers drawn at random; some 15,000 in an hour
+test-chain: setup ## Run EXAMPLES=N whole cutovers drawn at random; about 15,000 an hour
 	@mkdir -p var
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" CHAIN_EXAMPLES="$(EXAMPLES)" $(PY) -m pytest -o tmp_path_retention_policy=failed \
 		-o timeout=0 tests/chain/test_chain.py $(ARGS)
 
-explore: setup ## Play random schedules of kills, zombies, clears and rollbacks against the state machine; SEED=N plays from there
+explore: setup ## Play SCHEDULES=N random schedules of kills, zombies, clears and rollbacks; SEED=N starts there
 	@$(PY) -m tests.exploring $(SCHEDULES) $(if $(SEED),--seed $(SEED))
 
 test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium, chromium-driver)
 	@$(PY) -m pytest tests/browser -m browser $(ARGS)
 
-faults: setup ## Break everything that can break, judge it from outside, write docs/faults.md; ONLY="kill-* zombie-*" tries some
+faults: setup ## Inject every fault, judge each outcome from outside, write docs/faults.md; ONLY="kill-* zombie-*" selects
 	@set -f; $(PY) -m tests.faults $(ONLY)
 
-env: ## Write .env and .env.tasks for docker-compose.yaml, with random secrets; never overwrites
+env: ## Write .env and .env.tasks for docker-compose.yaml, with random secrets; never overwrite
 	@$(PYTHON) scripts/make_env.py
 
-stack-test: setup ## Build and start docker-compose.yaml for real and cut over in it; skips where no container engine is
+stack-test: setup ## Build and start docker-compose.yaml and cut over in it; skipped without a container engine
 	@$(PY) -m tests.stack $(ARGS)
 
-check: setup ## Lint, formatting, types, layers
+check: setup ## Check lint, formatting, types and the order of the packages
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	.venv/bin/lint-imports
 
-bench: setup ## Measure the copy; ARGS are passed on
+bench: setup ## Measure the copy; ARGS is passed on
 	@$(PY) -m bench.copying $(ARGS)
 
-lock: ## Resolve requirements*.in anew into the locks; UPGRADE=1 takes newer versions
+lock: ## Resolve requirements*.in again into the locks; UPGRADE=1 takes newer versions
 	@folder=$$(mktemp -d); trap 'rm -rf "$$folder"' EXIT; \
 	$(PYTHON) -m venv "$$folder" && "$$folder/bin/pip" install --quiet --disable-pip-version-check uv; \
 	for name in requirements requirements-dev; do \
@@ -81,7 +81,7 @@ lock: ## Resolve requirements*.in anew into the locks; UPGRADE=1 takes newer ver
 			--generate-hashes --no-emit-index-url $(if $(UPGRADE),--upgrade) $$name.in -o $$name.txt; \
 	done
 
-clean: ## End what runs here and remove what was made, but for .venv, evidence and backups
+clean: ## End running processes and remove generated files, but keep .venv, evidence and backups
 	@if [ -x $(PY) ]; then $(PY) -m examples.ward_ops.demo down; $(PY) -m include.cutover stack down >/dev/null; fi
 	@rm -rf var/demo var/up var/stack var/faults var/cache var/mypy var/pytest-of-* .ruff_cache .import_linter_cache
 	@find . -name __pycache__ -not -path './.venv/*' -prune -exec rm -rf {} +

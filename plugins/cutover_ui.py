@@ -1,7 +1,7 @@
 """Cutover's pages in Airflow's interface: the declaration only.
 
-Every Airflow process loads this file, each task's process included, so it imports nothing that Airflow has not loaded
-already. The pages themselves are imported by the API server, at the first request for one.
+Every Airflow process loads this file, task processes included, so it imports nothing that Airflow has not already loaded.
+The API server imports the pages themselves, at the first request for one.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ class LazyPages:
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
-        """Hand the request on."""
+        """Pass the request on."""
         from include.cutover.ui.web import app
 
         await app(scope, receive, send)
 
 
 class CutoverPlugin(AirflowPlugin):
-    """Reports and Data Docs of cutover runs, for those who may see the plan's DAG.
+    """Reports and Data Docs of cutover runs, for users who may see the plan's DAG.
 
     The addresses of the views are relative: Airflow resolves them against its own base URL.
     """

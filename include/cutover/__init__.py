@@ -1,5 +1,6 @@
 """Cutover: moves a live application from SQLite to PostgreSQL and can always go back.
 
-Layers, from the bottom: ``errors`` and ``checks``, ``plan``, the domain modules (plain functions on connections and
-paths), ``tasks`` (where Airflow enters), then the DAG files. Only ``tasks``, the DAG files and the plugin import Airflow.
+Each package is named for what it does and imports only from the packages below it; the layers contract in pyproject.toml
+holds their order. Only ``tasks``, ``ui`` and ``accounts``, the DAG files and the plugin import Airflow. Every package may
+use the modules here: errors, checks, masking, places, files, locks.
 """

@@ -1,4 +1,4 @@
-"""``python -m include.cutover``. SIGTERM and a closed terminal end it in order, with everything that it started."""
+"""The command ``python -m include.cutover``. On SIGTERM or a closed terminal it ends in order, with all that it started."""
 
 import signal
 import sys

@@ -1,4 +1,4 @@
-"""The result of looking at one thing: passed, failed or could not be checked."""
+"""The result of one check: passed, failed or unknown."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ Outcome = Literal["passed", "failed", "unknown"]
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that was looked at.
+    """One thing that was checked.
 
     Attributes:
         name: Stable identifier in snake_case, e.g. ``target_free_disk``.
         title: Plain words for the observer.
         outcome: ``unknown`` means that it could not be checked; it is never a pass.
-        expected: What should be there; empty where ``found`` says it all.
-        found: What was there. Never holds a secret.
-        do: What to do when it is not passed.
-        where: Table, file, URL or connection the check is about.
+        expected: The expected state; empty where ``found`` says it all.
+        found: The found state. Never holds a secret.
+        do: The next step when it did not pass.
+        where: Table, file, URL or connection that was checked.
     """
 
     name: str
@@ -31,12 +31,12 @@ class Check:
     where: str = ""
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain dictionary for evidence and reports."""
+        """Return a plain dictionary for evidence and reports."""
         return asdict(self)
 
 
 def worst(checks: list[Check]) -> Outcome:
-    """The outcome of a list: failed before unknown before passed. An empty list is unknown: nothing was looked at."""
+    """Return the worst outcome: failed before unknown before passed. An empty list is unknown: nothing was checked."""
     outcomes = {check.outcome for check in checks}
     if "failed" in outcomes:
         return "failed"

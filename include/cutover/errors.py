@@ -1,7 +1,7 @@
-"""Errors that a person on call can act on.
+"""Errors that an on-call engineer can act on.
 
-Every error names the place, what was expected, what was found and what to do next. ``retry_helps`` says whether the same
-call may succeed later without anybody changing anything; the task layer turns that into Airflow's retry decision.
+Every error names the place, the expected and the found state, and the next step. ``retry_helps`` says whether the same call
+may succeed later without any change; the task layer turns that into Airflow's retry decision.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ class CutoverError(Exception):
     Args:
         message: One sentence that says what is wrong. Never holds a secret or the content of a secret column.
         where: Plan, table, column, key, file or step.
-        expected: What should have been there.
-        found: What was there.
-        do: What the reader should do next.
+        expected: The expected state.
+        found: The found state.
+        do: The reader's next step.
     """
 
     retry_helps = False
@@ -52,17 +52,17 @@ class PlanInvalid(CutoverError):
 
 
 class CannotCheck(CutoverError):
-    """Something could not be looked at. Never a pass: both this and a failed check stop a go-live."""
+    """Something could not be checked. Never a pass: both this and a failed check stop a go-live."""
 
 
 class Unreachable(CannotCheck):
-    """A server or service did not answer. Trying again may help."""
+    """A server or service did not answer. A retry may help."""
 
     retry_helps = True
 
 
 class WrongData(CutoverError):
-    """Data that cannot be carried over as it is; names table, column and key."""
+    """Data that cannot be migrated as it is; names table, column and key."""
 
 
 class Refused(CutoverError):
@@ -70,8 +70,8 @@ class Refused(CutoverError):
 
 
 class LeaseLost(Refused):
-    """Another run took over. The step that raised this changed nothing and nothing more may be done by its run."""
+    """Another run took over. The step that raised this changed nothing, and its run may do nothing more."""
 
 
 class StepFailed(CutoverError):
-    """A step was carried out and its outcome is not what it must be."""
+    """A step ran and its outcome is wrong."""

@@ -1,6 +1,6 @@
-"""File operations that a crash or a full disk cannot turn into a wrong file: copies, digests, places.
+"""Durable file operations: copies, digests, atomic writes, free space. No crash and no full disk leaves a wrong file.
 
-What is written is fsynced before it counts, under a name that nobody reads until it is whole.
+A file is fsynced before it counts, under a name that is not read until it is whole.
 """
 
 from __future__ import annotations
@@ -25,21 +25,22 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 def real(path: Path) -> Path:
-    """The path with every symbolic link followed, also when the file itself does not exist."""
+    """Return the path with every symbolic link followed; the file itself need not exist."""
     return Path(os.path.realpath(path))
 
 
 def side_files(database: Path) -> list[Path]:
-    """Those of ``-wal``, ``-shm`` and ``-journal`` that lie beside a database."""
+    """List those of ``-wal``, ``-shm`` and ``-journal`` that exist beside a database."""
     beside = (database.with_name(database.name + suffix) for suffix in SIDE_FILES)
     return [path for path in beside if os.path.lexists(path)]
 
 
 def digest(path: Path, *, from_disk: bool = False) -> str:
-    """SHA-256 of a file's bytes, in hex; memory stays flat.
+    """Hash a file in blocks: the SHA-256 of its bytes, in hex.
 
     Args:
-        from_disk: Let go of the page cache first, so that the bytes come from the device. Only what was fsynced is let go.
+        path: The file.
+        from_disk: Drop the page cache first, so that the bytes come from the device. Only fsynced pages are dropped.
 
     Raises:
         CannotCheck: When the file is missing or unreadable.
@@ -51,14 +52,14 @@ def digest(path: Path, *, from_disk: bool = False) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
+            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Check the disk."
         ) from None
 
 
 def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:
-    """Copy a file's bytes to a new file and make them durable; the folder of ``to`` is left to the caller to sync.
+    """Copy a file's bytes to a new file and make them durable; the caller must sync the folder of ``to``.
 
-    What a killed attempt left at ``to`` is removed first, and a failed attempt leaves nothing.
+    The rest of a killed attempt at ``to`` is removed first, and a failed attempt leaves nothing.
 
     Returns:
         SHA-256 of the bytes that were read, in hex.
@@ -84,19 +85,19 @@ def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:
                 raise
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
+            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Check the disk."
         ) from None
     return total.hexdigest()
 
 
 def copy_verified(path: Path, to: Path) -> str:
-    """As ``copy``, and the copy is read back from its device.
+    """Copy a file as ``copy`` does, and read the copy back from its device.
 
     Returns:
         SHA-256 of both.
 
     Raises:
-        StepFailed: Also when what is read back is something else.
+        StepFailed: Also when the bytes read back differ.
     """
     written = copy(path, to)
     found = digest(to, from_disk=True)
@@ -106,7 +107,7 @@ def copy_verified(path: Path, to: Path) -> str:
             where=str(to.parent),
             expected=f"SHA-256 {written}",
             found=found,
-            do="Do not trust that disk; name another place in the plan.",
+            do="Do not trust that disk; name another folder in the plan.",
         )
     return written
 
@@ -116,7 +117,7 @@ def _read(descriptor: int, path: Path) -> bytes:
         return os.read(descriptor, BLOCK)
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Look at the disk."
+            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Check the disk."
         ) from None
 
 
@@ -127,7 +128,7 @@ def _write(descriptor: int, block: bytes) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and its parents; what is new of them is open to its owner only. An existing folder stays as it is."""
+    """Make a folder and its parents. New ones are open to their owner only; existing ones stay as they are."""
     with disk_errors(folder):
         missing = [item for item in (folder, *folder.parents) if not item.exists()]
         for item in reversed(missing):
@@ -140,13 +141,13 @@ def make_private(folder: Path) -> None:
 
 
 def require_space(needs: dict[Path, int]) -> None:
-    """Refuse unless each place has room for its bytes; what goes to the same device is added up.
+    """Refuse unless each folder has room for its bytes; needs on the same device are added up.
 
     Args:
-        needs: Existing folder → bytes that will be written there.
+        needs: By existing folder, the bytes that will be written there.
 
     Raises:
-        Refused: Names the place, the bytes needed and the bytes free.
+        Refused: Names the folder, the bytes needed and the bytes free.
     """
     by_device: dict[int, int] = {}
     for folder, size in needs.items():
@@ -159,13 +160,13 @@ def require_space(needs: dict[Path, int]) -> None:
                 where=str(folder),
                 expected=f"{by_device[device]:,} bytes free",
                 found=f"{free:,} bytes free",
-                do="Make room there or name another place in the plan.",
+                do="Make room there or name another folder in the plan.",
             )
 
 
 @contextmanager
 def scratch(name: str) -> Iterator[Path]:
-    """A private folder below ``TMPDIR``, gone after the block.
+    """Yield a private folder below ``TMPDIR``, removed after the block.
 
     Raises:
         StepFailed: When it cannot be made.
@@ -177,16 +178,16 @@ def scratch(name: str) -> Iterator[Path]:
             "the scratch folder cannot be made",
             where=str(error.filename or "the folder for temporary files"),
             found=error.strerror or type(error).__name__,
-            do="Name a folder that takes files, and has room for a copy of the database, in TMPDIR.",
+            do="Set TMPDIR to a writable folder with room for a copy of the database.",
         ) from None
     with made as folder:
         yield Path(folder)
 
 
 def is_mount(path: Path) -> bool:
-    """Whether that very file is a mount of its own, as with a single file given into a container.
+    """Report whether a file is itself a mount, as a single file mounted into a container is.
 
-    Such a file cannot be replaced by a rename, only written into.
+    Such a file cannot be replaced by a rename, only overwritten.
     """
     try:
         lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
@@ -197,10 +198,17 @@ def is_mount(path: Path) -> bool:
 
 
 def give(descriptor: int, path: Path, uid: int, gid: int, mode: int) -> None:
-    """Give an open file the owner, group and mode that ``path`` has, or had.
+    """Give an open file the owner, group and mode of the file that it will replace.
+
+    Args:
+        descriptor: The open file.
+        path: The file to be replaced, for the error.
+        uid: Its owner.
+        gid: Its group.
+        mode: Its mode.
 
     Raises:
-        Refused: When this user may not do that. Ask before anything is replaced.
+        Refused: When this user may not do that. Call it before anything is replaced.
     """
     found = os.fstat(descriptor)
     try:
@@ -218,12 +226,12 @@ def give(descriptor: int, path: Path, uid: int, gid: int, mode: int) -> None:
 
 
 def slug(run_id: str) -> str:
-    """The run id as a folder name: every character outside ``A-Za-z0-9_.-`` becomes ``_``."""
+    """Return the run id as a folder name: every character outside ``A-Za-z0-9_.-`` becomes ``_``."""
     return re.sub(r"[^A-Za-z0-9_.-]", "_", run_id).lstrip(".") or "_"
 
 
 def write_atomically(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Replace ``path`` in one step: a reader, or a crash, sees the old content or the new, never a part.
+    """Replace ``path`` atomically: a reader, or a crash, sees the old content or the new, never a part.
 
     File and folder are fsynced before this returns. The temporary file never has a wider mode than ``mode``.
     """
@@ -254,7 +262,7 @@ def sync_folder(folder: Path) -> None:
 
 @contextmanager
 def disk_errors(place: Path) -> Iterator[None]:
-    """Turn what the operating system says about a place that is written to into an error that names the place.
+    """Turn errors of the operating system about a place that is written to into one that names the place.
 
     Raises:
         StepFailed: For a full disk, a read-only place, missing rights and input/output errors alike.
@@ -267,10 +275,10 @@ def disk_errors(place: Path) -> Iterator[None]:
             "the disk is full" if full else "the place cannot be written",
             where=str(place),
             found=error.strerror or type(error).__name__,
-            do="Make room, then run the step again." if full else "Mend the place or its rights, then run the step again.",
+            do="Make room, then run the step again." if full else "Fix the place or its rights, then run the step again.",
         ) from None
 
 
 def now() -> str:
-    """This instant, UTC, ISO 8601 with microseconds."""
+    """Return the current time, UTC, as ISO 8601 with microseconds."""
     return datetime.now(UTC).isoformat(timespec="microseconds")

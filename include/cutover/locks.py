@@ -1,4 +1,4 @@
-"""Locks of the kernel on files: held by one process at a time, and gone with it."""
+"""Kernel locks on files: held by one process at a time, and released when it ends."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ from include.cutover.errors import Unreachable
 
 log = logging.getLogger(__name__)
 
-
 LOCK_SECONDS = 60.0
-
+"""How long a lock is waited for."""
 
 HUNG_SECONDS = 30.0
+"""How long a brief lock may be held before its holder is killed."""
 
 
 @contextmanager
 def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) -> Iterator[int]:
     """Hold an exclusive kernel lock on ``path`` (made where missing), and yield its descriptor.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, in whichever way that ends.
 
     Args:
-        brief: It is a lock that everybody holds for milliseconds. A process of this host that still has it after
-            ``HUNG_SECONDS`` was stopped there, and is ended: everything here may be killed at any instant, and is waited for
-            by all others.
+        path: The file.
+        seconds: How long to wait for the lock.
+        brief: All processes hold this lock for milliseconds only. A process of this host that still holds it after
+            ``HUNG_SECONDS`` hangs, and is killed: every process here may be killed at any instant, and all others wait.
 
     Raises:
-        Unreachable: When somebody else holds it for longer than ``seconds``.
+        Unreachable: When another process holds it for longer than ``seconds``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
@@ -47,7 +48,17 @@ def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) ->
 
 
 def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: bool = False) -> None:
-    """Lock an open file for oneself, until it is closed. Arguments and errors as for ``locked``."""
+    """Lock an open file until it is closed.
+
+    Args:
+        descriptor: The open file.
+        path: Its path, for errors and the log.
+        seconds: As for ``locked``.
+        brief: As for ``locked``.
+
+    Raises:
+        Unreachable: As for ``locked``.
+    """
     begun, pause, ended = time.monotonic(), 0.001, False
     while True:
         try:
@@ -59,7 +70,7 @@ def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: b
                     "another process keeps this file locked",
                     where=str(path),
                     expected=f"the lock within {seconds:g} s",
-                    do="Find that process with lsof; end it if it hangs, then run the step again.",
+                    do="Find that process with lsof; kill it if it hangs, then run the step again.",
                 ) from None
             if brief and waited > HUNG_SECONDS and not ended:
                 ended = end_holders(descriptor, str(path))
@@ -68,13 +79,14 @@ def lock(descriptor: int, path: Path, seconds: float = LOCK_SECONDS, *, brief: b
 
 
 def end_holders(descriptor: int, what: str) -> bool:
-    """Kill the processes of this host that hold a kernel lock on an open file, this one left out.
+    """Kill the other processes of this host that hold a kernel lock on an open file.
 
     Args:
+        descriptor: The open file.
         what: Words for the log.
 
     Returns:
-        Whether there was one that could be ended. False also where the holders cannot be seen.
+        Whether one was killed. False also where the holders cannot be seen.
     """
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"
@@ -88,8 +100,8 @@ def end_holders(descriptor: int, what: str) -> bool:
         try:
             os.kill(pid, signal.SIGKILL)
         except (ProcessLookupError, PermissionError) as error:
-            log.warning("%s: process %s could not be ended: %s", what, pid, error.strerror)
+            log.warning("%s: process %s could not be killed: %s", what, pid, error.strerror)
             continue
-        log.warning("%s: ended process %s, which did not come to its end", what, pid)
+        log.warning("%s: killed process %s, which hung", what, pid)
         ended = True
     return ended

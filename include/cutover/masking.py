@@ -1,11 +1,11 @@
-"""Takes secrets out of text that people will read: log lines, error messages, command output."""
+"""Masking of secrets in text that people read: log lines, error messages, command output."""
 
 from __future__ import annotations
 
 import re
 
 _PATTERNS = (
-    # user:password@ in a URL, up to the last @: a password that nobody encoded may hold one, and a slash.
+    # user:password@ in a URL, up to the last @: an unencoded password may hold one, and a slash.
     (re.compile(r"(://[^/\s:@'\"]*:)[^\s'\"<>]*(@)"), r"\1***\2"),
     (  # also as DB_PASSWORD=, hashed_password: and "password": in JSON, and when the value is cut off
         re.compile(
@@ -16,7 +16,7 @@ _PATTERNS = (
         r"\1***",
     ),
     (re.compile(r"\bgAAAA[A-Za-z0-9_\-=]{20,}"), "***"),  # Fernet tokens
-    # Slack webhooks, also behind another host; a folder named "services" is none.
+    # Slack webhooks, also behind another host; a folder named "services" is not one.
     (re.compile(r"(hooks\.slack(?:-gov)?\.com/\w+/)[^\s'\"<>]+"), r"\1***"),
     (re.compile(r"(/services/)T\w*/B\w*(?:/\w*)?"), r"\1***"),
     (re.compile(r"(?i)\b(authorization:?\s+(?:basic|bearer)\s+)\S+"), r"\1***"),
@@ -24,7 +24,7 @@ _PATTERNS = (
 
 
 def mask(text: str) -> str:
-    """The text with everything that looks like a secret replaced by ``***``."""
+    """Replace everything in a text that looks like a secret by ``***``."""
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
     return text

@@ -9,10 +9,10 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def plans_folder() -> Path:
-    """Folder of the plan files; ``CUTOVER_PLANS`` overrides it."""
+    """Return the folder of the plan files; ``CUTOVER_PLANS`` overrides it."""
     return Path(os.environ.get("CUTOVER_PLANS") or ROOT / "include" / "plans")
 
 
 def sql_root() -> Path:
-    """Folder of the SQL folders, one per plan; ``CUTOVER_SQL`` overrides it."""
+    """Return the folder of the SQL folders, one per plan; ``CUTOVER_SQL`` overrides it."""
     return Path(os.environ.get("CUTOVER_SQL") or ROOT / "include" / "sql")

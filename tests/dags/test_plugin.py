@@ -323,7 +323,7 @@ def test_a_rehearsal_is_listed_and_has_a_report(site: Site) -> None:
     listed = site.get("ward_ops/", "observer").text
     assert 'href="/cutover/ward_ops/rehearsal~try/"' in listed and '<small class="kind">rehearsal</small>' in listed
     page = site.get("ward_ops/rehearsal~try/", "observer").text
-    assert "Rehearsal not green" in page and "database rehearsal_ward_ops_0" in page
+    assert "Rehearsal failed" in page and "database rehearsal_ward_ops_0" in page
     answer = site.get("-/dag_run/rehearsal_ward_ops/try", "observer")
     assert (answer.status_code, answer.headers["location"]) == (303, "/cutover/ward_ops/rehearsal~try/")
     assert "<h2>rehearsals</h2>" not in site.get("", "lead").text

@@ -473,7 +473,7 @@ def _notices(site: FaultSite, verdict: Verdict, cutovers: Mapping[str, Sequence[
     for subject in set(subjects):
         # Killed between a delivery and its record, a notice goes out once more: that is allowed, more is not. That it takes
         # longer is told at half time and at three quarters, to the lead in person as well.
-        kinds = 4 if subject.endswith("still at work") else 1
+        kinds = 4 if subject.endswith("is still running") else 1
         verdict.require(subjects.count(subject) <= 2 * kinds * len(cutovers), f"{subjects.count(subject)} times: {subject}")
     ever = any(event.get("outcome") == "rolled_back" for events in cutovers.values() for event in events)
     wrong = FINAL_NOTICE[State.RESTORED]

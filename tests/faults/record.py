@@ -1,4 +1,4 @@
-"""The last result of every cell, kept in ``docs/faults.json``, and the page ``docs/faults.md`` that shows them."""
+"""The last result of every cell, kept in ``docs/faults.json``, and the page ``docs/faults.md`` that sums them up."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from include.cutover.files import write_atomically
 from include.cutover.places import ROOT
+from include.cutover.runs.runbook import phase_of
 from tests.faults.matrix import CELLS, FAULTS, Cell
 from tests.faults.trial import Result
 
@@ -18,28 +19,32 @@ FILE = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"
 
 HEAD = """\
-# Faults, and what became of them
+# Faults and their outcomes
 
 Written by `make faults`, which runs every cell against real processes: a local Airflow, an embedded PostgreSQL, the stand-in
-for Ward OPS under supervisord. `make faults ONLY='kill-*'` tries some; the others keep their last result, with its date.
+for Ward OPS under supervisord. `make faults ONLY='kill-*'` runs some cells; the others keep their last result. This page
+counts the results by fault and phase, and lists each cell that failed or was not tried. All cells, with end state, seconds
+and date, are in [faults.json](faults.json).
 
-**Survived** means: after the fault and one retry or one rollback, exactly one of these holds, judged from outside (content
-compared value by value, writes tried on both ends, the application asked, the chain of the evidence computed anew):
+**Survived** means that after the fault, and one retry or one rollback, exactly one of these states holds. The judge works
+from outside: it compares content value by value, tries to write on both ends, queries the application, and computes the
+chain of the evidence again.
 
-- **live on PostgreSQL**: content equal to the verified backup but for what the application wrote since, sequences ahead,
-  constraints valid, the source fenced;
+- **live on PostgreSQL**: content equal to the verified backup except for rows that the application wrote since, sequences
+  ahead, constraints valid, the source fenced;
 - **on SQLite, never stopped**, or **fence lifted**: content equal, nothing overwritten;
 - **on SQLite, restored**: the file's hash equal to the backup's at the moment before the services start, no side files.
 
-Never both writable, never a green run that is not live. Seconds are from the fault to the end of the run, or, where many
-tasks are killed in one run, from the kill to the task's pass. The stack of the matrix is quicker than a real one: a
-task is declared dead after 8 s without a heart-beat, not after 30 s. Tables that are empty in the stand-in are left out.
+The two ends are never writable at the same time, and a run that is not live is never green. Seconds count from the fault to
+the end of the run, or, where many tasks are killed in one run, from the kill to the task's pass. The stack of the matrix is
+quicker than a real one: it declares a task dead after 8 s without a heartbeat, not after 30 s. Tables that are empty in the
+stand-in are omitted.
 """
 
 
 @dataclass
 class Entry:
-    """A result as it is kept."""
+    """A stored result."""
 
     tried: str
     survived: bool
@@ -49,20 +54,20 @@ class Entry:
 
 
 def key(cell: Cell, task: str = "") -> str:
-    """Under which a result is kept."""
+    """Return the key under which a result is kept."""
     return f"{cell.name}/{task}" if task else cell.name
 
 
 def load(file: Path = FILE) -> dict[str, Entry]:
-    """All results that are known."""
+    """Load all known results."""
     if not file.exists():
         return {}
     return {name: Entry(**fields) for name, fields in json.loads(file.read_text()).items()}
 
 
 def note(cell: Cell, results: Iterable[Result], file: Path = FILE) -> None:
-    """Keep the results of a cell in the place of its last ones."""
-    others = {other.name for other in CELLS} - {cell.name}  # a cell that is no more is forgotten
+    """Replace the results of a cell with new ones."""
+    others = {other.name for other in CELLS} - {cell.name}  # a cell that no longer exists is dropped
     known = {name: entry for name, entry in load(file).items() if name.partition("/")[0] in others}
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     for result in results:
@@ -72,32 +77,96 @@ def note(cell: Cell, results: Iterable[Result], file: Path = FILE) -> None:
     write_atomically(file, text.encode() + b"\n")
 
 
+ALL_PHASES, AFTER_THE_RUN = "All phases", "After the run"
+
+# One step of each phase, in the order of the runbook: the columns of the matrix.
+_ORDER = ("open_run", "stop_services", "copy.users", "analyze_tables", "check_tables", "start_services",
+          "release.start_services", "rollback.start_services", "close_run")  # fmt: skip
+PHASES = (*dict.fromkeys(phase_of(step) for step in _ORDER), AFTER_THE_RUN, ALL_PHASES)
+
+# Moments of cells that are not named after a step: the step that stands for them, or a column of their own.
+MOMENTS = {
+    "DDL": phase_of("apply_ddl"),
+    "after finish_target": phase_of("analyze_tables"),
+    "after go-live": AFTER_THE_RUN,
+    "after go-live, before the run ends": phase_of("announce_completion"),
+    "after it ended live": AFTER_THE_RUN,
+    "after it ended rolled back": AFTER_THE_RUN,
+    "after a rollback": AFTER_THE_RUN,
+    "after its end, before Airflow knows": ALL_PHASES,
+    "at its start": ALL_PHASES,
+    "both gates": ALL_PHASES,
+    "copy": phase_of("copy.users"),
+    "eight steps that change something, in one run": ALL_PHASES,
+    "every notice": ALL_PHASES,
+    "from before the run to its end": ALL_PHASES,
+    "from copy on": phase_of("copy.users"),
+    "from the start": ALL_PHASES,
+    "in its middle": ALL_PHASES,
+    "index build": phase_of("build_keys_and_indexes"),
+    "just before its end": ALL_PHASES,
+    "manual rollback of a live run": phase_of("open_rollback"),
+    "next cutover": AFTER_THE_RUN,
+    "preflight": phase_of("check_source"),
+    "quiesce": phase_of("stop_services"),
+    "restore_test, copy, verify": phase_of("copy.users"),
+    "rollback": phase_of("open_rollback"),
+    "verify": phase_of("check_tables"),
+}
+
+
+def phase(cell: Cell, task: str = "") -> str:
+    """Return the column of a result: the phase of its task, or the moment that the cell names."""
+    if task:
+        return phase_of(task)
+    if cell.task in MOMENTS:
+        return MOMENTS[cell.task]
+    word = cell.task.removeprefix("before ").partition(",")[0]
+    names = (word, word.rpartition(".")[2], f"rollback.{word}" if word == "restore_source" else word)
+    return next((found for found in map(phase_of, names) if found in PHASES), phase_of(word))
+
+
+@dataclass
+class Tally:
+    """Results of one fault in one phase."""
+
+    survived: int = 0
+    tried: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.survived} of {self.tried} survived" if self.tried else "–"
+
+
 def render(cells: Sequence[Cell], known: Mapping[str, Entry]) -> str:
-    """The page."""
-    by_row: dict[int, list[str]] = defaultdict(list)
+    """Render the page: the explanation, the matrix, and each cell that failed or was not tried."""
+    matrix: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Tally))
     survived = failed = untried = 0
+    listed = []
     for cell in cells:
         entries = [(name.partition("/")[2], entry) for name, entry in known.items() if name.partition("/")[0] == cell.name]
         if not entries:
             untried += 1
-            by_row[cell.row].append(f"| {cell.fault} | {cell.task} | not tried | | | |")
+            matrix[cell.row][phase(cell)].tried += 1
+            listed.append(f"| `{cell.name}` | {cell.fault} | {cell.task} | not tried | |")
         for task, entry in entries:
+            tally = matrix[cell.row][phase(cell, task)]
+            tally.tried += 1
+            tally.survived += entry.survived
             survived, failed = survived + entry.survived, failed + (not entry.survived)
-            where = f"`{task}` {cell.task}" if task else cell.task
-            seconds = "" if entry.seconds is None else f"{entry.seconds:.1f}"
-            outcome = "survived" if entry.survived else f"**failed**: {'; '.join(entry.problems[:3])}".replace("|", "\\|")
-            by_row[cell.row].append(f"| {cell.fault} | {where} | {outcome} | {entry.state} | {seconds} | {entry.tried} |")
-    lines = [HEAD, f"{survived} survived, {failed} failed, {untried} not tried.", ""]
+            if not entry.survived:
+                where = f"`{task}` {cell.task}" if task else cell.task
+                problems = "; ".join(entry.problems[:3]).replace("|", "\\|")
+                listed.append(f"| `{cell.name}` | {cell.fault} | {where} | **failed**: {problems} | {entry.tried} |")
+    phases = [*PHASES, *sorted({name for row in matrix.values() for name in row} - {*PHASES})]
+    lines = [HEAD, f"{survived} survived, {failed} failed, {untried} not tried.", "", "## Faults by phase", ""]
+    lines += [f"| fault | {' | '.join(phases)} |", f"|---|{'---|' * len(phases)}"]
     for row, title in FAULTS.items():
-        lines += [f"## {row}. {title[0].upper()}{title[1:]}", ""]
-        if by_row[row]:
-            lines += ["| fault | task | | end state | seconds | tried |", "|---|---|---|---|---|---|", *by_row[row]]
-        else:
-            lines += ["Not tried."]
-        lines += [""]
-    return "\n".join(lines)
+        lines.append(f"| {row}. {title} | {' | '.join(str(matrix[row][name]) for name in phases)} |")
+    lines += ["", "## Failed or not tried", ""]
+    lines += ["| cell | fault | task | outcome | tried |", "|---|---|---|---|---|", *listed] if listed else ["None."]
+    return "\n".join([*lines, ""])
 
 
 def write_page(cells: Sequence[Cell]) -> None:
-    """Write the page from what is kept."""
+    """Write the page from the stored results."""
     PAGE.write_text(render(cells, load()), encoding="utf-8")

@@ -13,6 +13,7 @@ import pytest
 
 from examples.ward_ops.generate import generate
 from include.cutover.evidence.record import Evidence
+from include.cutover.runs.runbook import phase_of
 from include.cutover.source import fence
 from include.cutover.stack.postgres import Cluster
 from tests.faults import cells as _  # noqa: F401
@@ -122,5 +123,36 @@ def test_the_page_tells_what_was_not_tried_and_what_failed(tmp_path: Path) -> No
     record.note(second, [Result(False, "broken", None, ["both | writable"])], file)
     page = record.render([first, second, third], record.load(file))
     assert "1 survived, 1 failed, 1 not tried" in page
-    assert "**failed**: both \\| writable" in page and "not tried" in page and "2.5" in page
+    assert (
+        "**failed**: both \\| writable" in page
+        and f"| `{third.name}` | {third.fault} | {third.task} | not tried | |" in page
+    )
+    assert f"`{first.name}`" not in page, "only failed and untried cells are listed singly"
     assert set(json.loads(file.read_text())) == {first.name, second.name}
+
+
+def test_the_matrix_counts_results_by_fault_and_phase(tmp_path: Path) -> None:
+    file = tmp_path / "faults.json"
+    kills = next(cell for cell in CELLS if cell.name == "kill-cutover-begin")
+    results = [Result(True, "live on PostgreSQL", 1.0, task=task) for task in ("open_run", "copy.users", "copy.branches")]
+    record.note(kills, [*results, Result(False, "broken", None, ["gone"], task="copy.alert_rules")], file)
+    table = [line for line in record.render([kills], record.load(file)).splitlines() if line.startswith("|")]
+    header, row, others = table[0], table[2], table[3:]
+    found = dict(zip(header.strip("| ").split(" | ")[1:], row.strip("| ").split(" | ")[1:], strict=True))
+    tried = {phase_of("open_run"): "1 of 1 survived", phase_of("copy.users"): "2 of 3 survived"}
+    assert found == dict.fromkeys(record.PHASES, "–") | tried
+    assert sum(line.startswith(f"| {number}. ") for number in FAULTS for line in others) == len(FAULTS) - 1
+
+
+def test_every_result_has_a_phase() -> None:
+    lost = [cell.name for cell in CELLS if record.phase(cell) not in record.PHASES]
+    by_name = {cell.name: cell for cell in CELLS}
+    for key in record.load():
+        name, task = key.partition("/")[::2]
+        if task and name in by_name and record.phase(by_name[name], task) not in record.PHASES:
+            lost.append(key)
+    assert lost == [], f"name its moment in record.MOMENTS: {lost}"
+
+
+def test_the_page_in_the_documents_is_that_of_the_stored_results() -> None:
+    assert record.PAGE.read_text(encoding="utf-8") == record.render(CELLS, record.load())

@@ -111,6 +111,23 @@ class Trial:
         """Hold the first process of a step there."""
         return self.rule(step, at, "hold", **more)
 
+    @contextlib.contextmanager
+    def held_at(self, step: str, at: str, *, start: Callable[[], str] | None = None) -> Iterator[str]:
+        """Start a run, hold it in a step while the block breaks something, let it go on after the block.
+
+        Args:
+            start: Starts the run; a cutover where it is not given.
+
+        Yields:
+            The id of the run. The fault counts from the end of the block, or from ``fault`` where the block calls it.
+        """
+        rule = self.hold(step, at)
+        run_id = (start or self.cutover)()
+        self.held(rule)
+        yield run_id
+        self.fault()
+        self.release(rule)
+
     def fault(self) -> None:
         """Now it is broken: from here the time to recover counts."""
         self._faulted = self._faulted or time.time()

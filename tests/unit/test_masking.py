@@ -25,6 +25,6 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
     assert secret not in masked and "***" in masked
 
 
-def test_other_text_stays_as_it_is() -> None:
+def test_other_text_is_not_changed() -> None:
     text = "snmp_credentials.device_id: 3 rows point nowhere, keys 1f, 2e at http://127.0.0.1:5001/api, /srv/services/app"
     assert mask(text) == text

@@ -1,10 +1,10 @@
-"""What must stand before Airflow starts: its tables, the plans' roles and accounts, its slots, and the plans' connections.
+"""Set-up before Airflow starts: its tables, the plans' roles and accounts, its slots, and the plans' connections.
 
     python -m include.cutover.accounts.first_start
 
-The init job of docker-compose.yaml. It runs again at each start and changes what differs; a password that somebody changed
-stays. It reads CUTOVER_PASSWORDS, a JSON object of user name to the password that a new account gets. Where people log in
-elsewhere (see ``log_in``), accounts get none. Exit status 0 when everything stands; else every fault is told at once.
+The init job of docker-compose.yaml. It runs again at each start and changes only what differs; a changed password stays. It
+reads CUTOVER_PASSWORDS, a JSON object of user name to the password of a new account. With a log-in elsewhere (see
+``log_in``), accounts get none. Exit status 0 when everything is in place; else it lists every fault at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Mapping, Sequence
 
 import psycopg
 
-from include.cutover.accounts import roles as account_roles
+from include.cutover.accounts import roles
 from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, StepFailed, Unreachable
 from include.cutover.people.roles import Accounts
 from include.cutover.places import plans_folder
@@ -29,7 +29,7 @@ WAIT_SECONDS = 120.0
 
 
 def main() -> int:
-    """Do all of it; returns the exit status."""
+    """Do all of it; return the exit status."""
     try:
         plans = _plans()
         passwords = _passwords()
@@ -41,30 +41,30 @@ def main() -> int:
     for fault in faults:
         _tell(fault)
     if not faults:
-        _tell("everything stands")
+        _tell("everything is in place")
     return 1 if faults else 0
 
 
 def _tell(text: str) -> None:
-    """Not through a logger: Airflow takes the loggers over when it is imported."""
+    """Write to standard error, without a logger: Airflow takes over the loggers when it is imported."""
     sys.stderr.write(f"init: {text}\n")
     sys.stderr.flush()
 
 
 def _plans() -> list[Plan]:
-    """The plans that can be read. One that has faults is shown by its DAG, and gives nobody a right.
+    """Load all valid plans. An invalid one is shown by its DAG, and gives no rights.
 
     Raises:
-        CannotCheck: When none can be read.
+        CannotCheck: When there is no valid plan.
     """
     found = []
     for file in sorted(plans_folder().glob("*.yaml")):
         try:
             found.append(load_plan(file.stem))
         except PlanInvalid as error:
-            _tell(f"nobody gets a right to this plan's DAGs: {error}")
+            _tell(f"no user gets rights on this plan's DAGs: {error}")
     if not found:
-        raise CannotCheck("there is no plan that can be read", where=str(plans_folder()))
+        raise CannotCheck("there is no valid plan", where=str(plans_folder()))
     return found
 
 
@@ -80,11 +80,11 @@ def _passwords() -> dict[str, str]:
 
 
 def migrate() -> None:
-    """Bring Airflow's tables, FAB's among them, to what this version needs.
+    """Migrate Airflow's tables, FAB's among them, to this version.
 
     Raises:
         Unreachable: When the database does not answer in time.
-        StepFailed: When Airflow could not do it.
+        StepFailed: When the migration failed.
     """
     url = os.environ["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"].replace("+psycopg2", "")
     deadline = time.monotonic() + WAIT_SECONDS
@@ -102,17 +102,17 @@ def migrate() -> None:
     )
     if done.returncode != 0:
         raise StepFailed("'airflow db migrate' failed", found=(done.stderr or done.stdout).strip()[-1500:])
-    _tell("Airflow's tables are as this version needs them")
+    _tell("Airflow's tables are migrated to this version")
 
 
 def make_accounts(wanted: Accounts, passwords: Mapping[str, str]) -> list[str]:
-    """Roles with exactly their rights, accounts of the plans' people; returns what is missing."""
-    there = set(account_roles.look(wanted).ids)
+    """Make the roles with exactly their rights, and the accounts of the plans' people; return what is missing."""
+    there = set(roles.look(wanted).ids)
     elsewhere = os.environ.get("CUTOVER_LOG_IN", "password") != "password"
     without = [user for user in wanted.users if user not in there and user not in passwords]
     if without and not elsewhere:
-        return [f"CUTOVER_PASSWORDS has no password for {user}, a plan's person without an account" for user in without]
-    found = account_roles.apply(wanted, make_users=True)
+        return [f"CUTOVER_PASSWORDS has no password for {user}, who is in a plan and has no account" for user in without]
+    found = roles.apply(wanted, make_users=True)
     new = [user for user in wanted.users if user not in there and user in passwords]
     if new and not elsewhere:
         _set_passwords({user: passwords[user] for user in new})
@@ -133,7 +133,7 @@ def _set_passwords(passwords: Mapping[str, str]) -> None:
 
 
 def set_slots(slots: int) -> None:
-    """As many tasks at once as the executor runs: more would only wait elsewhere, where nobody sees it."""
+    """Allow as many tasks at once as the executor runs: more would only wait in its queue, unseen."""
     from airflow.models.pool import Pool
 
     Pool.create_or_update_pool("default_pool", slots, "As many as the executor runs at once", include_deferred=False)
@@ -141,7 +141,7 @@ def set_slots(slots: int) -> None:
 
 
 def missing_connections(plans: Sequence[Plan]) -> list[str]:
-    """Connections that a plan names and that no secrets backend, environment or table has."""
+    """List the connections of the plans that no secrets backend, environment or table has."""
     from airflow.exceptions import AirflowNotFoundException
     from airflow.models import Connection
 
@@ -154,7 +154,7 @@ def missing_connections(plans: Sequence[Plan]) -> list[str]:
                 Connection.get_connection_from_secrets(name)
             except AirflowNotFoundException:
                 variable = f"AIRFLOW_CONN_{name.upper()}"
-                faults.append(f"plan {plan.name}: the connection {name} ({part}) is not there; set {variable} in .env.tasks")
+                faults.append(f"plan {plan.name}: no connection {name} ({part}) is defined; set {variable} in .env.tasks")
     return faults
 
 

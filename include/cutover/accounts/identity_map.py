@@ -1,4 +1,4 @@
-"""The auth manager's ids, as a running task finds them: from Airflow's settings and variables, never from its database."""
+"""The auth manager's ids as a running task reads them: from Airflow's settings and variables, never from its database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ SIMPLE = "SimpleAuthManager"
 
 
 def identities() -> Identities:
-    """The map as it is now; whoever got an account since the run began is in it."""
+    """Return the map as it is now; accounts made since the run began are in it."""
     from airflow.configuration import conf
     from airflow.sdk import Variable
 

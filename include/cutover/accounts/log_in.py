@@ -1,14 +1,14 @@
-"""How people log in to Airflow under the FAB auth manager: its configuration file ([fab] config_file), by environment alone.
+"""Log-in to Airflow under the FAB auth manager: its configuration file ([fab] config_file), set by the environment alone.
 
 CUTOVER_LOG_IN is ``password`` (accounts of Airflow's own, the default), ``oidc`` or ``ldap``. Accounts and their roles come
-from the plans' people either way (``roles apply``): a log-in with another user name is refused, no account is made of it,
-and what the identity provider says of groups gives nobody a right.
+from the plans' people either way (``roles apply``): a log-in with another user name is refused and makes no account, and
+groups of the identity provider give no rights.
 
-``oidc``: OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET; OIDC_NAME (what the button says), OIDC_SCOPES, OIDC_USER_CLAIM
+``oidc``: OIDC_ISSUER, OIDC_CLIENT_ID, OIDC_CLIENT_SECRET; OIDC_NAME (the label of the button), OIDC_SCOPES, OIDC_USER_CLAIM
 (``preferred_username``: the claim that is the plan's user name). Redirect URI: ``<address>/auth/oauth-authorized/<name>``.
 
 ``ldap``: LDAP_SERVER (``ldaps://…``), LDAP_SEARCH, LDAP_BIND_USER, LDAP_BIND_PASSWORD, LDAP_UID_FIELD (``uid``) and
-LDAP_CA_FILE. It needs python-ldap in the image: docs/operations.md.
+LDAP_CA_FILE. It needs python-ldap in the image: docs/deployment.md.
 """
 
 import os
@@ -60,7 +60,7 @@ elif CUTOVER_LOG_IN == "oidc":
         """Takes the user name from one claim of the token."""
 
         def get_oauth_user_info(self, provider: str, resp: dict[str, Any]) -> dict[str, Any]:
-            """Of the token that the provider signed; a token without the claim logs nobody in."""
+            """Read the user from the token that the provider signed; a token without the claim is not a log-in."""
             claims = resp.get("userinfo") or {}
             return {"username": claims.get(OIDC_USER_CLAIM) or "", "email": claims.get("email") or ""}
 

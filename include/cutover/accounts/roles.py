@@ -1,7 +1,7 @@
-"""Roles and their members in Airflow's FAB auth manager: looked at and brought to what the plans say.
+"""Roles and their members in Airflow's FAB auth manager: checked, and changed to match the plans.
 
-Runs where Airflow's metadata database can be reached, through FAB's own security manager. The local stack calls this module
-as a program, with the accounts as JSON on its standard input, and lets it make the users, too.
+It works where Airflow's metadata database can be reached, through FAB's own security manager. The local stack runs this
+module as a program, with the accounts as JSON on its standard input; it then makes the users too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ FAB = "FabAuthManager"
 
 @dataclass(frozen=True)
 class Found:
-    """What FAB has of the accounts that are wanted.
+    """The state in FAB of the wanted accounts.
 
     Attributes:
-        permissions: Role to what it may do; a role that does not exist is missing.
+        permissions: Role to its permissions; a role that does not exist is missing.
         members: Role to the names of its users.
-        ids: User name to id, of those users that exist and may log in.
-        others: User name to the further roles that it has, of the site's or of FAB's own.
-        known: The identity map as the gates read it.
+        ids: User name to id, for the users that exist and may log in.
+        others: User name to its other roles, of the site or of FAB.
+        known: The identity map that the gates read.
     """
 
     permissions: Mapping[str, frozenset[Permission]]
@@ -41,24 +41,24 @@ class Found:
     known: Mapping[str, str]
 
     def differs(self, wanted: Accounts) -> list[str]:
-        """What is not as it is wanted, each as a sentence without its full stop; empty when all is."""
-        told = [f"the user {user} does not exist or is not active" for user in wanted.users if user not in self.ids]
+        """List all differences from the wanted accounts, each as a sentence without a full stop."""
+        differences = [f"the user {user} does not exist or is not active" for user in wanted.users if user not in self.ids]
         for role, allowed in wanted.roles.items():
             if role not in self.permissions:
-                told.append(f"the role {role} does not exist")
+                differences.append(f"the role {role} does not exist")
                 continue
             if self.permissions[role] != allowed:
                 missing, extra = allowed - self.permissions[role], self.permissions[role] - allowed
-                told.append(f"the role {role} lacks {_listed(missing)} and has {_listed(extra)} too much")
+                differences.append(f"the role {role} lacks {_listed(missing)} and has in excess {_listed(extra)}")
             expected = {user for user, roles in wanted.users.items() if role in roles and user in self.ids}
-            told += [f"{user} does not have the role {role}" for user in sorted(expected - self.members[role])]
-            told += [f"{user} has the role {role} and no such part" for user in sorted(self.members[role] - expected)]
-        told += [
+            differences += [f"{user} does not have the role {role}" for user in sorted(expected - self.members[role])]
+            differences += [f"{user} has the role {role} against the plan" for user in sorted(self.members[role] - expected)]
+        differences += [
             f"the gates know {user} as {self.known.get(user, 'nobody')}, and FAB as {self.ids[user]}"
             for user in wanted.users
             if user in self.ids and self.known.get(user) != self.ids[user]
         ]
-        return told
+        return differences
 
 
 def _listed(permissions: frozenset[Permission]) -> str:
@@ -66,7 +66,7 @@ def _listed(permissions: frozenset[Permission]) -> str:
 
 
 def look(wanted: Accounts) -> Found:
-    """What is there now. Changes nothing.
+    """Read the present state. Changes nothing.
 
     Raises:
         Refused: When Airflow uses another auth manager.
@@ -79,14 +79,15 @@ def look(wanted: Accounts) -> Found:
 def apply(wanted: Accounts, *, make_users: bool = False) -> Found:
     """Give the roles exactly their permissions and members, and write the identity map. Safe to run again.
 
-    Roles that are not among the wanted ones are left alone, whoever has them.
+    Other roles are left alone, and so are their members.
 
     Args:
-        make_users: Make the users that are missing, each with a password that nobody knows.
+        wanted: The accounts.
+        make_users: Make the missing users, each with a random password.
 
     Raises:
-        Refused, Unreachable: As ``look``.
-        StepFailed: When FAB did not take a change.
+        Refused, Unreachable: As for ``look``.
+        StepFailed: When FAB did not accept a change.
     """
     with _security_manager() as security:
         users = {user: _user(security, user) for user in wanted.users}
@@ -118,7 +119,7 @@ def apply(wanted: Accounts, *, make_users: bool = False) -> Found:
 
 @contextmanager
 def _security_manager() -> Iterator[Any]:
-    """FAB's security manager. It logs each permission; only what goes wrong is wanted here."""
+    """Yield FAB's security manager. It logs each permission; only its errors are let through."""
     for logger in ("LOGGING_LEVEL", "FAB_LOGGING_LEVEL"):
         os.environ.setdefault(f"AIRFLOW__LOGGING__{logger}", "ERROR")
     from airflow.configuration import conf
@@ -127,9 +128,9 @@ def _security_manager() -> Iterator[Any]:
     manager = conf.get("core", "auth_manager").rsplit(".", 1)[-1]
     if manager != FAB:
         raise Refused(
-            "Airflow does not use the FAB auth manager, so its roles are not made here",
+            "Airflow does not use the FAB auth manager, so its roles cannot be made here",
             where="[core] auth_manager", expected=FAB, found=manager,
-            do="Make roles and accounts as that auth manager wants them; docs/architecture.md says what each role needs.",
+            do="Make the roles and accounts with its own means; see docs/decisions/0012-roles-by-dag.md.",
         )  # fmt: skip
     from airflow.providers_manager import ProvidersManager
 
@@ -142,23 +143,23 @@ def _security_manager() -> Iterator[Any]:
     except (OperationalError, ProgrammingError) as error:
         found = str(error.orig).strip().splitlines()[0] if error.orig else ""
         raise Unreachable(
-            "Airflow's metadata database does not answer as it should", where="[database] sql_alchemy_conn", found=found,
+            "Airflow's metadata database does not answer as expected", where="[database] sql_alchemy_conn", found=found,
             do="Run this where Airflow's API server runs, with its settings, and after 'airflow db migrate'.",
         ) from None  # fmt: skip
 
 
 def _user(security: Any, name: str) -> Any:
-    """The user of exactly this name; FAB finds one also where only the case of letters differs."""
+    """Return the user of exactly this name; FAB also finds one whose name differs in case."""
     user = security.find_user(username=name)
     return user if user is not None and user.username == name else None
 
 
 def _role(security: Any, name: str, allowed: frozenset[Permission]) -> Any:
-    """The role, made where it is missing, with exactly these permissions."""
+    """Return the role with exactly these permissions; make it if it is missing."""
     wanted = [security.create_permission(action, resource) for action, resource in sorted(allowed)]
     role = security.find_role(name) or security.add_role(name)
     if role is None or None in wanted:
-        raise StepFailed("Airflow's FAB did not make the role", where=name, do="Its log tells why.")
+        raise StepFailed("Airflow's FAB did not make the role", where=name, do="Its log has the reason.")
     if {permission.id for permission in role.permissions} != {permission.id for permission in wanted}:
         role.permissions = wanted
         security.session.commit()

@@ -106,7 +106,7 @@ def refuse_removed(plan: str, run: str) -> None:
             "the backup of this run was removed by retention, so there is nothing to go back to",
             where=run,
             found=f"removed at {event['time'][:16].replace('T', ' ')} UTC, as the plan says",
-            do="Nothing was stopped. Another copy of the backup can be put back by hand; see README.",
+            do="Nothing was stopped. Another copy of the backup can be put back by hand; see docs/rollback.md.",
         )
 
 

@@ -1,9 +1,9 @@
-"""One attempt of a step at a time, and no other step beside one that goes back: kernel locks that end with the process.
+"""Claims on steps: one attempt of a step at a time, and no other step beside one that goes back.
 
-Airflow may start a retry while the first attempt, declared dead, still works. Each attempt therefore claims its step, waits
-for its predecessor and, when that does not come to its end, ends it: every step may be killed at any instant and done again.
-Steps that go forward also hold the plan's lock in shared mode. A step that decides, goes back or closes holds that lock
-alone: what it finds is then not changed by an attempt that nobody knows of any more.
+Claims are kernel locks, which end with their process. Airflow may start a retry while the first attempt, declared dead,
+still works. Each attempt therefore claims its step, waits for its predecessor and kills it when it does not end: every step
+may be killed at any instant and run again. Steps that go forward also hold the plan's lock in shared mode. A step that
+decides, goes back or closes holds that lock exclusively, so that no forgotten attempt changes anything beside it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from include.cutover.files import slug
 from include.cutover.locks import end_holders
 
 WAIT_SECONDS = 120.0  # for an earlier attempt of the same step: it may be about to finish
-PATIENCE_SECONDS = 15.0  # for steps whose work is given up
+PATIENCE_SECONDS = 15.0  # for steps whose work is discarded
 PAUSE_SECONDS = 0.1
 
 
@@ -36,11 +36,14 @@ def claim(
     """Hold the claim on a step of a run while the block runs.
 
     Args:
-        alone: No other step of the plan may be in flight: those that do not end by themselves are ended.
-        may_end: Asked before anybody is ended; who lost the lease has no right to it.
+        plan: Name of the plan.
+        run_id: The run.
+        step: The step.
+        alone: No other step of the plan may be in flight: those that do not end by themselves are killed.
+        may_end: Asked before a process is killed; a run that lost the lease may not.
 
     Raises:
-        Unreachable: When another attempt neither ended nor could be ended; trying again may help.
+        Unreachable: When another attempt neither ended nor could be killed; a retry may help.
     """
     folder = evidence_root() / plan / ".claims"
     with (
@@ -52,17 +55,17 @@ def claim(
 
 @contextmanager
 def opening(plan: str, run_id: str, step: str) -> Iterator[None]:
-    """The claim on a step that opens a run; it stands beside the steps of other runs."""
+    """Hold the claim on a step that opens a run; it may run beside the steps of other runs."""
     path = evidence_root() / plan / ".claims" / f"{slug(run_id)}.{slug(step)}"
     with _lock(path, fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, _always):
         yield
 
 
 def wait_for_others(plan: str, may_end: Callable[[], bool] = _always) -> None:
-    """Return once no step of the plan is in flight on this host; one that does not end by itself is ended.
+    """Return once no step of the plan is in flight on this host; one that does not end by itself is killed.
 
     Raises:
-        Unreachable: When one still is and could not be ended.
+        Unreachable: When one still is and could not be killed.
     """
     with _plan_lock(plan, True, may_end):
         return
@@ -95,12 +98,12 @@ def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Cal
             return
         except BlockingIOError:
             waited = time.monotonic() - begun
-        # Who waits in shared mode waits for a step that goes back, and that must not be ended.
+        # A waiter in shared mode waits for a step that goes back, and that must not be killed.
         if waited > seconds and mode == fcntl.LOCK_EX and may_end():
             ended |= end_holders(descriptor, what)
         if waited > seconds + (PATIENCE_SECONDS if ended else 0):
             raise Unreachable(
-                "another attempt is still at work",
+                "another attempt is still running",
                 where=what,
                 expected=f"its end within {seconds:g} s",
                 do="End that process (its pid is in the newest step.begin of the evidence), then clear this task.",

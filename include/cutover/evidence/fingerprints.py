@@ -1,4 +1,4 @@
-"""What belongs to a run, as hashes: the plan, its SQL files and the code."""
+"""Fingerprints of the plan, its SQL files and the code that a run belongs to."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from include.cutover.plan.model import Plan
 
 
 def of_files(files: Iterable[Path], base: Path) -> str:
-    """SHA-256 over the names below ``base`` and the contents of files, in the order of their names."""
+    """Return the SHA-256 over the names below ``base`` and the contents of files, in the order of their names."""
     digest = hashlib.sha256()
     for path in sorted(files):
         digest.update(path.relative_to(base).as_posix().encode() + b"\0")
@@ -22,12 +22,12 @@ def of_files(files: Iterable[Path], base: Path) -> str:
 
 
 def of_plan(plan: Plan) -> str:
-    """SHA-256 of a plan, with the environment's values put in."""
+    """Return the SHA-256 of a plan, with the environment's values filled in."""
     return hashlib.sha256(plan.model_dump_json().encode()).hexdigest()
 
 
 def of_run(plan: Plan) -> dict[str, str]:
-    """Fingerprints of the plan, of its SQL folder and of the pipeline's code."""
+    """Return the fingerprints of the plan, of its SQL folder and of the pipeline's code."""
     code = [
         path
         for folder in (ROOT / "include" / "cutover", ROOT / "dags")
@@ -42,7 +42,7 @@ def of_run(plan: Plan) -> dict[str, str]:
 
 
 def changed(plan_name: str, recorded: Mapping[str, str]) -> list[str]:
-    """Which of plan, SQL files and code are not as recorded; a plan that cannot be read any more is a changed one."""
+    """List which of plan, SQL and code differ from the record; a plan that can no longer be read has changed."""
     try:
         found = of_run(load_plan(plan_name))
     except PlanInvalid:

@@ -1,7 +1,7 @@
-"""Who may act: one holder per plan, kept in a file beside the evidence, so that it works with PostgreSQL down.
+"""The lease of a plan: only its holder may act. It is a file beside the evidence, so it works with PostgreSQL down.
 
-The ledger in the target keeps the same for everything that changes the target (see ``ledger``). The file is written under a
-kernel lock and replaced atomically.
+The ledger in the target holds the same lease for everything that changes the target (see ``target.ledger``). The file is
+written under a kernel lock and replaced atomically.
 """
 
 from __future__ import annotations
@@ -20,11 +20,13 @@ from include.cutover.locks import locked
 
 @dataclass(frozen=True)
 class Lease:
-    """Attributes:
-    subject: Run id of the cutover that the holder works on.
-    holder: ``<dag id>/<run id>`` of the run that may act.
-    epoch: Grows with every change of holder.
-    since: When the holder got it, UTC.
+    """A lease of a plan.
+
+    Attributes:
+        subject: Run id of the cutover that the holder works on.
+        holder: ``<dag id>/<run id>`` of the run that may act.
+        epoch: Grows with every change of holder.
+        since: When the holder got it, UTC.
     """
 
     subject: str
@@ -38,7 +40,7 @@ def _path(plan: str) -> Path:
 
 
 def read(plan: str) -> Lease | None:
-    """The lease of a plan, None when nobody ever held it."""
+    """Return the lease of a plan, None if it was never held."""
     try:
         return Lease(**json.loads(_path(plan).read_text()))
     except FileNotFoundError:
@@ -75,7 +77,7 @@ def acquire(plan: str, subject: str, holder: str) -> Lease:
 
 
 def take_over(plan: str, subject: str, holder: str) -> Lease:
-    """Become the holder whoever holds it now; the one before can do nothing more. Safe to call again."""
+    """Become the holder, whichever run holds it now; the previous holder can do nothing more. Safe to call again."""
     with locked(_path(plan).with_name(".lease.lock"), brief=True):
         current = read(plan)
         if current is not None and current.holder == holder and current.subject == subject:
@@ -85,30 +87,30 @@ def take_over(plan: str, subject: str, holder: str) -> Lease:
 
 @contextmanager
 def unchanged(plan: str) -> Iterator[Lease | None]:
-    """The lease, which nobody else can take while the block runs. It must be brief: everybody waits for it."""
+    """Yield the lease, which no other run can take while the block runs. It must be brief: all steps wait for it."""
     with locked(_path(plan).with_name(".lease.lock"), brief=True):
         yield read(plan)
 
 
 def holds(plan: str, subject: str, holder: str) -> bool:
-    """Whether ``holder`` has the lease for ``subject`` now."""
+    """Report whether ``holder`` has the lease for ``subject`` now."""
     current = read(plan)
     return current is not None and (current.subject, current.holder) == (subject, holder)
 
 
 def check(plan: str, subject: str, holder: str) -> Lease:
-    """The lease, when ``holder`` still has it for ``subject``.
+    """Return the lease if ``holder`` still has it for ``subject``.
 
     Raises:
-        LeaseLost: When it has not.
+        LeaseLost: When it does not.
     """
     current = read(plan)
     if current is None or (current.subject, current.holder) != (subject, holder):
         raise LeaseLost(
-            "this run may not act any more",
+            "this run may no longer act",
             where=f"plan {plan}",
-            expected=f"the lease with {holder}",
-            found=f"it is with {current.holder} since {current.since}" if current else "nobody holds it",
-            do="Nothing was changed by this step; follow the run that holds the lease.",
+            expected=f"{holder} to hold the lease",
+            found=f"{current.holder} has it since {current.since}" if current else "nobody holds it",
+            do="This step changed nothing. Follow the run that holds the lease.",
         )
     return current

@@ -1,8 +1,8 @@
-"""The evidence of a run: one append-only folder on disk, the truth that branches, reports and rollback read.
+"""The evidence of a run: one append-only folder on disk, the record that branches, reports and rollback read.
 
-``events.jsonl`` holds one event per line. Each carries the SHA-256 of the line before it, so that a line changed or
-taken out later is found. An append is one write under a file lock, followed by fsync. What could not be written whole, on a
-full disk say, is taken out again; a line torn by a crash is recognised and set aside by the next append.
+``events.jsonl`` holds one event per line. Each carries the SHA-256 of the line before it, so a line that is changed or
+removed later is detected. An append is one write under a file lock, followed by fsync. A line that could not be written
+whole, on a full disk for example, is removed; a line torn by a crash is recognised and set aside by the next append.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from include.cutover.places import ROOT
 
 EVENTS = "events.jsonl"
 REHEARSALS = "rehearsals"
-"""Folder of the evidence root with the rehearsals of each plan; who looks through a plan's runs finds cutovers only."""
+"""Folder of the evidence root with each plan's rehearsals, apart from its cutovers."""
 
 GENESIS = "0" * 64
 
@@ -35,7 +35,7 @@ Event = dict[str, Any]
 
 
 def evidence_root() -> Path:
-    """Folder of all evidence; ``CUTOVER_EVIDENCE`` overrides it."""
+    """Return the folder of all evidence; ``CUTOVER_EVIDENCE`` overrides it."""
     return Path(os.environ.get("CUTOVER_EVIDENCE") or ROOT / "var" / "evidence")
 
 
@@ -51,12 +51,12 @@ class Evidence:
 
     @classmethod
     def of(cls, plan: str, run_id: str) -> Evidence:
-        """Where the evidence of that run is, or would be."""
+        """Return the evidence of a run; it need not exist."""
         return cls(evidence_root() / plan / slug(run_id))
 
     @property
     def exists(self) -> bool:
-        """Whether anything was recorded."""
+        """True once an event was recorded."""
         return (self.folder / EVENTS).is_file()
 
     def append(self, event: str, **fields: Any) -> Event:
@@ -98,7 +98,7 @@ class Evidence:
         return record
 
     def events(self) -> list[Event]:
-        """All events in order; a torn last line is left out.
+        """Return all events in order; a torn last line is left out.
 
         Raises:
             CannotCheck: When there is no evidence, or the chain is broken.
@@ -125,40 +125,41 @@ class Evidence:
                     where=f"{path} line {number + 1}",
                     expected=f"seq {number} and previous {previous[:12]}…",
                     found=f"seq {event.get('seq')} and previous {str(event.get('previous'))[:12]}…",
-                    do="Somebody or something changed the file; decide by hand, with the backup's manifest.",
+                    do="The file was changed from outside; decide by hand, with the backup's manifest.",
                 )
             events.append(event)
             previous = hashlib.sha256(line).hexdigest()
         return events
 
     def last(self, event: str, **match: Any) -> Event | None:
-        """The newest event of that kind whose fields equal ``match``."""
+        """Return the newest event of that kind whose fields equal ``match``."""
         for item in reversed(self.events()):
             if item["event"] == event and all(item.get(key) == value for key, value in match.items()):
                 return item
         return None
 
     def step(self, name: str) -> Event | None:
-        """The newest ``step.end`` of that step, None while it never ended."""
+        """Return the newest ``step.end`` of a step, None if there is none."""
         return self.last("step.end", step=name)
-
-    def passed(self, name: str) -> bool:
-        """Whether that step's newest record is an end with outcome ``passed``. A begin without an end is not a pass."""
-        newest = None
-        for item in self.events():
-            if item["event"] in ("step.begin", "step.end") and item.get("step") == name:
-                newest = item
-        return newest is not None and newest["event"] == "step.end" and newest.get("outcome") == "passed"
 
     def save(self, name: str, content: str | bytes, mode: int = 0o644) -> Path:
         """Write a file of the evidence atomically and record its hash.
 
         Args:
             name: Relative path inside the folder.
+            content: Text is written as UTF-8.
+            mode: Permissions of the file.
+
+        Returns:
+            Its path.
+
+        Raises:
+            Refused: When the path leads out of the folder.
+            StepFailed: When the disk is full or refuses.
         """
         path = (self.folder / name).resolve()
         if not path.is_relative_to(self.folder.resolve()):
-            raise Refused("a file of the evidence lies inside its folder", where=str(self.folder), found=name)
+            raise Refused("a file of the evidence must lie inside its folder", where=str(self.folder), found=name)
         data = content.encode() if isinstance(content, str) else content
         with disk_errors(path):
             write_atomically(path, data, mode)
@@ -172,27 +173,30 @@ class Evidence:
 
 
 def sealing(events: Sequence[Event]) -> Event | None:
-    """The event that closed a run, or None while it is open.
+    """Return the event that closed a run, or None while it is open.
 
-    A rollback of a live run opens it again, and so does a way back that was not complete and goes on.
+    A rollback of a live run reopens it, and so does an incomplete way back that is continued.
     """
     closing = [item for item in events if item["event"] in ("sealed", "reopened", "continued")]
     return closing[-1] if closing and closing[-1]["event"] == "sealed" else None
 
 
 def runs(plan: str) -> list[Evidence]:
-    """All runs of a plan that left evidence, oldest first by their first event."""
+    """List all runs of a plan that left evidence, oldest first by their first event."""
     return runs_below(evidence_root() / plan)
 
 
 def runs_below(folder: Path) -> list[Evidence]:
-    """The evidence that lies in a folder, oldest first by its first event."""
+    """List the evidence in a folder, oldest first by its first event."""
     found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
     return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
 
 
 def rehearsals(plan: str) -> list[Evidence]:
-    """All rehearsals of a plan, oldest first by their first event. Damaged evidence is left out: it stops no cutover."""
+    """List all rehearsals of a plan, oldest first by their first event.
+
+    Damaged evidence is left out: it must not stop a cutover.
+    """
     folder = evidence_root() / REHEARSALS / plan
     found: list[tuple[str, Evidence]] = []
     for item in folder.iterdir() if folder.is_dir() else ():
@@ -209,7 +213,7 @@ def rehearsals(plan: str) -> list[Evidence]:
 
 
 def torn_tail(folder: Path) -> int:
-    """Bytes of an event at the end that was never finished; 0 where there is none."""
+    """Return the bytes of an unfinished event at the end; 0 where there is none."""
     return len(_split((folder / EVENTS).read_bytes())[1])
 
 
@@ -222,6 +226,6 @@ def _read_all(descriptor: int) -> bytes:
 
 
 def _split(content: bytes) -> tuple[list[bytes], bytes]:
-    """Whole lines (without their newline) and the torn rest."""
+    """Split into whole lines (without their newline) and the torn rest."""
     *lines, torn = content.split(b"\n")
     return lines, torn

@@ -1,7 +1,7 @@
-"""One run per source: a small file beside the database says which run works on it.
+"""The lease of a source: a small file beside the database names the one run that works on it.
 
-The lease of the plan cannot see a run of another plan, or of another evidence folder, that works on the same database; this
-file can. It is held by run id, outlives every process, and is free again when its run is closed.
+The lease of the plan cannot see a run of another plan, or of another evidence folder, on the same database; this file can.
+It is held by run id, outlives every process, and is free again when its run is closed.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ from include.cutover.locks import lock
 
 @dataclass(frozen=True)
 class SourceLease:
-    """Who works on a database.
+    """The run that works on a database.
 
     Attributes:
+        run_id: The run.
+        plan: Name of its plan.
         evidence: Folder of that run's evidence.
-        since: UTC.
+        since: When it got the lease, UTC.
     """
 
     run_id: str
@@ -36,13 +38,13 @@ class SourceLease:
 
 
 def path(source: Path) -> Path:
-    """Where the lease of a database is, or would be."""
+    """Return the path of a database's lease; it need not exist."""
     database = files.real(source)
     return database.with_name(f"{database.name}.lease.json")
 
 
 def read(source: Path) -> SourceLease | None:
-    """Who works on the database; None where nobody does."""
+    """Return the run that works on the database, None where there is none."""
     try:
         return _parsed(path(source).read_bytes())
     except FileNotFoundError:
@@ -50,14 +52,20 @@ def read(source: Path) -> SourceLease | None:
 
 
 def acquire(source: Path, *, plan: str, run_id: str, evidence: Evidence) -> SourceLease:
-    """Hold the database for a run. Safe to run again.
+    """Acquire the database for a run. Safe to run again.
 
-    A run that is closed, by its evidence, holds nothing any more, also when its lease was left behind. One whose way back
-    did not complete still does.
+    A run that its evidence shows as closed holds nothing, even if its lease file is still there. One whose way back is not
+    complete still holds it.
+
+    Args:
+        source: The database file.
+        plan: Name of the plan.
+        run_id: The run.
+        evidence: The run's evidence.
 
     Raises:
         Refused: While another run holds it; the run is named.
-        CannotCheck: When there is no such folder, or nothing can be written beside the database.
+        CannotCheck: When the folder does not exist, or cannot be written.
     """
     with _locked(source) as descriptor:
         held = _parsed(_content(descriptor))
@@ -69,7 +77,7 @@ def acquire(source: Path, *, plan: str, run_id: str, evidence: Evidence) -> Sour
                 where=str(files.real(source)),
                 expected="no other run",
                 found=f"{held.run_id} of the plan {held.plan}, since {held.since}, evidence in {held.evidence}",
-                do=f"Wait for its end, or roll it back. If that run is no more, remove {path(source)}.",
+                do=f"Wait for its end, or roll it back. If that run no longer exists, remove {path(source)}.",
             )
         lease = SourceLease(run_id, plan, str(evidence.folder), now())
         data = json.dumps(asdict(lease), indent=1).encode()
@@ -80,7 +88,7 @@ def acquire(source: Path, *, plan: str, run_id: str, evidence: Evidence) -> Sour
 
 
 def release(source: Path, run_id: str) -> None:
-    """Let the database go. Safe to run again; the lease of another run stays."""
+    """Release the database. Safe to run again; the lease of another run stays."""
     if read(source) is None:
         return
     with _locked(source) as descriptor:
@@ -93,12 +101,12 @@ def _is_over(held: SourceLease) -> bool:
     try:
         sealed = Evidence(Path(held.evidence)).sealed
         return sealed is not None and sealed.get("outcome") != "failed"
-    except CutoverError:  # it cannot be read: then nobody knows
+    except CutoverError:  # unreadable evidence proves no end
         return False
 
 
 def _parsed(content: bytes) -> SourceLease | None:
-    """None also for what a killed attempt left half-written: it had not begun yet."""
+    """Return the lease, None also for one that a killed attempt left half-written: it had not begun yet."""
     try:
         return SourceLease(**json.loads(content))
     except (ValueError, TypeError):
@@ -111,14 +119,14 @@ def _content(descriptor: int) -> bytes:
 
 @contextmanager
 def _locked(source: Path) -> Iterator[int]:
-    """The lease's file, locked by the kernel for the length of the block."""
+    """Yield the lease's file, under a kernel lock while the block runs."""
     place = path(source)
     while True:
         try:
             descriptor = os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         except OSError as error:
             raise CannotCheck(
-                "nothing can be written beside the database",
+                "the folder of the database cannot be written",
                 where=str(place.parent),
                 expected="a folder in which the pipeline may write",
                 found=error.strerror or type(error).__name__,
@@ -126,7 +134,7 @@ def _locked(source: Path) -> Iterator[int]:
             ) from None
         try:
             lock(descriptor, place)
-            # Somebody may have removed the name between the opening and the lock.
+            # The name may have been removed between the opening and the lock.
             if place.exists() and os.fstat(descriptor).st_ino == place.stat().st_ino:
                 yield descriptor
                 return

@@ -1,4 +1,4 @@
-"""What each notice of a run says, in the plan's words, and when those are due that belong to later."""
+"""The texts of a run's notices, from the plan's templates, and the times at which the clock's notices are due."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from include.cutover.runs.verdict import course, gate_answer, has_passed
 SUBJECTS = {
     "start": "migration to PostgreSQL begins",
     "freeze": "change freeze before the migration to PostgreSQL",
-    "delay": "migration to PostgreSQL still at work",
+    "delay": "migration to PostgreSQL is still running",
     "deadline": "no time left to go live on PostgreSQL",
     "completion": "migration complete",
     "rollback": "migration rolled back",
@@ -27,31 +27,35 @@ PARTS = {
 }
 """The notices between start and deadline: after which part of the window, and the same in words."""
 
-# Parts of a run in the words of people, each with the step whose pass ends it.
+# Parts of a run in plain words, each with the step that completes it.
 _ROAD = (
-    ("the checks before anything stops", "apply_migrations"),
+    ("the checks before the services stop", "apply_migrations"),
     ("stopping the services", "fence_source"),
     ("the backup", "take_backup"),
     ("", "copy"),
     ("keys and indexes", "analyze_tables"),
     ("the proof", "validate_foreign_keys"),
     ("going live", "start_services"),
-    ("the tests from outside", "smoke_test_application"),
+    ("the smoke tests", "smoke_test_application"),
 )
 
 
 def message(
     plan: Plan, notice: str, clock: Clock, *, run_id: str, reason: str = "", moment: datetime | None = None
 ) -> Message:
-    """A notice as the plan writes it. The one of the start also announces the freeze.
+    """Return a notice in the plan's words. The start notice also announces the freeze.
 
     Args:
-        reason: For ``<reason>``; left as it is, to be filled when the notice is sent, where it is empty.
+        plan: The plan.
+        notice: Its name, e.g. ``start`` or ``delay.half``.
+        clock: The run's clock.
+        run_id: For ``<run>``.
+        reason: For ``<reason>``; when empty, the placeholder stays and is filled when the notice is sent.
         moment: For ``<time>``; the start of the window when left out.
     """
     kind = notice.partition(".")[0]
     freeze = clock.freeze
-    if kind == "start":  # a run that begins now has nothing frozen before
+    if kind == "start":  # a run that begins now had no freeze before
         freeze = max(freeze, min(clock.start, datetime.now(UTC)))
     lead = plan.people.lead
     values = {
@@ -73,11 +77,16 @@ def message(
 
 
 def ahead(plan: Plan, clock: Clock, *, run_id: str, now: datetime, announced: bool = False) -> list[Message]:
-    """The notices of a run that the clock alone sends: the freeze, half time, three quarters, the deadline; those only whose
-    time is still to come. The reason of the last three is known when they are sent.
+    """Return the notices that the clock alone sends: the freeze, half time, three quarters, the deadline.
+
+    Only those whose time is still ahead. The reason of the last three is filled in when they are sent.
 
     Args:
-        announced: The start was announced some time ago, so that a freeze that has begun is told, too.
+        plan: The plan.
+        clock: The run's clock.
+        run_id: For ``<run>``.
+        now: The instant to decide for.
+        announced: The start was announced earlier, so a freeze that has already begun is announced too.
     """
     due = {name: clock.after(part) for name, (part, _) in PARTS.items()}
     due = {name: moment for name, moment in due.items() if moment < clock.deadline} | {"deadline": clock.deadline}
@@ -92,17 +101,17 @@ def ahead(plan: Plan, clock: Clock, *, run_id: str, now: datetime, announced: bo
 
 
 def reason(plan: Plan, notice: str, events: Sequence[Event]) -> str:
-    """Why a notice of the clock is sent, with what is still left to do; for ``<reason>``."""
+    """Return why a notice of the clock is sent, and the remaining parts of the run; for ``<reason>``."""
     if notice not in PARTS and notice != "deadline":
-        return "no reason is recorded."
-    began = PARTS[notice][1] if notice in PARTS else "the deadline is over and it is not live"
+        return "no reason was recorded."
+    began = PARTS[notice][1] if notice in PARTS else "the deadline has passed and it is not live"
     if course(events) in ("abandon", "release", "rollback"):
-        return f"{began}; it is on its way back to SQLite."
-    return f"{began}; still to come: {', '.join(left(plan, events))}."
+        return f"{began}; the run is going back to SQLite."
+    return f"{began}; remaining: {', '.join(left(plan, events))}."
 
 
 def left(plan: Plan, events: Sequence[Event]) -> list[str]:
-    """What a run still has to do before it is live, in the words of people."""
+    """Return the remaining parts of a run before it is live, in plain words."""
     found = []
     for words, step in _ROAD:
         if step == "copy":
@@ -115,8 +124,8 @@ def left(plan: Plan, events: Sequence[Event]) -> list[str]:
     if asked:
         answer = gate_answer(events, asked[-1]["gate"])
         if answer is None or answer["seq"] < asked[-1]["seq"]:
-            found.insert(0, f"somebody's answer at {asked[-1]['gate']}")
-    return found or ["the end"]
+            found.insert(0, f"an answer at the gate {asked[-1]['gate']}")
+    return found or ["closing the run"]
 
 
 def _copied(plan: Plan, table: str, events: Sequence[Event]) -> bool:

@@ -1,4 +1,4 @@
-"""Who may do what in Airflow: the roles of a plan, in the terms of Airflow's FAB auth manager. Nothing here knows Airflow.
+"""The roles of a plan in Airflow, in the terms of its FAB auth manager. Nothing here imports Airflow.
 
 A role of a plan sees everything of that plan's DAGs and nothing of another's. FAB asks for the right to a part of a DAG,
 such as its task instances, and for the right to the DAG itself; the second is given by DAG id here, so the first may be
@@ -31,9 +31,9 @@ DAGS: Mapping[str, tuple[str, ...]] = {
     "outbox": (LEAD,),
     "notices": (LEAD, COMMUNICATOR),
 }
-"""What a DAG's id begins with, before ``_<plan>``, and the roles that may start it. No role sees any other DAG."""
+"""The verb of a DAG's id, before ``_<plan>``, and the roles that may start that DAG. No role sees any other DAG."""
 
-# What the pages of Airflow ask for when somebody looks at a DAG, its runs, tasks, logs and questions; nothing more.
+# Exactly what Airflow's pages ask for to show a DAG, its runs, tasks, logs and questions.
 _LOOKING = frozenset({
     *(("can_read", resource) for resource in (
         "Website", "DAG Runs", "Task Instances", "Task Logs", "HITL Detail", "XComs", "DAG Code", "DAG Versions",
@@ -42,17 +42,17 @@ _LOOKING = frozenset({
     )),
     *(("menu_access", resource) for resource in ("DAGs", "DAG Runs", "HITL Detail")),
 })  # fmt: skip
-# Clearing and marking tasks and runs, and answering. Nobody deletes: what Airflow knows of a run is kept.
+# Clearing and marking tasks and runs, and answering. No role may delete: Airflow's records of a run are kept.
 _DRIVING = frozenset({("can_edit", "DAG Runs"), ("can_edit", "Task Instances"), ("can_edit", "HITL Detail")})
 
 
 def role_name(plan: str, role: str) -> str:
-    """What FAB calls a role of a plan."""
+    """Return FAB's name of a role of a plan."""
     return f"cutover_{plan}_{role}"
 
 
 def permissions(plan: str, role: str) -> frozenset[Permission]:
-    """Everything that a role of a plan may do, and nothing else."""
+    """Return exactly what a role of a plan may do."""
     found = {*_LOOKING, *(("can_read", f"DAG:{verb}_{plan}") for verb in DAGS)}
     for verb, starters in DAGS.items():
         if role in starters:
@@ -61,13 +61,13 @@ def permissions(plan: str, role: str) -> frozenset[Permission]:
 
 
 def persons(people: People) -> dict[str, list[Person]]:
-    """Role to the people who have it; deputies have the lead's."""
+    """Return, by role, the people who have it; deputies have the lead's."""
     return {LEAD: [*people.deciders], OBSERVER: [people.observer], COMMUNICATOR: [people.communicator]}
 
 
 @dataclass(frozen=True)
 class Accounts:
-    """Roles, and who has them.
+    """Roles and their members.
 
     Attributes:
         roles: Name of a role to exactly what it may do.
@@ -79,7 +79,7 @@ class Accounts:
 
     @classmethod
     def of(cls, plans: Iterable[Plan]) -> Accounts:
-        """What these plans say together; somebody may have a part in several."""
+        """Return the accounts of these plans together; a person may have a part in several."""
         roles: dict[str, frozenset[Permission]] = {}
         users: dict[str, tuple[str, ...]] = {}
         for plan in plans:
@@ -91,13 +91,13 @@ class Accounts:
         return cls(roles, users)
 
     def to_json(self) -> str:
-        """The same text for the same content."""
+        """Return the accounts as JSON; the same text for the same content."""
         roles = {name: sorted(found) for name, found in sorted(self.roles.items())}
         return json.dumps({"roles": roles, "users": {user: list(names) for user, names in self.users.items()}})
 
     @classmethod
     def from_json(cls, text: str) -> Accounts:
-        """What ``to_json`` wrote."""
+        """Return the accounts that ``to_json`` wrote."""
         data = json.loads(text)
         roles = {name: frozenset((action, resource) for action, resource in found) for name, found in data["roles"].items()}
         return cls(roles, {user: tuple(names) for user, names in data["users"].items()})

@@ -87,18 +87,19 @@ class Notices(Model):
         "The migration of <application> to PostgreSQL did not take place: <reason> <application> runs on SQLite as before."
     )
     freeze: PlainTemplate = (
-        "Change freeze for <application> from <freeze> until the migration to PostgreSQL is over: its window is <time> to "
-        "<end>. Please change nothing but what the migration itself changes. Contact <lead>."
+        "Change freeze for <application> from <freeze> until the migration to PostgreSQL is complete. Its window is <time> "
+        "to <end>. Please make no other changes until then. Contact <lead>."
     )
     delay: Template = (
-        "The migration of <application> to PostgreSQL is not complete: <reason> The window ends at <end>. Contact <lead>."
+        "The migration of <application> to PostgreSQL is not complete yet: <reason> The window ends at <end>. "
+        "Contact <lead>."
     )
     deadline: Template = (
-        "The migration of <application> to PostgreSQL: <reason> The window ends at <end>; a run that is not live before "
-        "<deadline> is rolled back to SQLite automatically. Contact <lead>."
+        "The migration of <application> to PostgreSQL is late: <reason> The window ends at <end>; a run that is not live "
+        "before <deadline> goes back to SQLite by itself. Contact <lead>."
     )
     aftercare: Template = (
         "<application> on PostgreSQL needs attention: <reason> To go back to SQLite, answer the question in Airflow or roll "
         "back <run>. Contact <lead>."
     )
-    closing: Template = "The aftercare of <application> on PostgreSQL is over. <reason>"
+    closing: Template = "The aftercare of <application> on PostgreSQL has ended. <reason>"

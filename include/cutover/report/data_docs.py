@@ -1,4 +1,4 @@
-"""Data Docs, read as somebody from outside may read them: nothing but finished pages, and no way out of their folder."""
+"""Data Docs as they are served: finished pages only, and never a file outside their folder."""
 
 from __future__ import annotations
 
@@ -16,23 +16,24 @@ MEDIA_TYPES: Mapping[str, str] = {
     ".svg": "image/svg+xml",
     ".ico": "image/x-icon",
 }
-"""What is served; a file with another ending is not."""
+"""Endings of the files that are served; others are not."""
 
 MAX_BYTES = 32 << 20
 
 
 def read(run_folder: Path, name: str) -> bytes | None:
-    """A file below ``data_docs`` of a run's evidence.
+    """Read a file below ``data_docs`` of a run's evidence.
 
-    Each part of the path is opened inside the one before it and none may be a link, so there is no way out of the folder,
-    also not by exchanging a part in between.
+    Each part of the path is opened inside the one before it, and none may be a link. So nothing outside the folder can be
+    read, even if a part is replaced meanwhile.
 
     Args:
+        run_folder: Folder of the run's evidence.
         name: Path below ``data_docs``, as it came from outside.
 
     Returns:
-        None for whatever is not served: a missing file, a link, a part that begins with a dot, an ending that is not among
-        ``MEDIA_TYPES``, something that is not a regular file, a file larger than ``MAX_BYTES``.
+        None for a file that is not served: it is missing, a link, not a regular file, or larger than ``MAX_BYTES``; a part
+        of its path begins with a dot, or its ending is not among ``MEDIA_TYPES``.
     """
     parts = name.split("/")
     if any(not part or part.startswith(".") or "\0" in part or "\\" in part for part in parts):
@@ -46,7 +47,7 @@ def read(run_folder: Path, name: str) -> bytes | None:
             if held is not None:
                 os.close(held)
             held = inner
-        # A pipe would keep a reader waiting for its writer, but for O_NONBLOCK.
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
         descriptor = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=held)
     except OSError:
         return None

@@ -1,4 +1,4 @@
-"""The incident document of a run that went back, in Markdown."""
+"""The incident document of a run that was rolled back, in Markdown."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 from include.cutover.evidence.record import EVENTS, Evidence
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
-from include.cutover.report.story import Story, time_of
+from include.cutover.report.events import time_of
+from include.cutover.report.story import Story
 from include.cutover.report.words import (
     address_text,
     answer_text,
@@ -25,9 +26,11 @@ from include.cutover.report.words import (
 
 
 def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
-    """What failed, when and why, where everything was kept, and what is left to find out: Markdown for the inquiry.
+    """Return the incident document as Markdown: failures, timeline, kept data, and the questions of the inquiry.
 
     Args:
+        evidence: That of the run.
+        plan: The plan that the run froze.
         reason: Why the run was rolled back.
 
     Raises:
@@ -48,23 +51,26 @@ def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
 
 
 def _head(story: Story, plan: Plan, reason: str) -> str:
-    opened = story.opened
-    downtime = "nothing was stopped" if story.downtime_seconds is None else duration(story.downtime_seconds)
+    opened = story.run.opened
+    downtime = "nothing was stopped" if story.figures.downtime_seconds is None else duration(story.figures.downtime_seconds)
     facts = [
-        ("Run", _code(opened.get("run_id") or story.folder.name)),
+        ("Run", _code(opened.get("run_id") or story.run.folder.name)),
         ("Application", _md(plan.application)),
         ("Started by", f"{_md(opened.get('actor') or 'not recorded')}: {_md(opened.get('reason') or 'no reason recorded')}"),
-        ("Opened", moment_text(story.start)),
-        ("This was written", moment_text(datetime.now(UTC))),
-        ("State then", _md(f"{story.state.headline}. {story.state.sentence}")),
-        ("Downtime", downtime + (", and the services are not recorded as started" if story.still_down else "")),
+        ("Opened", moment_text(story.run.start)),
+        ("Written", moment_text(datetime.now(UTC))),
+        ("State at that time", _md(f"{story.state.headline}. {story.state.sentence}")),
+        (
+            "Downtime",
+            downtime + (", and there is no record that the services were started" if story.figures.still_down else ""),
+        ),
         ("Reason", _md(reason) or "not given"),
         ("First cause", _md(story.first_failure) or "no step failed"),
         ("Lead", _md(plan.people.lead.name)),
     ]
     lines = [f"# Incident: {_md(plan.application)}, move to PostgreSQL", ""]
-    if story.damage:
-        lines += [f"> **The evidence is damaged.** {_md(story.damage)}", ""]
+    if story.run.damage:
+        lines += [f"> **The evidence is damaged.** {_md(story.run.damage)}", ""]
     return "\n".join([*lines, "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
 
 
@@ -79,10 +85,10 @@ def _what_failed(story: Story) -> str:
                     f" expected {_md(check.get('expected')) or 'not stated'}, found {_md(check.get('found')) or 'nothing'}."
                     f" {_md(check.get('do'))}".rstrip()
                 )
-    for gate in story.all("gate"):
+    for gate in story.run.all("gate"):
         if gate.get("answer") != "Go":
             lines.append(f"- The gate **{_md(gate.get('gate'))}**: {_md(answer_text(gate))} at {moment_text(time_of(gate))}")
-    for event in story.all("decision"):
+    for event in story.run.all("decision"):
         why = "; ".join(_md(item) for item in event.get("why") or [])
         lines.append(
             f"- Decision at {_md(event.get('at'))}: **{_md(as_words(str(event.get('outcome'))))}**: {why or 'no reason'}"
@@ -91,9 +97,9 @@ def _what_failed(story: Story) -> str:
 
 
 def _timeline_table(story: Story) -> str:
-    lines = ["## Timeline", "", "| Time (UTC) | Step | Outcome | Took | What it said |", "|---|---|---|---|---|"]
+    lines = ["## Timeline", "", "| Time (UTC) | Step | Outcome | Took | Summary |", "|---|---|---|---|---|"]
     rows: list[tuple[datetime, str]] = []
-    stamp = clock_text if story.start.date() == story.end.date() else moment_text
+    stamp = clock_text if story.run.start.date() == story.run.end.date() else moment_text
     for step in story.steps.values():
         for attempt in step.attempts:
             rows.append(
@@ -103,28 +109,28 @@ def _timeline_table(story: Story) -> str:
                     f" | {_md(attempt.summary)} |",
                 )
             )
-    told = {
-        "services.stopped": "the services go down",
-        "services.started": "the services are up",
+    notable = {
+        "services.stopped": "services down",
+        "services.started": "services up",
         "live": "live on PostgreSQL",
-        "reopened": "a rollback was asked for",
-        "rollback.asked": "a rollback was asked for",
-        "continued": "the way back goes on",
-        "sealed": "the run is closed",
+        "reopened": "rollback requested",
+        "rollback.asked": "rollback requested",
+        "continued": "rollback continued",
+        "sealed": "run closed",
     }
-    for event in story.events:
-        if event["event"] in told:
+    for event in story.run.events:
+        if event["event"] in notable:
             on = {"target": " on PostgreSQL", "source": " on SQLite"}.get(str(event.get("on")), "")
             by = f" by {_md(event['by'])}" if event.get("by") else ""
-            rows.append((time_of(event), f"| {stamp(time_of(event))} | **{told[event['event']]}{on}{by}** | | | |"))
+            rows.append((time_of(event), f"| {stamp(time_of(event))} | **{notable[event['event']]}{on}{by}** | | | |"))
     return "\n".join([*lines, *(text for _, text in sorted(rows, key=lambda row: row[0]))])
 
 
 def _orphans_part(story: Story) -> str:
-    if not story.orphans:
+    if not story.figures.orphans:
         return ""
     lines = ["## Orphans", "", "Keys only; the rows are in the source as well.", ""]
-    for item in story.orphans:
+    for item in story.figures.orphans:
         name = f"{item.get('table')}.{', '.join(map(str, item.get('columns') or []))}"
         lines.append(f"- {_code(name)} → {_code(item.get('referenced_table'))}: {grouped_text(item.get('count'))}")
         lines += [f"  - {_code(keys_text(key))}" for key in item.get("keys") or []]
@@ -135,48 +141,48 @@ def _orphans_part(story: Story) -> str:
 
 def _kept_part(story: Story) -> str:
     lines = ["## What was kept, and where", ""]
-    kept = story.newest("target.kept")
-    target, source = story.figures("rollback.keep_target"), story.figures("rollback.restore_source")
+    kept = story.run.newest("target.kept")
+    target, source = story.figures.of_step("rollback.keep_target"), story.figures.of_step("rollback.restore_source")
     schema = target.get("schema") or kept.get("schema")
     if schema:
         lines.append(f"- The target's data: schema {_code(schema)} in the target database.")
     elif target.get("pending"):
         lines.append(
-            f"- The target's data could **not** be put aside yet ({_md(target.get('reason'))}); the next run does it."
+            f"- The target's data could **not** be set aside yet ({_md(target.get('reason'))}); the next run does it first."
         )
     for name in source.get("kept") or []:
-        lines.append(f"- The source as it was found: {_code(name)} in the folder {_code('kept')} of the evidence.")
+        lines.append(f"- The source as found: {_code(name)} in the folder {_code('kept')} of the evidence.")
     lines += [
         f"- Backup, {_md(label.lower())}: {_code(value)}"
-        for label, value in story.backup
+        for label, value in story.artifacts.backup
         if label in ("File", "Second copy")
     ]
-    for label, value in story.backup:
+    for label, value in story.artifacts.backup:
         if label == "SHA-256":
             lines.append(f"- The backup's SHA-256: {_code(value)}")
     return "\n".join(lines if len(lines) > 2 else [*lines, "Nothing is recorded as kept."])
 
 
 def _written_part(story: Story) -> str:
-    if not story.written_after:
+    if not story.artifacts.written_after:
         return ""
-    lines = ["## Rows written after go-live", "", "They are in PostgreSQL only: SQLite is as of the backup.", ""]
-    lines += [f"- {_code(table)}: {_md(rows)}" for table, rows in story.written_after]
-    export = story.written_files
+    lines = ["## Rows written after go-live", "", "They are in PostgreSQL only: SQLite has the data of the backup.", ""]
+    lines += [f"- {_code(table)}: {_md(rows)}" for table, rows in story.artifacts.written_after]
+    export = story.artifacts.written_files
     if export.get("files"):
         lines += ["", f"Exported to {_code(export['folder'])} of the evidence, whole rows, secret columns included:", ""]
         lines += [f"- {_code(item['name'])}: {grouped_text(item['lines'])} lines" for item in export["files"]]
     if export.get("problem"):
-        lines += ["", f"**Not all of them could be exported** ({_md(export['problem'])}); they are in the kept schema."]
-    if story.newest("rows.written").get("tables") is None:
-        lines += ["", "When the target can be reached, the next run counts and exports them before it begins."]
+        lines += ["", f"**The export is not complete** ({_md(export['problem'])}); all rows are in the kept schema."]
+    if story.run.newest("rows.written").get("tables") is None:
+        lines += ["", "The next run counts and exports them first, once the target can be reached."]
     return "\n".join(lines)
 
 
 def _evidence_part(story: Story) -> str:
-    lines = ["## Evidence", "", f"- Folder: {_code(story.folder)}", f"- [Events]({EVENTS})", "- [Report](report.html)"]
-    lines += [f"- [Data Docs: {_md(name)}]({address})" for name, address in story.data_docs]
-    for event in story.files:
+    lines = ["## Evidence", "", f"- Folder: {_code(story.run.folder)}", f"- [Events]({EVENTS})", "- [Report](report.html)"]
+    lines += [f"- [Data Docs: {_md(name)}]({address})" for name, address in story.artifacts.data_docs]
+    for event in story.artifacts.files:
         name = str(event.get("name"))
         lines.append(f"- [{_md(name)}]({address_text(name)}), SHA-256 {_code(str(event.get('sha256'))[:16])}…")
     for step in story.failures:
@@ -194,15 +200,15 @@ def _follow_up(plan: Plan) -> str:
             "",
             "- Root cause:",
             "- Why the checks before the window did not find it:",
-            "- What is corrected, where, by whom:",
-            "- What happens with the kept data, and until when it is kept:",
+            "- Fix, where, by whom:",
+            "- Kept data: what to do with it, and until when to keep it:",
             "- New window:",
         ]
     )
 
 
 def _md(text: Any) -> str:
-    """Text as Markdown shows it unchanged, on one line."""
+    """Escape a text so that Markdown shows it unchanged, on one line."""
     flat = " ".join(("" if text is None else str(text)).split())
     return re.sub(r"([\\`*\[\]|<>#]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
 

@@ -1,8 +1,8 @@
-"""The report of a run for the observer and the lead, and the document that an inquiry starts from.
+"""The report of a run, for the observer and the lead.
 
-Both are derived from the events of the evidence and nothing else, so that they can be written for a run that was killed,
-with PostgreSQL down, or years later. A missing event leaves a gap that is said, never a failure. What looks like a secret is
-masked once more before anything is rendered, and every value is escaped.
+It is derived from the events of the evidence and nothing else, so it can be written for a run that was killed, with
+PostgreSQL down, or years later. A missing event leaves a visible gap, never a failure. Text that looks like a secret is
+masked again before rendering, and every value is escaped.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
 from include.cutover.evidence.record import Evidence
 from include.cutover.plan.model import Plan
-from include.cutover.report.story import NEXT_STEPS, Story
+from include.cutover.report.run_state import NEXT_STEPS
+from include.cutover.report.story import Story
 from include.cutover.report.timeline import TimelineChart
 from include.cutover.report.words import (
     address_text,
@@ -33,7 +34,7 @@ from include.cutover.report.words import (
 
 
 def run_report(evidence: Evidence, plan: Plan) -> str:
-    """The report as one HTML page that needs nothing beside itself: no script, no other file.
+    """Render the report as one HTML page that needs no script and no other file.
 
     Links to Data Docs and files are relative to the folder of the evidence, where the page belongs.
 
@@ -43,8 +44,11 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
     story = Story(evidence)
     return _page().render(
         story=story,
-        plan=plan,
+        run=story.run,
+        figures=story.figures,
+        artifacts=story.artifacts,
         state=story.state,
+        plan=plan,
         summary=summary(evidence, plan, story),
         timeline=TimelineChart(story),
         next_steps=NEXT_STEPS.get(story.state.outcome, ()),
@@ -68,7 +72,7 @@ def _page() -> Template:
 
 
 def summary(evidence: Evidence, plan: Plan, story: Story | None = None) -> dict[str, Any]:
-    """The run in a few figures.
+    """Summarise the run in a few figures.
 
     Returns:
         ``outcome`` (``running`` while the run is open), ``rows``, ``tables``, ``checks_passed``, ``checks_failed``,
@@ -78,25 +82,17 @@ def summary(evidence: Evidence, plan: Plan, story: Story | None = None) -> dict[
     Raises:
         CannotCheck: When there is no evidence.
     """
-    told = story or Story(evidence)
-    downtime = told.downtime_seconds
+    story = story or Story(evidence)
+    run, figures = story.run, story.figures
+    downtime = figures.downtime_seconds
     return {
-        "outcome": told.state.outcome,
-        "rows": told.rows,
-        "tables": told.tables,
-        "checks_passed": told.count("passed"),
-        "checks_failed": told.count("failed"),
-        "checks_unknown": told.count("unknown"),
+        "outcome": story.state.outcome,
+        "rows": figures.rows,
+        "tables": figures.tables,
+        "checks_passed": figures.count("passed"),
+        "checks_failed": figures.count("failed"),
+        "checks_unknown": figures.count("unknown"),
         "downtime_seconds": None if downtime is None else round(downtime, 3),
-        "duration_seconds": round((told.end - told.start).total_seconds(), 3),
-        "first_failure": told.first_failure,
+        "duration_seconds": round((run.end - run.start).total_seconds(), 3),
+        "first_failure": story.first_failure,
     }
-
-
-# ---- the incident document --------------------------------------------------------------------------------------------
-
-
-# ---- the timeline -----------------------------------------------------------------------------------------------------
-
-
-# ---- words ------------------------------------------------------------------------------------------------------------

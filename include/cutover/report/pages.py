@@ -1,129 +1,18 @@
-"""The pages around a run's report: lists of runs and short messages, as plain functions from evidence to HTML.
+"""HTML pages around a title and a body: short messages, and documents written in Markdown.
 
-Everything that comes from evidence or from outside is escaped here.
+Titles, sentences and Markdown are escaped here; a body is HTML already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
-
-from include.cutover.evidence.record import EVENTS, REHEARSALS, Evidence, evidence_root
-from include.cutover.files import slug
-from include.cutover.report.story import Story
-from include.cutover.report.words import duration
 
 STYLE = (Path(__file__).parent / "pages.css").read_text(encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class RunSummary:
-    """One line in the list of runs.
-
-    Attributes:
-        key: Its name in addresses, see ``key_of``.
-        run_id: As Airflow knows it.
-        kind: ``cutover``, ``rehearsal``, ``rollback``: the verb of its DAG's name.
-        subject: The run id of the cutover that a rollback works on.
-        state: Where it stands, in words.
-        tone: good, warn, bad, calm or busy.
-        opened: Time of its first event; None when nothing is readable.
-        seconds: From the first event to the seal; None while it is open.
-        downtime: Seconds without services; None where they were never stopped.
-    """
-
-    key: str
-    run_id: str
-    kind: str
-    state: str
-    tone: str
-    opened: datetime | None
-    subject: str | None = None
-    actor: str = ""
-    reason: str = ""
-    seconds: float | None = None
-    downtime: float | None = None
-
-
-def summarise(evidence: Evidence) -> RunSummary:
-    """The line of a run. Damaged evidence is a line too: it must not hide the other runs."""
-    key = key_of(evidence)
-    story = Story(evidence)
-    begin = story.start if story.events else None
-    if story.damage:
-        return RunSummary(key, key, "cutover", "Evidence damaged", "bad", begin)
-    rollback = story.newest("rollback.opened")
-    if rollback:
-        return RunSummary(
-            key=key,
-            run_id=str(rollback.get("run_id") or key),
-            kind="rollback",
-            state="Rollback",
-            tone="warn",
-            opened=begin,
-            subject=str(rollback.get("subject")),
-            actor=str(rollback.get("by") or ""),
-            reason=str(rollback.get("reason") or ""),
-        )
-    opened, waits = story.opened, not story.sealed and _waits(story)
-    return RunSummary(
-        key=key,
-        run_id=str(opened.get("run_id") or key),
-        kind=str(opened.get("dag_id") or "cutover").partition("_")[0],
-        state="Waits for an answer" if waits else story.state.headline,
-        tone="busy" if waits else story.state.tone,
-        opened=begin,
-        actor=str(opened.get("actor") or ""),
-        reason=str(opened.get("reason") or ""),
-        seconds=(story.end - story.start).total_seconds() if story.sealed else None,
-        downtime=story.downtime_seconds,
-    )
-
-
-def runs_of(plan: str) -> list[RunSummary]:
-    """All runs and rehearsals of a plan that left evidence, newest first."""
-    found = [*_all_below(evidence_root() / plan), *_all_below(evidence_root() / REHEARSALS / plan)]
-    never = datetime.max.replace(tzinfo=UTC)
-    return sorted((summarise(item) for item in found), key=lambda run: (run.opened or never, run.key), reverse=True)
-
-
-def _all_below(folder: Path) -> list[Evidence]:
-    """Whatever state it is in: damaged evidence is shown as well."""
-    return [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
-
-
-_REHEARSAL = "rehearsal~"  # no folder of a run has such a name, see evidence.slug
-
-
-def key_of(evidence: Evidence) -> str:
-    """Name of a run in addresses: its folder's; a rehearsal's with a word before it."""
-    return f"{_REHEARSAL if evidence.folder.parent.parent.name == REHEARSALS else ''}{evidence.folder.name}"
-
-
-def evidence_of(plan: str, key: str) -> Evidence:
-    """The evidence that a name in an address stands for, whether there is such or not."""
-    if key.startswith(_REHEARSAL):
-        return Evidence.of(f"{REHEARSALS}/{plan}", key.removeprefix(_REHEARSAL))
-    return Evidence.of(plan, key)
-
-
-def key_of_dag_run(dag_id: str, plan: str, run_id: str) -> str:
-    """The name in addresses of what a DAG's run left."""
-    return f"{_REHEARSAL if dag_id == f'rehearsal_{plan}' else ''}{slug(run_id)}"
-
-
-def _waits(story: Story) -> bool:
-    """Whether the last thing that happened is a question."""
-    telling = [event for event in story.events if event["event"] != "file" and not event["event"].startswith("notice")]
-    return bool(telling) and telling[-1]["event"] == "gate.asked"
-
-
 def page(title: str, body: str) -> str:
-    """A whole HTML page; ``body`` is HTML already, ``title`` is text."""
+    """Return a whole HTML page; ``body`` is HTML already, ``title`` is text."""
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -132,54 +21,13 @@ def page(title: str, body: str) -> str:
 
 
 def message(title: str, *sentences: str) -> str:
-    """A page that says one thing."""
+    """Return a page with a title and some sentences."""
     return page(title, f"<h1>{escape(title)}</h1>" + "".join(f"<p>{escape(sentence)}</p>" for sentence in sentences))
 
 
 def document(title: str, markdown: str) -> str:
-    """A page from Markdown; HTML in it is text, and an address that is no plain link is none."""
+    """Return a page made from Markdown; HTML in it is shown as text, and unsafe addresses are not linked."""
     from markdown_it import MarkdownIt
 
     body = MarkdownIt("commonmark", {"html": False}).enable("table").render(markdown)
     return page(title, f'<article class="document">{body}</article>')
-
-
-def runs_page(plans: Mapping[str, Sequence[RunSummary]], base: str) -> str:
-    """The runs of each plan, in one page.
-
-    Args:
-        plans: By name.
-        base: Path of the plugin's pages, without a slash at the end.
-    """
-    parts = ["<h1>Cutovers</h1>"]
-    if not plans:
-        parts.append("<p>There is no plan whose DAG you may see.</p>")
-    for name, found in plans.items():
-        parts.append(f"<h2>{escape(name)}</h2>")
-        if not found:
-            parts.append(f"<p>No run yet. Trigger the DAG <code>cutover_{escape(name)}</code> to start one.</p>")
-            continue
-        parts.append(
-            "<table><thead><tr><th>Run</th><th>Outcome</th><th>Opened</th><th>By</th><th>Reason</th>"
-            '<th class="number">Took</th><th class="number">Downtime</th></tr></thead><tbody>'
-        )
-        parts += [_row(name, run, base) for run in found]
-        parts.append("</tbody></table>")
-    return page("Cutovers", "".join(parts))
-
-
-def _row(plan: str, run: RunSummary, base: str) -> str:
-    address = f"{base}/{quote(plan)}/{quote(run.key)}/"
-    kind = "" if run.kind == "cutover" else f'<small class="kind">{escape(run.kind)}</small> '
-    about = f"<br><small>of {escape(run.subject)}</small>" if run.subject else ""
-    when = f"{run.opened.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if run.opened else ""
-    return (
-        f'<tr><td class="run">{kind}<a href="{escape(address)}">{escape(run.run_id)}</a>{about}</td>'
-        f'<td><span class="badge {escape(run.tone)}">{escape(run.state)}</span></td>'
-        f'<td class="time">{when}</td><td>{escape(run.actor)}</td><td>{escape(run.reason)}</td>'
-        f'<td class="number">{_duration(run.seconds)}</td><td class="number">{_duration(run.downtime)}</td></tr>'
-    )
-
-
-def _duration(seconds: float | None) -> str:
-    return "" if seconds is None else duration(seconds)

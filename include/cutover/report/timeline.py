@@ -3,35 +3,29 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 from typing import Any
 
-from include.cutover.report.story import StepView, Story
+from include.cutover.report.steps import StepHistory
+from include.cutover.report.story import Story
 
 
 class TimelineChart:
-    """Steps along a scale of time on which long waits are cut short, so that what took a second can still be seen."""
+    """Steps along a time scale on which long waits are cut short, so that a step of one second stays visible."""
 
     _LONGEST_WAIT = 8.0  # seconds without any step that are drawn as they are
     _WAIT_WIDTH = 0.03  # part of the whole that a cut wait takes
 
     def __init__(self, story: Story) -> None:
         self._story = story
-        spans = sorted((item.begin, item.end) for step in story.steps.values() for item in step.attempts)
-        merged: list[list[datetime]] = []
-        for begin, end in spans:
-            if merged and begin <= merged[-1][1]:
-                merged[-1][1] = max(merged[-1][1], end)
-            else:
-                merged.append([begin, end])
-        edges = [story.start, *(moment for span in merged for moment in span), max([story.end, *(end for _, end in spans)])]
-        pieces = [(edges[i], edges[i + 1], i % 2 == 0) for i in range(len(edges) - 1) if edges[i + 1] > edges[i]]
-        shown = sum((end - begin).total_seconds() for begin, end, idle in pieces if not self._is_cut(begin, end, idle))
-        cuts = sum(self._is_cut(*piece) for piece in pieces)
+        spans = self._spans_between(self._moments())
+        shown = sum((end - begin).total_seconds() for begin, end, idle in spans if not self._is_cut(begin, end, idle))
+        cuts = sum(self._is_cut(*span) for span in spans)
         unit = shown / max(0.3, 1 - cuts * self._WAIT_WIDTH) or 1.0
         self._pieces: list[tuple[datetime, datetime, float, float]] = []
         self.waits: list[tuple[float, float, float]] = []
         at = 0.0
-        for begin, end, idle in pieces:
+        for begin, end, idle in spans:
             seconds = (end - begin).total_seconds()
             cut = self._is_cut(begin, end, idle)
             width = self._WAIT_WIDTH if cut else seconds / unit
@@ -40,19 +34,37 @@ class TimelineChart:
                 self.waits.append((100 * at, 100 * width, seconds))
             at += width
 
+    def _moments(self) -> list[datetime]:
+        """Return the run's start, then by turns the begin and the end of each time with a step at work, then its end."""
+        attempts = sorted((item.begin, item.end) for step in self._story.steps.values() for item in step.attempts)
+        busy: list[list[datetime]] = []
+        for begin, end in attempts:
+            if busy and begin <= busy[-1][1]:
+                busy[-1][1] = max(busy[-1][1], end)
+            else:
+                busy.append([begin, end])
+        run = self._story.run
+        return [run.start, *(moment for span in busy for moment in span), max([run.end, *(end for _, end in attempts)])]
+
+    @staticmethod
+    def _spans_between(moments: list[datetime]) -> list[tuple[datetime, datetime, bool]]:
+        """Return begin and end of each span between two moments, and whether no step was at work in it."""
+        spans = enumerate(pairwise(moments))
+        return [(begin, end, number % 2 == 0) for number, (begin, end) in spans if end > begin]
+
     def _is_cut(self, begin: datetime, end: datetime, idle: bool) -> bool:
         return idle and (end - begin).total_seconds() > self._LONGEST_WAIT
 
     def percent(self, moment: datetime) -> float:
-        """Where a moment lies, in percent."""
+        """Return the position of a moment, in percent."""
         for begin, end, at, width in self._pieces:
             if moment <= end:
                 share = (moment - begin).total_seconds() / (end - begin).total_seconds()
                 return 100 * (at + width * min(1.0, max(0.0, share)))
         return 100.0 if self._pieces else 0.0
 
-    def bars(self, step: StepView) -> list[dict[str, Any]]:
-        """One bar for each try."""
+    def bars(self, step: StepHistory) -> list[dict[str, Any]]:
+        """Return one bar for each try."""
         found = []
         for attempt in step.attempts:
             left = min(self.percent(attempt.begin), 99.6)
@@ -62,17 +74,17 @@ class TimelineChart:
 
     @property
     def shade(self) -> str:
-        """Background of the lanes: when the services were down, and where a wait is cut, as CSS."""
+        """Background of the lanes as CSS: the time without services, and the waits that are cut short."""
         layers = []
-        for begin, end in self._story.outages:
-            layers.append(_band("--down", self.percent(begin), self.percent(end or self._story.end)))
+        for begin, end in self._story.figures.outages:
+            layers.append(_band("--down", self.percent(begin), self.percent(end or self._story.run.end)))
         layers += [_band("--wait", left, left + width) for left, width, _ in self.waits]
         return ", ".join(layers) or "none"
 
     @property
-    def phases(self) -> list[tuple[str, list[StepView], float]]:
+    def phases(self) -> list[tuple[str, list[StepHistory], float]]:
         """The parts of the runbook in the order in which they began, with their steps and how long they took."""
-        grouped: dict[str, list[StepView]] = {}
+        grouped: dict[str, list[StepHistory]] = {}
         for step in self._story.steps.values():
             grouped.setdefault(step.phase, []).append(step)
         phases = []

@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 
 def duration(seconds: Any) -> str:
-    """``0.42 s``, ``12.3 s``, ``1 min 05 s``, ``2 h 03 min``; a dash for what is no number."""
+    """Return ``0.42 s``, ``12.3 s``, ``1 min 05 s`` or ``2 h 03 min``; a dash for a value that is not a number."""
     if not isinstance(seconds, int | float) or isinstance(seconds, bool):
         return "–"
     if seconds < 9.995:
@@ -25,23 +25,25 @@ def duration(seconds: Any) -> str:
 
 
 def answer_text(gate: Mapping[str, Any]) -> str:
-    """``Go by lead``, ``No-go: nobody answered in time``, ``Go, automatically as the plan allows``."""
+    """Return ``Go by lead``, ``No-go: nobody answered in time`` or ``Go, automatically, as the plan allows``."""
     answer = str(gate.get("answer"))
     if gate.get("automatic"):
-        return f"{answer}, automatically as the plan allows"
+        return f"{answer}, automatically, as the plan allows"
     return f"{answer} by {gate['by']}" if gate.get("by") else f"{answer}: nobody answered in time"
 
 
 def only_time(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a notice of which only the time is known."""
     return {"time": event["time"], "subject": "", "text": ""}
 
 
 def clock_text(moment: datetime) -> str:
+    """Return ``12:00:05``, in UTC."""
     return f"{moment.astimezone(UTC):%H:%M:%S}"
 
 
 def moment_text(moment: Any) -> str:
-    """``2026-03-01 12:00:05 UTC``; text that is no time stays as it is."""
+    """Return ``2026-03-01 12:00:05 UTC``; text that is not a time is returned unchanged."""
     if isinstance(moment, datetime):
         return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
     text = str(moment or "")
@@ -52,35 +54,40 @@ def moment_text(moment: Any) -> str:
 
 
 def as_words(name: str) -> str:
+    """Return a name with spaces in the place of underscores."""
     return name.replace("_", " ")
 
 
 def as_number(value: Any) -> int:
+    """Return the number; 0 for a value that is not one."""
     return int(value) if isinstance(value, int | float) and not isinstance(value, bool) else 0
 
 
 def grouped_text(value: Any) -> str:
-    """``12,345``; what is no number as it is, nothing as a dash."""
+    """Return ``12,345``; a dash for None, other values as text."""
     if isinstance(value, int | float) and not isinstance(value, bool):
         return f"{value:,}"
     return "–" if value is None else str(value)
 
 
 def signed(value: Any) -> str:
-    """``+12``, ``−3``, ``0``."""
+    """Return ``+12``, ``−3`` or ``0``."""
     number = as_number(value)
     return f"{number:+,}".replace("-", "−") if number else grouped_text(value)
 
 
 def is_plain(value: Any) -> bool:
+    """Report whether a value can be shown in one line."""
     return value is not None and not isinstance(value, dict | list) and value != ""
 
 
 def plain_value(value: Any) -> str:
+    """Return a value as text, without regard to its name."""
     return value_text("", value)
 
 
 def value_text(key: str, value: Any) -> str:
+    """Return a value as text, by its name: ``bytes`` with their unit, ``time`` as a moment."""
     if isinstance(value, bool):
         return "yes" if value else "no"
     if key == "bytes":
@@ -91,15 +98,16 @@ def value_text(key: str, value: Any) -> str:
 
 
 def keys_text(key: Any) -> str:
+    """Return the columns of a key as ``id=5, device_id=0af1``."""
     return ", ".join(f"{name}={value}" for name, value in key.items()) if isinstance(key, dict) else str(key)
 
 
 def address_text(path: Any) -> str:
-    """A relative path as an address."""
+    """Return a relative path as an address."""
     text = path.as_posix() if isinstance(path, Path) else str(path)
     return quote(text, safe="/")
 
 
 def weblink_of(url: Any) -> str:
-    """The address when it is one that a page may link to, else nothing."""
+    """Return the address if a page may link to it, else an empty text."""
     return str(url) if re.match(r"(?:https?://|/(?!/))[^\s<>\"]+$", str(url or "")) else ""

@@ -1,4 +1,4 @@
-"""What people are told about rehearsals: before go/no-go, in the report of a cutover, and in that of a rehearsal itself."""
+"""Facts about rehearsals for people: before go/no-go, in the report of a cutover, and in that of a rehearsal."""
 
 from __future__ import annotations
 
@@ -11,62 +11,62 @@ from include.cutover.evidence.record import Event
 from include.cutover.runs import rehearsals
 
 Fact = tuple[str, str]
-"""A label and what is said to it, in plain text."""
+"""A label and its text, both plain."""
 
 _SHOWN = 5
-_NONE = "none: this move has never been tried on a copy"
+_NONE = "none: this migration has never been rehearsed"
 
 
 def facts(events: Sequence[Event]) -> list[Fact]:
-    """The last rehearsal before a cutover, and what is different now; empty where the cutover has not looked for one yet."""
-    told = next((event for event in reversed(events) if event["event"] == rehearsals.EVENT), None)
-    if told is None:
+    """Return the last rehearsal before a cutover, and what changed since; empty until the cutover has looked for one."""
+    recorded = next((event for event in reversed(events) if event["event"] == rehearsals.EVENT), None)
+    if recorded is None:
         return []
-    if told.get("run_id") is None:
+    if recorded.get("run_id") is None:
         return [("Last rehearsal", _NONE)]
-    failure = f": {told['first_failure']}" if told.get("first_failure") else ""
+    failure = f": {recorded['first_failure']}" if recorded.get("first_failure") else ""
     found = [
-        ("Last rehearsal", f"{_moment(told['at'])}, {told['result']}{failure} ({told['run_id']})"),
-        ("Rehearsed on", _on(told)),
+        ("Last rehearsal", f"{_moment(recorded['at'])}, {recorded['result']}{failure} ({recorded['run_id']})"),
+        ("Rehearsed on", _on(recorded)),
     ]
-    green = told.get("green")
+    green = recorded.get("green")
     if green is None:
-        found.append(("Last green one of the same", "none: what this run does was never rehearsed with success"))
-    elif green["run_id"] != told["run_id"]:
-        found.append(("Last green one of the same", f"{_moment(green['at'])} ({green['run_id']})"))
+        found.append(("Last green, unchanged since", "none: this schema, plan, SQL and code never passed a rehearsal"))
+    elif green["run_id"] != recorded["run_id"]:
+        found.append(("Last green, unchanged since", f"{_moment(green['at'])} ({green['run_id']})"))
     ends = {event["step"]: event for event in events if event["event"] == "step.end"}
-    found.append(("Rows since then", _rows(told.get("rows") or {}, _rows_now(ends))))
+    found.append(("Rows since then", _rows(recorded.get("rows") or {}, _rows_now(ends))))
     size = (_figures(ends, "check_source")).get("bytes")
-    if size and told.get("bytes"):
-        found.append(("Size since then", f"{told['bytes']:,} to {size:,} bytes, {100 * (size / told['bytes'] - 1):+.1f} %"))
-    new = [text for name, text in rehearsals.findings(events).items() if name not in (told.get("findings") or {})]
+    if size and (then := recorded.get("bytes")):
+        found.append(("Size since then", f"{then:,} to {size:,} bytes, {100 * (size / then - 1):+.1f} %"))
+    new = [text for name, text in rehearsals.findings(events).items() if name not in (recorded.get("findings") or {})]
     found.append(("Findings since then", _listed(new) if new else "none"))
     for label, key, without in (
-        ("Expected downtime", "downtime", ", without the time that people take at the gate"),
-        ("Expected way back", "rollback", ""),
+        ("Expected downtime", "downtime", ", without the wait at the gate"),
+        ("Expected rollback time", "rollback", ""),
     ):
-        expected = told.get(key)
+        expected = recorded.get(key)
         found.append(
-            (label, "not known: no green rehearsal of the same" if expected is None else _expected(expected) + without)
+            (label, "not known: no green rehearsal since the change" if expected is None else _expected(expected) + without)
         )
     return found
 
 
 def of_rehearsal(events: Sequence[Event]) -> list[Fact]:
-    """What a rehearsal made, measured and kept; empty for any other run."""
+    """Return what a rehearsal made, measured and kept; empty for any other run."""
     opened = next((event for event in events if event["event"] == "run.opened"), {})
     if not opened.get("rehearsal"):
         return []
-    found = [("Live file", f"{opened.get('live')}, which was cloned in one step and not touched")]
+    found = [("Live file", f"{opened.get('live')}, cloned in one step and otherwise not touched")]
     database = next((event for event in reversed(events) if event["event"] == rehearsals.DATABASE), None)
     if database is not None:
         state = {"making": "made", "made": "made"}.get(database["state"], database["state"])
         found.append(("Disposable database", f"{database['name']}, {state}"))
     spans = rehearsals.spans(events)
     if spans.down is not None:
-        found.append(("From the fence to the proof", duration(spans.down)))
+        found.append(("From the fence to the proof", _duration(spans.down)))
     if spans.back is not None:
-        found.append(("The way back", duration(spans.back)))
+        found.append(("The way back", _duration(spans.back)))
     sealed = next((event for event in reversed(events) if event["event"] == "sealed"), None)
     if sealed is not None:
         kept = "; ".join(sealed.get("kept") or [])
@@ -74,11 +74,11 @@ def of_rehearsal(events: Sequence[Event]) -> list[Fact]:
     return found
 
 
-def _on(told: Mapping[str, Any]) -> str:
-    prints = f"schema {str(told.get('schema'))[:12] or 'unknown'}, plan {str(told.get('plan'))[:12]}"
-    if not told.get("differs"):
+def _on(recorded: Mapping[str, Any]) -> str:
+    prints = f"schema {str(recorded.get('schema'))[:12] or 'unknown'}, plan {str(recorded.get('plan'))[:12]}"
+    if not recorded.get("differs"):
         return f"the same schema, plan, SQL and code ({prints})"
-    return f"NOT the same: {', '.join(told['differs'])} changed since ({prints})"
+    return f"NOT the same: {', '.join(recorded['differs'])} changed since ({prints})"
 
 
 def _figures(ends: Mapping[str, Event], step: str) -> Mapping[str, Any]:
@@ -86,7 +86,7 @@ def _figures(ends: Mapping[str, Event], step: str) -> Mapping[str, Any]:
 
 
 def _rows_now(ends: Mapping[str, Event]) -> Mapping[str, int]:
-    """Rows of the backup, or as the assessment found them before there is one."""
+    """Return the rows by table, of the backup; before there is one, as the assessment counted them."""
     return _figures(ends, "take_backup").get("counts") or _figures(ends, "assess_source").get("tables") or {}
 
 
@@ -94,7 +94,7 @@ def _rows(before: Mapping[str, int], now: Mapping[str, int]) -> str:
     if not now:
         return "not counted yet"
     if not before:
-        return "not known: that rehearsal did not come to its backup"
+        return "not known: that rehearsal did not reach its backup"
     changes = {table: now[table] - before[table] for table in now if table in before and now[table] != before[table]}
     lost = [f"{table} is new" for table in now if table not in before]
     total = f"{sum(now.values()):,} now"
@@ -112,20 +112,20 @@ def _listed(texts: Sequence[str], between: str = "; ") -> str:
 def _expected(expected: Mapping[str, Any]) -> str:
     runs = int(expected["runs"])
     spread = (
-        f"{duration(expected['low'])} to {duration(expected['high'])} in the last {runs} rehearsals"
+        f"{_duration(expected['low'])} to {_duration(expected['high'])} in the last {runs} rehearsals"
         if runs > 1
-        else "by one rehearsal, so without a spread"
+        else "by one rehearsal"
     )
     parts = "; ".join(
-        f"{what} {duration(seconds)} {known}"
-        for what, seconds, known in expected["parts"]
+        f"{part} {_duration(seconds)} {known}"
+        for part, seconds, known in expected["parts"]
         if seconds or known == rehearsals.REHEARSED
     )
-    return f"{duration(expected['seconds'])}, {spread} ({parts})"
+    return f"{_duration(expected['seconds'])}, {spread} ({parts})"
 
 
-def duration(seconds: float) -> str:
-    """``0.4 s``, ``75.2 s``, ``12 min``."""
+def _duration(seconds: float) -> str:
+    """Return ``0.4 s``, ``75.2 s`` or ``12.0 min``."""
     return f"{seconds:.1f} s" if seconds < 120 else f"{seconds / 60:.1f} min"
 
 

@@ -1,10 +1,10 @@
-"""The clock of a run: when its window begins and ends, and until when going live is still right.
+"""The clock of a run: begin and end of its window, and the deadline for going live.
 
 Going back takes time, too. The deadline is the end of the window less the time that a rollback takes, with a margin: a run
-that is not live by then goes back, so that the application runs again when the window ends, one way or the other. What a
-rehearsal has measured also says how long the rest takes: a run for which that no longer fits does not wait for the deadline.
+that is not live by then goes back, so that the application runs again when the window ends, on either database. A rehearsal
+also measures how long the rest takes: a run for which that no longer fits goes back before the deadline.
 
-The figures are computed once, when the run opens, and read from the evidence by every step.
+The instants are computed once, when the run opens, and read from the evidence by every step.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ EVENT = "clock"
 
 
 class OutOfTime(Refused):
-    """Going on would leave no time to go back. The run goes back by itself."""
+    """Too late to go on and still be able to go back. The run goes back by itself."""
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What a rehearsal took, in seconds.
+    """Times that a rehearsal measured, in seconds.
 
     Attributes:
         run_id: The rehearsal.
         rollback: The whole way back.
-        remaining: Step → from its beginning to the services running on the target.
+        remaining: By step, from its begin until the services run on the target.
     """
 
     run_id: str
@@ -45,10 +45,12 @@ class Clock:
     """The instants of a run, UTC.
 
     Attributes:
-        freeze: From here on nothing but the run changes the application.
-        deadline: The last instant at which going on is better than going back.
-        rollback_seconds: How long going back takes, without the margin.
-        measured_by: The rehearsal that the figures come from; None where they are the plan's.
+        freeze: From here on only the run changes the application.
+        start: Begin of the window.
+        end: End of the window.
+        deadline: From here on the run goes back unless it is live.
+        rollback_seconds: Time that going back takes, without the margin.
+        measured_by: The rehearsal that measured them; None where they are the plan's.
         remaining: As in ``Measured``; empty where nothing was measured.
     """
 
@@ -62,7 +64,7 @@ class Clock:
 
     @classmethod
     def of(cls, window: Window, start: datetime, measured: Measured | None = None) -> Clock:
-        """The clock of a window that begins at ``start``."""
+        """Compute the clock of a window that begins at ``start``."""
         end = start + timedelta(minutes=window.minutes)
         rollback = window.rollback_minutes * 60 if measured is None else measured.rollback
         return cls(
@@ -77,22 +79,22 @@ class Clock:
 
     @classmethod
     def from_event(cls, event: Event) -> Clock:
-        """The clock as the evidence holds it."""
+        """Return the clock that was recorded in an event."""
         freeze, start, end, deadline = (
             datetime.fromisoformat(event[name]) for name in ("freeze", "start", "end", "deadline")
         )
         return cls(freeze, start, end, deadline, event["rollback_seconds"], event["measured_by"], event["remaining"])
 
     def after(self, part: float) -> datetime:
-        """The instant when that part of the window is over, 0 to 1."""
+        """Return the instant at which that part of the window, 0 to 1, has passed."""
         return self.start + part * (self.end - self.start)
 
     def as_fields(self) -> dict[str, Any]:
-        """For the evidence."""
+        """Return the fields for the evidence."""
         return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()}
 
     def late(self, step: str, now: datetime | None = None) -> str:
-        """Why ``step`` must not begin any more, as a sentence; empty while it may."""
+        """Return why it is too late for ``step`` to begin, as a sentence; empty while it may."""
         now = now or datetime.now(UTC)
         if now >= self.deadline:
             return f"the deadline was {_clock_time(self.deadline)} and it is {_clock_time(now)}"
@@ -106,28 +108,30 @@ class Clock:
         return ""
 
     def require_in_time(self, step: str, now: datetime | None = None, *, rest_from: str | None = None) -> None:
-        """Go on only while there is time.
+        """Refuse a step for which it is too late.
 
         Args:
+            step: Name of the step.
+            now: The instant to decide for; the current one when left out.
             rest_from: The step that the rest begins with; ``step`` itself, which has not begun yet, when left out.
 
         Raises:
-            OutOfTime: When there is not.
+            OutOfTime: When it is too late.
         """
         reason = self.late(rest_from or step, now)
         if reason:
             raise OutOfTime(
-                "there is no time left to go live and still to be able to go back within the window",
+                "there is no time left to go live and still be able to go back within the window",
                 where=step,
                 expected=f"to be live before {_clock_time(self.deadline)}: the window ends at {_clock_time(self.end)}, and "
-                f"going back takes {self.rollback_seconds / 60:.1f} minutes and a margin",
+                f"going back takes {self.rollback_seconds / 60:.1f} minutes plus a margin",
                 found=reason,
-                do="The run goes back by itself. Plan a longer window, or find out what took so long.",
+                do="The run goes back by itself. Plan a longer window, or find out which step took so long.",
             )
 
 
 def read(events: list[Event]) -> Clock | None:
-    """The clock of a run from its evidence; None for a run that opened without one."""
+    """Return the clock of a run from its events; None for a run that opened without one."""
     for event in reversed(events):
         if event["event"] == EVENT:
             return Clock.from_event(event)

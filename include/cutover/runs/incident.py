@@ -1,7 +1,7 @@
-"""The incident that a run leaves which touched the application and did not end live: open until the lead has closed it.
+"""The incident left by a run that changed the application and did not go live. The lead closes it.
 
-No new cutover opens before that: whoever tries again must say what went wrong and what was done about it. The closing is one
-event in the evidence of the run, which is sealed otherwise; the chain of its events goes on with it.
+No new cutover can open before that: first the cause and the fix must be recorded. Closing it is one event in the evidence of
+the run, which is otherwise sealed; the event continues the chain.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from include.cutover.plan.model import Plan
 
 CLOSED = "incident.closed"
 OUTCOMES = ("rolled_back", "failed", "released")
-"""Ends of a run that are an incident."""
+"""Outcomes of a run that leave an incident."""
 
-SHORTEST = 3  # characters of what must be said
+SHORTEST = 3  # characters of cause, fix and reference
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Something that was kept for the inquiry, and where."""
+class KeptItem:
+    """Something that was kept for the inquiry, and its place."""
 
     what: str
     where: str
@@ -37,9 +37,11 @@ class Incident:
     """The incident of a run.
 
     Attributes:
-        outcome: How the run ended.
-        at: When.
-        why: The first reason that was recorded.
+        evidence: The run's evidence.
+        run_id: The run.
+        outcome: Its outcome.
+        at: When it was sealed, UTC.
+        why: The first recorded reason.
         closed: The event that closed it; None while it is open.
     """
 
@@ -52,12 +54,12 @@ class Incident:
 
     @property
     def complete(self) -> bool:
-        """Whether the way back is: before that there is nothing to close."""
+        """True once the way back is complete; before that the incident cannot be closed."""
         return self.outcome != "failed"
 
 
 def of(evidence: Evidence) -> Incident | None:
-    """The incident that a run left, open or closed; None where it left none, or is not closed yet.
+    """Return the incident that a run left, open or closed; None where it left none, or is still open itself.
 
     Raises:
         CannotCheck: When the evidence is damaged.
@@ -76,49 +78,49 @@ def _why(events: list[Event]) -> str:
     if asked is not None:
         return f"{asked.get('reason')} (asked for by {asked.get('by')})"
     decided = next((event for event in reversed(events) if event["event"] == "decision" and event.get("why")), None)
-    return str(decided["why"][0]) if decided is not None else "no reason is recorded"
+    return str(decided["why"][0]) if decided is not None else "no reason was recorded"
 
 
 def incidents(plan: str) -> list[Incident]:
-    """All incidents of a plan, oldest first."""
+    """List all incidents of a plan, oldest first."""
     return [found for run in runs(plan) if (found := of(run)) is not None]
 
 
-def kept(evidence: Evidence) -> list[Kept]:
-    """What lies where for the inquiry: from the events, and from the folder of the evidence."""
+def kept(evidence: Evidence) -> list[KeptItem]:
+    """List everything kept for the inquiry, with its place, from the events and the folder of the evidence."""
     found = []
     schema, pending = evidence.last("target.kept"), evidence.last("target.pending")
     if schema is not None:
         rows = sum(int(number) for number in (schema.get("rows") or {}).values())
-        found.append(Kept("the target's data", f"schema {schema['schema']} in the target, {rows:,} rows"))
+        found.append(KeptItem("the target's data", f"schema {schema['schema']} in the target, {rows:,} rows"))
     if pending is not None and (schema is None or schema["seq"] < pending["seq"]):
-        found.append(Kept("the target's data", "still in its place in the target; the next run puts it aside first"))
+        found.append(KeptItem("the target's data", "still in its place in the target; the next run sets it aside first"))
     written = evidence.last("rows.written")
     if written is not None and written.get("files"):
         lines = sum(int(item["lines"]) for item in written["files"])
-        found.append(Kept("rows written after go-live", f"{evidence.folder / written['folder']}, {lines:,} lines"))
+        found.append(KeptItem("rows written after go-live", f"{evidence.folder / written['folder']}, {lines:,} lines"))
     elif written is not None and written.get("tables") is None:
-        found.append(Kept("rows written after go-live", f"unknown: {written.get('unknown')}"))
+        found.append(KeptItem("rows written after go-live", f"unknown: {written.get('unknown')}"))
     folder = evidence.folder / "kept"
     logs = sorted((folder / "logs").glob("*.log"))
     if logs:
-        found.append(Kept("logs of the services", f"{folder / 'logs'}: {', '.join(path.name for path in logs)}"))
-    found += [Kept("the source as it was found", str(path)) for path in _found(folder)]
+        found.append(KeptItem("logs of the services", f"{folder / 'logs'}: {', '.join(path.name for path in logs)}"))
+    found += [KeptItem("the source as it was found", str(path)) for path in _found(folder)]
     document = evidence.folder / "incident.md"
     if document.is_file():
-        found.append(Kept("incident document", str(document)))
+        found.append(KeptItem("incident document", str(document)))
     backup = evidence.last("backup") or {}
     found += [
-        Kept(title, str(backup[key]))
+        KeptItem(title, str(backup[key]))
         for key, title in (("file", "backup"), ("second_file", "second copy"))
         if backup.get(key)
     ]
-    found.append(Kept("evidence", str(evidence.folder)))
+    found.append(KeptItem("evidence", str(evidence.folder)))
     return found
 
 
 def _found(folder: Path) -> list[Path]:
-    """The files that the way back found in the place of the source: in ``kept`` itself, and in its numbered folders."""
+    """List the files that the way back found in place of the source: in ``kept`` and its numbered folders."""
     if not folder.is_dir():
         return []
     places = [folder, *sorted(item for item in folder.iterdir() if item.is_dir() and item.name.isdigit())]
@@ -129,18 +131,18 @@ def require_none_open(plan: str) -> None:
     """Refuse a new run while an incident is open.
 
     Raises:
-        Refused: Names the run, what was kept, and what must be done.
+        Refused: Names the run, everything that was kept, and the next step.
     """
     for found in incidents(plan):
         if found.closed is not None:
             continue
         if not found.complete:
             raise Refused(
-                "an earlier run did not come to its end",
+                "an earlier run was not completed",
                 where=f"plan {plan}",
-                expected="no run whose way back is not complete",
+                expected="every earlier run closed with its way back complete",
                 found=f"the run {found.run_id} was closed at {found.at} before its way back was complete",
-                do=f"Bring it to its end first: trigger rollback_{plan} again, or use the break-glass rollback. Then the "
+                do=f"Complete it first: trigger rollback_{plan} again, or use the break-glass rollback. Then the "
                 f"lead closes its incident: {_how(plan)}. Kept for the inquiry: {_listed(found)}.",
             )
         raise Refused(
@@ -148,7 +150,7 @@ def require_none_open(plan: str) -> None:
             where=f"plan {plan}",
             expected="cause, fix and reference, by the lead or a deputy",
             found=f"the run {found.run_id} ended as {found.outcome} at {found.at}: {mask(found.why)}",
-            do=f"When the cause is corrected, the lead closes it: {_how(plan)}. Kept for the inquiry: {_listed(found)}.",
+            do=f"When the cause is fixed, the lead closes it: {_how(plan)}. Kept for the inquiry: {_listed(found)}.",
         )
 
 
@@ -161,9 +163,10 @@ def _listed(found: Incident) -> str:
 
 
 def find(plan: str, run: str = "") -> Incident:
-    """The incident of a run; without one, the open one, else the newest.
+    """Find the incident of a run; without a run, the open one, else the newest.
 
     Args:
+        plan: Name of the plan.
         run: Run id, or the folder of its evidence.
 
     Raises:
@@ -190,16 +193,19 @@ def find(plan: str, run: str = "") -> Incident:
 
 
 def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, reference: str) -> Incident:
-    """Close the incident of a run: an event in its evidence. A second call finds it closed and changes nothing.
+    """Close the incident of a run, by an event in its evidence. A second call finds it closed and changes nothing.
 
     Args:
+        plan: Name of the plan.
         run: As in ``find``.
         by: User name of the lead or a deputy.
-        reference: Where the rest can be read: a ticket, a document.
+        cause: The cause, in words.
+        fix: The fix, in words.
+        reference: A ticket or document with the details.
 
     Raises:
-        Refused: When somebody else says so, when something is left out, when the way back is not complete, or when there is
-            no incident.
+        Refused: When another person asks, when a text is missing, when the way back is not complete, or when there is no
+            incident.
     """
     deciders = [person.user for person in _people(plan, run).people.deciders]
     if by not in deciders:
@@ -207,11 +213,11 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
             "only the lead or a deputy may close an incident",
             where=f"plan {plan}",
             expected=", ".join(deciders),
-            found=by or "nobody known",
-            do="Let one of them do it.",
+            found=by or "an unknown user",
+            do="Ask one of them to close it.",
         )
-    said = {"cause": cause.strip(), "fix": fix.strip(), "reference": reference.strip()}
-    missing = [name for name, text in said.items() if len(text) < SHORTEST]
+    given = {"cause": cause.strip(), "fix": fix.strip(), "reference": reference.strip()}
+    missing = [name for name, text in given.items() if len(text) < SHORTEST]
     if missing:
         raise Refused(
             "an incident is closed with its cause, its fix and a reference",
@@ -224,17 +230,17 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
         return found
     if not found.complete:
         raise Refused(
-            "the way back of this run is not complete, so its incident cannot be over",
+            "the way back of this run is not complete, so its incident cannot be closed",
             where=found.run_id,
-            do=f"Trigger rollback_{plan} again, or use the break-glass rollback; if the application was brought back by "
-            "hand, say so with 'evidence close'.",
+            do=f"Trigger rollback_{plan} again, or use the break-glass rollback; if the application was restored by "
+            "hand, record that with 'evidence close'.",
         )
-    found.evidence.append(CLOSED, by=by, **{name: mask(text) for name, text in said.items()})
+    found.evidence.append(CLOSED, by=by, **{name: mask(text) for name, text in given.items()})
     return find(plan, found.run_id)
 
 
 def _people(plan: str, run: str) -> Plan:
-    """Today's plan; where its file is broken, the one that the run froze."""
+    """Return today's plan; if its file is broken, the one that the run froze."""
     try:
         return load_plan(plan)
     except PlanInvalid:

@@ -1,8 +1,8 @@
-"""What rehearsals found: when, on which schema, plan, SQL and code, with which result, and how long each step took.
+"""Results of rehearsals: schema, plan, SQL and code, outcome, and the time of each step.
 
-A rehearsal leaves evidence as a cutover does, in a folder where nobody takes it for one. Everything here is read from that
-evidence. What a rehearsal cannot measure, because it leaves the application alone, is taken from the newest real run that
-did it, or else from the limits of the plan, and is named as what it is.
+A rehearsal leaves evidence as a cutover does, in a folder apart. Everything here is read from that evidence. Times that a
+rehearsal cannot measure, because it leaves the application alone, come from the newest real run that has them, else from
+the limits of the plan, and are labelled as such.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from include.cutover.runs.clock import Measured
 from include.cutover.runs.verdict import ever_passed, has_passed, newest
 
 EVENT = "rehearsal"
-"""What a cutover found out about the rehearsals before it."""
+"""The event with which a cutover records the rehearsals before it."""
 
 DATABASE = "rehearsal.database"
 GREEN, RED = "rehearsed", "rehearsal_failed"
-"""How a rehearsal ends."""
+"""Outcomes of a rehearsal."""
 
 FIRST_DOWN, LAST_PROVEN = "fence_source", "mark_target"
 FIRST_BACK, LAST_BACK = "way_back.keep_target", "way_back.check_restored"
-"""Between these a rehearsal does what a cutover does while the services rest."""
+"""First and last step of what a cutover does while the services are down, forward and back."""
 
 SPREAD = 10
-"""Newest rehearsals that the spread is told of."""
+"""Number of newest rehearsals that the spread of times is taken from."""
 
 _RELEVANT = (
     "target_schema", "target_fence", "tables", "ignored_tables", "source_objects", "preflight", "extras", "access",
@@ -46,21 +46,22 @@ _BACK = ("rollback.stop_services", "rollback.revert_configuration", "rollback.st
 
 
 def series(plan: str) -> str:
-    """Folder of a plan's rehearsals below the evidence root."""
+    """Return the folder of a plan's rehearsals below the evidence root."""
     return f"{REHEARSALS}/{plan}"
 
 
 def of_plan(plan: Plan) -> str:
-    """SHA-256 over what a rehearsal tries of a plan; people, texts, times and places are left out."""
+    """Return the SHA-256 over the parts of a plan that a rehearsal tries; people, texts, times and places are left out."""
     content = plan.model_dump(mode="json", include=set(_RELEVANT))
     content["connections"] = [plan.connections.source, plan.connections.target]
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def fingerprint(events: Sequence[Event], plan: str) -> dict[str, str]:
-    """Of schema, plan, SQL and code, for a cutover or a rehearsal; empty where it has not looked at its source.
+    """Return the fingerprints of schema, plan, SQL and code of a run; each is empty while it is not known.
 
     Args:
+        events: Events of a cutover or a rehearsal.
         plan: The result of ``of_plan``.
     """
     hashes = _last(events, "run.opened").get("fingerprints") or {}
@@ -74,20 +75,23 @@ def fingerprint(events: Sequence[Event], plan: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Rehearsal:
-    """One rehearsal that came to its end.
+    """One rehearsal that was closed.
 
     Attributes:
+        run_id: Its run id.
+        folder: Folder of its evidence.
         when: When it was closed, UTC.
         result: ``green``, or ``red`` with ``first_failure``.
         fingerprint: See ``fingerprint``.
-        rows: Table → rows in its backup.
+        rows: By table, the rows in its backup.
         source_bytes: Size of the clone.
-        findings: What did not pass and what was warned of, by a name that stays when numbers change → a sentence.
-        seconds: Step → how long it took.
-        down: From the fence to the end of the proof, the way to go live included as far as it goes; None where not reached.
-        back: The way back, from the target's schema to the restored file; None where not reached.
-        begins: Step → from its beginning to the end of the proof.
-        kept: The disposable database where it was kept.
+        findings: Checks that did not pass, and warnings: a sentence, by a name that stays the same when numbers change.
+        seconds: By step, the seconds that it took.
+        down: Seconds from the fence to the end of the proof; None where it was not reached.
+        back: Seconds of the way back, from the target's schema to the restored file; None where it was not reached.
+        begins: By step, the seconds from its begin to the end of the proof.
+        first_failure: The first failure in one sentence; empty for a green one.
+        kept: The disposable database, if it was kept.
     """
 
     run_id: str
@@ -107,16 +111,16 @@ class Rehearsal:
 
     @property
     def green(self) -> bool:
-        """Whether everything passed, the way back included."""
+        """True when every step passed, including the way back."""
         return self.result == "green"
 
     def differs(self, other: Mapping[str, str]) -> list[str]:
-        """Which of schema, plan, SQL and code are not those of ``other``."""
+        """List which of schema, plan, SQL and code differ from ``other``."""
         return [name for name, value in self.fingerprint.items() if not value or other.get(name) != value]
 
 
 def of(evidence: Evidence) -> Rehearsal | None:
-    """The rehearsal of that evidence, None while it is open, or where it never opened.
+    """Return the rehearsal of that evidence, None while it is open, or if it never opened.
 
     Raises:
         CannotCheck: When the evidence is damaged.
@@ -149,7 +153,7 @@ def of(evidence: Evidence) -> Rehearsal | None:
 
 @dataclass(frozen=True)
 class Spans:
-    """What a rehearsal measured, see ``Rehearsal``."""
+    """Times that a rehearsal measured, see ``Rehearsal``."""
 
     down: float | None
     back: float | None
@@ -157,7 +161,7 @@ class Spans:
 
 
 def spans(events: Sequence[Event]) -> Spans:
-    """By the clock between the records, so that what lies between two steps counts as well."""
+    """Measure by the clock between the records, so that the time between two steps counts too."""
     proven = _moment(events, LAST_PROVEN, "step.end")
     begins = {
         step: (proven - begin).total_seconds()
@@ -170,7 +174,7 @@ def spans(events: Sequence[Event]) -> Spans:
 
 
 def findings(events: Sequence[Event]) -> dict[str, str]:
-    """Every check that did not pass and every warning of the steps' newest ends: a steady name → a sentence."""
+    """Return every check that did not pass and every warning of the steps' newest ends: a sentence, by a stable name."""
     found = {}
     for event in {event["step"]: event for event in events if event["event"] == "step.end"}.values():
         for item in event.get("checks") or []:
@@ -186,27 +190,27 @@ def findings(events: Sequence[Event]) -> dict[str, str]:
 
 
 def evidences(plan: str) -> list[Evidence]:
-    """The evidence of all rehearsals of a plan that opened, oldest first."""
+    """List the evidence of all rehearsals of a plan that opened, oldest first."""
     return [item for item in rehearsals(plan) if item.last("run.opened") is not None]
 
 
 def ended(plan: str) -> list[Rehearsal]:
-    """All rehearsals of a plan that came to their end, newest first."""
+    """List all closed rehearsals of a plan, newest first."""
     found = [item for evidence in evidences(plan) if (item := of(evidence)) is not None]
     return sorted(found, key=lambda item: item.when, reverse=True)
 
 
 def latest(plan: str, *, green: bool = False) -> Rehearsal | None:
-    """The newest rehearsal of a plan that came to its end; with ``green``, the newest in which everything passed."""
+    """Return the newest closed rehearsal of a plan; with ``green``, the newest in which every step passed."""
     return next((item for item in ended(plan) if item.green or not green), None)
 
 
-# --- what they say about a cutover --------------------------------------------------------------------------------------
+# --- expected times of a cutover ----------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Part:
-    """A part of a time: what, how many seconds, and how that is known."""
+class TimePart:
+    """A part of an expected time: its name, its seconds, and the source of that figure."""
 
     what: str
     seconds: float
@@ -214,51 +218,54 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Expected:
-    """What a cutover will take, by its rehearsals.
+class ExpectedTime:
+    """The expected time of a cutover or its way back, by rehearsals.
 
     Attributes:
-        seconds: By the newest of them, with what it could not measure.
-        low, high: The shortest and the longest of ``runs`` rehearsals of the same fingerprint.
-        parts: What ``seconds`` is the sum of.
+        seconds: By the newest of them, with the parts that it could not measure.
+        low: The shortest of ``runs`` rehearsals of the same fingerprint.
+        high: The longest of them.
+        runs: Their number.
+        parts: The summands of ``seconds``.
     """
 
     seconds: float
     low: float
     high: float
     runs: int
-    parts: tuple[Part, ...]
+    parts: tuple[TimePart, ...]
 
 
 REHEARSED, LIMIT = "rehearsed", "at most, by the plan's limits"
 
 
-def downtime(plan: Plan, rehearsals: Sequence[Rehearsal]) -> Expected | None:
-    """Expected time without services; people's time at the gate is not in it. None where no rehearsal came so far.
+def downtime(plan: Plan, rehearsals: Sequence[Rehearsal]) -> ExpectedTime | None:
+    """Return the expected time without services, without the wait at the gate. None where no rehearsal got that far.
 
     Args:
+        plan: The plan.
         rehearsals: Green ones of the same fingerprint, newest first.
     """
     measured = [item.down for item in rehearsals if item.down is not None][:SPREAD]
     return _expected("from the fence to the proof", measured, _unmeasured(plan, _BEFORE_SERVICES_RUN))
 
 
-def rollback_time(plan: Plan, rehearsals: Sequence[Rehearsal]) -> Expected | None:
-    """The same for the whole way back."""
+def rollback_time(plan: Plan, rehearsals: Sequence[Rehearsal]) -> ExpectedTime | None:
+    """Return the expected time of the whole way back, as for ``downtime``."""
     measured = [item.back for item in rehearsals if item.back is not None][:SPREAD]
-    return _expected("target put aside, backup put back", measured, _unmeasured(plan, _BACK))
+    return _expected("target set aside, backup restored", measured, _unmeasured(plan, _BACK))
 
 
-def _expected(what: str, measured: Sequence[float], others: Sequence[Part]) -> Expected | None:
+def _expected(what: str, measured: Sequence[float], others: Sequence[TimePart]) -> ExpectedTime | None:
     if not measured:
         return None
     more = sum(part.seconds for part in others)
-    parts = (Part(what, measured[0], REHEARSED), *others)
-    return Expected(measured[0] + more, min(measured) + more, max(measured) + more, len(measured), parts)
+    parts = (TimePart(what, measured[0], REHEARSED), *others)
+    return ExpectedTime(measured[0] + more, min(measured) + more, max(measured) + more, len(measured), parts)
 
 
 def measured(plan: Plan) -> Measured | None:
-    """For the clock: what the newest green rehearsal of this plan took. None where there is none."""
+    """Return the times of the newest green rehearsal, for the clock. None where there is none."""
     found = latest(plan.name, green=True)
     back = None if found is None else rollback_time(plan, [found])
     if found is None or back is None or found.down is None:
@@ -275,15 +282,15 @@ def measured(plan: Plan) -> Measured | None:
     return Measured(found.run_id, back.seconds, remaining)
 
 
-def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[Part]:
-    """What a rehearsal leaves out: as the newest real run measured it, else by the plan's limits."""
+def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[TimePart]:
+    """Return the parts that a rehearsal leaves out, as the newest real run measured them, else by the plan's limits."""
     past = [run.events() for run in reversed(runs(plan.name))]
     parts = []
     for step in steps:
-        what = step.replace("rollback.", "").replace("_", " ")
+        words = step.replace("rollback.", "").replace("_", " ")
         events = next((events for events in past if ever_passed(events, step)), None)
         if events is None:
-            parts.append(Part(what, _limit(plan, step), LIMIT))
+            parts.append(TimePart(words, _limit(plan, step), LIMIT))
             continue
         opened = _last(events, "run.opened")
         end = next(
@@ -291,12 +298,12 @@ def _unmeasured(plan: Plan, steps: Sequence[str]) -> list[Part]:
             for event in reversed(events)
             if event["event"] == "step.end" and event.get("step") == step and event.get("outcome") == "passed"
         )
-        parts.append(Part(what, float(end.get("seconds") or 0), f"as in the run {opened.get('run_id')}"))
+        parts.append(TimePart(words, float(end.get("seconds") or 0), f"as in the run {opened.get('run_id')}"))
     return parts
 
 
 def _limit(plan: Plan, step: str) -> float:
-    """The most that a step may take by the plan."""
+    """Return the seconds that the plan allows a step at most."""
     health = float(plan.smoke_tests.seconds) if plan.smoke_tests is not None else 0.0
     if step.endswith("stop_services"):
         return _together(plan.services, lambda service: service.stop_seconds)
@@ -308,7 +315,7 @@ def _limit(plan: Plan, step: str) -> float:
 
 
 def _together(services: Sequence[Service], seconds: Any) -> float:
-    """Services are told side by side, but for those that are waited for."""
+    """Add up the limits of services: they get their orders side by side, except those that must be waited for."""
     waited = [float(seconds(service)) for service in services if service.wait]
     return sum(waited) + max((float(seconds(service)) for service in services if not service.wait), default=0.0)
 
@@ -317,9 +324,10 @@ def _together(services: Sequence[Service], seconds: Any) -> float:
 
 
 def facts(plan: Plan, mine: Mapping[str, str]) -> dict[str, Any]:
-    """What a cutover records about the rehearsals before it: for its gates, its report and its deadline.
+    """Return the facts that a cutover records about the rehearsals before it, for its gates, report and deadline.
 
     Args:
+        plan: The plan.
         mine: The cutover's own fingerprint.
     """
     found = ended(plan.name)
@@ -347,7 +355,7 @@ def facts(plan: Plan, mine: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _as_dict(expected: Expected) -> dict[str, Any]:
+def _as_dict(expected: ExpectedTime) -> dict[str, Any]:
     return {
         "seconds": round(expected.seconds, 1),
         "low": round(expected.low, 1),
@@ -357,18 +365,24 @@ def _as_dict(expected: Expected) -> dict[str, Any]:
     }
 
 
-def check(plan: Plan, told: Mapping[str, Any], now: datetime | None = None) -> Check | None:
-    """Whether the rehearsal that the plan requires is there; None where the plan requires none."""
+def check(plan: Plan, recorded: Mapping[str, Any], now: datetime | None = None) -> Check | None:
+    """Check that the rehearsal required by the plan exists; None where the plan requires none.
+
+    Args:
+        plan: The plan.
+        recorded: The result of ``facts``.
+        now: The instant to decide for; the current one when left out.
+    """
     if not plan.require_rehearsal:
         return None
-    now, green = now or datetime.now(UTC), told.get("green")
+    now, green = now or datetime.now(UTC), recorded.get("green")
     within = timedelta(days=plan.rehearsal_days)
     fresh = green is not None and now - datetime.fromisoformat(green["at"]) <= within
-    if told.get("run_id") is None:
+    if recorded.get("run_id") is None:
         found = "no rehearsal at all"
     elif green is None:
-        changed = f", and since then changed: {', '.join(told['differs'])}" if told["differs"] else ""
-        found = f"the last one, {told['run_id']} at {told['at'][:16]} UTC, was {told['result']}{changed}"
+        changed = f", and since then changed: {', '.join(recorded['differs'])}" if recorded["differs"] else ""
+        found = f"the last one, {recorded['run_id']} at {recorded['at'][:16]} UTC, was {recorded['result']}{changed}"
     else:
         found = f"{green['run_id']} at {green['at'][:16]} UTC"
     return Check(
@@ -386,7 +400,7 @@ def _last(events: Sequence[Event], kind: str) -> Event:
 
 
 def _moment(events: Sequence[Event], step: str, kind: str) -> datetime | None:
-    """The newest begin or end of a step that passed."""
+    """Return the time of the newest begin or end of a step that passed."""
     if not has_passed(events, step):
         return None
     if kind == "step.end":

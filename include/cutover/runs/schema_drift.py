@@ -1,7 +1,7 @@
-"""What changed in the source's schema since it was last proven: tables, columns, indexes, triggers and views, by name.
+"""Drift of the source's schema since it was last proven: tables, columns, indexes, triggers and views, by name.
 
-Each run records the schema that it found, and so does each rehearsal. One that proved equal content says most about what a
-cutover would do; where there is none, the newest that recorded a schema is what there is to compare with.
+Each run and each rehearsal records the schema that it found. The baseline is the newest that proved equal content; without
+one, the newest that recorded a schema.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ _SHOWN = 12
 
 @dataclass(frozen=True)
 class Drift:
-    """What differs between two schemas: names such as ``column users.email``.
+    """The differences between two schemas: names such as ``column users.email``.
 
     Attributes:
-        changed: Each with what it was and is, where that is short.
+        added: Names that are new.
+        removed: Names that are gone.
+        changed: Names whose definition changed; a column with both types.
     """
 
     added: tuple[str, ...] = ()
@@ -42,14 +44,14 @@ class Drift:
 
 
 def between(before: Mapping[str, str], now: Mapping[str, str]) -> Drift:
-    """The differences between two results of ``source.schema_objects``.
+    """Compare two results of ``source.schema.schema_objects``.
 
-    A table whose columns tell the difference is not named beside them, nor are the columns of a table that came or went.
+    A changed table is not named beside its changed columns, nor are the columns of a table that was added or removed.
     """
     added, removed = sorted(now.keys() - before.keys()), sorted(before.keys() - now.keys())
     changed = sorted(name for name in before.keys() & now.keys() if before[name] != now[name])
     whole = {name for name in (*added, *removed) if name.startswith("table ")}
-    told = {_table_of(name) for name in (*added, *removed, *changed) if name.startswith("column ")}
+    by_columns = {_table_of(name) for name in (*added, *removed, *changed) if name.startswith("column ")}
 
     def named(names: list[str]) -> list[str]:
         return [name for name in names if not name.startswith("column ") or _table_of(name) not in whole]
@@ -57,7 +59,7 @@ def between(before: Mapping[str, str], now: Mapping[str, str]) -> Drift:
     return Drift(
         tuple(named(added)),
         tuple(named(removed)),
-        tuple(_became(name, before[name], now[name]) for name in changed if name not in told),
+        tuple(_became(name, before[name], now[name]) for name in changed if name not in by_columns),
     )
 
 
@@ -70,10 +72,11 @@ def _became(name: str, before: str, now: str) -> str:
 
 
 def baseline(plan: str, but: Evidence) -> tuple[str, Event] | None:
-    """The run or rehearsal to compare with, and what it recorded: the newest that proved equal content, else the newest.
+    """Return the run or rehearsal to compare with, and its record: the newest that proved equal content, else the newest.
 
     Args:
-        but: The run that asks.
+        plan: Name of the plan.
+        but: The asking run, which is left out.
 
     Raises:
         CannotCheck: When the evidence of a run is damaged.
@@ -90,8 +93,8 @@ def baseline(plan: str, but: Evidence) -> tuple[str, Event] | None:
 
 
 def warning(run: str, recorded: Event, drift: Drift) -> str:
-    """For whoever decides at a gate."""
+    """Return the warning for the people who answer the gates."""
     return (
         f"the source's schema has drifted since the run {run} of {recorded['time'][:16].replace('T', ' ')} UTC: {drift}. "
-        "What was rehearsed then was another schema."
+        "That run or rehearsal was done with another schema."
     )

@@ -528,7 +528,7 @@ def tell(watch: Watch, notice: str, template: str, reason: str) -> None:
         "end": f"{datetime.fromisoformat(opened['until']):%Y-%m-%d %H:%M} UTC" if opened.get("until") else "the end",
     }
     subject = {
-        "aftercare": f"{watch.plan.application}: PostgreSQL needs a look",
+        "aftercare": f"{watch.plan.application}: PostgreSQL needs attention",
         "closing": f"{watch.plan.application}: the aftercare is over",
     }[template]
     text = notices.render(getattr(watch.plan.notices, template), values)

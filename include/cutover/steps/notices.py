@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 from include.cutover.evidence.record import Evidence
 from include.cutover.masking import mask
-from include.cutover.people import notice_texts, notices
+from include.cutover.people import delivery, notice_texts, notices
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
 from include.cutover.runs import clock as clocks
@@ -63,14 +63,14 @@ def wanted(evidence: Evidence) -> bool:
 
 def deliver(
     evidence: Evidence, plan: Plan, channels: Channels, *, seconds: float = SECONDS, patient: bool = True
-) -> list[notices.Delivery]:
+) -> list[delivery.Delivery]:
     """Send what is ready and missing. Never fails: what could not be sent is in the evidence, or in the log."""
     try:
         if not evidence.exists or not notices.waiting(evidence.events(), names(plan), datetime.now(UTC), patient=patient):
             return []  # nothing to send is what most steps find: it costs no connection
         if not wanted(evidence):
             return []
-        return notices.drain(
+        return delivery.drain(
             channels(plan),
             evidence,
             seconds=seconds,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.evidence.record import Evidence, evidence_root
-from include.cutover.people import notices
+from include.cutover.people import notices, outbox_files
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
@@ -22,7 +22,7 @@ def send_pending(call: Call) -> str:
     """
     sent = failed = 0
     for folder in (evidence_root() / call.plan, schedule.folder(call.plan), aftercare_record.folder(call.plan)):
-        for evidence in notices.marked(folder):
+        for evidence in outbox_files.marked(folder):
             plan = plan_of(call.plan, evidence)
             for delivery in notice_steps.deliver(evidence, plan, call.ends.channels, seconds=SECONDS):
                 sent += delivery.outcome == "sent"

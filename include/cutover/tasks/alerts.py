@@ -2,7 +2,7 @@
 
 An alert's instant is fixed when the run is triggered, and Airflow knows neither the form nor what the run records. So it
 only notifies, and what it notifies of is what the evidence says: nothing where the run waits for its window, is live, or
-is closed. See docs/decisions/0040-the-clock.md."""
+is closed. See docs/decisions/0011-the-clock.md."""
 
 from __future__ import annotations
 

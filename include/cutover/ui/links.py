@@ -1,8 +1,8 @@
 """Links on a task's page in Airflow's interface: to the report of its run, and to the Data Docs of a check.
 
-Both are evaluated by the API server when somebody looks at a task; a task writes nothing for them, and they are there while
-it still waits or runs. They are global links, so Airflow asks them about the tasks of every DAG: for those that are no part
-of a cutover they answer with an empty text, and nothing is shown.
+The API server evaluates both when a task's page is opened; a task writes nothing for them, and they exist while it still
+waits or runs. They are global links, so Airflow asks them about the tasks of every DAG: for tasks outside a cutover they
+return an empty text, and nothing is shown.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 
 class ReportLink(BaseOperatorLink):
-    """The report of the cutover that the task's run is, or works on."""
+    """The report of the task's run, or of the cutover that the run works on."""
 
     name = "Cutover report"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Address of the report; empty where the run left no evidence."""
-        from include.cutover.report.pages import evidence_of, key_of_dag_run
+        """Return the address of the report; empty where the run left no evidence."""
+        from include.cutover.report.addresses import evidence_of, key_of_dag_run
 
         plan = plan_of(ti_key.dag_id)
         if not plan:
@@ -42,8 +42,8 @@ class DataDocsLink(BaseOperatorLink):
     name = "Data Docs"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """Address of the Data Docs; empty as long as there are none."""
-        from include.cutover.report.pages import evidence_of, key_of_dag_run
+        """Return the address of the Data Docs; empty while there are none."""
+        from include.cutover.report.addresses import evidence_of, key_of_dag_run
 
         plan = plan_of(ti_key.dag_id)
         if not plan:
@@ -57,7 +57,7 @@ class DataDocsLink(BaseOperatorLink):
 
 
 def links_of_run(plan: str, run_id: str) -> list[tuple[str, str]]:
-    """The report of a run and the Data Docs that it has so far: text and address of each."""
+    """Return text and address of a run's report and of the Data Docs that it has so far."""
     from include.cutover.evidence.record import Evidence
 
     folder = Evidence.of(plan, run_id).folder
@@ -68,23 +68,23 @@ def links_of_run(plan: str, run_id: str) -> list[tuple[str, str]]:
 
 
 def _is_aftercare(plan: str, ti_key: TaskInstanceKey) -> bool:
-    """Whether it is a run of the aftercare's DAG that looks after a cutover."""
+    """Report whether it is a run of the aftercare's DAG that watches a cutover."""
     from include.cutover.aftercare import record as aftercare_record
 
     return ti_key.dag_id == f"aftercare_{plan}" and aftercare_record.subject_of(plan, ti_key.run_id) is not None
 
 
 def plan_of(dag_id: str) -> str:
-    """The plan that a DAG's name speaks of, ``<verb>_<plan>``; empty where the name has no such form.
+    """Return the plan in a DAG's id, ``<verb>_<plan>``; empty for an id of another form.
 
-    Says nothing about whether there is such a plan.
+    The plan need not exist.
     """
     found = re.fullmatch(r"[a-z]+_([a-z][a-z0-9_]{0,40})", dag_id)
     return found.group(1) if found else ""
 
 
 def base_path() -> str:
-    """Path under which Airflow is served, without a slash at the end; empty at the root of its host."""
+    """Return the path under which Airflow is served, without a trailing slash; empty at the root of its host."""
     from airflow.configuration import conf
 
     return urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")

@@ -1,12 +1,12 @@
 """Cutover's pages on Airflow's API server: the runs of a plan, a run's report, its aftercare, incident document, Data Docs.
 
-Rendered from the evidence at each request, so they work while a run is on its way, and need neither source nor target.
-Whoever asks must be logged in to Airflow, and sees what belongs to a plan if they may see the DAG ``cutover_<plan>``. Only
-these pages are served: no events, no frozen plan, no backup, no kept file. Nothing here changes anything.
+Rendered from the evidence at each request, so they work during a run, and need neither source nor target. The reader must be
+logged in to Airflow, and sees a plan's pages only with the right to see the DAG ``cutover_<plan>``. Only these pages are
+served: no events, no frozen plan, no backup, no kept file. Nothing here changes anything.
 
-No page runs a script of another host or loads anything from one: they live on Airflow's own origin, where a foreign script
-could do whatever the reader may do. The one script is ours: it opens links that lead elsewhere in the whole window, and
-draws the report of an open run anew.
+No page loads anything from another host: the pages live on Airflow's own origin, where a foreign script could do everything
+that the reader may do. The one script is ours: it opens links to elsewhere in the whole window, and reloads the report of an
+open run.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from include.cutover.places import plans_folder
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.plan.types import RESERVED_NAMES
-from include.cutover.report import data_docs, pages
-from include.cutover.report import page as report_page
+from include.cutover.report import addresses, data_docs, pages, run_list
+from include.cutover.report.page import run_report
 from include.cutover.steps.step import frozen_plan, subject_of
 from include.cutover.ui.links import plan_of
 
@@ -77,7 +77,7 @@ document.addEventListener("click", (event) => {
   outer.click();
 });
 """
-# Light and dark at once: the navigation shows it on a light ground, and on a dark one where it is chosen.
+# For light and dark: the navigation shows it on a light ground, and on a dark one in dark mode.
 _ICON = """\
 <svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 24 24" stroke-linecap="round" stroke-linejoin="round">
 <g fill="#fff" stroke="#fff" stroke-width="4"><path d="M3 7v10c0 1.3 2 2.3 4.5 2.3s4.5-1 4.5-2.3V7"/>
@@ -89,7 +89,7 @@ _ICON = """\
 
 
 class _Guarded:
-    """Every answer has the headers, also the one to a request that our own code fails at."""
+    """Adds the headers to every response, also when our own code fails."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -109,9 +109,9 @@ class _Guarded:
         try:
             await self.app(scope, receive, send_with_headers)
         except Exception:
-            log.exception("%s could not be answered", scope["path"])
+            log.exception("%s could not be served", scope["path"])
             if not began:
-                text = pages.message("This cannot be shown", "The API server's log tells why.")
+                text = pages.message("This cannot be shown", "The API server's log has the reason.")
                 failed = HTMLResponse(text, status.HTTP_500_INTERNAL_SERVER_ERROR)
                 await failed(scope, receive, send_with_headers)
 
@@ -130,7 +130,7 @@ app.add_middleware(_Guarded)
 
 @app.exception_handler(HTTPException)
 async def refuse(request: Request, error: HTTPException) -> Response:
-    """A page that says no; who opens one in a browser without a log-in is sent to it."""
+    """Refuse a request with a page; a browser without a log-in is sent to the log-in."""
     if error.status_code == status.HTTP_401_UNAUTHORIZED:
         if _is_opened_by_a_person(request):
             root = request.scope.get("app_root_path", "")
@@ -139,13 +139,13 @@ async def refuse(request: Request, error: HTTPException) -> Response:
         return HTMLResponse(pages.message("Not logged in", "Log in to Airflow first."), error.status_code)
     if error.status_code == status.HTTP_403_FORBIDDEN:
         return HTMLResponse(pages.message("Not allowed", "You may not see this."), error.status_code)
-    title = "Nothing here" if error.status_code == status.HTTP_404_NOT_FOUND else "Not possible"
+    title = "Not found" if error.status_code == status.HTTP_404_NOT_FOUND else "Not possible"
     return HTMLResponse(pages.message(title, str(error.detail)), error.status_code)
 
 
 @app.exception_handler(CutoverError)
 async def explain(request: Request, error: CutoverError) -> Response:
-    """What could not be shown and why, without the places of files."""
+    """Explain on a page why something cannot be shown, without the paths of files."""
     log.warning("%s: %s", request.url.path, error)
     return HTMLResponse(
         pages.message("This cannot be shown", f"{error.message}.", error.do), status.HTTP_500_INTERNAL_SERVER_ERROR
@@ -153,7 +153,7 @@ async def explain(request: Request, error: CutoverError) -> Response:
 
 
 def _is_opened_by_a_person(request: Request) -> bool:
-    """Whether this is a page opened in a window of its own, not a frame's, an image or a program's request."""
+    """Report whether a page is opened in a window of its own; not in a frame, as an image or by a program."""
     wanted = request.headers.get("sec-fetch-dest")
     if wanted is not None:
         return wanted == "document"
@@ -165,7 +165,7 @@ def _not_found(detail: str = "There is no such page.") -> HTTPException:
 
 
 def readable_plan(plan: str, request: Request, user: GetUserDep) -> str:
-    """The plan's name, if the user may see its DAG; whether there is such a plan is not said before that is known."""
+    """Return the plan's name if the user may see its DAG. Without that right even its existence stays hidden."""
     if not _PLAN.fullmatch(plan):
         raise _not_found()
     requires_access_dag(method="GET", param_dag_id=f"cutover_{plan}")(request, user)
@@ -176,8 +176,8 @@ ReadablePlan = Annotated[str, Depends(readable_plan)]
 
 
 def readable_evidence(plan: ReadablePlan, run: str) -> Evidence:
-    """The evidence of a run of a plan that the user may see."""
-    evidence = pages.evidence_of(plan, run)
+    """Return the evidence of a run of a plan that the user may see."""
+    evidence = addresses.evidence_of(plan, run)
     if evidence.folder.is_symlink() or not evidence.exists:
         raise _not_found("No run of this name left evidence.")
     return evidence
@@ -187,12 +187,12 @@ ReadableEvidence = Annotated[Evidence, Depends(readable_evidence)]
 
 
 def _base(request: Request) -> str:
-    """Path under which this application is mounted, with Airflow's own before it."""
+    """Return the path under which this application is mounted, with Airflow's own before it."""
     return str(request.scope.get("root_path", "")).rstrip("/")
 
 
 def _plans() -> list[str]:
-    """Names of all plans, also of those whose file is gone and whose evidence is still there."""
+    """List the names of all plans, also of those whose file is gone while their evidence still exists."""
     names = {path.stem for path in plans_folder().glob("*.yaml")}
     if evidence_root().is_dir():
         names |= {folder.name for folder in evidence_root().iterdir() if folder.is_dir()}
@@ -201,71 +201,78 @@ def _plans() -> list[str]:
 
 @app.get("/")
 def all_runs(request: Request, user: GetUserDep) -> Response:
-    """The runs of every plan whose DAG the user may see."""
+    """Serve the runs of every plan whose DAG the user may see."""
     found = {}
     for name in _plans():
         try:
             readable_plan(name, request, user)
         except HTTPException:
             continue
-        found[name] = pages.runs_of(name)
-    return HTMLResponse(pages.runs_page(found, _base(request)))
+        found[name] = run_list.runs_of(name)
+    return HTMLResponse(run_list.runs_page(found, _base(request)))
 
 
 @app.get("/-/page.js")
 def script() -> Response:
-    """The one script, see the module's docstring."""
+    """Serve the one script, see the module's docstring."""
     return Response(_SCRIPT, media_type="text/javascript")
 
 
 @app.get("/-/icon.svg")
 def icon() -> Response:
-    """The icon of the tab and of the navigation."""
+    """Serve the icon of the tab and of the navigation."""
     return Response(_ICON, media_type="image/svg+xml")
 
 
 @app.get("/-/dag_run/{dag_id}/{run_id}")
 def of_dag_run(dag_id: str, run_id: str, request: Request, user: GetUserDep) -> Response:
-    """The report that belongs to a run of any DAG; for a rollback that is the report of the cutover it worked on."""
+    """Redirect a run of any DAG to its report; a rollback to the report of the cutover that it worked on.
+
+    Args:
+        dag_id: Id of the DAG.
+        run_id: Id of its run.
+        request: The request.
+        user: The reader.
+    """
     name = plan_of(dag_id)
     if not name:
-        raise _not_found("This DAG is no part of a cutover, so its runs have no report.")
+        raise _not_found("This DAG is not part of a cutover, so its runs have no report.")
     plan = readable_plan(name, request, user)
     watched = aftercare_record.subject_of(plan, run_id) if dag_id == f"aftercare_{plan}" else None
     if watched is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(watched))}/aftercare", status.HTTP_303_SEE_OTHER)
-    key = pages.key_of_dag_run(dag_id, plan, _subject(plan, run_id) or run_id)
-    if not pages.evidence_of(plan, key).exists:
-        raise _not_found("This run left no evidence, or has not yet; the log of its first task tells why.")
+    key = addresses.key_of_dag_run(dag_id, plan, _subject(plan, run_id) or run_id)
+    if not addresses.evidence_of(plan, key).exists:
+        raise _not_found("This run has no evidence yet. See the log of its first task.")
     return RedirectResponse(f"{_base(request)}/{plan}/{quote(key)}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}")
 @app.get("/{plan}/")
 def runs_of_plan(plan: ReadablePlan, request: Request) -> Response:
-    """The runs of one plan."""
+    """Serve the runs of one plan."""
     if plan not in _plans():
         raise _not_found("There is no such plan.")
-    return HTMLResponse(pages.runs_page({plan: pages.runs_of(plan)}, _base(request)))
+    return HTMLResponse(run_list.runs_page({plan: run_list.runs_of(plan)}, _base(request)))
 
 
 @app.get("/{plan}/{run}")
 def run_without_slash(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
-    """To the report's address: the links in it are relative."""
-    return RedirectResponse(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/", status.HTTP_303_SEE_OTHER)
+    """Redirect to the report's address: the links in it are relative."""
+    return RedirectResponse(f"{_base(request)}/{plan}/{quote(addresses.key_of(evidence))}/", status.HTTP_303_SEE_OTHER)
 
 
 @app.get("/{plan}/{run}/")
 def run_page(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
-    """The report as of this moment; of a rollback run, that of its cutover."""
-    subject = _subject(plan, pages.key_of(evidence))
+    """Serve the report as of now; for a rollback run, redirect to that of its cutover."""
+    subject = _subject(plan, addresses.key_of(evidence))
     if subject is not None:
         return RedirectResponse(f"{_base(request)}/{plan}/{quote(slug(subject))}/", status.HTTP_303_SEE_OTHER)
-    # Whether it is open is asked first: a run that is sealed in between is drawn again once more, not once too little.
+    # Asked first: a run that is sealed in between is reloaded once more, instead of once too little.
     is_open = _is_open(evidence)
-    html = report_page.run_report(evidence, _plan_of_run(plan, evidence))
+    html = run_report(evidence, _plan_of_run(plan, evidence))
     if aftercare_record.evidence_of(plan, evidence.folder.name).exists:
-        html = html.replace("<h1", '<p><a href="aftercare">After go-live: what was found since</a></p><h1', 1)
+        html = html.replace("<h1", '<p><a href="aftercare">After go-live: findings since</a></p><h1', 1)
     return _document(
         _LINK_TO_FILE.sub(_only_what_is_served, html), request, again_after=REFRESH_SECONDS if is_open else None
     )
@@ -279,7 +286,7 @@ def _is_open(evidence: Evidence) -> bool:
 
 
 def _subject(plan: str, run: str) -> str | None:
-    """The cutover that a rollback run works on; what cannot be read is shown as it is, and the report says so."""
+    """Return the cutover that a rollback run works on; None for any other run, and where the evidence is damaged."""
     try:
         return subject_of(plan, run)
     except CannotCheck:
@@ -287,13 +294,13 @@ def _subject(plan: str, run: str) -> str | None:
 
 
 def _only_what_is_served(link: re.Match[str]) -> str:
-    """Links to files of the evidence: the report and the incident document have pages, the others are only named."""
+    """Keep a link to a file of the evidence only if it has a page, as report and incident document do."""
     address = {INCIDENT: "incident", "report.html": "./"}.get(link[1])
     return f'<a href="{address}">{link[2]}</a>' if address else link[2]
 
 
 def _plan_of_run(plan: str, evidence: Evidence) -> Plan:
-    """The plan as the run froze it; today's where it froze none, or one of another version."""
+    """Return the plan that the run froze; today's where it froze none, or one of another version."""
     try:
         return frozen_plan(evidence) or load_plan(plan)
     except ValidationError:
@@ -302,10 +309,10 @@ def _plan_of_run(plan: str, evidence: Evidence) -> Plan:
 
 @app.get("/{plan}/{run}/aftercare")
 def after_go_live(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
-    """The post-cutover report as of this moment."""
+    """Serve the post-cutover report as of now."""
     watched = aftercare_record.evidence_of(plan, evidence.folder.name)
     if watched.folder.is_symlink() or not watched.exists:
-        raise _not_found("Nobody looked after this run, or has not yet.")
+        raise _not_found("This run has no aftercare yet.")
     is_over = aftercare_record.is_over(watched)
     html = aftercare_report.render(watched, evidence, _plan_of_run(plan, evidence))
     return _document(
@@ -317,7 +324,7 @@ def after_go_live(plan: ReadablePlan, evidence: ReadableEvidence, request: Reque
 
 @app.get("/{plan}/{run}/incident")
 def incident(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -> Response:
-    """The incident document of a run that was rolled back."""
+    """Serve the incident document of a run that was rolled back."""
     path = evidence.folder / INCIDENT
     if path.is_symlink() or not path.is_file():
         raise _not_found("This run has no incident document.")
@@ -327,20 +334,27 @@ def incident(plan: ReadablePlan, evidence: ReadableEvidence, request: Request) -
 
 @app.get("/{plan}/{run}/data_docs/{name:path}")
 def docs(plan: ReadablePlan, evidence: ReadableEvidence, name: str, request: Request) -> Response:
-    """A file of the run's Data Docs."""
+    """Serve a file of the run's Data Docs.
+
+    Args:
+        plan: Name of the plan.
+        evidence: The run.
+        name: Path below ``data_docs``, as it came from outside.
+        request: The request.
+    """
     content = data_docs.read(evidence.folder, name)
     if content is None:
         raise _not_found()
     media_type = data_docs.MEDIA_TYPES[PurePosixPath(name).suffix]
     if media_type.startswith("text/html"):
-        address = escape(f"{_base(request)}/{plan}/{quote(pages.key_of(evidence))}/")
+        address = escape(f"{_base(request)}/{plan}/{quote(addresses.key_of(evidence))}/")
         page = content.decode(errors="replace")
         return _document(page.replace("<nav>", f'<nav><a href="{address}">Report of the run</a>', 1), request)
     return Response(content, media_type=media_type)
 
 
 def _document(html: str, request: Request, again_after: int | None = None) -> Response:
-    """A page that was written elsewhere, with our script; drawn anew after some seconds where that is wanted."""
+    """Return a page with our script added; it reloads after ``again_after`` seconds, if given."""
     head, end, rest = html.partition("</head>")
     again = f' data-again-after="{again_after}"' if again_after else ""
     script = f'<script src="{escape(_base(request))}/-/page.js"{again}></script>'
@@ -349,5 +363,5 @@ def _document(html: str, request: Request, again_after: int | None = None) -> Re
 
 @app.get("/{rest:path}")
 def nothing(rest: str) -> Response:
-    """Whatever else is asked for is not there; nothing is said about it without a log-in."""
+    """Answer every other path: not found, after the log-in."""
     raise _not_found()

@@ -52,12 +52,8 @@ def leave_tablespace(site: FaultSite) -> None:
 @cell(5, "target-disk-full-mended", "target's disk full, room is made before the retry", "copy", LIVE, RESTORED)
 def _(trial: Trial) -> None:
     place = small_tablespace(trial, 64)
-    rule = trial.hold("copy.ping_results.0", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    filler = inject.fill(place)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        filler = inject.fill(place)
     trial.wait_for(run_id, "step.end", outcome="error")
     filler.unlink()
     trial.wait(run_id)
@@ -66,12 +62,8 @@ def _(trial: Trial) -> None:
 @cell(5, "target-disk-full", "target's disk full, and stays so", "copy", RESTORED)
 def _(trial: Trial) -> None:
     place = small_tablespace(trial, 64)
-    rule = trial.hold("copy.ping_results.0", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    filler = inject.fill(place)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        filler = inject.fill(place)
     trial.wait(run_id)
     filler.unlink()
 
@@ -79,12 +71,8 @@ def _(trial: Trial) -> None:
 @cell(5, "backup-disk-full", "backup's disk full", "take_backup", RELEASED)
 def _(trial: Trial) -> None:
     disk(trial, trial.folder / "backups", 64)
-    rule = trial.hold("take_backup", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    inject.fill(trial.folder / "backups")
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("take_backup", "begin") as run_id:
+        inject.fill(trial.folder / "backups")
     trial.wait(run_id)
 
 
@@ -98,12 +86,8 @@ def _(trial: Trial) -> None:
 @cell(5, "evidence-disk-full", "evidence's disk full; room is made and the lead rolls back", "copy", RESTORED)
 def _(trial: Trial) -> None:
     disk(trial, trial.site.evidence, 64)
-    rule = trial.hold("copy.ping_results.0", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    filler = inject.fill(trial.site.evidence)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        filler = inject.fill(trial.site.evidence)
     with contextlib.suppress(TimeoutError):
         trial.wait(run_id, 60)
     filler.unlink()
@@ -117,12 +101,8 @@ def _(trial: Trial) -> None:
 def _(trial: Trial) -> None:
     logs = trial.site.stack.folder / "logs" / "tasks"
     disk(trial, logs, 16)
-    rule = trial.hold("copy.ping_results.0", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    filler = inject.fill(logs)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        filler = inject.fill(logs)
     trial.wait(run_id)
     filler.unlink()
     if not trial.evidence(run_id).sealed:
@@ -137,11 +117,8 @@ def _(trial: Trial) -> None:
     rogue = inject.RogueWriter(trial.site.ward_ops.database, trial.folder)
     trial.afterwards(rogue.stop)
     trial.fault()
-    rule = trial.hold("take_backup", "end")
-    run_id = trial.cutover()
-    trial.held(rule)
-    through = rogue.count()
-    trial.release(rule)
+    with trial.held_at("take_backup", "end") as run_id:
+        through = rogue.count()
     trial.wait(run_id)
     trial.require(through > 0, "the rogue never wrote, so nothing was tried")
     trial.require(rogue.count() == through, "the rogue wrote after the fence")
@@ -166,13 +143,9 @@ def mend_language(trial: Trial) -> None:
 
 @cell(6, "lock-before-fence", "a process holds a write lock", "fence_source", RELEASED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("fence_source", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    holder = inject.Holder(trial.site.ward_ops.database, "lock")
-    trial.afterwards(holder.stop)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("fence_source", "begin") as run_id:
+        holder = inject.Holder(trial.site.ward_ops.database, "lock")
+        trial.afterwards(holder.stop)
     trial.wait_for(run_id, "step.end", step="fence_source")
     holder.stop()
     trial.wait(run_id)
@@ -180,35 +153,27 @@ def _(trial: Trial) -> None:
 
 @cell(6, "open-before-fence", "a process keeps the file open", "fence_source", RELEASED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("fence_source", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    holder = inject.Holder(trial.site.ward_ops.database, "open")
-    trial.afterwards(holder.stop)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("fence_source", "begin") as run_id:
+        holder = inject.Holder(trial.site.ward_ops.database, "open")
+        trial.afterwards(holder.stop)
     trial.wait(run_id)
 
 
 @cell(6, "write-after-fence", "a process tries to write", "copy", LIVE)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    trial.require(not inject.late_write(trial.site.ward_ops.database, through_the_fence=False), "it got through the fence")
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.require(
+            not inject.late_write(trial.site.ward_ops.database, through_the_fence=False), "it got through the fence"
+        )
     trial.wait(run_id)
 
 
 @cell(6, "broken-fence", "somebody breaks the fence and writes", "copy", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.require(inject.late_write(trial.site.ward_ops.database, through_the_fence=True), "the fence could not be broken")
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.require(
+            inject.late_write(trial.site.ward_ops.database, through_the_fence=True), "the fence could not be broken"
+        )
     trial.wait(run_id)
     kept = list(trial.evidence(run_id).folder.glob("kept/**/ward_ops.db"))
     trial.require(bool(kept), "what was written past the fence is not kept")
@@ -262,14 +227,10 @@ for _how, _copies in (("flip", "first"), ("flip", "both"), ("truncate", "first")
 
 @cell(7, "backup-flip-before-copy", "one bit flipped in the first copy", "restore_test, copy, verify", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("take_backup", "after")
-    run_id = trial.cutover()
-    trial.held(rule)
-    backup = trial.evidence(run_id).last("backup")
-    assert backup is not None
-    inject.flip_bit(Path(backup["file"]), 0.7)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("take_backup", "after") as run_id:
+        backup = trial.evidence(run_id).last("backup")
+        assert backup is not None
+        inject.flip_bit(Path(backup["file"]), 0.7)
     trial.wait(run_id)
 
 

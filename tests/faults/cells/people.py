@@ -15,12 +15,8 @@ from tests.faults.trial import Trial
 
 @cell(8, "triggered-twice", "the cutover is triggered a second time while the first runs", "copy", LIVE)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    first = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    second = trial.cutover()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as first:
+        second = trial.cutover()
     trial.require(trial.wait(first) == "success", "the first run did not go live")
     trial.require(trial.wait(second) == "failed", "the second run did not refuse itself")
     trial.require(trial.evidence(second).last("run.opened") is None, "the second run opened")
@@ -42,26 +38,20 @@ def _(trial: Trial) -> None:
 
 @cell(8, "rollback-during-cutover", "the rollback is triggered while the cutover copies", "copy", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    back = trial.rollback()
-    time.sleep(5)  # it takes the lease over and waits for the step in flight
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.fault()
+        back = trial.rollback()
+        time.sleep(5)  # it takes the lease over and waits for the step in flight
     trial.require(trial.wait(back) == "success", "the rollback failed")
     trial.wait(run_id)
 
 
 @cell(8, "rollback-during-go-live", "the rollback is triggered while the services start", "start_services", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("start_services", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    back = trial.rollback()
-    time.sleep(5)
-    trial.release(rule)
+    with trial.held_at("start_services", "begin") as run_id:
+        trial.fault()
+        back = trial.rollback()
+        time.sleep(5)
     trial.require(trial.wait(back) == "success", "the rollback failed")
     trial.wait(run_id)
 
@@ -139,37 +129,28 @@ def _(trial: Trial) -> None:
 
 @cell(10, "clear-run-in-flight", "the whole run is cleared", "copy", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    trial.clear(run_id)
-    time.sleep(3)
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.fault()
+        trial.clear(run_id)
+        time.sleep(3)
     trial.wait(run_id)
 
 
 @cell(10, "clear-backup-in-flight", "take_backup and all after it is cleared", "verify", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("check_tables", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    trial.clear(run_id, ["take_backup"])
-    time.sleep(3)
-    trial.release(rule)
+    with trial.held_at("check_tables", "middle") as run_id:
+        trial.fault()
+        trial.clear(run_id, ["take_backup"])
+        time.sleep(3)
     trial.wait(run_id)
 
 
 @cell(10, "clear-services-in-flight", "stop_services alone is cleared", "after go-live, before the run ends", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("announce_completion", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.fault()
-    trial.clear(run_id, ["quiesce.stop_services"], downstream=False)
-    time.sleep(6)
-    trial.release(rule)
+    with trial.held_at("announce_completion", "begin") as run_id:
+        trial.fault()
+        trial.clear(run_id, ["quiesce.stop_services"], downstream=False)
+        time.sleep(6)
     trial.wait(run_id)
     if trial.verdict().problems:
         trial.wait(trial.rollback(run_id))
@@ -227,12 +208,8 @@ def _(trial: Trial) -> None:
 
 @cell(19, "paused", "the DAG is paused for ten seconds", "copy", LIVE)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.lead.pause(CUTOVER)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.lead.pause(CUTOVER)
     time.sleep(10)
     trial.lead.pause(CUTOVER, False)
     trial.wait(run_id)
@@ -240,12 +217,8 @@ def _(trial: Trial) -> None:
 
 @cell(19, "paused-then-rollback", "the DAG is paused and stays so; the lead rolls back", "copy", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.lead.pause(CUTOVER)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.lead.pause(CUTOVER)
     trial.wait(trial.rollback())
     trial.lead.pause(CUTOVER, False)
     trial.wait(run_id)
@@ -256,12 +229,8 @@ def mark_run(state: str) -> None:
 
     @cell(19, f"run-marked-{state}", f"the run is marked {state}; the lead rolls back", "copy", RESTORED)
     def _(trial: Trial) -> None:
-        rule = trial.hold("copy.ping_results.0", "middle")
-        run_id = trial.cutover()
-        trial.held(rule)
-        trial.mark_run(run_id, state)
-        trial.fault()
-        trial.release(rule)
+        with trial.held_at("copy.ping_results.0", "middle") as run_id:
+            trial.mark_run(run_id, state)
         time.sleep(3)
         trial.wait(trial.rollback())
 
@@ -272,12 +241,8 @@ mark_run("success")
 
 @cell(19, "run-deleted", "the run is deleted; the lead rolls back", "copy", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.delete_run(run_id)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        trial.delete_run(run_id)
     time.sleep(3)
     trial.wait(trial.rollback())
 
@@ -309,13 +274,10 @@ def mark_step(step: str, task: str) -> None:
         19, f"task-marked-success-{step.partition('.')[0]}", "the task is marked success while it runs", task, LIVE, RESTORED
     )
     def _(trial: Trial) -> None:
-        rule = trial.hold(step, "middle")
-        run_id = trial.cutover()
-        trial.held(rule)
-        trial.mark_task(run_id, task, "success")
-        trial.fault()
-        time.sleep(3)
-        trial.release(rule)
+        with trial.held_at(step, "middle") as run_id:
+            trial.mark_task(run_id, task, "success")
+            trial.fault()
+            time.sleep(3)
         trial.wait(run_id)
 
 

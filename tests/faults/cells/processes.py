@@ -114,24 +114,17 @@ def kill_automatic_way_back(at: str) -> None:
     @cell(14, f"kill-automatic-rollback-{at}", "kill -9 of the task's process, automatic rollback", AT[at], RESTORED)
     def _(trial: Trial) -> list[Result]:
         results = killed_once(trial, ROLLBACK_STEPS, at)
-        rule = trial.hold("analyze_tables", "end")
-        run_id = trial.cutover()
-        trial.held(rule)
-        with trial.target() as connection:
+        with trial.held_at("analyze_tables", "end") as run_id, trial.target() as connection:
             connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)")
-        trial.release(rule)
         trial.wait(run_id)
         return results()
 
     @cell(1, f"kill-release-{at}", "kill -9 of the task's process, release", AT[at], RELEASED)
     def _(trial: Trial) -> list[Result]:
         results = killed_once(trial, RELEASE_STEPS, at)
-        rule = trial.hold("fence_source", "begin")
-        run_id = trial.cutover()
-        trial.held(rule)
-        holder = inject.Holder(trial.site.ward_ops.database, "open")
-        trial.afterwards(holder.stop)
-        trial.release(rule)
+        with trial.held_at("fence_source", "begin") as run_id:
+            holder = inject.Holder(trial.site.ward_ops.database, "open")
+            trial.afterwards(holder.stop)
         trial.wait(run_id)
         return results()
 
@@ -193,17 +186,14 @@ for _part in PARTS:
 
 @cell(2, "scheduler-locks-left", "a killed scheduler's workers keep its connection and its locks", "copy", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    inherited = psycopg.connect(trial.site.metadata())
-    trial.afterwards(inherited.close)
-    trial.fault()
-    inject.kill(trial.site.leader("scheduler").pid)
-    inherited.execute("SELECT 1 FROM dag_run WHERE run_id = %s FOR UPDATE", [run_id])
-    trial.site.stack.start_again("scheduler")
-    trial.site.ensure_airflow()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        inherited = psycopg.connect(trial.site.metadata())
+        trial.afterwards(inherited.close)
+        trial.fault()
+        inject.kill(trial.site.leader("scheduler").pid)
+        inherited.execute("SELECT 1 FROM dag_run WHERE run_id = %s FOR UPDATE", [run_id])
+        trial.site.stack.start_again("scheduler")
+        trial.site.ensure_airflow()
     trial.wait(run_id)
 
 
@@ -243,12 +233,8 @@ def break_target(how: str, where: str) -> None:
 
     @cell(3, f"target-{how}-{where}", f"{how.replace('-', ' ')} of the target", words, LIVE, RESTORED)
     def _(trial: Trial) -> None:
-        rule = trial.hold(step, "middle")
-        run_id = trial.cutover()
-        trial.held(rule)
-        trial.fault()
-        BREAKS[how](trial.site)
-        trial.release(rule)
+        with trial.held_at(step, "middle") as run_id:
+            BREAKS[how](trial.site)
         trial.wait(run_id)
 
 
@@ -269,27 +255,19 @@ def _(trial: Trial) -> None:
 
 @cell(3, "target-gone-at-go-live", "kill of the target, which stays down", "smoke_test_application", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("smoke_test_application", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.site.target.stop(signal.SIGQUIT)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("smoke_test_application", "begin") as run_id:
+        trial.site.target.stop(signal.SIGQUIT)
     trial.wait(run_id)
 
 
 @cell(3, "backend-kill-copy", "kill -9 of one backend", "copy", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    query = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%%copy%%' LIMIT 1"
-    with trial.target() as connection:
-        row = connection.execute(query).fetchone()
-    assert row is not None
-    inject.kill(row[0])
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        query = "SELECT pid FROM pg_stat_activity WHERE application_name LIKE '%%copy%%' LIMIT 1"
+        with trial.target() as connection:
+            row = connection.execute(query).fetchone()
+        assert row is not None
+        inject.kill(row[0])
     trial.wait(run_id)
 
 
@@ -303,12 +281,8 @@ def break_connection(how: str, where: str) -> None:
     @cell(4, f"connection-{how}-{where}", {"cut": "cut", "slow": "slow", "silent": "hung"}[how], words, LIVE, RESTORED)
     def _(trial: Trial) -> None:
         trial.rule("copy.*", "begin", "patience", seconds=5.0, times=1000)
-        rule = trial.hold(step, "middle")
-        run_id = trial.cutover()
-        trial.held(rule)
-        trial.site.to_target.fail(how)  # type: ignore[arg-type]
-        trial.fault()
-        trial.release(rule)
+        with trial.held_at(step, "middle") as run_id:
+            trial.site.to_target.fail(how)  # type: ignore[arg-type]
         time.sleep(3)
         trial.site.to_target.mend()
         trial.wait(run_id)
@@ -359,13 +333,9 @@ def attempts(trial: Trial, run_id: str, task: str) -> int:
 )
 def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
-    rule = trial.hold("rollback.restore_source", "begin")
-    run_id = trial.rollback()
-    trial.held(rule)
-    holder = inject.Holder(trial.site.ward_ops.database, "open")
-    trial.afterwards(holder.stop)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("rollback.restore_source", "begin", start=trial.rollback) as run_id:
+        holder = inject.Holder(trial.site.ward_ops.database, "open")
+        trial.afterwards(holder.stop)
     trial.require(trial.wait(run_id) == "failed", "the rollback is green with its restore refused")
     holder.stop()
     trial.clear(run_id, ["rollback.restore_source"])
@@ -397,10 +367,6 @@ def _(trial: Trial) -> None:
 
 @cell(15, "target-gone-in-flight", "PostgreSQL goes down for good and the run rolls back by itself", "verify", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("check_tables", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    trial.site.target.stop(signal.SIGQUIT)
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("check_tables", "middle") as run_id:
+        trial.site.target.stop(signal.SIGQUIT)
     trial.wait(run_id)

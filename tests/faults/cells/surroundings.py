@@ -30,12 +30,9 @@ def break_channels(how: str) -> None:
         for proxy in channels:
             proxy.fail(how)  # type: ignore[arg-type]
         trial.fault()
-        rule = trial.hold("analyze_tables", "begin")
-        run_id = trial.cutover()
-        trial.held(rule)
-        for proxy in channels:
-            proxy.mend()
-        trial.release(rule)
+        with trial.held_at("analyze_tables", "begin") as run_id:
+            for proxy in channels:
+                proxy.mend()
         trial.wait(run_id)
         mails = Counter(message.subject for message in read_mail(trial.site.received))
         wanted = {"Ward OPS: migration to PostgreSQL begins": 1, "Ward OPS: migration complete": 1}
@@ -74,13 +71,9 @@ def _(trial: Trial) -> None:
 )
 def _(trial: Trial) -> None:
     pid = int((trial.site.ward_ops.root / "supervisord.pid").read_text())
-    rule = trial.hold("stop_services", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    os.kill(pid, signal.SIGSTOP)
-    trial.afterwards(lambda: os.kill(pid, signal.SIGCONT))
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("stop_services", "begin") as run_id:
+        os.kill(pid, signal.SIGSTOP)
+        trial.afterwards(lambda: os.kill(pid, signal.SIGCONT))
     trial.wait_for(run_id, "decision")
     os.kill(pid, signal.SIGCONT)
     trial.wait(run_id)
@@ -100,12 +93,8 @@ def _(trial: Trial) -> None:
                     continue
 
     somebody = threading.Thread(target=start_again)
-    rule = trial.hold("stop_services", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    somebody.start()
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("stop_services", "begin") as run_id:
+        somebody.start()
     trial.wait_for(run_id, "step.end", step="stop_services")
     time.sleep(3)
     over.set()
@@ -115,26 +104,19 @@ def _(trial: Trial) -> None:
 
 @cell(13, "service-starts-after-fence", "a stopped service is started by somebody", "copy", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    with trial.site.ward_ops.supervisor() as supervisor:
-        supervisor.supervisor.startProcess("worker")
-    trial.fault()
-    time.sleep(2)
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        with trial.site.ward_ops.supervisor() as supervisor:
+            supervisor.supervisor.startProcess("worker")
+        trial.fault()
+        time.sleep(2)
     trial.wait(run_id)
 
 
 @cell(13, "services-do-not-start", "the new configuration does not start", "start_services", RESTORED)
 def _(trial: Trial) -> None:
-    rule = trial.hold("start_services", "begin")
-    run_id = trial.cutover()
-    trial.held(rule)
-    dotenv = trial.site.ward_ops.dotenv
-    dotenv.write_text(dotenv.read_text().replace("DATABASE_URL=", "DATABASE_URL=nonsense-"))
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("start_services", "begin") as run_id:
+        dotenv = trial.site.ward_ops.dotenv
+        dotenv.write_text(dotenv.read_text().replace("DATABASE_URL=", "DATABASE_URL=nonsense-"))
     trial.wait(run_id)
 
 
@@ -172,12 +154,8 @@ for _how in ("red", "hang", "lie"):
 )
 def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
-    rule = trial.hold("rollback.check_health", "begin")
-    back = trial.rollback()
-    trial.held(rule)
-    trial.site.front.fail("red")
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("rollback.check_health", "begin", start=trial.rollback) as back:
+        trial.site.front.fail("red")
     trial.require(trial.wait(back) == "failed", "the rollback is green though the application is not well")
     trial.site.front.mend()
     trial.clear(back, ["rollback.check_health"])
@@ -229,12 +207,8 @@ def in_flight(row: int, name: str, fault: str, *expects: State) -> Callable[[Cha
     def enter(change: Change) -> Change:
         @cell(row, name, fault, "copy", *expects)
         def _(trial: Trial) -> None:
-            rule = trial.hold("copy.ping_results.0", "middle")
-            run_id = trial.cutover()
-            trial.held(rule)
-            change(trial)
-            trial.fault()
-            trial.release(rule)
+            with trial.held_at("copy.ping_results.0", "middle") as run_id:
+                change(trial)
             trial.wait(run_id)
             if not trial.evidence(run_id).sealed:
                 trial.wait(trial.rollback())
@@ -247,6 +221,8 @@ def in_flight(row: int, name: str, fault: str, *expects: State) -> Callable[[Cha
 def edit(trial: Trial, file: Path, text: str) -> None:
     """Other content, until the cell is over."""
     before = file.read_text()
+    if text == before:
+        raise ValueError(f"{file}: the edit changes nothing, so nothing would be tried")
     file.write_text(text)
     trial.afterwards(lambda: file.write_text(before))
 
@@ -283,14 +259,10 @@ def _(trial: Trial) -> None:
     RESTORED,
 )
 def _(trial: Trial) -> None:
-    rule = trial.hold("copy.ping_results.0", "middle")
-    run_id = trial.cutover()
-    trial.held(rule)
-    file = trial.site.stack.folder / "dags" / "cutover.py"
-    whole = file.read_text()
-    edit(trial, file, f"{whole}\nthis is no python\n")
-    trial.fault()
-    trial.release(rule)
+    with trial.held_at("copy.ping_results.0", "middle") as run_id:
+        file = trial.site.stack.folder / "dags" / "cutover.py"
+        whole = file.read_text()
+        edit(trial, file, f"{whole}\nthis is no python\n")
     time.sleep(15)
     trial.require(trial.wait(trial.rollback()) == "success", "the rollback failed while the other DAG's file is broken")
     file.write_text(whole)

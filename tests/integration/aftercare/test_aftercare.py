@@ -496,7 +496,7 @@ def test_a_red_look_tells_the_lead_and_asks_with_the_rows_that_a_rollback_leaves
     text = steps.ask(shop.watch("ask_1"), red(shop))
     assert "42 rows (pings: 42 inserted)" in text and "status ill" in text and "it stays live" in text
     ((subject, told),) = shop.mailbox.got
-    assert subject == "Shop: PostgreSQL needs a look" and "status ill" in told and "Somebody" in told
+    assert subject == "Shop: PostgreSQL needs attention" and "status ill" in told and "Somebody" in told
     assert steps.wait_for_question(shop.watch("ask_1")) is not None, "whose answer got lost is asked again"
     steps.answered(shop.watch("ask_1"), "Stay live", LEAD)
     with pytest.raises(NotYet):

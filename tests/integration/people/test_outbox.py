@@ -72,7 +72,7 @@ def test_drains_at_the_same_time_send_once(plan: Plan, receivers: Receivers, evi
     assert len(delivered) == 7 and {event["outcome"] for event in delivered} == {"sent"}
 
 
-def test_a_drain_that_is_killed_in_the_middle_loses_nothing_and_holds_nothing(
+def test_killed_drain_loses_no_notice_and_leaves_no_lock(
     plan: Plan, evidence: Evidence, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     notices.post(evidence, Message("start", "begins", "text"))
@@ -95,7 +95,7 @@ def test_a_drain_that_is_killed_in_the_middle_loses_nothing_and_holds_nothing(
         assert (len(receivers.slack()), len(receivers.mail())) == (1, 1)
 
 
-def test_an_edit_waits_for_who_is_sending_and_is_then_refused(
+def test_edit_while_the_notice_is_being_sent_is_refused(
     plan: Plan, receivers: Receivers, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What people read and what the evidence says they read is the same."""
@@ -135,7 +135,7 @@ def test_a_step_spends_little_on_channels_that_hang_and_the_outbox_goes_on(
     assert notice_steps.told(evidence, "start", plan)[2] == "sent to nobody, not to slack, mail"
 
 
-def test_a_run_that_tells_nobody_sends_nothing(plan: Plan, receivers: Receivers, tmp_path: Path) -> None:
+def test_run_without_notices_sends_none(plan: Plan, receivers: Receivers, tmp_path: Path) -> None:
     silent = Evidence(tmp_path / "silent")
     silent.append("run.opened", notices=False)
     notices.post(silent, Message("start", "begins", "text"))

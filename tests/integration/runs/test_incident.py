@@ -43,7 +43,7 @@ def rolled_back(source: Path) -> Evidence:  # noqa: F811
     return evidence
 
 
-def test_the_refusal_names_the_run_and_all_that_was_kept(source: Path, rolled_back: Evidence) -> None:  # noqa: F811
+def test_refusal_of_a_new_run_names_the_incident_and_everything_kept(source: Path, rolled_back: Evidence) -> None:  # noqa: F811
     with pytest.raises(Refused) as refused:
         open_run(source, "two")
     said = str(refused.value)
@@ -64,20 +64,20 @@ def test_the_refusal_names_the_run_and_all_that_was_kept(source: Path, rolled_ba
 
 
 @pytest.mark.parametrize("by", ["observer", "communicator", "", None])
-def test_only_a_decider_closes_it(rolled_back: Evidence, by: str | None) -> None:
+def test_only_a_decider_closes_an_incident(rolled_back: Evidence, by: str | None) -> None:
     with pytest.raises(Refused, match="only the lead or a deputy may close"):
         incidents.close(PLAN, by=by, **SAID)
     assert rolled_back.last(incident.CLOSED) is None
 
 
 @pytest.mark.parametrize("left_out", ["cause", "fix", "reference"])
-def test_everything_must_be_said(rolled_back: Evidence, left_out: str) -> None:
+def test_closing_without_cause_fix_or_reference_is_refused(rolled_back: Evidence, left_out: str) -> None:
     with pytest.raises(Refused, match=f"none for {left_out}"):
         incidents.close(PLAN, by="lead", **{**SAID, left_out: "  "})
     assert rolled_back.last(incident.CLOSED) is None
 
 
-def test_it_is_closed_once_and_the_sealed_evidence_stays_whole(rolled_back: Evidence) -> None:
+def test_incident_is_closed_once_and_the_sealed_evidence_stays_whole(rolled_back: Evidence) -> None:
     first = incidents.close(PLAN, "one", by="lead", **SAID)
     again = incidents.close(PLAN, "one", by="lead", **{**SAID, "cause": "another one"})
     assert first.closed is not None and again.closed == first.closed
@@ -89,15 +89,15 @@ def test_it_is_closed_once_and_the_sealed_evidence_stays_whole(rolled_back: Evid
     assert "a script deleted devices" in page and "public_one" in page and "OPS-17" in page
 
 
-def test_a_secret_in_what_is_said_is_masked(rolled_back: Evidence) -> None:
+def test_secret_in_a_cause_is_masked(rolled_back: Evidence) -> None:
     incidents.close(PLAN, by="lead", **{**SAID, "cause": "postgresql://app:hunter22@db/x was wrong"})
     assert "hunter22" not in (rolled_back.folder / "events.jsonl").read_text()
 
 
-def test_a_way_back_that_is_not_complete_comes_first(source: Path) -> None:  # noqa: F811
+def test_incomplete_way_back_must_be_completed_first(source: Path) -> None:  # noqa: F811
     evidence = open_run(source, "one")
     evidence.append("sealed", outcome="failed", summary="")
-    with pytest.raises(Refused, match=r"did not come to its end.*trigger rollback_ward_ops again.*incident_ward_ops"):
+    with pytest.raises(Refused, match=r"was not completed.*trigger rollback_ward_ops again.*incident_ward_ops"):
         open_run(source, "two")
     with pytest.raises(Refused, match="way back of this run is not complete"):
         incidents.close(PLAN, by="lead", **SAID)
@@ -108,7 +108,7 @@ def test_a_way_back_that_is_not_complete_comes_first(source: Path) -> None:  # n
     open_run(source, "two")
 
 
-def test_a_closing_counts_for_the_end_before_it_only(source: Path, rolled_back: Evidence) -> None:  # noqa: F811
+def test_closing_counts_only_for_the_end_before_it(source: Path, rolled_back: Evidence) -> None:  # noqa: F811
     incidents.close(PLAN, by="lead", **SAID)
     rolled_back.append("continued", by="x")
     rolled_back.append("sealed", outcome="released", summary="")
@@ -116,7 +116,7 @@ def test_a_closing_counts_for_the_end_before_it_only(source: Path, rolled_back: 
         open_run(source, "two")
 
 
-def test_the_commands(rolled_back: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
+def test_commands_show_and_close_an_incident(rolled_back: Evidence, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["incident", "show", "--plan", PLAN]) == 1
     shown = capsys.readouterr().out
     assert "one ended as rolled_back" in shown and "the incident is open" in shown and "public_one" in shown

@@ -29,6 +29,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.runs import clock as clocks
 from include.cutover.runs import rehearsals, schedule
 from include.cutover.runs.clock import Measured, OutOfTime
+from include.cutover.runs.verdict import has_passed
 from include.cutover.source.schema import live_schema, schema_fingerprint, schema_objects
 from include.cutover.steps import announce as announce_steps
 from include.cutover.steps import copy_tables, go_live, open_run
@@ -357,14 +358,14 @@ def test_a_window_that_has_begun_is_passed_at_once(airflow_ends: Ends) -> None:
     evidence = opened(airflow_ends, window_start=None)
     looked_at(airflow_ends, evidence)
     WAIT.execute(context_of(airflow_ends))
-    assert evidence.passed("wait_for_window")
+    assert has_passed(evidence.events(), "wait_for_window")
 
 
 def test_who_waits_does_not_wait_for_a_run_that_is_over(airflow_ends: Ends) -> None:
     evidence = opened(airflow_ends, 60)
     looked_at(airflow_ends, evidence)
     lease.take_over(PLAN, "one", "rollback_ward_ops/two")
-    with pytest.raises(AirflowFailException, match="may not act any more"):
+    with pytest.raises(AirflowFailException, match="may no longer act"):
         WAIT.execute(context_of(airflow_ends))
 
 
@@ -385,7 +386,7 @@ def test_a_schema_that_changed_after_preflight_is_refused(airflow_ends: Ends, mo
         with pytest.raises(AirflowFailException, match=r"schema has changed since preflight.*added column t\.late"):
             WAIT.execute(context_of(airflow_ends))
         assert sorted(item.name for item in airflow_ends.source.parent.glob("app.db*")) == before
-    assert not evidence.passed("wait_for_window")
+    assert not has_passed(evidence.events(), "wait_for_window")
 
 
 # --- a forged schedule --------------------------------------------------------------------------------------------------
@@ -408,7 +409,7 @@ def test_a_form_that_names_a_schedule_proves_nothing(ends: Ends) -> None:
     ]
     for run_id, actor, name in attempts:
         step = step_of(ends, "open_run", run_id, actor, scheduled=name)
-        with pytest.raises(Refused, match="was not scheduled by what it names"):
+        with pytest.raises(Refused, match="was not scheduled by the schedule that it names"):
             run(step, open_run.open_run, Terms(opens=True))
     assert lease.read(PLAN) is None
     step = step_of(ends, "open_run", record["cutover"], None, scheduled="s1", window_start=start.isoformat())

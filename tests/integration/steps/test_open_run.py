@@ -123,7 +123,7 @@ def test_a_run_that_is_called_off_lets_the_source_go(source: Path) -> None:
     ("outcome", "told"),
     [
         ("live", "already lives on the target"),
-        ("failed", r"did not come to its end.*trigger rollback_ward_ops again"),
+        ("failed", r"was not completed.*trigger rollback_ward_ops again"),
         ("rolled_back", "incident of an earlier run is not closed"),
         ("released", "incident of an earlier run is not closed"),
         ("abandoned", ""),

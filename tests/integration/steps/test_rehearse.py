@@ -281,7 +281,7 @@ def test_without_the_required_rehearsal_a_cutover_ends_before_anything_is_stoppe
 
 def test_the_lead_reads_the_rehearsal_before_the_answer(site: Site) -> None:
     plan = load_plan(PLAN)
-    assert "- Last rehearsal: none: this move has never been tried" in briefing(look(site, "never").events(), plan)
+    assert "- Last rehearsal: none: this migration has never been rehearsed" in briefing(look(site, "never").events(), plan)
     site.world.abort(site.world.runs[-1])
     site.break_glass(site.of("never"))
     for run_id in ("one", "two"):
@@ -293,7 +293,7 @@ def test_the_lead_reads_the_rehearsal_before_the_answer(site: Site) -> None:
     text = briefing(evidence.events(), plan)
     assert "UTC, green (two)" in text
     assert "- Rehearsed on: NOT the same: schema changed since" in text
-    assert "- Last green one of the same: none" in text
+    assert "- Last green, unchanged since: none" in text
     assert "authors +7" in text
     assert "- Findings since then: the source's schema has drifted since the run two" in text
     assert "- Expected downtime: not known" in text

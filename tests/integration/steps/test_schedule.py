@@ -13,7 +13,7 @@ import pytest
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Evidence, runs
-from include.cutover.people import notices
+from include.cutover.people import delivery, notices, outbox_files
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
@@ -143,10 +143,10 @@ def test_only_the_lead_schedules_and_calls_off(ends: Ends, actor: str | None) ->
 @pytest.mark.parametrize(
     ("minutes", "form", "match"),
     [
-        (-1, {}, "scheduled for a time to come"),
+        (-1, {}, "scheduled for a future time"),
         (None, {}, "needs the start of the window"),
         (60, {"approve": "auto"}, "does not allow automatic approval"),
-        (None, {"action": "call off"}, "nothing is scheduled"),
+        (None, {"action": "call off"}, "no cutover is scheduled"),
     ],
 )
 def test_what_cannot_be_is_refused_at_once(ends: Ends, minutes: float | None, form: dict[str, Any], match: str) -> None:
@@ -207,7 +207,7 @@ def test_a_cutover_that_begins_cannot_be_called_off_behind_its_back(ends: Ends) 
     schedule_steps.open_schedule(scheduled)
     run_id, form = schedule_steps.begin(scheduled)
     open_cutover(ends, run_id, form)
-    with pytest.raises(Refused, match="nothing is scheduled that has not begun"):
+    with pytest.raises(Refused, match="no cutover is scheduled that has not begun"):
         schedule_steps.open_schedule(call(ends, "s2", minutes=None, action="call off"))
     assert "migration did not take place" not in ends.told
 
@@ -216,7 +216,7 @@ def test_a_cutover_that_begins_cannot_be_called_off_behind_its_back(ends: Ends) 
 
 
 def pending(ends: Ends) -> list[Evidence]:
-    return [item for folder in (schedule.folder(PLAN), runs_folder()) for item in notices.marked(folder)]
+    return [item for folder in (schedule.folder(PLAN), runs_folder()) for item in outbox_files.marked(folder)]
 
 
 def runs_folder() -> Path:
@@ -283,7 +283,7 @@ def test_the_communicator_edits_and_releases(ends: Ends, held: Step) -> None:
     edit(ends, notice="deadline", text="No time left: <reason>")
     assert len(ends.slack.got) == 1, "it is not due"
     assert notices.outbox(held.evidence.events())["deadline"].message.text == "No time left: <reason>"
-    with pytest.raises(Refused, match="cannot be changed any more"):
+    with pytest.raises(Refused, match="cannot be changed"):
         edit(ends, text="again")
 
 
@@ -297,6 +297,7 @@ def test_nobody_else_edits(ends: Ends, held: Step, actor: str | None) -> None:
 
 def test_the_run_goes_on_without_the_communicator(ends: Ends, held: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "datetime", type("Later", (datetime,), {"now": classmethod(_in_six_minutes)}))
+    monkeypatch.setattr(delivery, "datetime", type("Later", (datetime,), {"now": classmethod(_in_six_minutes)}))
     monkeypatch.setattr(notice_steps, "datetime", type("Later", (datetime,), {"now": classmethod(_in_six_minutes)}))
     send_pending.send_pending(call(ends, "minute"))
     assert ends.told == ["migration to PostgreSQL begins"]

@@ -16,7 +16,8 @@ from examples.receivers import Receivers
 from include.cutover.errors import StepFailed
 from include.cutover.evidence.record import Evidence
 from include.cutover.people import notices
-from include.cutover.people.notices import Channel, Delivery, Message
+from include.cutover.people.delivery import Delivery, drain
+from include.cutover.people.notices import Channel, Message
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.stack.postgres import free_port
@@ -53,7 +54,7 @@ def send(
 ) -> list[Delivery]:
     """Post a notice and send everything that waits; what was tried, by the channel's name."""
     notices.post(evidence, Message(notice, subject, text))
-    return sorted(notices.drain(channels, evidence, seconds=seconds, patient=False), key=lambda item: item.channel)
+    return sorted(drain(channels, evidence, seconds=seconds, patient=False), key=lambda item: item.channel)
 
 
 @contextmanager

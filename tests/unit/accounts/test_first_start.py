@@ -10,7 +10,7 @@ from include.cutover.accounts import first_start
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"lead": ""}', '{"lead": 7}', '"secret-text"'])
-def test_passwords_that_cannot_be_read_are_a_fault_that_shows_none(
+def test_invalid_passwords_are_refused_and_not_shown(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], text: str
 ) -> None:
     monkeypatch.setenv("CUTOVER_PASSWORDS", text)
@@ -20,12 +20,12 @@ def test_passwords_that_cannot_be_read_are_a_fault_that_shows_none(
     assert "secret-text" not in said
 
 
-def test_without_a_plan_nothing_is_made(
+def test_without_a_valid_plan_no_account_is_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     (tmp_path / "broken.yaml").write_text("name: [")
     monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))
     assert first_start.main() == 1
     said = capsys.readouterr().err
-    assert "nobody gets a right to this plan's DAGs" in said
-    assert "there is no plan that can be read" in said
+    assert "no user gets rights on this plan's DAGs" in said
+    assert "there is no valid plan" in said

@@ -23,18 +23,18 @@ def test_a_second_run_is_refused_with_the_holders_name() -> None:
         lease.acquire("p", "two", "cutover_p/two")
 
 
-def test_the_same_run_asks_twice_and_gets_the_same() -> None:
+def test_second_acquire_by_the_same_run_gives_the_same_lease() -> None:
     assert lease.acquire("p", "one", "cutover_p/one") == lease.acquire("p", "one", "cutover_p/one")
 
 
-def test_a_sealed_run_gives_way() -> None:
+def test_sealed_run_gives_up_the_lease() -> None:
     Evidence.of("p", "one").append("run.opened")
     first = lease.acquire("p", "one", "cutover_p/one")
     Evidence.of("p", "one").append("sealed", outcome="abandoned")
     assert lease.acquire("p", "two", "cutover_p/two").epoch == first.epoch + 1
 
 
-def test_who_lost_the_lease_may_not_act() -> None:
+def test_run_that_lost_the_lease_is_refused() -> None:
     lease.acquire("p", "one", "cutover_p/one")
     lease.check("p", "one", "cutover_p/one")
     lease.take_over("p", "one", "rollback_p/r")
@@ -43,7 +43,7 @@ def test_who_lost_the_lease_may_not_act() -> None:
     lease.check("p", "one", "rollback_p/r")
 
 
-def test_without_a_lease_nobody_may_act() -> None:
+def test_run_without_a_lease_is_refused() -> None:
     with pytest.raises(LeaseLost, match="nobody"):
         lease.check("p", "one", "cutover_p/one")
 
@@ -69,7 +69,7 @@ def zombie(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     process.join()
 
 
-def test_a_retry_ends_a_predecessor_that_does_not_come_to_its_end(zombie: Any) -> None:
+def test_retry_kills_a_predecessor_that_hangs(zombie: Any) -> None:
     with claims.claim("p", "one", "other step"):
         assert zombie.is_alive(), "another step is none of its business"
     with claims.claim("p", "one", "copy"):
@@ -77,13 +77,13 @@ def test_a_retry_ends_a_predecessor_that_does_not_come_to_its_end(zombie: Any) -
         assert zombie.exitcode == -signal.SIGKILL
 
 
-def test_a_rollback_ends_what_stands_still(zombie: Any) -> None:
+def test_rollback_kills_a_step_that_hangs(zombie: Any) -> None:
     claims.wait_for_others("p")
     zombie.join(10)
     assert zombie.exitcode == -signal.SIGKILL
 
 
-def test_who_lost_the_lease_ends_nobody(zombie: Any) -> None:
+def test_run_that_lost_the_lease_kills_no_process(zombie: Any) -> None:
     def lost() -> bool:
         return False
 
@@ -94,7 +94,7 @@ def test_who_lost_the_lease_ends_nobody(zombie: Any) -> None:
     assert zombie.is_alive()
 
 
-def test_a_step_that_goes_forward_waits_for_one_that_goes_back_and_does_not_end_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_step_forward_waits_for_a_step_back_and_does_not_kill_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(claims, "WAIT_SECONDS", 0.2)
     context = multiprocessing.get_context("fork")
     ready = context.Event()

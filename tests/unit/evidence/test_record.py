@@ -14,6 +14,7 @@ import pytest
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.evidence.record import EVENTS, Evidence, runs
 from include.cutover.files import slug, write_atomically
+from include.cutover.runs.verdict import has_passed
 
 
 @pytest.fixture
@@ -26,9 +27,9 @@ def test_events_come_back_in_order(evidence: Evidence) -> None:
     evidence.append("step.begin", step="copy.users")
     evidence.append("step.end", step="copy.users", outcome="passed")
     assert [event["event"] for event in evidence.events()] == ["run.opened", "step.begin", "step.end"]
-    assert evidence.passed("copy.users")
+    assert has_passed(evidence.events(), "copy.users")
     evidence.append("step.begin", step="copy.users")
-    assert not evidence.passed("copy.users"), "a step that began again has not passed"
+    assert not has_passed(evidence.events(), "copy.users"), "a step that began again has not passed"
 
 
 def test_a_changed_line_is_found(evidence: Evidence) -> None:
@@ -81,12 +82,12 @@ def test_writers_side_by_side_and_killed_keep_the_chain(evidence: Evidence) -> N
     assert len(events) > 10
 
 
-def test_no_evidence_is_an_error_not_an_empty_list(evidence: Evidence) -> None:
+def test_missing_evidence_is_an_error(evidence: Evidence) -> None:
     with pytest.raises(CannotCheck, match="no evidence"):
         evidence.events()
 
 
-def test_a_rollback_opens_a_sealed_run_again(evidence: Evidence) -> None:
+def test_rollback_reopens_a_sealed_run(evidence: Evidence) -> None:
     evidence.append("run.opened")
     assert evidence.sealed is None
     evidence.append("sealed", outcome="live")
@@ -96,7 +97,7 @@ def test_a_rollback_opens_a_sealed_run_again(evidence: Evidence) -> None:
     assert evidence.sealed is None
 
 
-def test_files_stay_inside_the_folder(evidence: Evidence) -> None:
+def test_file_outside_the_folder_is_refused(evidence: Evidence) -> None:
     evidence.append("run.opened")
     with pytest.raises(Refused):
         evidence.save("../outside.txt", "x")

@@ -43,7 +43,7 @@ def test_another_name_of_the_file_is_the_same_file(tmp_path: Path) -> None:
         source_lease.acquire(tmp_path / "link.db", plan="b", run_id="second", evidence=evidence(tmp_path, "second"))
 
 
-def test_it_is_free_after_its_release_and_by_nobody_elses(tmp_path: Path) -> None:
+def test_only_the_holder_releases_the_source(tmp_path: Path) -> None:
     acquire(tmp_path, "first")
     source_lease.release(tmp_path / "app.db", "second")
     with pytest.raises(Refused):
@@ -53,25 +53,25 @@ def test_it_is_free_after_its_release_and_by_nobody_elses(tmp_path: Path) -> Non
     acquire(tmp_path, "second")
 
 
-def test_a_closed_run_holds_nothing(tmp_path: Path) -> None:
+def test_closed_run_does_not_hold_the_source(tmp_path: Path) -> None:
     acquire(tmp_path, "first")
     evidence(tmp_path, "first", sealed=True)
     acquire(tmp_path, "second")
 
 
-def test_a_run_whose_evidence_is_gone_still_holds(tmp_path: Path) -> None:
+def test_run_with_unreadable_evidence_still_holds_the_source(tmp_path: Path) -> None:
     acquire(tmp_path, "first")
     (tmp_path / "first" / "events.jsonl").write_text("{}\n")
     with pytest.raises(Refused, match=r"remove .*app\.db\.lease\.json"):
         acquire(tmp_path, "second")
 
 
-def test_what_a_killed_attempt_left_half_written_is_no_lease(tmp_path: Path) -> None:
+def test_half_written_lease_is_not_a_lease(tmp_path: Path) -> None:
     source_lease.path(tmp_path / "app.db").write_text('{"run_id": "fir')
     acquire(tmp_path, "second")
 
 
-def test_of_many_at_once_one_gets_it(tmp_path: Path) -> None:
+def test_of_many_simultaneous_runs_one_gets_the_source(tmp_path: Path) -> None:
     names = [f"run{number}" for number in range(8)]
     for name in names:
         evidence(tmp_path, name)

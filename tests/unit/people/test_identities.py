@@ -22,7 +22,7 @@ def test_numbers_and_texts_are_ids() -> None:
     assert Identities.of_variable('{"lead": 7, "observer": "a-b-c"}', FAB).ids == {"lead": "7", "observer": "a-b-c"}
 
 
-def test_somebody_without_an_account_is_a_fault_that_says_what_to_do() -> None:
+def test_person_without_an_account_fails_the_check() -> None:
     found = check(load_plan("ward_ops"), Identities.of_variable('{"lead": "1", "observer": "2"}', FAB))
     assert found.outcome == "failed"
     assert "communicator (communicator)" in found.found and "lead" not in found.found
@@ -32,14 +32,14 @@ def test_somebody_without_an_account_is_a_fault_that_says_what_to_do() -> None:
 
 
 @pytest.mark.parametrize("text", [None, "", "[]", "7", "no JSON", '{"lead": ["1"]}', '{"lead": null}'])
-def test_a_variable_that_is_no_map_knows_nobody(text: str | None) -> None:
+def test_variable_that_is_not_a_map_gives_no_ids(text: str | None) -> None:
     known = Identities.of_variable(text, FAB)
     assert known.ids == {}
-    assert "missing" in known.where or "no JSON object" in known.where
+    assert "missing" in known.where or "not a JSON object" in known.where
     assert check(load_plan("ward_ops"), known).outcome == "failed"
 
 
-def test_accounts_survive_their_way_to_the_program_that_makes_them() -> None:
+def test_accounts_are_equal_after_a_round_trip_through_json() -> None:
     accounts = Accounts.of([load_plan("ward_ops")])
     assert Accounts.from_json(accounts.to_json()) == accounts
     assert list(accounts.users) == ["lead", "observer", "communicator"]

@@ -13,8 +13,9 @@ import pytest
 
 from include.cutover.errors import Refused
 from include.cutover.evidence.record import Evidence
-from include.cutover.people import notices
-from include.cutover.people.notices import Channel, Delivery, Message
+from include.cutover.people import delivery, notices, outbox_files
+from include.cutover.people.delivery import Delivery, drain
+from include.cutover.people.notices import Channel, Message
 
 
 @dataclass
@@ -52,7 +53,7 @@ def send(
 ) -> list[Delivery]:
     """Post a notice and send everything that waits, also where it failed just now."""
     notices.post(evidence, Message(notice, subject, text))
-    return notices.drain(channels, evidence, seconds=seconds, patient=False)
+    return drain(channels, evidence, seconds=seconds, patient=False)
 
 
 def test_every_placeholder_is_filled() -> None:
@@ -145,7 +146,7 @@ def test_a_channel_that_hangs_costs_neither_the_run_nor_the_others(evidence: Evi
     ]
     while evidence.last("notice.delivery", channel="slack", outcome="sent") is None:
         time.sleep(0.01)  # what arrives after all is known, and not sent again
-    assert notices.drain([hanging, quick], evidence, patient=False) == []
+    assert drain([hanging, quick], evidence, patient=False) == []
 
 
 @pytest.mark.parametrize(
@@ -170,11 +171,11 @@ def test_no_secret_in_a_recorded_error(evidence: Evidence, error: Exception, rec
     assert "SeC" not in (evidence.folder / "events.jsonl").read_text()
 
 
-def test_what_was_missed_is_sent_once_when_the_channel_is_back(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missed_notices_are_sent_once_when_the_channel_is_back(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
     slack, mail = Box("slack", error=OSError("down")), Box("mail")
     notices.post(evidence, Message("start", "Start", "begins"))
     notices.post(evidence, Message("completion", "End", "complete"))
-    first = notices.drain([slack, mail], evidence)
+    first = drain([slack, mail], evidence)
     assert sorted((item.channel, item.notice, item.outcome) for item in first) == [
         ("mail", "completion", "sent"),
         ("mail", "start", "sent"),
@@ -182,13 +183,13 @@ def test_what_was_missed_is_sent_once_when_the_channel_is_back(evidence: Evidenc
         ("slack", "start", "failed"),
     ]
     slack.error = None
-    assert notices.drain([slack, mail], evidence) == [], "a channel that failed is left alone for a while"
-    monkeypatch.setattr(notices, "LATE", timedelta(0))
-    assert notices.drain([slack, mail], evidence, patient=False) == [
+    assert drain([slack, mail], evidence) == [], "a channel that failed is left alone for a while"
+    monkeypatch.setattr(delivery, "LATE", timedelta(0))
+    assert drain([slack, mail], evidence, patient=False) == [
         Delivery("start", "slack", "sent"),
         Delivery("completion", "slack", "sent"),
     ]
-    assert notices.drain([slack, mail], evidence, patient=False) == []
+    assert drain([slack, mail], evidence, patient=False) == []
     written = evidence.events()[0]["time"][:16].replace("T", " ")
     assert slack.got[0] == ("Start", f"begins\n\n(Written at {written} UTC; it could not be delivered then.)")
     assert [subject for subject, _ in slack.got] == ["Start", "End"]
@@ -199,7 +200,7 @@ def test_the_pause_grows_with_each_failure(evidence: Evidence) -> None:
     notices.post(evidence, Message("start", "s", "text"))
     pauses = []
     for _ in range(9):
-        notices.drain([Box("slack", error=OSError("down"))], evidence, patient=False)
+        drain([Box("slack", error=OSError("down"))], evidence, patient=False)
         events = evidence.events()
         found = notices.outbox(events)["start"]
         pauses.append((found.next_try("slack") - datetime.fromisoformat(events[-1]["time"])).total_seconds())
@@ -211,14 +212,14 @@ def test_the_pause_grows_with_each_failure(evidence: Evidence) -> None:
     assert notices.is_pending(evidence.events(), ["slack"], datetime.now(UTC))
 
 
-def test_what_is_due_later_waits_and_knows_then_why(evidence: Evidence) -> None:
+def test_due_notice_waits_and_gets_its_reason_when_it_is_sent(evidence: Evidence) -> None:
     slack, soon = Box("slack"), datetime.now(UTC) + timedelta(seconds=0.3)
     notices.post(evidence, Message("deadline", "s", "It is late: <reason> <b>", due=soon, while_open=True))
-    assert notices.drain([slack], evidence) == [] and slack.got == []
+    assert drain([slack], evidence) == [] and slack.got == []
     assert notices.is_pending(evidence.events(), ["slack"], datetime.now(UTC))
     while datetime.now(UTC) < soon:
         time.sleep(0.05)
-    done = notices.drain([slack], evidence, reason=lambda notice, events: f"{notice} after {len(events)} event.")
+    done = drain([slack], evidence, reason=lambda notice, events: f"{notice} after {len(events)} event.")
     assert done == [Delivery("deadline", "slack", "sent")]
     assert slack.got == [("s", "It is late: deadline after 1 event. <b>")]
     recorded = evidence.last("notice")
@@ -226,7 +227,7 @@ def test_what_is_due_later_waits_and_knows_then_why(evidence: Evidence) -> None:
 
 
 @pytest.mark.parametrize("end", ["sealed", "live"])
-def test_the_clock_is_silent_once_the_run_is_closed(evidence: Evidence, end: str) -> None:
+def test_notices_of_the_clock_are_not_sent_once_the_run_is_closed(evidence: Evidence, end: str) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("deadline", "s", "late", while_open=True))
     notices.post(evidence, Message("completion", "s", "complete"))
@@ -234,62 +235,62 @@ def test_the_clock_is_silent_once_the_run_is_closed(evidence: Evidence, end: str
         evidence.append("sealed", outcome="rolled_back")
     else:
         evidence.append("decision", at="decide_live", outcome="go_on", why=[])
-    notices.drain([slack], evidence)
+    drain([slack], evidence)
     assert [text for _, text in slack.got] == ["complete"]
     assert not notices.is_pending(evidence.events(), ["slack"], datetime.now(UTC))
 
 
-def test_only_what_concerns_the_lead_goes_to_the_lead(evidence: Evidence) -> None:
+def test_the_lead_gets_only_the_notices_for_the_lead(evidence: Evidence) -> None:
     slack, lead = Box("slack"), Box("lead")
     notices.post(evidence, Message("start", "s", "begins"))
     notices.post(evidence, Message("deadline", "s", "late", lead=True))
-    notices.drain([slack, lead], evidence)
+    drain([slack, lead], evidence)
     assert sorted(text for _, text in slack.got) == ["begins", "late"] and lead.got == [("s", "late")]
 
 
 # --- the communicator ---------------------------------------------------------------------------------------------------
 
 
-def test_a_held_notice_goes_when_it_is_released(evidence: Evidence) -> None:
+def test_held_notice_is_sent_when_it_is_released(evidence: Evidence) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("completion", "s", "as the plan says"), hold=timedelta(minutes=5))
-    assert notices.drain([slack], evidence) == []
+    assert drain([slack], evidence) == []
     notices.edit(evidence, "completion", "as Tamar says", by="communicator", channels=["slack", "mail"])
-    assert notices.drain([slack], evidence) == [], "a text is not a release"
+    assert drain([slack], evidence) == [], "a text is not a release"
     notices.post(evidence, Message("completion", "s", "as the plan says"), hold=timedelta(minutes=5))  # a step's second try
     notices.release(evidence, "completion", by="communicator")
-    assert notices.drain([slack], evidence) == [Delivery("completion", "slack", "sent")]
+    assert drain([slack], evidence) == [Delivery("completion", "slack", "sent")]
     assert slack.got == [("s", "as Tamar says")]
     who = [(event["event"], event["by"]) for event in evidence.events() if event.get("by")]
     assert who == [("notice", "communicator"), ("notice.released", "communicator")]
-    with pytest.raises(Refused, match="cannot be changed any more"):
+    with pytest.raises(Refused, match="cannot be changed"):
         notices.edit(evidence, "completion", "too late", by="communicator", channels=["slack", "mail"])
 
 
-def test_a_held_notice_goes_by_itself_when_nobody_looks(evidence: Evidence) -> None:
+def test_held_notice_is_sent_when_it_is_not_released_in_time(evidence: Evidence) -> None:
     slack = Box("slack")
     notices.post(evidence, Message("rollback", "s", "text"), hold=timedelta(seconds=0.2))
-    assert notices.drain([slack], evidence) == []
+    assert drain([slack], evidence) == []
     time.sleep(0.25)
-    assert notices.drain([slack], evidence) == [Delivery("rollback", "slack", "sent")]
+    assert drain([slack], evidence) == [Delivery("rollback", "slack", "sent")]
     assert slack.got == [("s", "text")]
 
 
-def test_a_withheld_notice_goes_nowhere_until_it_is_released_after_all(evidence: Evidence) -> None:
+def test_withheld_notice_is_not_sent_until_it_is_released(evidence: Evidence) -> None:
     slack, mail = Box("slack", error=OSError("down")), Box("mail")
     send("start", "text", "s", [slack, mail], evidence)
     slack.error = None
     notices.withhold(evidence, "start", by="lead", channels=["slack", "mail"])
-    assert notices.drain([slack, mail], evidence, patient=False) == []
+    assert drain([slack, mail], evidence, patient=False) == []
     assert not notices.is_pending(evidence.events(), ["slack", "mail"], datetime.now(UTC))
     notices.release(evidence, "start", by="communicator")
-    assert notices.drain([slack, mail], evidence, patient=False) == [Delivery("start", "slack", "sent")]
+    assert drain([slack, mail], evidence, patient=False) == [Delivery("start", "slack", "sent")]
     with pytest.raises(Refused, match=r"no such notice.*one of: start"):
         notices.withhold(evidence, "strat", by="lead", channels=["slack", "mail"])
 
 
 def test_nothing_to_send_without_evidence(evidence: Evidence) -> None:
-    assert notices.drain([Box("slack")], evidence) == []
+    assert drain([Box("slack")], evidence) == []
 
 
 def test_without_channels_the_notice_is_still_recorded(evidence: Evidence) -> None:
@@ -300,10 +301,10 @@ def test_without_channels_the_notice_is_still_recorded(evidence: Evidence) -> No
 def test_a_run_is_marked_while_something_waits(evidence: Evidence) -> None:
     slack = Box("slack", error=OSError("down"))
     send("start", "text", "s", [slack], evidence)
-    assert notices.marked(evidence.folder.parent) == [evidence]
+    assert outbox_files.marked(evidence.folder.parent) == [evidence]
     notices.unmark(evidence, ["slack"])
-    assert notices.marked(evidence.folder.parent) == [evidence]
+    assert outbox_files.marked(evidence.folder.parent) == [evidence]
     slack.error = None
-    notices.drain([slack], evidence, patient=False)
+    drain([slack], evidence, patient=False)
     notices.unmark(evidence, ["slack"])
-    assert notices.marked(evidence.folder.parent) == []
+    assert outbox_files.marked(evidence.folder.parent) == []

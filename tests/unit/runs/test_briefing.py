@@ -24,7 +24,7 @@ def end(step: str, **fields: Any) -> dict[str, Any]:
     return {"event": "step.end", "step": step, "outcome": "passed", "summary": "a | b", **fields}
 
 
-def test_it_says_what_was_found_what_is_unknown_and_how_long() -> None:
+def test_briefing_shows_results_open_questions_and_the_time_to_answer() -> None:
     events = [
         OPENED,
         end("check_target", checks=[CHECK]),
@@ -39,7 +39,7 @@ def test_it_says_what_was_found_what_is_unknown_and_how_long() -> None:
     assert "15 minutes means no-go" in text
 
 
-def test_warnings_are_read_before_the_answer() -> None:
+def test_briefing_shows_warnings() -> None:
     events = [OPENED, end("take_backup", warnings=["both copies | on one device"]), end("decide", warnings=["no Redis"])]
     text = briefing(events, load_plan("ward_ops"))
     assert "**Warnings; a go takes them as they are:**" in text
@@ -47,7 +47,7 @@ def test_warnings_are_read_before_the_answer() -> None:
     assert "Warnings" not in briefing([OPENED, end("take_backup", warnings=[])], load_plan("ward_ops"))
 
 
-def test_a_question_that_was_settled_later_is_open_no_more() -> None:
+def test_check_that_passed_later_is_no_open_question() -> None:
     plan = load_plan("ward_ops")
     events = [OPENED, end("check_target", checks=[CHECK])]
     assert [check.name for check in open_questions(events, plan)] == ["target_free_disk"]
@@ -59,7 +59,7 @@ def at(minute: int) -> datetime:
     return datetime(2026, 11, 23, 12, minute, tzinfo=UTC)
 
 
-def test_it_tells_how_much_time_is_left_and_how_long_it_will_be_down() -> None:
+def test_briefing_shows_the_time_left_and_the_expected_downtime() -> None:
     plan = load_plan("ward_ops")
     measured = Measured("rehearsal__1", rollback=120, remaining={"stop_services": 95, "switch_configuration": 20})
     times = {"event": "clock", **Clock.of(plan.window, at(0), measured).as_fields()}
@@ -76,11 +76,11 @@ def test_it_tells_how_much_time_is_left_and_how_long_it_will_be_down() -> None:
     assert "means no-go: the run goes back to SQLite by itself." in text
 
 
-def test_it_says_that_nobody_has_measured_anything() -> None:
+def test_briefing_without_a_rehearsal_says_that_the_downtime_is_not_known() -> None:
     assert "Expected downtime: not known, no rehearsal has measured it." in briefing([OPENED], load_plan("ward_ops"))
 
 
-def test_checks_are_counted_and_links_lead_on() -> None:
+def test_briefing_counts_checks_and_links_to_the_report() -> None:
     found = {**CHECK, "outcome": "passed"}
     events = [
         OPENED,
@@ -120,11 +120,11 @@ class Known:
         return Identities(self.ids, "the map", "Make the account.")
 
 
-def test_a_gate_asks_those_who_decide_by_their_ids() -> None:
+def test_gate_is_assigned_to_the_deciders_by_their_ids() -> None:
     assert respondents(cast(Any, Known({"lead": "7", "observer": "8"}))) == [{"id": "7", "name": "lead"}]
 
 
-def test_a_gate_that_could_ask_nobody_fails() -> None:
+def test_gate_without_respondents_fails() -> None:
     """Airflow lets anybody answer a question to nobody."""
     with pytest.raises(AirflowFailException, match="nobody could answer"):
         respondents(cast(Any, Known({"observer": "8"})))

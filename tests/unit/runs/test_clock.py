@@ -23,13 +23,13 @@ def test_the_deadline_leaves_time_to_go_back() -> None:
     assert (clock.freeze, clock.end, clock.deadline) == (at(-15), at(60), at(50))
 
 
-def test_a_rehearsal_knows_better_than_the_plan() -> None:
+def test_measured_rollback_time_replaces_the_plans() -> None:
     clock = Clock.of(WINDOW, START, Measured("rehearsal", rollback=60.0))
     assert clock.deadline == at(58)
 
 
 @pytest.mark.parametrize(("minute", "late"), [(-30, False), (0, False), (49.9, False), (50, True), (51, True), (90, True)])
-def test_past_the_deadline_nothing_goes_on(minute: float, late: bool) -> None:
+def test_step_past_the_deadline_is_refused(minute: float, late: bool) -> None:
     clock = Clock.of(WINDOW, START)
     assert bool(clock.late("copy.users", at(minute))) == late
     if late:
@@ -39,7 +39,7 @@ def test_past_the_deadline_nothing_goes_on(minute: float, late: bool) -> None:
         clock.require_in_time("copy.users", at(minute))
 
 
-def test_when_the_rest_does_not_fit_any_more_nobody_waits_for_the_deadline() -> None:
+def test_step_is_refused_when_the_rest_no_longer_fits() -> None:
     clock = Clock.of(WINDOW, START, Measured("rehearsal", 300.0, {"copy.users": 1200.0, "decide": 10.0}))
     assert not clock.late("copy.users", at(29))
     assert "the rest takes 20.0 minutes, as rehearsed by rehearsal" in clock.late("copy.users", at(31))
@@ -47,12 +47,12 @@ def test_when_the_rest_does_not_fit_any_more_nobody_waits_for_the_deadline() -> 
     assert not clock.late("a step that no rehearsal knew", at(31))
 
 
-def test_the_clock_of_the_evidence_is_the_clock() -> None:
+def test_clock_is_equal_after_a_round_trip_through_the_evidence() -> None:
     clock = Clock.of(WINDOW, START, Measured("rehearsal", 60.0, {"decide": 10.0}))
     assert read([{"event": "clock", **clock.as_fields()}]) == clock
     assert read([{"event": "run.opened"}]) is None
 
 
-def test_a_window_without_room_for_the_way_back_is_a_fault() -> None:
+def test_window_too_short_for_the_way_back_is_invalid() -> None:
     with pytest.raises(ValueError, match="more than rollback_minutes"):
         Window(minutes=10, rollback_minutes=8)

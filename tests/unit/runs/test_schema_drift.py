@@ -64,14 +64,14 @@ def objects(folder: Path, statements: str, name: str = "x.db") -> tuple[str, dic
         ),
     ],
 )
-def test_what_changed_is_named(tmp_path: Path, change: str, drift: Drift) -> None:
+def test_every_changed_object_is_named(tmp_path: Path, change: str, drift: Drift) -> None:
     before_print, before = objects(tmp_path, BEFORE)
     now_print, now = objects(tmp_path, BEFORE + change)
     assert schema_drift.between(before, now) == drift
     assert bool(drift) is (before_print != now_print)
 
 
-def test_it_is_told_in_one_line() -> None:
+def test_drift_fits_in_one_line() -> None:
     drift = Drift(tuple(f"table t{number:02}" for number in range(15)), (), ("view v",))
     assert str(drift).startswith("added table t00, table t01") and "table t11 and 3 more; changed view v" in str(drift)
 
