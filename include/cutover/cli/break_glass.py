@@ -154,11 +154,8 @@ def rollback(
     try:
         perform("open_rollback", steps_rollback.open_rollback, Terms(opens=True), {"anybody": True})
         try:
-            if has_touched(evidence.events()):
-                for name, body, terms in steps_rollback.way_back("rollback"):
-                    perform(f"rollback.{name}", body, terms)
-            else:
-                perform("give_up", steps_rollback.give_up, Terms(way_back=True, course=("rollback",)))
+            for name, body, terms in _steps(evidence):
+                perform(name, body, terms)
         except CutoverError:
             # After any failure the run is closed as it is; an error of the closing must not hide the reason.
             try:
@@ -169,6 +166,13 @@ def rollback(
         return close()
     finally:
         _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
+
+
+def _steps(evidence: Evidence) -> list[tuple[str, Body, Terms]]:
+    """Return name, body and terms of the steps that bring the application back."""
+    if not has_touched(evidence.events()):
+        return [("give_up", steps_rollback.give_up, Terms(way_back=True, course=("rollback",)))]
+    return [(f"rollback.{name}", body, terms) for name, body, terms in steps_rollback.way_back("rollback")]
 
 
 def _give_to_owner(folder: Path, own: Path) -> None:
