@@ -26,8 +26,8 @@ from pathlib import Path
 import apsw
 
 from bench.copying import FOLDER, Measured, copy, empty, source_file
-from include.cutover.assessment.assess import assess, read_target
-from include.cutover.assessment.target import Target
+from include.cutover.assessment.assess import assess
+from include.cutover.assessment.target import Target, read_target
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.target import ledger, sql_runner

@@ -36,7 +36,7 @@ from examples.ward_ops.generate import PINGS
 from examples.ward_ops.local_site import LocalSite
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import report as aftercare_report
-from include.cutover.cli.console import Narrator, follow, phases, tell_summary
+from include.cutover.cli.console import Narrator, follow, phases, print_summary
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.places import ROOT
@@ -186,7 +186,7 @@ class Demo:
             )  # fmt: skip
 
     def _summarise(self, evidence: Evidence) -> None:
-        tell_summary(evidence, self._plan, console)
+        print_summary(evidence, self._plan, console)
         for kind, messages in (("mail", read_mail(self._site.received)), ("Slack", read_slack(self._site.received))):
             for message in messages:
                 subject = message.subject or message.text.splitlines()[0]

@@ -19,8 +19,9 @@ import psycopg
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 
-from include.cutover.assessment.assess import CODES, Assessment, read_target
 from include.cutover.assessment.decided import assess_decided
+from include.cutover.assessment.findings import CODES, Assessment
+from include.cutover.assessment.target import read_target
 from include.cutover.checks import Check
 from include.cutover.copying.table_copy import RunLease
 from include.cutover.copying.tables import copy_table

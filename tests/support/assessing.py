@@ -13,8 +13,8 @@ from typing import Any
 
 import apsw
 
-from include.cutover.assessment.assess import Assessment, Finding, read_target
-from include.cutover.assessment.target import Target
+from include.cutover.assessment.findings import Assessment, Finding
+from include.cutover.assessment.target import Target, read_target
 from include.cutover.plan.model import Plan
 from include.cutover.source.schema import quote
 

@@ -1,10 +1,9 @@
-"""What may stand in a column: one SQL condition per column that is true for values that are certainly fine.
+"""Pairs each column of the source with that of the target, and makes an SQL condition that is true for valid values.
 
-The conditions run inside SQLite over every row, so they are chosen for speed: they know the usual forms and nothing else.
-What they do not know is looked at exactly, value by value (see ``assessment_values``). So a condition may be false for a
-good value, which costs time, but never true for a bad one. Two things no condition looks at, because whole blocks of rows
-show them at once (see ``assessment_scan``): whether text is valid in the database's encoding and free of NUL, and what is
-in JSON.
+The conditions run inside SQLite over every row, so they are made for speed: they accept only the usual forms. ``values``
+checks the other values exactly, one by one. A condition may therefore be false for a valid value, which costs time, but
+never true for an invalid one. The conditions check neither the encoding of text and its NUL characters nor the content of
+JSON: ``scan`` checks them for whole blocks of rows.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import apsw
 from include.cutover.assessment.target import TargetTable
 from include.cutover.copying.conversion import Conversion, TargetColumn, conversion
 from include.cutover.errors import Refused
-from include.cutover.plan.model import ColumnDecision
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.source.schema import SourceColumn, TableShape, affinity, quote
 
 INTEGERS = {"int2": (-(2**15), 2**15 - 1), "int4": (-(2**31), 2**31 - 1), "int8": (-(2**63), 2**63 - 1)}
@@ -48,12 +47,16 @@ class AssessedColumn:
     """A column of the source and the column of the target that it goes to.
 
     Attributes:
-        accepted: SQL condition, never NULL: true for a value that is certainly fine, save for what blocks of rows show.
-        is_text: Its text has to be valid in the database's encoding.
-        is_json: It has to be what jsonb takes.
-        is_key: A part of the target's primary key.
-        is_fixed: A part of the key of a source table WITHOUT ROWID: no decision changes it.
-        index_limit: Bytes that surely fit into every btree index it is in; None where it has none.
+        name: Name of the column.
+        source: The column of the source.
+        target: The column of the target.
+        conversion: The copy's conversion between them.
+        decision: The plan's decision about its values.
+        labels: Labels of the target's enumeration.
+        accepted: SQL condition, never NULL: true for a valid value, except for the checks on blocks of rows.
+        is_key: It is part of the target's primary key.
+        is_fixed: It is part of the key of a source table WITHOUT ROWID, which a decision cannot change.
+        index_limit: Bytes that fit into every btree index of the column; None where it has none.
         secret: Its content is never shown.
     """
 
@@ -71,15 +74,17 @@ class AssessedColumn:
 
     @property
     def is_text(self) -> bool:
+        """True when its text must be valid in the database's encoding."""
         return self.target.base in TEXTS
 
     @property
     def is_json(self) -> bool:
+        """True when its text must be valid jsonb."""
         return self.target.base in JSONS
 
     @property
     def makes_reals(self) -> bool:
-        """Whether SQLite turns integers into reals when they are stored here."""
+        """True when SQLite turns integers into reals on storing."""
         return affinity(self.source.declared_type) == "REAL"
 
 
@@ -96,11 +101,16 @@ def assessed_column(
     """Pair a column of the source with the target's column of the same name.
 
     Args:
-        bytes_per_letter: Of ASCII text in the database's encoding: 1, or 2 in UTF-16.
-        is_rowid: It is the INTEGER PRIMARY KEY: SQLite itself keeps everything but integers out.
+        source: The column of the source.
+        table: The table of the target.
+        decision: The plan's decision about its values.
+        secret: Its content is never shown.
+        bytes_per_letter: Bytes of an ASCII letter in the database's encoding: 1, or 2 in UTF-16.
+        is_rowid: It is the INTEGER PRIMARY KEY: SQLite itself allows only integers.
+        is_fixed: It is part of the key of a source table WITHOUT ROWID.
 
     Raises:
-        Refused: When the target's type is none that values can be carried into unchanged.
+        Refused: When the target's type cannot hold the values unchanged.
     """
     target = table.columns[source.name]
     way = conversion(table.name, source, target)
@@ -109,7 +119,7 @@ def assessed_column(
     stored_as = "BLOB" if source.declared_type.upper() == "ANY" else affinity(source.declared_type)
     fine = _fine(name, stored_as, target, labels, bytes_per_letter)
     if fine is None:
-        raise Refused("no value can be carried into this type", where=f"{table.name}.{source.name}", found=target.type)
+        raise Refused("this type cannot hold the values unchanged", where=f"{table.name}.{source.name}", found=target.type)
     if is_rowid and target.base in INTEGERS:
         fine = "true" if target.base == "int8" else _between(f"+{name}", INTEGERS[target.base])
     index_limit = _index_limit(source.name, table)
@@ -132,7 +142,7 @@ def assessed_column(
 
 
 def _index_limit(name: str, table: TargetTable) -> int | None:
-    """Bytes of a column that fit into every btree index, the columns of an index taken to be equally long."""
+    """Return the bytes that fit into every btree index of the column, if all columns of an index are equally long."""
     limits = []
     for index in table.indexes if _longest(table.columns[name]) else ():
         used = {
@@ -147,19 +157,19 @@ def _index_limit(name: str, table: TargetTable) -> int | None:
 
 
 def _longest(target: TargetColumn) -> int:
-    """Bytes of the longest value of a type without a bound of a few digits; 0 for others."""
+    """Return the bytes of the longest value of a text, JSON or bytea type; 0 for other types."""
     if target.base in TEXTS and target.modifier > 4:
         return 4 * (target.modifier - 4)
     return 2**30 if target.base in TEXTS | JSONS | {"bytea"} else 0
 
 
 def type_name(target: TargetColumn) -> str:
-    """The type as ``format_type`` writes it without a length; of a domain, the type it is made from."""
+    """Return the type as ``format_type`` writes it, without a length; for a domain, its base type."""
     return _TYPE_NAMES.get(target.base, target.base)
 
 
 def rowid_alias(conn: apsw.Connection, shape: TableShape) -> str | None:
-    """The column that is the rowid by another name (INTEGER PRIMARY KEY), where there is one."""
+    """Return the column that is an alias of the rowid (INTEGER PRIMARY KEY), or None."""
     if shape.rowid is None or len(shape.key) != 1:
         return None
     query = "SELECT count(*) FROM pragma_index_list(?, 'main') WHERE origin = 'pk'"
@@ -167,12 +177,12 @@ def rowid_alias(conn: apsw.Connection, shape: TableShape) -> str | None:
 
 
 def all_of(conditions: Sequence[str]) -> str:
-    """The conditions joined by AND as a balanced tree: SQLite limits how deep an expression is."""
+    """Join conditions by AND as a balanced tree: SQLite limits the depth of an expression."""
     return _joined([condition for condition in conditions if condition != "true"], "AND", "true")
 
 
 def any_of(conditions: Sequence[str]) -> str:
-    """The conditions joined by OR, likewise."""
+    """Join conditions by OR, likewise."""
     return _joined(conditions, "OR", "false")
 
 
@@ -189,14 +199,18 @@ def _between(value: str, bounds: tuple[int, int]) -> str:
 
 
 def _fine(x: str, stored_as: str, target: TargetColumn, labels: Sequence[str], unit: int) -> str | None:
-    """The condition; NULL for NULL and for nothing else.
+    """Return the condition, or None where the type has none; it is NULL for NULL only.
 
-    Unary plus takes the column's affinity away, or '1' in a text column would equal 1; the collation is named because the
-    column's own may be one that is not here.
+    Unary plus removes the column's affinity: otherwise '1' in a text column would equal 1. The collation is named because
+    the column's own may not be available here.
 
     Args:
-        stored_as: The column's affinity. INTEGER and NUMERIC turn every whole number into an integer, and no real among them
-            is minus zero; REAL cannot hold it either.
+        x: The quoted name of the column.
+        stored_as: Affinity of the column. INTEGER and NUMERIC turn every whole number into an integer, and none of their
+            reals is minus zero; REAL cannot hold that either.
+        target: The column of the target.
+        labels: Labels of its enumeration.
+        unit: Bytes of an ASCII letter.
     """
     base, modifier = target.base, target.modifier
     integral = stored_as in ("INTEGER", "NUMERIC")
@@ -236,7 +250,7 @@ def _fine(x: str, stored_as: str, target: TargetColumn, labels: Sequence[str], u
 
 
 def _numeric(x: str, value: str, modifier: int) -> str:
-    """numeric takes whole numbers within its precision, and reals that its scale prints so that they read back the same."""
+    """Accept whole numbers within the precision, and reals that read back the same after printing with the scale."""
     if modifier < 0:
         return f"{value} > -{CERTAIN_REAL} AND {value} < {CERTAIN_REAL}"
     precision = ((modifier - 4) >> 16) & 0xFFFF
@@ -247,7 +261,7 @@ def _numeric(x: str, value: str, modifier: int) -> str:
 
 _DAY, _MINUTE = "????-??-??", "????-??-??[ T]??:??"
 
-# Each ends in the digit or letter that must be there; unixepoch(), which reads digits strictly, sees to the others.
+# Each pattern fixes the last digit or letter; unixepoch(), which reads digits strictly, checks the others.
 _LOCAL = {
     26: f"{_MINUTE}:??.?????[0-9]",
     19: f"{_MINUTE}:?[0-9]",
@@ -267,7 +281,7 @@ _SHAPES = {"timestamptz": {**_LOCAL, **_ZONED}, "timestamp": _LOCAL, "date": {10
 
 
 def _moment(x: str, value: str, base: str, unit: int) -> str:
-    # unixepoch() takes the 30th of February and the year 0.
+    # unixepoch() accepts the 30th of February and the year 0.
     day = f"substr({x}, 1, 10)"
     real_day = f"(substr({x}, 9, 2) < '29' OR date({day}) = {day}) AND {value} > '0001'"
     if base == "time":

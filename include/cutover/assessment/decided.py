@@ -1,7 +1,7 @@
-"""The assessment of what the plan's decisions would leave: they are tried on a clone, and the result is assessed again.
+"""Assesses the result of the plan's decisions: they are carried out on a clone, and the clone is assessed.
 
-What one changed row does to another shows only then: two texts that become one without their NUL characters, a reference
-that is set to NULL although other rows rely on it, a CHECK or a foreign key that reads a decided column.
+Only that shows the effect of one changed row on another: two texts that become equal without their NUL characters, a
+reference that is set to NULL although other rows depend on it, a CHECK or a foreign key that reads a decided column.
 """
 
 from __future__ import annotations
@@ -11,15 +11,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from include.cutover import files
-from include.cutover.assessment.assess import Progress, assess
+from include.cutover.assessment.assess import assess
 from include.cutover.assessment.findings import Assessment, Finding, ordered
+from include.cutover.assessment.tables import RowsRead
 from include.cutover.assessment.target import Target
 from include.cutover.decisions.apply import apply_decisions
 from include.cutover.errors import CannotCheck, CutoverError, PlanInvalid, Refused, WrongData
 from include.cutover.plan.model import Plan
 
 _NOT_ASSESSED = frozenset({"check_not_assessed", "key_not_assessed", "orphans_not_assessed"})
-_BYTES_PER_ROW = 1 << 10  # of what is recorded about a row that a decision touches
+_BYTES_PER_ROW = 1 << 10  # of the record of a row that a decision touches
 _MARGIN = 4 << 20
 
 
@@ -29,15 +30,19 @@ def assess_decided(
     target: Target,
     *,
     name: str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[RowsRead], None] | None = None,
 ) -> Assessment:
-    """``assess``, and, when nothing blocks and decisions touch a row, another look at what they leave.
+    """Assess a source; when nothing blocks and decisions touch rows, assess their result too.
 
     Args:
-        snapshot: A clone that is this call's alone: the decided snapshot is made beside it, and stays there.
+        snapshot: A clone that only this call uses: the decided snapshot is made beside it and stays there.
+        plan: The plan with the decisions.
+        target: The target that the plan's SQL makes.
+        name: Name of the source in the result; the snapshot's file name when left out.
+        on_progress: Called after every block of rows. An error that it raises ends the assessment.
 
     Raises:
-        Refused: When there is no room for the decided snapshot.
+        Refused: When the disk has no space for the decided snapshot.
         The errors of ``assess``.
     """
     found = assess(snapshot, plan, target, name=name, on_progress=on_progress)
@@ -61,9 +66,7 @@ def assess_decided(
     left = assess(decided.file, plan.model_copy(update={"tables": undecided}), target, name=name, on_progress=on_progress)
     findings = [item for item in found.findings if item.code not in _NOT_ASSESSED]
     findings += [
-        replace(item, becomes=f"{item.becomes} (as the decisions leave it)", decide="")
-        if item.severity == "blocks"
-        else item
+        replace(item, becomes=f"{item.becomes} (after the decisions)", decide="") if item.severity == "blocks" else item
         for item in left.findings
         if item.severity == "blocks" or item.code in _NOT_ASSESSED
     ]
@@ -71,10 +74,10 @@ def assess_decided(
 
 
 def _failed(error: CutoverError, plan: Plan) -> Finding:
-    """The finding about decisions that could not be carried out, with the table and the column that the error is about.
+    """Return the finding about decisions that failed, with the table and the column of the error.
 
     Raises:
-        CannotCheck: When it is about no table: then nothing was found out.
+        CannotCheck: When the error is not about a table: then nothing was assessed.
     """
     for table in sorted(plan.tables, key=len, reverse=True):
         if error.where == f"table {table}" or error.where.startswith((f"table {table}, ", f"{table}.")):

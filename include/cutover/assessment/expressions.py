@@ -1,9 +1,9 @@
-"""Translates conditions of the target's catalog into SQLite, as far as both mean the same by them.
+"""Translates conditions of the target's catalog into SQLite, where both give them the same meaning.
 
-PostgreSQL prints a CHECK or the condition of a partial index in one normal form, fully bracketed and with all casts. Of
-that the common part is understood: comparisons of columns with constants, lists, NULL, AND, OR, NOT, lengths, arithmetic
-with whole numbers. Anything else is refused, and the reader is told that it was not tried. Text is compared for equality
-only: its order depends on the target's collation.
+PostgreSQL prints a CHECK or the condition of a partial index in one normal form, with all brackets and casts. This module
+translates the common part: comparisons of columns with constants, lists, NULL, AND, OR, NOT, lengths, arithmetic with whole
+numbers. It refuses everything else, and the assessment reports it as not assessed. Text is compared for equality only: its
+order depends on the target's collation.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ _BITS = {"int2": 16, "int4": 32, "int8": 64, "smallint": 16, "integer": 32, "big
 
 
 class Untranslatable(Exception):
-    """The expression holds something that SQLite has not, or means differently."""
+    """The expression holds something that SQLite does not have or treats differently."""
 
 
 class _Term(NamedTuple):
-    """SQL, and what kind of value it is: whole, number, text, bool, enum, literal, null, list, or other."""
+    """SQL and the kind of its value: whole, number, text, bool, enum, literal, null, list or other."""
 
     sql: str
     family: str
@@ -49,9 +49,9 @@ class Translated(NamedTuple):
     """An expression for SQLite.
 
     Attributes:
-        columns: Those that it reads.
-        defined: Conditions without which PostgreSQL has no value for it, but an error: integers that overflow, division by
-            zero. They may be NULL.
+        sql: The expression.
+        columns: Columns that it reads.
+        defined: Conditions without which PostgreSQL raises an error, such as overflow or division by zero. They may be NULL.
     """
 
     sql: str
@@ -60,7 +60,7 @@ class Translated(NamedTuple):
 
 
 def prepare(connection: apsw.Connection) -> None:
-    """Give a connection the functions that translated expressions call."""
+    """Register the functions that translated expressions call."""
     encoding = text_encoding(connection)
 
     def lower(*arguments: Any) -> str:
@@ -74,14 +74,14 @@ def prepare(connection: apsw.Connection) -> None:
 
 
 def translated(expression: str, columns: Mapping[str, TargetColumn]) -> Translated:
-    """The expression for SQLite.
+    """Translate an expression for SQLite.
 
     Args:
-        expression: As ``pg_get_expr`` or ``pg_get_indexdef`` write it.
-        columns: Those that may be read; others, e.g. with a collation of their own, are refused.
+        expression: The expression as ``pg_get_expr`` or ``pg_get_indexdef`` writes it.
+        columns: Columns that it may read; others, such as those with a collation of their own, are refused.
 
     Raises:
-        Untranslatable: When it means something else in SQLite, or nothing.
+        Untranslatable: When SQLite does not have it or treats it differently.
     """
     parser = _Parser(expression, columns)
     term = parser.condition()
@@ -108,7 +108,7 @@ class _Parser:
     # --- tokens
 
     def _word(self) -> str:
-        """The next token as a keyword, without taking it; empty at the end."""
+        """Return the next token as a keyword, without consuming it; empty at the end."""
         return self._tokens[self._at][1].upper() if self._at < len(self._tokens) else ""
 
     def _take(self) -> tuple[str, str]:
@@ -118,7 +118,7 @@ class _Parser:
         return self._tokens[self._at - 1]
 
     def _took(self, *words: str) -> bool:
-        """Take these words when they come next."""
+        """Consume these words when they come next."""
         following = [text.upper() for _, text in self._tokens[self._at : self._at + len(words)]]
         if following != list(words):
             return False
@@ -130,12 +130,14 @@ class _Parser:
             raise Untranslatable(f"{self._word()} instead of {word}")
 
     def end(self) -> None:
+        """Refuse tokens after the end of the expression."""
         if self._at < len(self._tokens):
             raise Untranslatable(self._word())
 
     # --- the grammar, weakest first
 
     def condition(self) -> _Term:
+        """Translate the longest condition that starts here."""
         term = self._all_of()
         while self._took("OR"):
             term = _Term(f"({_truth(term)} OR {_truth(self._all_of())})", "bool")
@@ -214,7 +216,7 @@ class _Parser:
         return self._within(f"({left.sql} {operator} {right.sql})", max(left.bits, right.bits))
 
     def _within(self, text: str, bits: int) -> _Term:
-        """A whole number that PostgreSQL computes in a type of so many bits."""
+        """Return a whole number that PostgreSQL computes in a type of so many bits."""
         self.defined.append(f"{text} BETWEEN {-(2 ** (bits - 1))} AND {2 ** (bits - 1) - 1}")
         return _Term(text, "whole", bits=bits)
 
@@ -320,7 +322,7 @@ class _Parser:
                 return _Term(f"CASE WHEN {first} IS NOT NULL THEN {ours}(CAST({first} AS BLOB)) END", "text")
         if name == "abs" and families == ["number"]:
             return _Term(f"abs({first})", "number")
-        if name == "abs" and families == ["whole"]:  # SQLite's own fails for the least integer
+        if name == "abs" and families == ["whole"]:  # SQLite's own abs() fails for the smallest integer
             return self._within(f"(CASE WHEN {first} < 0 THEN - {first} ELSE {first} END)", arguments[0].bits)
         if name == "coalesce" and len(arguments) > 1 and (set(families) <= {"whole", "number"} or len(set(families)) == 1):
             text = f"coalesce({', '.join(term.sql for term in arguments)})"
@@ -329,7 +331,7 @@ class _Parser:
 
 
 def _number(text: str) -> _Term:
-    """A constant; PostgreSQL takes the smallest of integer, bigint and numeric that holds it."""
+    """Return a constant; PostgreSQL uses the smallest of integer, bigint and numeric that holds it."""
     if "." in text or not -(2**63) <= int(text) < 2**63:
         return _Term(text, "number")
     return _Term(text, "whole", bits=32 if -(2**31) <= int(text) < 2**31 else 64)

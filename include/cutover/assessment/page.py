@@ -1,6 +1,6 @@
-"""The assessment as a page: what blocks first, each finding with its keys and the lines that decide it.
+"""Renders the assessment as a page: blocking findings first, each with its keys and the lines that decide it.
 
-Everything that comes from the source or the plan is escaped here; content was cut and masked when it was found.
+Everything from the source or the plan is escaped here; content was shortened and masked when it was found.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ pre.plan { margin: 2px 0 0; padding: 8px 12px; background: var(--band); border-r
 """
 
 _HEADINGS: dict[Severity, tuple[str, str]] = {
-    "blocks": ("What blocks", "Correct it in the source, or put a decision into the plan where one is offered."),
+    "blocks": ("Blocking", "Correct the source, or add a decision to the plan where one is offered."),
     "decision applied": ("Decided by the plan", "Every row that a decision touches is listed in the run's evidence."),
-    "note": ("To be known", ""),
+    "note": ("Notes", ""),
 }
 
 
 def render_html(assessment: Assessment, plan: Plan) -> str:
-    """The assessment as one HTML page that needs nothing beside itself."""
+    """Render the assessment as one HTML page without external files."""
     body = [f"<style>{_STYLE}</style>", _verdict(assessment, plan)]
     for severity, (heading, advice) in _HEADINGS.items():
         findings = assessment.of(severity)
@@ -69,7 +69,7 @@ def _verdict(assessment: Assessment, plan: Plan) -> str:
         f'<div class="verdict {tone}"><h1>{headline}</h1>'
         f"<p>{escape(plan.application)}: <code>{escape(assessment.source)}</code> against the plan"
         f" <code>{escape(assessment.plan)}</code>. {assessment.rows:,} rows in {len(assessment.tables)} tables,"
-        f" read in {duration(assessment.seconds)}. {decided} decided by the plan, {notes} to be known.</p></div>"
+        f" read in {duration(assessment.seconds)}. {decided} decided by the plan, {notes} notes.</p></div>"
     )
 
 
@@ -108,8 +108,8 @@ def _notes(findings: Sequence[Finding]) -> str:
             f"<td>{escape(finding.value)}{keys}</td><td>{escape(finding.becomes)}{decide}</td></tr>"
         )
     return (
-        '<div class="wide"><table class="notes"><thead><tr><th>Where</th><th>What</th><th class="number">Rows</th>'
-        f"<th>Found</th><th>What became of it</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
+        '<div class="wide"><table class="notes"><thead><tr><th>Where</th><th>Finding</th><th class="number">Rows</th>'
+        f"<th>Found</th><th>In the target</th></tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
     )
 
 
@@ -121,5 +121,5 @@ def _tables(assessment: Assessment) -> str:
     return (
         f"<details><summary>Tables that were read ({len(assessment.tables)})</summary><table><thead><tr><th>Table</th>"
         f'<th class="number">Rows</th></tr></thead><tbody>{rows}</tbody></table></details>'
-        "<p><small>What an assessment cannot find stands in docs/assessment.md.</small></p>"
+        "<p><small>docs/assessment.md lists what an assessment cannot find.</small></p>"
     )

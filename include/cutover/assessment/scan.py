@@ -1,14 +1,13 @@
-"""The pass over one table: SQLite looks at every row, and Python only at what SQLite is not sure of.
+"""Reads one table: SQLite checks every row, and Python only the values that SQLite does not accept.
 
-One query per block of rows counts the rows whose columns all hold values that are certainly fine, and hands over the
-texts and the JSON of the block in one piece. One look at the piece tells whether all text in it is valid and free of NUL,
-and whether its JSON comes out of Python's reader and writer as it went in, so that no key stood twice. Only a block in
-which something does not add up is read row by row, and only the cells that may be the reason.
+One query per block of rows counts the rows in which the conditions of all columns are true, and returns the texts and the
+JSON of the block in one piece. One pass over that piece shows whether all text is valid and free of NUL, and whether the
+JSON is the same after Python has read and written it, so that no key is repeated. Only a block in doubt is read row by row,
+and only the cells in doubt.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,11 +18,11 @@ import apsw
 
 from include.cutover.assessment.columns import AssessedColumn, all_of, any_of
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, column_lines
+from include.cutover.assessment.row_names import RowNames
 from include.cutover.assessment.values import Text, ValueJudge, Verdict
 from include.cutover.decisions.decided_snapshot import text_encoding
-from include.cutover.masking import mask
-from include.cutover.plan.model import ColumnDecision
-from include.cutover.source.schema import TableShape, key_text, quote
+from include.cutover.plan.tables import ColumnDecision
+from include.cutover.source.schema import TableShape, quote
 
 FIRST_BLOCK, LARGEST_BLOCK = 1_000, 20_000  # rows
 BLOCK_BYTES = 1024 * 1024  # of text handed to Python at once
@@ -35,16 +34,19 @@ _LONGEST_KEPT = 10_000
 _DECIDABLE = frozenset(
     {"empty_text", "nul_in_text", "nul_in_json", "not_utf8", "blob_in_text", "number_in_datetime", "not_boolean"}
 )
-_UNUSUAL_NUMBER = re.compile(r"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")  # it may be beyond numeric
+_UNUSUAL_NUMBER = re.compile(r"[0-9]{300}|[0-9][eE][+-]?[0-9]{3}")  # it may be outside the range of numeric
 _ASCII_ONLY = "'*[^' || char(1) || '-' || char(127) || ']*'"
 
 
 @dataclass(frozen=True)
 class RowCheck:
-    """A condition on several columns; ``holds`` is never NULL and true for rows that keep it.
+    """A condition on several columns.
 
     Attributes:
-        becomes: What happens to a row that does not.
+        name: Name of the CHECK.
+        columns: Columns that it reads.
+        holds: SQL condition, never NULL: true for rows that satisfy the CHECK.
+        becomes: The result for a row that does not.
     """
 
     name: str
@@ -67,6 +69,7 @@ class _Group:
     meanings: frozenset[str] | None = None
 
     def add(self, verdict: Verdict, cell: Any) -> None:
+        """Add a value with this verdict."""
         self.rows += 1
         self.longest = max(self.longest, verdict.length)
         short = not isinstance(cell, bytes) or len(cell) < _LONGEST_KEPT
@@ -79,39 +82,19 @@ class _Group:
         self.meanings = verdict.meanings if self.meanings is None else self.meanings & verdict.meanings
 
 
-class RowNames:
-    """How the rows of a table are named to a person: by the primary key, unless that is secret, NULL or not there."""
-
-    def __init__(self, shape: TableShape, secret: Sequence[str], encoding: str = "utf-8") -> None:
-        self._names, self._encoding = shape.key, encoding
-        self._hidden = bool(set(shape.key) & set(secret))
-        self._has_rowid = shape.rowid is not None
-        cells = [*(quote(name) for name in shape.key), *([shape.rowid] if shape.rowid else [])]
-        #: Results to select; text comes as bytes, because it may not be UTF-8.
-        self.results = [f"CASE typeof({cell}) WHEN 'text' THEN CAST({cell} AS BLOB) ELSE {cell} END" for cell in cells]
-
-    def __call__(self, cells: Sequence[Any]) -> str:
-        key = cells[: len(self._names)]
-        if key and not self._hidden and None not in key:
-            return mask(key_text(self._names, [self._decoded(cell) for cell in key]))
-        if self._has_rowid:
-            return f"rowid={cells[-1]}"
-        if key:
-            return f"a row whose key has SHA-256 {hashlib.sha256(repr(key).encode()).hexdigest()[:16]}"
-        return "a row without a key"
-
-    def _decoded(self, cell: Any) -> Any:
-        return cell.decode(self._encoding, "backslashreplace") if isinstance(cell, bytes) else cell
-
-
 class TableScan:
-    """Reads one table of a snapshot once.
+    """One pass over a table of a snapshot.
 
     Args:
         conn: The snapshot.
-        columns: The columns that have a way into the target.
+        shape: Name and keys of the table.
+        columns: The columns that the copy can carry over.
         checks: Conditions on whole rows.
-        on_rows: Called with the number of rows after every block.
+        secret: Columns whose content is never shown.
+        on_rows: Called with the number of rows read after every block.
+
+    Attributes:
+        rows: Rows read so far.
     """
 
     def __init__(
@@ -141,10 +124,10 @@ class TableScan:
         ]
         text, document = _together(texts, "char(30)"), _together(documents, "','")
         sure = "count(*)" if certain == "true" else f"count(CASE WHEN {certain} THEN 1 END)"
-        self._looked_at = f"count(*), {sure}, {text}, {document}"
+        self._measured = f"count(*), {sure}, {text}, {document}"
 
     def run(self) -> list[Finding]:
-        """Look at all rows; what was found, by column.
+        """Check all rows and return the findings by column.
 
         Raises:
             apsw.Error: When the snapshot cannot be read.
@@ -158,7 +141,7 @@ class TableScan:
                 bad_text = bad_text or not self._is_text(text)
                 bad_json = bad_json or not self._is_plain_json(documents)
             if sure < rows or bad_text or bad_json:
-                self._look_closely(where, bindings, bad_text, bad_json)
+                self._examine(where, bindings, bad_text, bad_json)
             self.rows += rows
             if self._on_rows is not None:
                 self._on_rows(self.rows)
@@ -175,8 +158,8 @@ class TableScan:
         if lower is None:
             return
         size = FIRST_BLOCK
-        query = f"SELECT {self._looked_at} FROM {self._table} WHERE {rowid} >= ? AND {rowid} < ?"  # noqa: S608
-        rest = f"SELECT {self._looked_at} FROM {self._table} WHERE {rowid} >= ?"  # noqa: S608
+        query = f"SELECT {self._measured} FROM {self._table} WHERE {rowid} >= ? AND {rowid} < ?"  # noqa: S608
+        rest = f"SELECT {self._measured} FROM {self._table} WHERE {rowid} >= ?"  # noqa: S608
         bound = f"SELECT {rowid} FROM {self._table} WHERE {rowid} >= ? ORDER BY {rowid} LIMIT 1 OFFSET ?"  # noqa: S608
         while lower is not None:
             self._conn.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST_BLOCK if size > 1 else _LONGEST_VALUE)
@@ -196,12 +179,12 @@ class TableScan:
             lower = upper
 
     def _by_position(self) -> list[tuple[int, int, bytes | None, bytes | None]]:
-        """All blocks of a table that no rowid orders, in one query; SQLite sorts the rows into them."""
+        """Read all blocks of a table without a rowid in one query; SQLite numbers the rows."""
         size = FIRST_BLOCK
         while True:
             self._conn.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST_BLOCK if size > 1 else _LONGEST_VALUE)
             query = (
-                f"SELECT {self._looked_at} FROM "  # noqa: S608
+                f"SELECT {self._measured} FROM "  # noqa: S608
                 f'(SELECT *, (row_number() OVER () - 1) / {size} AS "cutover block" FROM {self._table}) '
                 'GROUP BY "cutover block"'
             )
@@ -224,7 +207,7 @@ class TableScan:
             return False
 
     def _is_plain_json(self, data: bytes | None) -> bool:
-        """Whether all documents are what jsonb takes, and no key stands twice in any object."""
+        """Return True when all documents are valid jsonb and no object repeats a key."""
         if data is None:
             return True
         try:
@@ -235,7 +218,7 @@ class TableScan:
             written = json.dumps(content, ensure_ascii=False, separators=(",", ":"))
             written.encode()  # half a surrogate pair has no encoding
             if text not in (written, json.dumps(content, separators=(",", ":"))):
-                # Another writer's spelling, or a key was lost: now Python has to look at every object.
+                # Written differently, or a repeated key was lost: Python checks every object.
                 json.loads(text, object_pairs_hook=_with_keys_once)
         except (ValueError, RecursionError):
             return False
@@ -243,8 +226,8 @@ class TableScan:
 
     # --- rows
 
-    def _look_closely(self, where: str, bindings: tuple[int, ...], bad_text: bool, bad_json: bool) -> None:
-        """Read the cells of a block that may be the reason, and judge each."""
+    def _examine(self, where: str, bindings: tuple[int, ...], bad_text: bool, bad_json: bool) -> None:
+        """Read the cells in doubt of a block and judge each."""
         self._conn.limit(apsw.SQLITE_LIMIT_LENGTH, _LONGEST_VALUE)
         doubts = [self._doubt(column, bad_text, bad_json) for column in self._columns]
         broken = [f"NOT ({check.holds})" for check in self._checks]
@@ -277,7 +260,7 @@ class TableScan:
             return f"({x} IS NOT NULL)"
         doubt = f"NOT ({column.accepted})"
         if bad_text and column.is_text:
-            # What is not plain ASCII may be the reason. length() ends at the first NUL.
+            # Text that is not plain ASCII is in doubt. length() ends at the first NUL.
             unit = 1 if self._encoding == "utf-8" else 2
             plain = f"{x} NOT GLOB {_ASCII_ONLY} AND octet_length({x}) = {unit} * length({x})"
             doubt = f"({doubt} OR ({x} IS NOT NULL AND NOT ({plain})))"
@@ -285,7 +268,7 @@ class TableScan:
 
     def _judged(self, index: int, kind: str, cell: Any) -> tuple[Verdict, ...]:
         remembered = self._remembered[index]
-        name = (kind, repr(cell) if cell == 0 else cell)  # 0.0 equals -0.0, and its verdict may be another one
+        name = (kind, repr(cell) if cell == 0 else cell)  # 0.0 equals -0.0, but their verdicts may differ
         known = remembered.get(name)
         if known is None:
             if index not in self._judges:
@@ -324,16 +307,16 @@ class TableScan:
         return found
 
     def _decision(self, column: AssessedColumn, group: _Group) -> str:
-        """The lines that would decide it; empty where no decision is allowed, or none would help."""
+        """Return the lines of a decision; empty where none is allowed or none would help."""
         decision, why = _suggested(column, group)
         if not decision or not self._helps(column, group, decision):
             return ""
         if "boolean" in decision and column.secret:
-            decision, why = {"boolean": {"the value": True}}, "each value of this secret column, as the application means it"
+            decision, why = {"boolean": {"the value": True}}, "each value of this secret column, as the application uses it"
         return column_lines(self._shape.table, column.name, decision, why)
 
     def _helps(self, column: AssessedColumn, group: _Group, decision: Mapping[str, Any]) -> bool:
-        """Whether some of the values would get by with it, or with one more decision."""
+        """Return True when some of the values would pass with the decision, or with one more."""
         made = column.decision or ColumnDecision()
         words = {**(made.boolean or {}), **decision.get("boolean", {})}
         tried = replace(column, decision=made.model_copy(update={**decision, "boolean": words or None}))
@@ -343,7 +326,7 @@ class TableScan:
 
 
 def _suggested(column: AssessedColumn, group: _Group) -> tuple[dict[str, Any], str]:
-    """A decision for the values of a group, and what to think of before it is taken; nothing where there is none."""
+    """Return a decision for the values of a group and a comment on it; both empty where there is none."""
     code = group.first.code
     if code == "empty_text":
         return {"empty_as_null": True}, ""
@@ -352,13 +335,13 @@ def _suggested(column: AssessedColumn, group: _Group) -> tuple[dict[str, Any], s
     if code == "blob_in_text" and group.meanings:
         return {"encoding": "utf-8"}, ""
     if code == "not_utf8" and group.first.value == "text that is not UTF-8":
-        return {"encoding": "latin-1"}, "or cp1251 or another: the one that the application wrote"
+        return {"encoding": "latin-1"}, "or another that the application used, such as cp1251"
     if code == "number_in_datetime" and group.meanings:
         meant = next(name for name in ("unix", "unix_ms", "julian") if name in group.meanings)
         return {"datetime": meant}, "if that is what the application wrote"
     if code == "not_boolean" and group.first.value != "blob":
         more = "" if group.all_words else "; there are more values, or some that cannot be shown"
-        return {"boolean": {word: _usual_truth(word) for word in group.words}}, f"as the application means them{more}"
+        return {"boolean": {word: _usual_truth(word) for word in group.words}}, f"as the application uses them{more}"
     return {}, ""
 
 
@@ -372,7 +355,7 @@ def _usual_truth(text: str) -> bool:
 
 
 def _together(expressions: Sequence[str], separator: str) -> str:
-    """The values of a block in one piece, as bytes; NULL where there are none."""
+    """Return SQL for the values of a block in one piece, as bytes; NULL where there are none."""
     if not expressions:
         return "NULL"
     groups = [f"concat_ws({separator}, {', '.join(expressions[at : at + 100])})" for at in range(0, len(expressions), 100)]

@@ -1,4 +1,4 @@
-"""What the source is measured by: the target as the plan's SQL makes it, read from the catalog of a scratch schema."""
+"""Reads the target that the plan's SQL makes from the catalog of a scratch schema."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from include.cutover.target.schema import PlannedSchema
 
 @dataclass(frozen=True)
 class TargetCheck:
-    """A CHECK or EXCLUDE of a table, or the CHECK of a domain that one of its columns has."""
+    """A CHECK or EXCLUDE of a table, or the CHECK of the domain of a column."""
 
     name: str
     table: str
@@ -29,13 +29,15 @@ class TargetTable:
     """A table of the target.
 
     Attributes:
-        columns: In the table's order, as the copy sees them.
-        details: Defaults and identity of each.
-        labels: Of the enumeration, for columns that have one.
-        collations: Of columns whose collation is not the database's.
+        name: Name of the table.
+        columns: Columns in the table's order, as the copy sees them.
+        details: Defaults and identity of each column.
+        labels: Labels of the enumeration, by column.
+        collations: Collations that are not the database's, by column.
+        indexes: Indexes of the table.
         checks: CHECK constraints of the table itself.
-        others: Constraints that no translation is tried for.
-        sequences: Columns that a sequence fills, with the greatest number that it gives; None where it does not ascend.
+        others: Constraints that are not translated.
+        sequences: Columns that a sequence fills, with its greatest number; None where it does not ascend.
     """
 
     name: str
@@ -56,12 +58,14 @@ class TargetTable:
 
 @dataclass(frozen=True)
 class Target:
-    """What the SQL files of a plan make.
+    """The target that the SQL files of a plan make.
 
     Attributes:
+        tables: Tables by name.
+        foreign_keys: Foreign keys of all tables.
         views: Names of views and materialised views.
-        triggers: Table and name of each.
-        triggers_at_load: Those of them that are there for INSERT while the tables are filled.
+        triggers: Table and name of each trigger.
+        triggers_at_load: Triggers for INSERT that exist while the tables are filled.
     """
 
     tables: Mapping[str, TargetTable]
@@ -72,7 +76,7 @@ class Target:
 
     @property
     def planned(self) -> PlannedSchema:
-        """The same as the decisions want it."""
+        """The same in the form that the decisions need."""
         return PlannedSchema(
             columns={table: list(made.details.values()) for table, made in self.tables.items()},
             primary_keys={table: list(made.primary_key) for table, made in self.tables.items()},
@@ -81,7 +85,7 @@ class Target:
 
 
 def read_target(conninfo: str, sql_folder: Path) -> Target:
-    """Try the plan's SQL in scratch schemas and read the catalog there; everything is rolled back.
+    """Run the plan's SQL in scratch schemas and read the catalog there; everything is rolled back.
 
     Raises:
         The errors of ``migrations.rehearsal``: faults in the files, a server that does not answer or cannot be the target.
@@ -225,7 +229,7 @@ _TRIGGERS = """
     WHERE namespace.nspname = %(schema)s AND NOT trigger.tgisinternal
 """
 
-# As the copy asks for them: whatever is called for INSERT, unless it is switched off.
+# As the copy checks them: every trigger for INSERT that is not disabled.
 _TRIGGERS_AT_LOAD = """
     SELECT class.relname, trigger.tgname
     FROM pg_trigger AS trigger

@@ -1,24 +1,23 @@
-"""What becomes of one value: whether it can be carried over, with or without a decision, and what it is called if not.
+"""Judges single values: whether each can be carried over, with or without a decision, and the code of the finding if not.
 
-This is the exact look at values that the fast conditions do not know. It asks the copy's own conversion and the proof's own
-canonical form, so that what passes here passes there, and adds what only PostgreSQL itself would refuse.
+This is the exact check of values that the fast conditions do not accept. It uses the copy's own conversion and the proof's
+own canonical form, so that a value that passes here passes there, and adds the checks that only PostgreSQL itself makes.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass, field, replace
-from datetime import date, datetime, timedelta
-from decimal import Decimal, InvalidOperation
 from fractions import Fraction
 from typing import Any
 
 import apsw
 
+from include.cutover.assessment import moments
 from include.cutover.assessment.columns import INTEGERS, TEXTS, TIMES, AssessedColumn, type_name
 from include.cutover.assessment.findings import Severity, cut
+from include.cutover.assessment.json_text import json_fault
 from include.cutover.copying.conversion import NotConvertible
 from include.cutover.proof import canonical
 
@@ -27,32 +26,22 @@ class Text(bytes):
     """The bytes of a value that SQLite calls text."""
 
 
-# numeric's own limits: digits before and after the point
-_MOST_DIGITS, _MOST_FRACTION = 131_072, 16_383
-
-_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  # in UTC, printed without an offset, as applications write it
-_JULIAN_EPOCH = Fraction(4881175, 2)  # Julian day of 1970-01-01 00:00
-_PLAUSIBLE = {  # 1980 to 2100
-    "unix": (315_532_800, 4_102_444_800),
-    "unix_ms": (315_532_800_000, 4_102_444_800_000),
-    "julian": (2_444_239.5, 2_488_069.5),
-}
 _ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
-_NUMBER_IN_TEXT = re.compile(r"-?[0-9](?:[0-9]*\.)?[0-9]*(?<!\.)")
-_MIDNIGHT = re.compile(r"24:00(?::00(?:\.0+)?)?(?: ?(?:[Zz]|[+-]\d\d:\d\d))?")
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What was found in one value.
+    """A finding about one value.
 
     Attributes:
-        value: Its class.
-        example: Its content, cut; empty in a secret column.
-        becomes: What becomes of it, or why it cannot become anything.
-        length: Characters, where a length was exceeded.
-        meanings: What a number in a date column may mean.
-        word: A value of a boolean column as a plan would name it, empty where that cannot be shown. May be a secret.
+        code: Code of the finding.
+        severity: Severity of the finding.
+        value: Class of the value.
+        example: Content of the value, shortened; empty in a secret column.
+        becomes: Its result in the target, or why there is none.
+        length: Length in characters, where a limit was exceeded.
+        meanings: Possible meanings of a number in a date column.
+        word: A value of a boolean column as a plan would name it; empty where that cannot be shown. May be a secret.
     """
 
     code: str
@@ -69,7 +58,8 @@ class ValueJudge:
     """Judges the values of one column.
 
     Args:
-        encoding: The database's, as Python names it.
+        column: The column.
+        encoding: Encoding of the database, as Python names it.
     """
 
     def __init__(self, column: AssessedColumn, encoding: str) -> None:
@@ -81,9 +71,9 @@ class ValueJudge:
         self._in_source = canonical.of_column("x", type_name(column.target)).in_source
 
     def __call__(self, cell: Any) -> tuple[Verdict, ...]:
-        """What was found, in the order in which it is dealt with; empty for a value that is fine."""
+        """Return the findings about a value, in the order in which decisions apply; empty for a valid value."""
         if cell is None:
-            refused = "the target's NOT NULL refuses it"
+            refused = "refused by the target's NOT NULL"
             return (Verdict("null_in_not_null", "blocks", "NULL", "", refused),) if self._column.target.not_null else ()
         verdicts: list[Verdict] = []
         value = cell
@@ -97,7 +87,7 @@ class ValueJudge:
             verdicts = [_refused(item) if item.severity == "decision applied" else item for item in verdicts]
         return tuple(verdicts)
 
-    # --- decisions, in the order in which they are carried out; None ends it
+    # --- decisions, in the order in which they are carried out; None ends the judgement
 
     def _read(self, value: Any, verdicts: list[Verdict]) -> Any:
         if isinstance(value, Text):
@@ -112,7 +102,7 @@ class ValueJudge:
         shown = value.decode(self._encoding, "backslashreplace")
         wanted = self._column.decision.encoding if self._column.decision else None
         if wanted is None:
-            why = "nothing: it is no text as it stands"
+            why = "nothing: it is not text in this encoding"
             self._add(verdicts, code, "blocks", kind, shown, why, meanings=_readable_as(value))
             return None
         for name in ("utf-8", wanted):
@@ -148,29 +138,31 @@ class ValueJudge:
         target = self._column.target
         not_null = "the target's" if target.not_null else "the source's" if self._column.source.not_null else ""
         if self._column.decision is None or not self._column.decision.empty_as_null:
-            self._add(verdicts, "empty_text", "blocks", "empty text", "", f"nothing: it is no {target.type}")
+            self._add(verdicts, "empty_text", "blocks", "empty text", "", f"nothing: it is not a value of {target.type}")
         elif not_null:
-            self._add(verdicts, "empty_text", "blocks", "empty text", "", f"NULL, which {not_null} NOT NULL refuses")
+            self._add(verdicts, "empty_text", "blocks", "empty text", "", f"NULL, refused by {not_null} NOT NULL")
         else:
             self._add(verdicts, "empty_text", "decision applied", "empty text", "", "NULL")
         return None
 
     def _moment(self, value: Any, verdicts: list[Verdict]) -> Any:
-        in_text = isinstance(value, str) and _NUMBER_IN_TEXT.fullmatch(value) is not None
+        in_text = isinstance(value, str) and moments.is_number(value)
         if self._base not in TIMES or not (in_text or isinstance(value, int | float)):
             return value
         kind = "number as text" if in_text else "integer" if isinstance(value, int) else "real"
         meaning = self._column.decision.datetime if self._column.decision else None
         if meaning is None or meaning == "iso" or self._base == "time":
-            meanings = frozenset() if self._base == "time" else _meanings(value, self._base)
-            possible = [f"{moment(value, name, self._base)} as {name}" for name in _PLAUSIBLE if name in meanings]
-            why = "unknown: it may be " + " or ".join(possible) if possible else "unknown: it is no usual count of time"
+            meanings = frozenset() if self._base == "time" else moments.possible_meanings(value, self._base)
+            possible = [
+                f"{moments.moment(value, name, self._base)} as {name}" for name in moments.MEANINGS if name in meanings
+            ]
+            why = "unknown: it may be " + " or ".join(possible) if possible else "unknown: not a usual count of time"
             why = "unknown" if self._column.secret else why
             self._add(verdicts, "number_in_datetime", "blocks", kind, str(value), why, meanings=meanings)
             return None
-        text = moment(value, meaning, self._base)
+        text = moments.moment(value, meaning, self._base)
         if text is None:
-            why = f"nothing: no {self._column.target.type} of the years 1 to 9999 as {meaning}"
+            why = f"nothing: as {meaning}, it is not a {self._column.target.type} of the years 1 to 9999"
             self._add(verdicts, "number_in_datetime", "blocks", kind, str(value), why)
             return None
         self._add(verdicts, "number_in_datetime", "decision applied", kind, str(value), f"read as {meaning}", text)
@@ -183,12 +175,12 @@ class ValueJudge:
         decided = (self._column.decision.boolean if self._column.decision else None) or {}
         text = str(self._connection.execute("SELECT CAST(? AS TEXT)", (value,)).get) if kind != "blob" else ""
         if kind == "blob" or text not in decided:
-            self._add(verdicts, "not_boolean", "blocks", kind, text, "nothing: only 0 and 1 are sure")
+            self._add(verdicts, "not_boolean", "blocks", kind, text, "nothing: only 0 and 1 are booleans")
             if self._column.secret or cut(text) == text:
                 verdicts[-1] = replace(verdicts[-1], word=text)
             return None
         if self._column.makes_reals:
-            why = f"nothing: a column declared {self._column.source.declared_type} keeps no integers"
+            why = f"nothing: a column declared {self._column.source.declared_type} cannot hold integers"
             self._add(verdicts, "not_boolean", "blocks", kind, text, why)
             return None
         truth = decided[text]
@@ -213,10 +205,10 @@ class ValueJudge:
             becomes = f"{becomes}: {cut(result)}"
         verdicts.append(Verdict(code, severity, value, cut(example), becomes, 0, meanings))
 
-    # --- what stands in the way
+    # --- objections to the decided value
 
     def _objections(self, value: Any) -> list[Verdict]:
-        """Why the value, after all decisions, cannot be carried over; or what is to be known about it."""
+        """Return why the value, after all decisions, cannot be carried over, and notes about it."""
         kind = _kind(value)
         if kind == "real" and math.isinf(value):
             kind = "infinite real"
@@ -239,8 +231,8 @@ class ValueJudge:
             if limit is not None and abs(Fraction(value)) >= Fraction(10) ** limit:
                 return object_("out_of_range", f"nothing: {self._column.target.type} ends below 10^{limit}")
         elif self._base in TIMES:
-            if not _is_real(value, self._base):
-                return object_("not_a_datetime", "nothing: there is no such day or hour")
+            if not moments.exists(value, self._base):
+                return object_("not_a_datetime", "nothing: this day or hour does not exist")
         elif self._column.target.is_enum:
             if value not in self._column.labels:
                 return object_("not_in_enum", f"nothing: the labels are {cut(', '.join(self._column.labels))}")
@@ -249,18 +241,18 @@ class ValueJudge:
             if fault:
                 return object_("invalid_json", f"nothing: {fault}")
             if twice and self._base == "jsonb":
-                object_("duplicate_json_keys", "of equal keys the last", "note")
+                object_("duplicate_json_keys", "the last of equal keys", "note")
         elif kind == "infinite real":
-            return object_("infinity", "infinity, as it is", "note")
+            return object_("infinity", "infinity, unchanged", "note")
         limit = self._column.index_limit
         if limit is not None and len(value.encode() if isinstance(value, str) else value) > limit:
             object_("long_in_index", "refused by the index, unless it compresses well", "note", len(value))
         if not self._provable(value):
-            return object_("unprovable_value", "a value that the proof of equal content does not know")
+            return object_("unprovable_value", "a value that the proof of equal content cannot compare")
         return found
 
     def _named(self, kind: str, value: Any) -> tuple[str, int]:
-        """The code of a value that the copy refuses, and its length where that is the reason."""
+        """Return the code of a value that the copy refuses, and its length where that is the reason."""
         base = self._base
         if base in INTEGERS or base in ("float8", "numeric"):
             if kind in ("text", "empty text"):
@@ -299,13 +291,6 @@ def _kind(value: Any) -> str:
     return {int: "integer", float: "real", str: "text"}.get(type(value), "blob")
 
 
-def _meanings(value: float | str, base: str) -> frozenset[str]:
-    """What a number may count, if it means a time in our days that the target's type can hold."""
-    number = Decimal(value)
-    possible = (name for name, (least, most) in _PLAUSIBLE.items() if least <= number <= most)
-    return frozenset(name for name in possible if moment(value, name, base) is not None)
-
-
 def _readable_as(data: bytes) -> frozenset[str]:
     try:
         data.decode()
@@ -325,89 +310,3 @@ def _stopped(verdicts: list[Verdict]) -> bool:
 
 def _content(value: Any) -> str:
     return f"x'{value[:40].hex()}'" if isinstance(value, bytes) else str(value)
-
-
-def moment(value: float | str, meaning: str, base: str = "timestamptz") -> str | None:
-    """The date and time that a number means, in UTC as text; None beyond the years 1 to 9999.
-
-    Reals are read to the nearest microsecond, Julian days to the millisecond: a REAL of that size holds no more.
-
-    Args:
-        value: A number, or its decimal digits.
-        base: ``date`` takes midnights only.
-    """
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    number = Fraction(Decimal(value) if isinstance(value, str) else value)
-    if meaning == "julian":
-        microseconds = round((number - _JULIAN_EPOCH) * 86_400_000) * 1000
-    else:
-        exact = number * (1_000_000 if meaning == "unix" else 1000)
-        if isinstance(value, str) and exact.denominator != 1:
-            return None
-        microseconds = round(exact)
-    try:
-        found = _EPOCH + timedelta(microseconds=microseconds)
-    except OverflowError:
-        return None
-    if base == "date":
-        return found.date().isoformat() if found == datetime.combine(found.date(), datetime.min.time()) else None
-    return found.isoformat(" ", "microseconds")
-
-
-def _is_real(text: str, base: str) -> bool:
-    """Whether the calendar and the clock have it. The copy leaves that to PostgreSQL."""
-    clock = text if base == "time" else text[11:]
-    if clock.startswith("24") and not _MIDNIGHT.fullmatch(clock):
-        return False
-    try:
-        return base == "time" or bool(date.fromisoformat(text[:10]))
-    except ValueError:
-        return False
-
-
-# --- JSON ---------------------------------------------------------------------------------------------------------------
-
-
-def json_fault(text: str) -> tuple[str, bool]:
-    """Why jsonb would not take the text, empty where it does; and whether an object in it has a key twice."""
-    twice = False
-
-    def keep(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        nonlocal twice
-        kept = dict(pairs)
-        twice = twice or len(kept) != len(pairs)
-        return kept
-
-    decoder = json.JSONDecoder(object_pairs_hook=keep, parse_float=_number, parse_int=_number, parse_constant=_no_constant)
-    try:
-        json.dumps(decoder.decode(text), ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return "it holds half a surrogate pair", twice
-    except _OutOfRange:
-        return "a number in it is beyond numeric", twice
-    except RecursionError:
-        return "it is nested too deeply", twice
-    except ValueError:
-        return "it is not valid JSON", twice
-    return "", twice
-
-
-class _OutOfRange(ValueError):
-    pass
-
-
-def _number(text: str) -> str:
-    """The text of a number that numeric holds."""
-    try:
-        value = Decimal(text)
-    except InvalidOperation:
-        raise _OutOfRange from None
-    exponent = value.as_tuple().exponent
-    if not isinstance(exponent, int) or -exponent > _MOST_FRACTION or (value and value.adjusted() >= _MOST_DIGITS):
-        raise _OutOfRange
-    return text
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(name)

@@ -1,13 +1,14 @@
 """The rollback without Airflow, for when Airflow itself is down: the same steps, the same evidence.
 
-It needs the evidence folder and the plan frozen in it, and the rights to the application's files. The target is put aside
-where it can be reached; where not, that stays pending, as it does in a rollback by Airflow. Nobody is told: notices are
-recorded, and sent by whoever runs this, or by the outbox once Airflow is back.
+It needs the evidence folder with the frozen plan, and access to the application's files. It sets aside the target's schema
+where it can reach the target; otherwise that stays pending, as in a rollback by Airflow. It sends no notices: they are
+recorded, and the operator sends them, or the outbox once Airflow is back.
 """
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import os
 import time
@@ -44,17 +45,18 @@ NAME = "break_glass"
 TRIES = 3
 PAUSE_SECONDS = 2.0
 
-Told = Callable[[str, Report | None], None]
-"""Called with a step's name when it begins, and with its report when it ended."""
+OnStep = Callable[[str, Report | None], None]
+"""Called with a step's name when it begins, and again with its report when it ends."""
 
 
 @dataclass(frozen=True)
 class EndsOfEvidence:
-    """The ends of a run from its evidence, and from what the caller gives. See ``steps.step.Ends``.
+    """The ends of a run, from its evidence and from the caller; see ``steps.step.Ends``.
 
     Attributes:
+        evidence: Evidence of the run.
         source: The SQLite file; from the evidence when left out.
-        target: libpq connection string; from the environment's ``AIRFLOW_CONN_…`` when left out.
+        target: libpq connection string; from ``AIRFLOW_CONN_…`` in the environment when left out.
     """
 
     evidence: Evidence
@@ -62,23 +64,23 @@ class EndsOfEvidence:
     target: str | None = None
 
     def source_path(self, plan: Plan) -> Path:
-        """The SQLite file that the run was opened on."""
+        """Return the SQLite file of the run."""
         opened = self.evidence.last("run.opened") or {}
         found = self.source or opened.get("source")
         if not found:
             raise CannotCheck(
-                "the evidence does not say which SQLite file it was",
+                "the evidence does not name the SQLite file",
                 where=str(self.evidence.folder),
-                do="Name it with --source.",
+                do="Give it with --source.",
             )
         return Path(found)
 
     def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        """The target as it was given, or from the environment."""
+        """Return the connection string of the target, as given or from the environment."""
         given = self.target or environment.conninfo(plan.connections.target)
         if given is None:
             raise CannotCheck(
-                "nothing says how to log in to the target",
+                "there is no log-in for the target",
                 where=f"connection {plan.connections.target}",
                 expected=f"--target, or {environment.variable(plan.connections.target)} in the environment",
             )
@@ -87,24 +89,24 @@ class EndsOfEvidence:
         return make_conninfo(conninfo, application_name=application_name[:63], connect_timeout=10)
 
     def application_role(self, plan: Plan) -> str | None:
-        """The role that the run recorded when it took the target."""
+        """Return the application's role, as the run recorded it when it took the target."""
         event = self.evidence.last("lease.target") or {}
         return event.get("application_role")
 
     def application_url(self, plan: Plan) -> str:
-        """Going back needs no address of the target."""
-        raise Refused("the application is not pointed at the target by a rollback", where=plan.name)
+        """Refuse: a rollback does not need the URL of the target."""
+        raise Refused("a rollback does not point the application at the target", where=plan.name)
 
     def channels(self, plan: Plan) -> Sequence[Channel]:
-        """None: the channels are Airflow's connections."""
+        """Return none: the channels are Airflow's connections."""
         return []
 
     def identities(self) -> Identities:
-        """Nobody's: no gate is asked without Airflow."""
+        """Return none: gates are not asked without Airflow."""
         return Identities({}, "no Airflow", "")
 
     def remote(self, plan: Plan, connection: str) -> Ssh:
-        """The host of an SSH connection of the environment."""
+        """Return the host of an SSH connection from the environment."""
         return environment.host(connection, unverified=plan.connections.ssh_unverified)
 
 
@@ -116,23 +118,26 @@ def rollback(
     by: str,
     source: Path | None = None,
     target: str | None = None,
-    tell: Told = lambda _name, _report: None,
+    on_step: OnStep = lambda _name, _report: None,
 ) -> Report:
-    """Roll back the run whose evidence is in ``folder``. Safe to call again after it failed or was killed.
+    """Roll back the run whose evidence is in ``folder``. Run it again after it failed or was killed.
 
     Args:
-        plan: The plan's name.
-        by: Who asks; stands in the evidence.
-        source: The SQLite file, where it is elsewhere than the evidence says.
-        target: libpq connection string.
+        plan: Name of the plan.
+        folder: Evidence folder of the run.
+        reason: Reason, for the evidence.
+        by: Name of the person who asks, for the evidence.
+        source: The SQLite file; its path in the evidence when left out.
+        target: libpq connection string; from the environment when left out.
+        on_step: Called at the begin and the end of each step.
 
     Returns:
         The report of the closed run.
 
     Raises:
-        CannotCheck: When the folder holds no evidence of that plan.
+        CannotCheck: When the folder does not hold evidence of that plan.
         Refused: When there is nothing to roll back.
-        CutoverError: When a step did not come to its end; the run is sealed as failed, and calling again goes on.
+        CutoverError: When a step failed; the run is sealed as failed, and another call continues the rollback.
     """
     evidence, opened = _run_in(folder, plan)
     caller = Caller(dag_id=NAME, run_id=_own_run_id(), actor=by, params={"reason": reason, "run_id": opened["run_id"]})
@@ -140,9 +145,9 @@ def rollback(
     frozen = frozen_plan(evidence)
 
     def perform(name: str, body: Body, arguments: Mapping[str, Any] | None = None) -> Report:
-        tell(name, None)
+        on_step(name, None)
         report = _with_patience(lambda: _attempt(Step(plan, name, caller, ends, frozen), body, arguments))
-        tell(name, report)
+        on_step(name, report)
         if report.outcome == "failed":
             raise StepFailed(report.failure, where=name)
         return report
@@ -153,13 +158,10 @@ def rollback(
     try:
         perform(runbook.OPEN_ROLLBACK, open_rollback, {"anybody": True})
         try:
-            if has_touched(evidence.events()):
-                for row in runbook.way(ROLLBACK):
-                    perform(row.name, steps_rollback.BODIES[row.name])
-            else:
-                perform(runbook.GIVE_UP, steps_rollback.give_up)
+            for name, body in _steps(evidence):
+                perform(name, body)
         except CutoverError:
-            # Whatever stopped it, the run is closed as what it is; it is not for its closing to hide the reason.
+            # After any failure the run is closed as it is; an error of the closing must not hide the reason.
             try:
                 close()
             except CutoverError as error:
@@ -170,12 +172,19 @@ def rollback(
         _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
 
 
+def _steps(evidence: Evidence) -> list[tuple[str, Body]]:
+    """Return name and body of the steps that bring the application back."""
+    if not has_touched(evidence.events()):
+        return [(runbook.GIVE_UP, steps_rollback.give_up)]
+    return [(row.name, steps_rollback.BODIES[row.name]) for row in runbook.way(ROLLBACK)]
+
+
 def _attempt(step: Step, body: Body, arguments: Mapping[str, Any] | None) -> Report:
     return run(step, body, runbook.terms_of(step.name, step.plan), arguments)
 
 
 def _give_to_owner(folder: Path, own: Path) -> None:
-    """What root wrote into the evidence belongs to whom the evidence belongs: Airflow goes on with it later."""
+    """Give files that root wrote into the evidence to its owner, because Airflow continues with them later."""
     owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
@@ -187,16 +196,23 @@ def _give_to_owner(folder: Path, own: Path) -> None:
 
 
 def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = None) -> str:
-    """Close a run whose application was brought back to SQLite by hand, so that nothing of it acts any more.
+    """Close a run whose application was restored on SQLite by hand, so that no part of the run acts any more.
 
-    Nothing but the evidence and the leases is changed. The target is shut out and put aside before any later run may start.
+    It changes only the evidence and the leases. Before a later run may start, the application is kept out of the target and
+    its schema is set aside.
+
+    Args:
+        folder: Evidence folder of the run.
+        reason: What was done by hand, for the evidence.
+        by: Name of the person who asks, for the evidence.
+        source: The SQLite file; its path in the evidence when left out.
 
     Returns:
         The run id.
 
     Raises:
-        CannotCheck: When the folder holds no evidence of a run.
-        Refused: When the run is closed already, or its fence still stands around the database.
+        CannotCheck: When the folder does not hold evidence of a run.
+        Refused: When the run is closed already, or its fence is still around the database.
     """
     evidence, opened = _run_in(folder)
     run_id, plan = str(opened["run_id"]), str(opened["plan"])
@@ -209,23 +225,23 @@ def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = N
         raise Refused(
             "the database is still fenced",
             where=str(database),
-            expected="a database on which the application runs",
+            expected="a database without a fence, on which the application runs",
             found=state.detail,
-            do="Use the rollback. If the backup is in place, remove the fence's note beside it.",
+            do="Use the command rollback. If the backup is already restored, remove the fence's note beside the database.",
         )
     holder = f"{NAME}/{_own_run_id()}"
     lease.take_over(plan, run_id, holder)
     claims.wait_for_others(plan, lambda: lease.holds(plan, run_id, holder))
     evidence.append("rollback.asked", by=by, reason=reason, holder=holder)
     evidence.append("target.pending", run_id=run_id)
-    rows_since_go_live.record_unknown(evidence, "the way back was by hand, and nobody counted")
+    rows_since_go_live.record_unknown(evidence, "the rollback was by hand, without a count")
     source_lease.release(database, run_id)
     evidence.append("sealed", outcome="rolled_back", summary=f"rolled back by hand: {reason}", by=holder)
     return run_id
 
 
 def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
-    """The evidence in a folder and how its run was opened; from here on the evidence root is the folder's."""
+    """Return the evidence in a folder and the event of its opening; the evidence root becomes that of the folder."""
     folder = folder.resolve()
     evidence = Evidence(folder)
     opened = evidence.last("run.opened")
@@ -233,16 +249,21 @@ def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
         opened is None
         or folder.parent.name != opened["plan"]
         or plan not in (None, opened["plan"])
-        or opened.get("rehearsal")  # it worked on a clone
+        or opened.get("rehearsal")  # which worked on a clone
     ):
         raise CannotCheck(
             "this folder is not the evidence of a run" + (f" of the plan {plan}" if plan else ""),
             where=str(folder),
             expected=f"…/{plan or '<plan>'}/<run id>/ with the events of a cutover",
-            do="The folders of all runs are below the evidence root, one for each plan.",
+            do="Find the folder of the run below the evidence root, in the folder of its plan.",
         )
     os.environ["CUTOVER_EVIDENCE"] = str(folder.parent.parent)
     return evidence, opened
+
+
+def login() -> str:
+    """Return the log-in of the user; behind sudo, of the user who called it."""
+    return os.environ.get("SUDO_USER") or getpass.getuser()
 
 
 def _own_run_id() -> str:
@@ -250,7 +271,7 @@ def _own_run_id() -> str:
 
 
 def _with_patience(call: Callable[[], Report]) -> Report:
-    """Try again where that may help, as Airflow does."""
+    """Retry errors where a retry may help, as Airflow does."""
     for attempt in range(1, TRIES + 1):
         try:
             return call()

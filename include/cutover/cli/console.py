@@ -1,4 +1,4 @@
-"""A run told on a terminal, from its evidence: one line for each step as it ends, and what a person must know."""
+"""Prints a run on a terminal from its evidence: one line for each step as it ends, gates, downtime, lost rows."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.text import Text
 
+from include.cutover.cli.output import MARKS
 from include.cutover.errors import StepFailed, Unreachable
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.plan.model import Plan
@@ -17,13 +18,13 @@ from include.cutover.report.page import summary
 from include.cutover.runs import runbook
 from include.cutover.stack.api_client import ENDED, Client
 
-MARKS = {"passed": "[green]✓[/]", "failed": "[red]✗[/]", "error": "[red]✗[/]", "refused": "[red]✗[/]"}
-
 
 class Narrator:
-    """Tells the events of one run in the order of their arrival.
+    """Prints the events of one run in the order of their arrival.
 
     Args:
+        console: The terminal.
+        plan: Plan of the run.
         phases: Phase (task group) of each step; a step without one is a phase of its own.
     """
 
@@ -37,7 +38,7 @@ class Narrator:
         self._stopped: datetime | None = None
 
     def tell(self, event: Event) -> None:
-        """One event of the evidence."""
+        """Print one event of the evidence, if it concerns the reader."""
         kind, at = str(event["event"]), datetime.fromisoformat(event["time"])
         step = str(event.get("step", ""))
         if kind == "step.begin" and runbook.is_copy(step) and self._first_copy is None:
@@ -45,11 +46,12 @@ class Narrator:
         elif kind == "step.end" and runbook.is_copy(step) and event["outcome"] == "passed":
             self._copied[step] = event
             if len(self._copied) == self._copies:
-                self._tell_copies(at)
+                self._print_copies(at)
         elif kind == "step.end":
             self._line(at, MARKS[event["outcome"]], step, event["seconds"], str(event.get("summary", "")))
         elif kind == "gate":
-            by = "nobody was asked: approval is automatic" if event["automatic"] else f"by {event['by'] or 'nobody in time'}"
+            by = f"by {event['by']}" if event["by"] else "no answer in time"
+            by = "automatic approval" if event["automatic"] else by
             mark = MARKS["passed"] if event["answer"] == "Go" else MARKS["failed"]
             self._line(at, mark, event["gate"], None, f"{event['answer']}, {by}")
         elif kind == "services.stopped":
@@ -60,20 +62,18 @@ class Narrator:
             seconds = (at - self._stopped).total_seconds()
             self._stopped = None
             on = {"target": "on PostgreSQL", "source": "on SQLite"}.get(str(event.get("on")), "")
-            what = "services run" if self._moves_services else "writes may go on"
+            what = "services run" if self._moves_services else "writes may continue"
             self._line(at, "[yellow]▲[/]", what, seconds, f"{on}; the downtime was that long")
-        elif kind == "rows.written" and not event.get(
-            "folder"
-        ):  # counted before a rollback; its export is in a step's words
+        elif kind == "rows.written" and not event.get("folder"):  # counted before a rollback; a step reports the export
             rows = [f"{table}: {item['in_words']}" for table, item in (event["tables"] or {}).items()]
-            told = "; ".join(rows) or "none" if event["tables"] is not None else f"unknown: {event['unknown']}"
-            self._line(at, "[yellow]![/]", "rows since go-live", None, f"{told}; they will not be in SQLite")
+            found = "; ".join(rows) or "none" if event["tables"] is not None else f"unknown: {event['unknown']}"
+            self._line(at, "[yellow]![/]", "rows since go-live", None, f"{found}; they will not be in SQLite")
         elif kind == "notice.delivery" and event["outcome"] != "sent":
             self._line(
                 at, "[yellow]![/]", event["notice"], None, f"not delivered by {event['channel']}: {event.get('error')}"
             )
 
-    def _tell_copies(self, at: datetime) -> None:
+    def _print_copies(self, at: datetime) -> None:
         rows = sum(event["figures"]["rows"] for event in self._copied.values())
         tables = {event["figures"]["table"] for event in self._copied.values()}
         seconds = (at - self._first_copy).total_seconds() if self._first_copy else 0.0
@@ -100,13 +100,19 @@ def follow(
     after: int = 0,
     seconds: float = 6 * 3600,
 ) -> str:
-    """Wait for the end of a run of Airflow and hand on every event that its evidence gains meanwhile.
+    """Wait for the end of a run of Airflow, and pass on each event that is added to its evidence.
 
-    The evidence is read from disk, which costs the run nothing; Airflow is asked once a second, for the run's state only. An
-    API server that is away for less than a minute is waited for.
+    The evidence is read from disk, which does not load Airflow; its API is asked once a second for the run's state. An API
+    server that does not answer is retried for a minute.
 
     Args:
-        after: Events with a lower number were told before.
+        client: Client of Airflow's API.
+        dag_id: DAG of the run.
+        run_id: Id of the run.
+        evidence: Evidence of the run.
+        tell: Called with each event.
+        after: Number of the first event to pass on.
+        seconds: Time limit, in seconds.
 
     Returns:
         Airflow's state of the run, ``success`` or ``failed``.
@@ -141,7 +147,7 @@ def follow(
 
 
 def phases(client: Client, dag_id: str, run_id: str) -> dict[str, str]:
-    """Phase of each step of a run, from the groups of its tasks."""
+    """Return the phase of each step of a run, from the groups of its tasks."""
     found = {}
     for task in client.tasks(dag_id, run_id):
         group, _, name = task.task_id.rpartition(".")
@@ -150,8 +156,8 @@ def phases(client: Client, dag_id: str, run_id: str) -> dict[str, str]:
     return found
 
 
-def tell_summary(evidence: Evidence, plan: Plan, console: Console) -> None:
-    """Print the figures of a run, and where its reports are."""
+def print_summary(evidence: Evidence, plan: Plan, console: Console) -> None:
+    """Print the figures of a run and the paths of its reports."""
     figures = summary(evidence, plan)
     checks = f"{figures['checks_passed']} passed, {figures['checks_failed']} failed"
     if figures["checks_unknown"]:

@@ -1,4 +1,4 @@
-"""``doctor``: what can be looked at a week ahead, one line for each thing."""
+"""The command ``doctor``: all checks that are possible a week before the window, one line for each."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated
 from urllib.parse import unquote, urlsplit
 
+import typer
+
 from include.cutover.checks import Check, Outcome
-from include.cutover.cli import access as access_command
+from include.cutover.cli.options import AsJson, PlanName, TargetOrEnvironment, from_options
+from include.cutover.cli.output import STATUS, print_json, print_lines
 from include.cutover.connections import environment, tls
 from include.cutover.errors import CannotCheck
 from include.cutover.people.notices import Channel
@@ -27,51 +30,51 @@ from include.cutover.target import session as target_session
 _OUTCOMES: dict[str, Outcome] = {"stop": "failed", "ask": "unknown", "enough": "passed"}
 
 
-def run(
-    plan_name: str,
-    *,
-    target: str | None = None,
-    source: Path | None = None,
-    send: bool = False,
-    as_json: bool = False,
-    channels: Callable[[Plan], Sequence[Channel]] = lambda _: (),
-) -> int:
-    """Look at everything, tell it, and return the exit status.
+@dataclass(frozen=True)
+class DoctorOptions:
+    """Options of the command ``doctor``."""
 
-    Args:
-        target: URL of the target; the connection in the environment when left out.
-        source: The SQLite file; the same.
-        send: Send a test message to every channel.
-        channels: How they are made; that takes Airflow's hooks.
+    plan: PlanName
+    target: TargetOrEnvironment = None
+    source: Annotated[
+        Path | None,
+        typer.Option(help="SQLite file of the application; from AIRFLOW_CONN_… in the environment when left out."),
+    ] = None
+    send: Annotated[bool, typer.Option("--send", help="Send a test message to every channel.")] = False
+    as_json: AsJson = False
 
-    Returns:
-        0: everything is good, or accepted by the plan. 1: something is bad. 2: nothing is bad, and something could not be
-        checked.
 
-    Raises:
-        PlanInvalid: When the plan has faults.
-        Refused, CannotCheck: When a connection cannot be meant.
+@from_options(DoctorOptions)
+def command(options: DoctorOptions) -> None:
+    """Run every check that is possible a week before the window.
+
+    Exit status: 0 all good, or accepted by the plan; 1 something is bad; 2 something could not be checked.
     """
-    plan = load_plan(plan_name)
+    plan = load_plan(options.plan)
     site = Site(
         plan,
-        _target(plan, target),
-        source or _source(plan),
+        _target(plan, options.target),
+        options.source or _source(plan),
         cache(lambda connection: environment.host(connection, unverified=plan.connections.ssh_unverified)),
-        lambda: channels(plan),
+        lambda: _channels(plan),
     )
-    with contextlib.redirect_stdout(sys.stderr):  # Airflow's hooks log there, and JSON is to stand alone
-        checks = doctor.examine(site, send=send)
+    with contextlib.redirect_stdout(sys.stderr):  # Airflow's hooks log there; standard output is for the result only
+        checks = doctor.examine(site, send=options.send)
     judged = sufficiency.judge(checks, plan.preflight.accept_unknown)
     outcome = _OUTCOMES[judged.outcome]
-    if as_json:
-        content: dict[str, Any] = {"plan": plan.name, "outcome": outcome, "checks": [item.as_dict() for item in checks]}
-        sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    if options.as_json:
+        print_json({"plan": plan.name, "outcome": outcome, "checks": [item.as_dict() for item in checks]})
     else:
-        access_command.tell([_accepted(item) if item in judged.accepted else item for item in checks])
+        print_lines([_accepted(item) if item in judged.accepted else item for item in checks])
         counts = (len(checks) - len(judged.failed) - len(judged.open), len(judged.failed), len(judged.open))
         sys.stdout.write("{} good, {} bad, {} could not be checked\n".format(*counts))
-    return access_command.STATUS[outcome]
+    raise typer.Exit(STATUS[outcome])
+
+
+def _channels(plan: Plan) -> Sequence[Channel]:
+    from include.cutover.tasks.channels import channels  # the hooks of a cutover's notices; importing Airflow is slow
+
+    return channels(plan)
 
 
 def _accepted(check: Check) -> Check:
@@ -86,7 +89,7 @@ def _target(plan: Plan, url: str | None) -> str | None:
 
 
 def _source(plan: Plan) -> Path | None:
-    """The file that the connection of the source names: its host, as Airflow's SQLite provider has it."""
+    """Return the file of the source's connection: its host, as in Airflow's SQLite provider."""
     text = os.environ.get(environment.variable(plan.connections.source), "").strip()
     if not text:
         return None
@@ -100,7 +103,7 @@ def _source(plan: Plan) -> Path | None:
         path = ""
     if not path.strip("/"):
         raise CannotCheck(
-            "the connection names no file",
+            "the connection does not name a file",
             where=environment.variable(plan.connections.source),
             expected="the absolute path of the SQLite file as the connection's host",
         )

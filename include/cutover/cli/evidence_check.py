@@ -1,4 +1,4 @@
-"""Is the evidence of a run whole: the chain of its events, the files that it recorded, and the backups that it names?"""
+"""Checks the evidence of a run: the chain of its events, the files that it recorded, the backups that it names."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _DO = "Decide by hand, with a copy of the evidence or the backup's manifest."
 
 
 def check(folder: Path) -> list[Check]:
-    """Look at the whole evidence of one run; changes nothing.
+    """Check the whole evidence of one run; changes nothing.
 
-    Events that were cut off the end leave a whole chain behind: compare ``head`` with the one that you noted.
+    A chain whose last events were cut off is still whole: compare ``head`` with the value noted earlier.
 
     Raises:
-        CannotCheck: When there is no evidence in the folder.
+        CannotCheck: When the folder does not hold evidence.
     """
     evidence = Evidence(folder)
     try:
@@ -53,7 +53,7 @@ def check(folder: Path) -> list[Check]:
 
 
 def head(folder: Path) -> str:
-    """Number and SHA-256 of the last event, to be noted elsewhere."""
+    """Return number and SHA-256 of the last event, to note them elsewhere."""
     lines = (folder / EVENTS).read_bytes().split(b"\n")[:-1]
     return f"{len(lines)} {hashlib.sha256(lines[-1]).hexdigest()}" if lines else "0"
 

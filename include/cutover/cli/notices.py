@@ -1,12 +1,15 @@
-"""All notices of a run, as people will read them, before it starts."""
+"""The command ``notices``: the notices of a run, as people will read them, before it starts."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.markup import escape
 
+from include.cutover.cli.options import PlanName
 from include.cutover.errors import Refused
 from include.cutover.people import notice_texts
 from include.cutover.plan.file import load_plan
@@ -19,27 +22,25 @@ console = Console(highlight=False)
 WHEN = {
     "start": "when the run opens, or is scheduled",
     "completion": "when it is live",
-    "rollback": "when it went back",
+    "rollback": "when it was rolled back",
     "cancelled": "when it does not take place",
 }
-REASON = "(here stands why)"
+REASON = "(the reason)"
 
 
-def run(plan_name: str, *, window_start: str = "") -> int:
-    """Print every notice of a run: when it goes, to whom, and what it says.
+def command(
+    plan: PlanName,
+    window_start: Annotated[str, typer.Option(help="Start of the window, ISO 8601; now when left out.")] = "",
+) -> None:
+    """Show the notices of a run before it starts: when each is sent, to whom, and its text.
 
-    Args:
-        window_start: ISO 8601; now when left out. Without a time zone it is UTC.
-
-    Returns:
-        0.
-
-    Raises:
-        PlanInvalid: When the plan has faults; its texts are among what is checked.
-        Refused: When the start is no time, or a text cannot be written.
+    Exit status: 0 shown; 2 the plan has faults, or a text cannot be written.
     """
-    plan = load_plan(plan_name)
-    clock = Clock.of(plan.window, _moment(window_start), rehearsals.measured(plan))
+    _print_notices(load_plan(plan), _moment(window_start))
+
+
+def _print_notices(plan: Plan, start: datetime) -> None:
+    clock = Clock.of(plan.window, start, rehearsals.measured(plan))
     console.print(f"[bold]{escape(plan.application)}[/]: window {_when(clock.start)} to {_when(clock.end)}, freeze from "
                   f"{_when(clock.freeze)}, deadline {_when(clock.deadline)}", soft_wrap=True)  # fmt: skip
     if plan.channels.release == "communicator":
@@ -58,15 +59,15 @@ def run(plan_name: str, *, window_start: str = "") -> int:
         console.print(f"  {escape(message.subject)}", soft_wrap=True)
         for line in message.text.splitlines():
             console.print(f"  {escape(line)}", soft_wrap=True)
-    return 0
 
 
 def _moment(text: str) -> datetime:
+    """Return the moment in UTC; a text without a time zone is UTC, an empty one is now."""
     try:
         start = datetime.fromisoformat(text) if text else datetime.now(UTC)
     except ValueError:
         raise Refused(
-            "this is no time", where="--window-start", expected="for example 2026-03-01T22:00+04:00", found=text
+            "not a date and time", where="--window-start", expected="for example 2026-03-01T22:00+04:00", found=text
         ) from None
     return (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
 
@@ -79,7 +80,7 @@ def _receivers(plan: Plan, *, lead: bool) -> str:
         found.append(f"mail ({', '.join(plan.channels.mail_to)})")
         if lead and plan.people.lead.email not in plan.channels.mail_to:
             found.append(f"lead ({plan.people.lead.email})")
-    return ", ".join(found) or "nobody: the plan names no channel"
+    return ", ".join(found) or "no receiver: the plan has no channel"
 
 
 def _when(moment: datetime) -> str:

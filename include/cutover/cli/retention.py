@@ -1,4 +1,4 @@
-"""Retention without Airflow."""
+"""The command ``retention``: retention without Airflow."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from rich.markup import escape
 from include.cutover.aftercare.retention import due
 from include.cutover.aftercare.retention.record import evidence_of
 from include.cutover.cli.break_glass import EndsOfEvidence
+from include.cutover.cli.options import PlanName, TargetOrEnvironment
 from include.cutover.plan.file import load_plan
 from include.cutover.target import session as target_session
 
@@ -18,14 +19,14 @@ console = Console(highlight=False)
 
 
 def command(
-    plan: Annotated[str, typer.Option("--plan", help="Name of the plan.")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; say what would be done.")] = False,
-    target: Annotated[
-        str | None,
-        typer.Option(help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE; AIRFLOW_CONN_… of the environment when left out."),
-    ] = None,
+    plan: PlanName,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Change nothing; print the actions that are due.")] = False,
+    target: TargetOrEnvironment = None,
 ) -> None:
-    """Archive and remove old backups, drop kept schemas. Status 0 done, 1 something is in the way."""
+    """Archive and remove old backups, and drop schemas that rolled-back runs left.
+
+    Exit status: 0 done; 1 something that is due was not done and needs attention; 2 it could not run.
+    """
     found = load_plan(plan)
     ends = EndsOfEvidence(evidence_of(plan), target=None if target is None else target_session.libpq_url(target))
     deeds = [

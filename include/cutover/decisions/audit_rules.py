@@ -14,7 +14,7 @@ from decimal import ROUND_HALF_EVEN, Decimal, localcontext
 from typing import Any
 
 from include.cutover.decisions import decided_snapshot
-from include.cutover.plan.model import ColumnDecision
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.proof.canonical import INTEGERS
 
 Cell = tuple[str, Any]  # storage class, and the value: text as its bytes

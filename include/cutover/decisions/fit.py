@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 
-from include.cutover.plan.model import ColumnDecision, Plan
+from include.cutover.plan.model import Plan
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.proof.canonical import base_type
 from include.cutover.target.catalog import Column
 from include.cutover.target.schema import PlannedSchema

@@ -19,7 +19,7 @@ import apsw
 
 from include.cutover.decisions import decided_snapshot
 from include.cutover.errors import Refused
-from include.cutover.plan.model import ColumnDecision
+from include.cutover.plan.tables import ColumnDecision
 from include.cutover.proof.canonical import base_type
 from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import SourceColumn, quote

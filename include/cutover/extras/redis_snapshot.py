@@ -25,7 +25,7 @@ from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, StepFailed, Unreachable
 from include.cutover.extras import rdb
 from include.cutover.masking import mask
-from include.cutover.plan.model import RedisSnapshot
+from include.cutover.plan.backups import RedisSnapshot
 
 log = logging.getLogger(__name__)
 

@@ -22,7 +22,8 @@ from include.cutover.errors import CutoverError, Unreachable
 from include.cutover.evidence.record import evidence_root
 from include.cutover.extras import archives, redis_snapshot
 from include.cutover.files import now, slug, sync_folder, write_atomically
-from include.cutover.plan.model import Archive, Plan, RedisSnapshot
+from include.cutover.plan.backups import Archive, RedisSnapshot
+from include.cutover.plan.model import Plan
 
 log = logging.getLogger(__name__)
 

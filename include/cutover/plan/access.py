@@ -1,17 +1,18 @@
-"""The part of the plan about who may do what, and how one logs in: roles, secrets, TLS, PostgreSQL's own backups."""
+"""The plan's part about access to the target: roles, the place of the application's password, TLS."""
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
+
+from include.cutover.plan.types import Model
 
 
 def _role(name: str) -> str:
     if name.startswith("pg_") or name in ("public", "none") or "\0" in name or len(name.encode()) > 63:
-        raise ValueError("not a name that PostgreSQL takes for a role")
+        raise ValueError("not a name that PostgreSQL allows for a role")
     return name
 
 
@@ -19,19 +20,15 @@ RoleName = Annotated[str, Field(min_length=1), AfterValidator(_role)]
 Tls = Literal["require", "verify-full"]
 
 
-class _Model(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Access(_Model):
-    """The roles in the target, each with no more rights than it needs; see docs/access.md.
+class Access(Model):
+    """The roles in the target, each with only the rights that it needs; see docs/access.md.
 
     Attributes:
-        pipeline: Logs in for the pipeline (the connection ``target``).
-        application: Logs in for the application (the connection ``application``). Reads and writes rows, and no DDL.
-        owner: Owns the schema and what is in it, and does not log in. Left out, the pipeline's role owns it.
-        reporting: Reads every table but its secret columns. Left out, there is none.
-        create_databases: The pipeline may make databases of its own, for rehearsals.
+        pipeline: Role of the pipeline (the connection ``target``).
+        application: Role of the application (the connection ``application``). It reads and writes rows; it has no DDL.
+        owner: Role that owns the schema and its objects; it cannot log in. Left out, the pipeline's role is the owner.
+        reporting: Role that reads every table except its secret columns. Left out, there is none.
+        create_databases: The pipeline may create databases of its own, for rehearsals.
     """
 
     pipeline: RoleName
@@ -44,17 +41,18 @@ class Access(_Model):
     def _names_differ(self) -> Access:
         names = [name for name in (self.pipeline, self.application, self.owner, self.reporting) if name is not None]
         if len(set(names)) < len(names):
-            raise ValueError("each role needs a name of its own, or one has the rights of the other")
+            raise ValueError("each role needs a name of its own; a shared name would share the rights")
         return self
 
 
-class Secret(_Model):
-    """Where a password is found; exactly one of these.
+class Secret(Model):
+    """The place of a password; give exactly one.
 
     Attributes:
-        env: An environment variable of the tasks.
-        file: A file that holds it, as secrets are mounted; its last line break is no part of it. Others must not read it.
-        connection: An Airflow connection whose password it is, from whichever of Airflow's secrets backends.
+        env: Environment variable of the tasks.
+        file: File that holds the password, as mounted secrets do. Its last line break is ignored. Other users must not
+            be able to read it.
+        connection: Airflow connection that holds the password, from any of Airflow's secrets backends.
     """
 
     env: Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")] | None = None
@@ -66,68 +64,15 @@ class Secret(_Model):
         if sum(item is not None for item in (self.env, self.file, self.connection)) != 1:
             raise ValueError("give exactly one of env, file, connection")
         if self.file is not None and not self.file.is_absolute():
-            raise ValueError("file: an absolute path")
+            raise ValueError("file: give an absolute path")
         return self
 
 
-class Secrets(_Model):
-    """Passwords by whom they are for. Without one, the password of the connection counts."""
-
-    application: Secret | None = None
-
-
-class DatabaseBackups(_Model):
-    """PostgreSQL's own backups, for ``doctor``: what a site must have before its application lives there.
+class Secrets(Model):
+    """Places of passwords that are not in the connections.
 
     Attributes:
-        archiving: The write-ahead log is archived, and the archiving works.
-        files: Pattern of the files or folders of its base backups or dumps, as this host sees them.
-        at_most_hours: How old the newest of them may be.
+        application: Password of the application's role. Left out, the password of the connection ``application`` is used.
     """
 
-    archiving: bool = True
-    files: Annotated[str, Field(pattern=r"^/")] | None = None
-    at_most_hours: float = Field(default=26, gt=0)
-
-
-# --- no password in a plan ----------------------------------------------------------------------------------------------
-
-_IN_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/\s:@'\"]*:([^\s@'\"]+)@")
-_IN_TEXT = re.compile(r"(?i)(?:^|[^A-Za-z_])(?:PG)?pass(?:word|wd)\s*=\s*('[^']+'|[^\s'\"{}]+)")
-_KEY = re.compile(r"(?i)(?:^|[_.-])(?:password|passwd|passphrase|pwd|api_?key|secret_?key|access_?key|token)$")
-_PLACEHOLDER = re.compile(r"\{\w+\}")
-_NAMES_ONLY = ("tables", "ignored_tables", "source_objects")  # whose keys are names of the application's own
-
-
-def passwords(data: Any) -> tuple[list[str], set[str]]:
-    """The passwords that stand in a plan: a fault for each, which does not repeat it, and the values that hold them."""
-    faults: list[str] = []
-    values: set[str] = set()
-
-    def look(value: Any, path: tuple[str, ...]) -> None:
-        if isinstance(value, dict):
-            for key, item in value.items():
-                look(item, (*path, str(key)))
-        elif isinstance(value, list | tuple):
-            for number, item in enumerate(value):
-                look(item, (*path, str(number)))
-        elif isinstance(value, str | int) and not isinstance(value, bool) and (found := _holds(str(value), path)):
-            values.add(str(value))
-            faults.append(
-                f"{'.'.join(path)}: {found}; a plan is kept with the evidence of every run. Name the place of the secret:"
-                " a connection, an environment variable or a file"
-            )
-
-    look(data, ())
-    return faults, values
-
-
-def _holds(text: str, path: tuple[str, ...]) -> str:
-    url = _IN_URL.search(text)
-    if url is not None and not _PLACEHOLDER.fullmatch(url[1]):
-        return "a URL with a password"
-    if _IN_TEXT.search(text):
-        return "a text with a password"
-    if path[0] not in _NAMES_ONLY and _KEY.search(path[-1]) and text and not _PLACEHOLDER.fullmatch(text):
-        return "a password"
-    return ""
+    application: Secret | None = None

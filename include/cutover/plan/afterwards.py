@@ -1,14 +1,10 @@
-"""What a plan says about the time after go-live: the aftercare, and how long things are kept."""
+"""The plan's part about the time after go-live: the aftercare, and how long backups are kept."""
 
 from __future__ import annotations
 
-import re
-from typing import Annotated
+from pydantic import Field, model_validator
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
-
-EVIDENCE_ASIDE = frozenset({"aftercare", "retention", "rehearsals", "schedules"})
-"""Folders of the evidence root that are no plan's: no plan may have such a name."""
+from include.cutover.plan.types import Model, RegularExpression
 
 LOG_PATTERNS = (
     r"\b(?:sqlalchemy\.exc|psycopg2?|asyncpg|sqlite3)\.\w+",
@@ -21,33 +17,17 @@ LOG_PATTERNS = (
     r"(?i)\bserver closed the connection|\btoo many (?:clients|connections)|\bremaining connection slots|\bQueuePool limit",
     r"(?i)\bpassword authentication failed|\bno pg_hba\.conf entry|\bterminating connection",
 )
-"""Lines of a service's log that speak of the database: SQL errors and trouble with connections."""
+"""Patterns of log lines that report a database problem: SQL errors and connection failures."""
 
 
-def _pattern(text: str) -> str:
-    try:
-        re.compile(text)
-    except re.error as error:
-        raise ValueError(f"not a regular expression: {error}") from None
-    return text
-
-
-Pattern = Annotated[str, Field(min_length=1), AfterValidator(_pattern)]
-
-
-class Settings(BaseModel):
-    """Frozen, and an unknown key is a fault, as everywhere in a plan."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class GrowingTable(Settings):
+class GrowingTable(Model):
     """A table into which the application's own jobs write all the time.
 
     Attributes:
-        column: When a row was written.
-        baseline_minutes: The rate before is that of the last so many minutes before the services stopped.
-        tolerance: The share of that rate that may be missing.
+        table: Name of the table.
+        column: Column that holds the time of writing.
+        baseline_minutes: The rate before go-live is measured over these minutes before the services stopped.
+        tolerance: Share of that rate that may be missing: 0.5 accepts half the rate.
     """
 
     table: str
@@ -56,14 +36,14 @@ class GrowingTable(Settings):
     tolerance: float = Field(default=0.5, ge=0, lt=1)
 
 
-class FirstBackup(Settings):
-    """The first backup of PostgreSQL, made by pg_dump, restored into a scratch database and compared.
+class FirstBackup(Model):
+    """The first backup of PostgreSQL: made by pg_dump, restored into a scratch database and compared.
 
     Attributes:
-        wanted: False where there are other means, and nobody wants this one.
-        pg_dump: The program, of the server's major version or a newer one; ``pg_restore`` lies beside it.
-        directory: Where the dump stays; by default ``postgresql`` below the first place of the backups.
-        minutes: How long each of dump and restore may take.
+        wanted: False where the site makes its backups by other means.
+        pg_dump: Path of pg_dump, of the server's major version or newer; ``pg_restore`` must be beside it.
+        directory: Folder of the dump; ``postgresql`` below ``backup.directory`` when left out.
+        minutes: Time limit for the dump and for the restore, in minutes each.
     """
 
     wanted: bool = True
@@ -72,33 +52,34 @@ class FirstBackup(Settings):
     minutes: float = Field(default=30, gt=0, le=24 * 60)
 
 
-class Aftercare(Settings):
-    """What is looked at after go-live, how often and for how long, and from when on a look is red.
+class Aftercare(Model):
+    """Checks after go-live: how often, for how long, and the limits beyond which a check is red.
 
     Attributes:
-        enabled: False: nothing looks after a cutover by itself.
-        minutes: For how long, from its beginning, which follows the services' start on the target by seconds.
-        interval_seconds: From one look to the next.
-        questions: How often at most a red look asks whether to roll back.
+        enabled: False: no aftercare starts after a cutover.
+        minutes: Duration in minutes. It begins seconds after the services start on the target.
+        interval_seconds: Seconds from one round of checks to the next.
+        questions: Maximum number of times that a red round asks whether to roll back.
         accept_unknown: Names of checks that may stay "could not check".
-        requests: Of the application's health in each look.
-        p50_seconds: Half of them must be answered within that.
-        p95_seconds: And 95 of a hundred within that.
-        log_patterns: Regular expressions; a line of a service's log that one of them is found in is an error.
-        ignored_log_patterns: But not one that one of these is found in.
-        log_errors: So many such lines since the last look are not red yet.
-        deadlocks: So many since go-live are not red yet.
-        rollback_percent: Of all transactions since go-live. SQLAlchemy and others end each read with one; so by itself only
-            an application that hardly ever commits is red. Lower it where most transactions write.
-        lost_sessions: So many sessions since go-live that their client abandoned, that were killed, or that ended by an
-            error, are not red yet.
-        connections_percent: Of the connections that the server, the database and the application's role allow.
-        transaction_seconds: A transaction that is open for longer is red.
-        idle_in_transaction_seconds: One that waits for its client for longer is.
-        cache_hit_percent: At least so much is read from the cache since go-live.
-        growth_megabytes: By so much the tables may have grown since go-live.
-        growing: Tables that must go on growing: the application's scheduled jobs really run.
-        first_backup: See there.
+        requests: Requests to the application's health path in each round.
+        p50_seconds: Limit for half of the requests, in seconds.
+        p95_seconds: Limit for 95 of 100 requests, in seconds.
+        log_patterns: Regular expressions; a line of a service's log that matches one is an error.
+        ignored_log_patterns: Regular expressions; a line that matches one is not an error.
+        log_errors: Error lines accepted since the last round.
+        deadlocks: Deadlocks accepted since go-live.
+        rollback_percent: Limit for rolled-back transactions, in percent of all since go-live. SQLAlchemy and others end each
+            read with a rollback, so the default is exceeded only by an application that hardly ever commits. Lower it where
+            most transactions write.
+        lost_sessions: Sessions accepted since go-live that the client abandoned, that were killed or that ended by an error.
+        connections_percent: Limit for connections in use, in percent of those that the server, the database and the
+            application's role allow.
+        transaction_seconds: Limit for the age of an open transaction, in seconds.
+        idle_in_transaction_seconds: Limit for a transaction that waits for its client, in seconds.
+        cache_hit_percent: Minimum share of reads from the cache since go-live, in percent.
+        growth_megabytes: Limit for the growth of the tables since go-live, in megabytes.
+        growing: Tables that must keep growing, which proves that the application's scheduled jobs run.
+        first_backup: The first backup of PostgreSQL.
     """
 
     enabled: bool = True
@@ -109,8 +90,8 @@ class Aftercare(Settings):
     requests: int = Field(default=20, ge=1, le=1000)
     p50_seconds: float = Field(default=0.5, gt=0, le=60)
     p95_seconds: float = Field(default=2, gt=0, le=60)
-    log_patterns: tuple[Pattern, ...] = LOG_PATTERNS
-    ignored_log_patterns: tuple[Pattern, ...] = ()
+    log_patterns: tuple[RegularExpression, ...] = LOG_PATTERNS
+    ignored_log_patterns: tuple[RegularExpression, ...] = ()
     log_errors: int = Field(default=0, ge=0)
     deadlocks: int = Field(default=0, ge=0)
     rollback_percent: float = Field(default=90, ge=0, le=100)
@@ -124,21 +105,21 @@ class Aftercare(Settings):
     first_backup: FirstBackup = FirstBackup()
 
     @model_validator(mode="after")
-    def _looks_at_least_once(self) -> Aftercare:
+    def _two_rounds(self) -> Aftercare:
         if self.interval_seconds > self.minutes * 60:
-            raise ValueError("interval_seconds must not be more than minutes, or nothing is looked at again")
+            raise ValueError("interval_seconds must not be more than minutes: there would be no second round")
         return self
 
 
-class Retention(Settings):
-    """How long what a run left behind is kept. Evidence is kept for ever.
+class Retention(Model):
+    """How long the files and schemas of a run are kept, in days. Evidence is kept forever.
 
     Attributes:
-        enabled: False: nothing is archived or removed by itself.
-        archive_days: After so many days the backups of SQLite are compressed.
-        backup_days: After so many they are removed.
-        kept_target_days: The same for the schema that a rolled-back run left in the target.
-        hour: Of the day, UTC, when it is looked after.
+        enabled: False: nothing is archived or removed automatically.
+        archive_days: Age at which backups of SQLite are compressed.
+        backup_days: Age at which backups of SQLite are removed.
+        kept_target_days: Age at which the schema that a rolled-back run left in the target is dropped.
+        hour: Hour of the day, UTC, at which the retention runs.
     """
 
     enabled: bool = True

@@ -1,34 +1,33 @@
-"""The plan's part about the application: services, their control, smoke tests and configuration."""
+"""The plan's part about the application: its services and how they are controlled, smoke tests, configuration."""
 
 from __future__ import annotations
 
 import re
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    Discriminator,
-    Field,
-    Tag,
-    model_validator,
-)
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from include.cutover.plan.types import AbsolutePath, Command, Identifier, Model, Steady, UrlPath
 
 
 class Control(Model):
-    """How a service is controlled.
+    """Control of a service.
 
     Attributes:
-        ssh: Airflow connection of the host that it runs on; this host when left out.
+        ssh: Airflow connection of the host that the service runs on; this host when left out.
     """
 
     ssh: str | None = None
 
 
 class SupervisorControl(Control):
-    """A program under supervisord, over its HTTP interface. With ``ssh``, ``url`` is how that host sees it.
+    """A program under supervisord, controlled through its HTTP interface.
 
-    ``password_env`` names the environment variable that holds the password of the interface.
+    Attributes:
+        url: URL of the interface, as the host of ``ssh`` sees it.
+        program: Name of the program in supervisord's configuration.
+        username: User of the interface.
+        password_env: Environment variable that holds the password of the interface.
     """
 
     kind: Literal["supervisor"]
@@ -40,14 +39,18 @@ class SupervisorControl(Control):
     @model_validator(mode="after")
     def _encrypted_once(self) -> SupervisorControl:
         if self.ssh is not None and not self.url.startswith("http://"):
-            raise ValueError("url: write http:// beside ssh; the way there is encrypted already")
+            raise ValueError("url: write http:// beside ssh; SSH encrypts the connection already")
         return self
 
 
 class CommandControl(Control):
-    """A service that is driven by commands: argument lists, never a shell.
+    """A service controlled by commands: argument lists, never a shell.
 
-    ``status`` exits 0 when the service runs, and with another status when it does not.
+    Attributes:
+        start: Command that starts the service.
+        stop: Command that stops it.
+        status: Command that exits 0 when the service runs, and with another status when it does not.
+        steady_seconds: Seconds that the service must stay running to count as started.
     """
 
     kind: Literal["command"]
@@ -61,12 +64,14 @@ class ComposeControl(Control):
     """A service of a Compose project.
 
     Attributes:
-        directory: The project's folder, on the host where it runs; absolute.
-        files: Compose files, where they do not have one of the usual names.
-        project: Its name, where it is not that of the folder.
-        engine: What is run: ``[docker, compose]`` or ``[podman-compose]``.
-        recreate: Make the container anew at each start, also when the engine sees no change: podman-compose does not look
-            into an ``env_file``.
+        directory: Absolute path of the project's folder, on the host where it runs.
+        service: Name of the service in the project.
+        files: Compose files; the engine's usual names when left out.
+        project: Name of the project; that of the folder when left out.
+        engine: Command of the engine: ``[docker, compose]`` or ``[podman-compose]``.
+        recreate: Recreate the container at each start, also when the engine sees no change: podman-compose does not read
+            changes of an ``env_file``.
+        steady_seconds: Seconds that the service must stay running to count as started.
     """
 
     kind: Literal["compose"]
@@ -83,8 +88,10 @@ class SystemdControl(Control):
     """A unit of systemd.
 
     Attributes:
-        scope: ``user`` for a unit of the user that the commands run as.
-        sudo: Run systemctl as ``sudo -n``, which never asks for a password.
+        unit: Name of the unit.
+        scope: ``user`` for a unit of the user that runs the commands.
+        sudo: Run systemctl with ``sudo -n``, which never asks for a password.
+        steady_seconds: Seconds that the service must stay running to count as started.
     """
 
     kind: Literal["systemd"]
@@ -96,19 +103,24 @@ class SystemdControl(Control):
     @model_validator(mode="after")
     def _whose(self) -> SystemdControl:
         if self.sudo and self.scope == "user":
-            raise ValueError("sudo: a unit of the user needs no other user's rights")
+            raise ValueError("sudo: remove it; a unit of the user needs no other user's rights")
         return self
 
 
 class Service(Model):
-    """One service of the application. The list's order is the order of starting; stopping goes the other way round.
+    """One service of the application. The order of the list is the order of starting; stopping uses the reverse order.
 
-    Each is told without waiting for the one before it, unless ``wait`` says so; then all are waited for.
+    Each service is ordered to start or stop without waiting for the one before it, unless ``wait`` is set; then the pipeline
+    waits for all of them.
 
     Attributes:
-        wait: The services after it are told to start only once this one runs, and this one to stop only once they rest.
-        log: File whose last lines are shown when the service does not start or stop in time; on the host of ``control.ssh``.
-            Without it, they are asked of what controls the service.
+        name: Name of the service, as evidence and reports show it.
+        control: How the service is started, stopped and observed.
+        stop_seconds: Time limit for stopping, in seconds.
+        start_seconds: Time limit for starting, in seconds.
+        wait: The services after this one start only once it runs, and it stops only once they have stopped.
+        log: File on the host of ``control.ssh``; its last lines are shown when the service does not start or stop in time.
+            Left out, the lines come from the control.
     """
 
     name: Identifier
@@ -120,7 +132,16 @@ class Service(Model):
 
 
 class HealthTest(Model):
-    """``GET path`` answers 200 with JSON whose ``field`` names the database in use."""
+    """The health request: ``GET path`` must answer 200 with JSON whose ``field`` names the database in use.
+
+    Attributes:
+        path: Path of the request.
+        field: Field of the answer that names the database.
+        source: Its value on SQLite.
+        target: Its value on PostgreSQL.
+        status_field: Field of the answer that holds the state of health.
+        status: Its value when the application is healthy.
+    """
 
     path: UrlPath
     field: str = "database"
@@ -131,9 +152,14 @@ class HealthTest(Model):
 
 
 class CountTest(Model):
-    """A number that the application shows, compared with the rows of ``table``.
+    """A number that the application shows, compared with the number of rows of a table.
 
-    ``field`` reads a JSON answer, ``pattern`` (one group) a page. With ``growing`` the application may show more.
+    Attributes:
+        path: Path of the request.
+        table: Table whose rows are counted.
+        field: Field of a JSON answer that holds the number.
+        pattern: Regular expression for a page, with one group around the number.
+        growing: The application may show more rows than the table had.
     """
 
     path: UrlPath
@@ -152,10 +178,13 @@ class CountTest(Model):
 
 
 class WriteTest(Model):
-    """A request that makes the application write a row, which is then read back from the target by its key.
+    """A request that makes the application write a row, which is then read from the target by its key.
 
-    ``{key}`` in ``path`` becomes the key of some row of ``for_table``; the JSON answer's ``returns`` is the primary key of
-    the row written into ``table``.
+    Attributes:
+        path: Path of the request; ``{key}`` becomes the key of a row of ``for_table``.
+        for_table: Table that provides the key.
+        table: Table that the row is written to.
+        returns: Field of the JSON answer that holds the primary key of the written row.
     """
 
     path: UrlPath
@@ -165,20 +194,32 @@ class WriteTest(Model):
 
 
 class SmokeTests(Model):
-    """How the application is found healthy from outside."""
+    """Requests that show from outside that the application is healthy.
+
+    Attributes:
+        base_url: URL that the paths of the requests are appended to.
+        seconds: Time that the application may take to become healthy, in seconds.
+        health: The health request.
+        counts: Numbers compared with the rows of tables.
+        write: A request that writes a row.
+    """
 
     base_url: str = Field(pattern=r"^https?://")
-    seconds: int = Field(default=60, ge=1, le=600, description="How long the application may take to become healthy.")
+    seconds: int = Field(default=60, ge=1, le=600)
     health: HealthTest
     counts: tuple[CountTest, ...] = ()
     write: WriteTest | None = None
 
 
 class Configuration(Model):
-    """What is switched when the application goes live: values by key.
+    """Configuration values that decide which database the application uses.
 
     Values may hold ``{application_url}`` (the SQLAlchemy URL of the connection ``application``) and ``{source_path}`` (the
     SQLite file).
+
+    Attributes:
+        live: Values on PostgreSQL, by key.
+        rolled_back: Values on SQLite, by key.
     """
 
     live: dict[str, str] = Field(min_length=1)
@@ -186,23 +227,27 @@ class Configuration(Model):
 
 
 class DotenvConfiguration(Configuration):
-    """A dotenv file on this host."""
+    """A dotenv file on this host.
+
+    Attributes:
+        file: Path of the file.
+    """
 
     kind: Literal["dotenv"] = "dotenv"
     file: AbsolutePath
 
 
 class CommandConfiguration(Configuration):
-    """A store of secrets, behind commands: argument lists, never a shell. No value is ever an argument.
+    """A store of secrets, used by commands: argument lists, never a shell. A value is never an argument.
 
     Attributes:
-        set: Reads the new values from standard input.
-        get: Prints the store's values on standard output.
-        may_set: Exits 0 when ``set`` would be allowed; asked before anything is stopped.
-        format: Of what ``set`` reads and ``get`` prints. ``json``: one object of texts by key. ``dotenv``: lines KEY=value.
-            ``kubernetes``: ``set`` reads a patch of a Secret, ``get`` prints a Secret as JSON.
-        whole: ``set`` replaces the store's whole content: it is given what ``get`` printed, with the new values put in.
-        seconds: How long one command may take, and how long the store may take to give back what was set.
+        set: Command that reads the new values from standard input.
+        get: Command that prints the store's values on standard output.
+        may_set: Command that exits 0 when ``set`` is allowed; it runs before anything is stopped.
+        format: Format that ``set`` reads and ``get`` prints. ``json``: one object of texts by key. ``dotenv``: lines
+            KEY=value. ``kubernetes``: ``set`` reads a patch of a Secret, ``get`` prints a Secret as JSON.
+        whole: ``set`` replaces the store's whole content: it receives the output of ``get``, with the new values in it.
+        seconds: Time limit of one command, and for the store to return the values that were set, in seconds.
         ssh: Airflow connection of the host that the commands run on; this host when left out.
     """
 
@@ -218,9 +263,9 @@ class CommandConfiguration(Configuration):
     @model_validator(mode="after")
     def _agrees(self) -> CommandConfiguration:
         if self.whole and self.format == "kubernetes":
-            raise ValueError("whole: a patch leaves the other keys of a Secret as they are")
+            raise ValueError("whole: remove it; a patch leaves the other keys of a Secret as they are")
         if any(field in argument for argument in (*self.set, *self.get) for field in ("{application_url}", "{source_path}")):
-            raise ValueError("set, get: values go through standard input; everybody on the host can see arguments")
+            raise ValueError("set, get: values go through standard input; every user of the host can see arguments")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Reads a plan file: expands its variables, reports every fault at once."""
+"""Reads a plan file: replaces its variables, checks it, and reports all faults at once."""
 
 from __future__ import annotations
 
@@ -8,22 +8,19 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 import yaml
-from pydantic import (
-    BaseModel,
-    ValidationError,
-)
+from pydantic import BaseModel, ValidationError
 
 from include.cutover.errors import PlanInvalid
 from include.cutover.places import plans_folder
-from include.cutover.plan.access import passwords
 from include.cutover.plan.model import Plan
+from include.cutover.plan.passwords import passwords
 from include.cutover.plan.types import NAME_PATTERN
 
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
 class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
-    """YAML keeps the last of two equal keys in silence; here that is a fault."""
+    """A YAML loader to which a repeated key is a fault; YAML itself silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen: set[Any] = set()
@@ -32,7 +29,7 @@ class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignor
                 continue
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} is given twice", key_node.start_mark)
             seen.add(key)
         mapping: dict[Any, Any] = super().construct_mapping(node, deep=deep)
         return mapping
@@ -75,15 +72,20 @@ def _describe(error: dict[str, Any], hidden: Collection[str] = ()) -> str:
 def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = None) -> Plan:
     """Read a plan from YAML text.
 
+    Args:
+        text: The YAML.
+        where: The file's name, for errors.
+        environment: Values of the plan's variables; the process's environment when left out.
+
     Raises:
-        PlanInvalid: With every fault of the text, each with its path, what was found and what is allowed.
+        PlanInvalid: With all faults of the text, each with its path, the value found and the values allowed.
     """
     try:
         data = yaml.load(text, Loader=_UniqueKeys)
     except yaml.YAMLError as error:
-        raise PlanInvalid("not readable as YAML", [str(error)], where=where) from None
+        raise PlanInvalid("the file is not valid YAML", [str(error)], where=where) from None
     if not isinstance(data, dict):
-        raise PlanInvalid("a plan is a mapping of keys", [f"the file: found {type(data).__name__}"], where=where)
+        raise PlanInvalid("a plan must be a mapping of keys", [f"the file: found {type(data).__name__}"], where=where)
     faults: list[str] = []
     data = _expand(data, "", os.environ if environment is None else environment, faults)
     secret, hidden = passwords(data)
@@ -99,10 +101,13 @@ def parse_plan(text: str, where: str, environment: Mapping[str, str] | None = No
 
 
 def load_plan(name: str) -> Plan:
-    """The plan of that name. With ``CUTOVER_NO_SERVICES=1`` the data alone is moved, and nothing else done.
+    """Read the plan of that name.
+
+    With ``CUTOVER_NO_SERVICES=1`` in the environment the plan moves the data only: it has no services, smoke tests,
+    configuration, roles or aftercare.
 
     Raises:
-        PlanInvalid: When there is no such plan or it has faults.
+        PlanInvalid: When the plan does not exist or has faults.
     """
     path = plans_folder() / f"{name}.yaml"
     named = re.fullmatch(NAME_PATTERN, name) is not None
@@ -112,9 +117,9 @@ def load_plan(name: str) -> Plan:
         text = None
     except OSError as error:
         found = error.strerror or type(error).__name__
-        raise PlanInvalid("the plan cannot be read", [], where=str(path), found=found, do="Mend its rights.") from None
+        raise PlanInvalid("the plan cannot be read", [], where=str(path), found=found, do="Make it readable.") from None
     except UnicodeDecodeError:
-        raise PlanInvalid("the plan is not UTF-8", [], where=str(path), do="Write it in UTF-8.") from None
+        raise PlanInvalid("the plan is not UTF-8", [], where=str(path), do="Save it as UTF-8.") from None
     if text is None:
         known = ", ".join(sorted(item.stem for item in plans_folder().glob("*.yaml"))) or "none"
         shown = name if named else ascii(name)[:60]
@@ -122,7 +127,7 @@ def load_plan(name: str) -> Plan:
     plan = parse_plan(text, where=str(path))
     if plan.name != name:
         raise PlanInvalid(
-            "the name differs from the file's", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)
+            "the name differs from the file's name", [f"name: found {plan.name!r}, expected {name!r}"], where=str(path)
         )
     if os.environ.get("CUTOVER_NO_SERVICES") == "1":
         unwatched = plan.aftercare.model_copy(update={"enabled": False})

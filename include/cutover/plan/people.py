@@ -1,18 +1,23 @@
-"""The plan's part about people: who leads, who is informed, by which channels and with which words."""
+"""The plan's part about people: who leads, who is informed, by which channels and with which texts."""
 
 from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import (
-    Field,
-)
+from pydantic import Field
 
 from include.cutover.plan.types import Model, PlainTemplate, Template
 
 
 class Person(Model):
-    """Somebody with a part in the cutover. ``user`` is the log-in name in Airflow."""
+    """A person with a part in the cutover.
+
+    Attributes:
+        user: Log-in name in Airflow.
+        name: Name, as notices and reports show it.
+        email: Address for notices.
+        contact: Further contact, such as a telephone number.
+    """
 
     user: str = Field(min_length=1)
     name: str = Field(min_length=1)
@@ -21,7 +26,14 @@ class Person(Model):
 
 
 class People(Model):
-    """The roles of the runbook. Deputies may do what the lead may."""
+    """The roles of the runbook.
+
+    Attributes:
+        lead: Starts, approves and rolls back.
+        observer: Watches the run.
+        communicator: Releases notices, where ``channels.release`` says so.
+        deputies: May do what the lead may.
+    """
 
     lead: Person
     observer: Person
@@ -30,15 +42,20 @@ class People(Model):
 
     @property
     def deciders(self) -> tuple[Person, ...]:
-        """Those who may start, approve and roll back."""
+        """The people who may start, approve and roll back."""
         return (self.lead, *self.deputies)
 
 
 class Channels(Model):
-    """Where notices go; the connections are named under ``connections``.
+    """Channels of the notices; their connections are named under ``connections``.
 
     Attributes:
-        release: ``communicator``: a notice is held until the communicator has released it, or ``release_minutes`` are over.
+        slack_channel: Channel in Slack.
+        mail_from: Sender of the mails.
+        mail_to: Receivers of the mails.
+        release: ``automatic``: notices are sent at once. ``communicator``: each is held until the communicator releases it
+            or ``release_minutes`` are over.
+        release_minutes: Longest time that a notice is held, in minutes.
     """
 
     slack_channel: str = "#ops"
@@ -49,7 +66,19 @@ class Channels(Model):
 
 
 class Notices(Model):
-    """Texts sent to people; what stands in ``<…>`` is filled in (see ``Placeholders``)."""
+    """Texts sent to people; each ``<…>`` of ``types.PLACEHOLDERS`` is filled in.
+
+    Attributes:
+        start: The run opened, or is scheduled.
+        completion: The application is live on PostgreSQL.
+        rollback: The run was rolled back.
+        cancelled: The migration did not take place.
+        freeze: The change freeze begins.
+        delay: Half and three quarters of the window are over and the run is not complete.
+        deadline: The last moment to go live is reached.
+        aftercare: A check after go-live is red.
+        closing: The aftercare is over.
+    """
 
     start: PlainTemplate
     completion: PlainTemplate

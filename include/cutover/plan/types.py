@@ -1,4 +1,4 @@
-"""Types of the plan's fields: names, templates, paths and commands that are checked when the plan is read."""
+"""Types of the plan's fields: names, texts, paths and commands, each checked when the plan is read."""
 
 from __future__ import annotations
 
@@ -8,28 +8,28 @@ import string
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-)
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from include.cutover.places import ROOT
 
 NAME_PATTERN = r"^[a-z][a-z0-9_]{0,40}$"
 
+RESERVED_NAMES = frozenset({"aftercare", "retention", "rehearsals", "schedules"})
+"""Folders of the evidence root that do not belong to a plan; a plan must not have such a name."""
 
-Identifier = Annotated[str, Field(pattern=NAME_PATTERN)]
-
-
-Placeholders = frozenset({"time", "end", "freeze", "deadline", "lead", "application", "minutes", "reason", "run"})
-
+PLACEHOLDERS = frozenset({"time", "end", "freeze", "deadline", "lead", "application", "minutes", "reason", "run"})
+"""Names that a notice may hold as ``<name>``."""
 
 _PLACEHOLDER = re.compile(r"<([^<>\n]+)>")
 
 
-def _known_placeholders(text: str, known: frozenset[str] = Placeholders) -> str:
+class Model(BaseModel):
+    """Base of the plan's models: frozen; an unknown key is a fault."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _known_placeholders(text: str, known: frozenset[str] = PLACEHOLDERS) -> str:
     unknown = sorted(set(_PLACEHOLDER.findall(text)) - known)
     if unknown:
         allowed = ", ".join(f"<{name}>" for name in sorted(known))
@@ -38,7 +38,7 @@ def _known_placeholders(text: str, known: frozenset[str] = Placeholders) -> str:
 
 
 def _without_reason(text: str) -> str:
-    return _known_placeholders(text, Placeholders - {"reason"})
+    return _known_placeholders(text, PLACEHOLDERS - {"reason"})
 
 
 def _absolute(path: Path) -> Path:
@@ -49,7 +49,7 @@ def _path_template(text: str) -> str:
     try:
         fields = {name for _, name, _, _ in string.Formatter().parse(text) if name is not None}
     except ValueError as error:
-        raise ValueError(f"not a usable path: {error}") from None
+        raise ValueError(f"not a valid path: {error}") from None
     if fields - {"key"}:
         raise ValueError(f"unknown field {sorted(fields - {'key'})}; allowed is {{key}}")
     if not text.startswith("/"):
@@ -59,11 +59,11 @@ def _path_template(text: str) -> str:
 
 def _one_argument(text: str) -> str:
     if "\0" in text:
-        raise ValueError("an argument of a command holds no NUL")
+        raise ValueError("an argument of a command must not hold a NUL character")
     return text
 
 
-def known_encoding(name: str) -> str:
+def _known_encoding(name: str) -> str:
     try:
         codecs.lookup(name)
     except LookupError:
@@ -71,28 +71,30 @@ def known_encoding(name: str) -> str:
     return name
 
 
+def _regular_expression(text: str) -> str:
+    try:
+        re.compile(text)
+    except re.error as error:
+        raise ValueError(f"not a regular expression: {error}") from None
+    return text
+
+
+Identifier = Annotated[str, Field(pattern=NAME_PATTERN)]
+
 Template = Annotated[str, Field(min_length=1), AfterValidator(_known_placeholders)]
 
+PlainTemplate = Annotated[str, Field(min_length=1), AfterValidator(_without_reason)]  # a notice that gives no reason
 
-PlainTemplate = Annotated[str, Field(min_length=1), AfterValidator(_without_reason)]  # for what has no reason to tell
-
-
-AbsolutePath = Annotated[Path, AfterValidator(_absolute)]
-
+AbsolutePath = Annotated[Path, AfterValidator(_absolute)]  # a relative path starts at the project's folder
 
 Reason = Annotated[str, Field(min_length=3)]
 
-
 UrlPath = Annotated[str, AfterValidator(_path_template)]
-
 
 Command = Annotated[tuple[Annotated[str, AfterValidator(_one_argument)], ...], Field(min_length=1)]
 
+Encoding = Annotated[str, AfterValidator(_known_encoding)]
 
-Steady: Any = Field(default=1.0, ge=0, le=60, description="How long it must be seen running before it counts as started.")
+RegularExpression = Annotated[str, Field(min_length=1), AfterValidator(_regular_expression)]
 
-
-class Model(BaseModel):
-    """Frozen, and an unknown key is a fault."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Steady: Any = Field(default=1.0, ge=0, le=60, description="Seconds that it must stay running to count as started.")

@@ -11,10 +11,11 @@ from pathlib import Path
 
 from include.cutover import files
 from include.cutover.application import configuration
-from include.cutover.assessment import assess
-from include.cutover.assessment import decided as assessment_decided
-from include.cutover.assessment import page as assessment_page
+from include.cutover.assessment.decided import assess_decided
 from include.cutover.assessment.findings import Assessment
+from include.cutover.assessment.page import render_html
+from include.cutover.assessment.tables import RowsRead
+from include.cutover.assessment.target import read_target
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
 from include.cutover.extras.take import preview_extras
@@ -97,14 +98,14 @@ def assess_source(step: Step) -> Report:
     A blocking finding stops the run here, before anything is stopped; the lines for the plan are in the report.
     """
     with _clone(step) as clone:
-        found = assessment_decided.assess_decided(
+        found = assess_decided(
             clone,
             step.plan,
-            assess.read_target(step.target, step.plan.sql_folder),
+            read_target(step.target, step.plan.sql_folder),
             name=step.source.name,
             on_progress=_ProgressLog(step.log),
         )
-    step.evidence.save("assessment.html", assessment_page.render_html(found, step.plan))
+    step.evidence.save("assessment.html", render_html(found, step.plan))
     step.evidence.save("assessment.json", found.to_json())
     checks = _assessment_checks(found)
     docs = step.evidence.folder / "data_docs" / runbook.ASSESS_SOURCE
@@ -161,7 +162,7 @@ class _ProgressLog:
         self._log = logger
         self._next = time.monotonic() + 5
 
-    def __call__(self, progress: assess.Progress) -> None:
+    def __call__(self, progress: RowsRead) -> None:
         if time.monotonic() >= self._next:
             self._next = time.monotonic() + 5
             self._log.info("%s: %s rows checked", progress.table, f"{progress.rows:,}")

@@ -31,9 +31,9 @@ from include.cutover.errors import CannotCheck, CutoverError
 from include.cutover.evidence.record import Evidence, evidence_root
 from include.cutover.files import slug
 from include.cutover.places import plans_folder
-from include.cutover.plan.afterwards import EVIDENCE_ASIDE
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
+from include.cutover.plan.types import RESERVED_NAMES
 from include.cutover.report import addresses, data_docs, pages, run_list
 from include.cutover.report.page import run_report
 from include.cutover.steps.step import frozen_plan, subject_of
@@ -196,7 +196,7 @@ def _plans() -> list[str]:
     names = {path.stem for path in plans_folder().glob("*.yaml")}
     if evidence_root().is_dir():
         names |= {folder.name for folder in evidence_root().iterdir() if folder.is_dir()}
-    return sorted(name for name in names - EVIDENCE_ASIDE if _PLAN.fullmatch(name))
+    return sorted(name for name in names - RESERVED_NAMES if _PLAN.fullmatch(name))
 
 
 @app.get("/")

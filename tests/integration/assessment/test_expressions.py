@@ -64,7 +64,7 @@ ROWS = [
         "(n > 1 AND i > 1) OR (v = 'guest' AND NOT (b OR t IS NULL))",
     ],
 )
-def test_both_sides_say_the_same(cluster: Cluster, condition: str) -> None:
+def test_source_and_target_evaluate_a_condition_alike(cluster: Cluster, condition: str) -> None:
     with psycopg.connect(cluster.conninfo()) as connection:
         connection.execute(TABLE)
         connection.execute(f"ALTER TABLE x ADD CONSTRAINT it CHECK ({condition}) NOT VALID")
@@ -111,6 +111,6 @@ def test_both_sides_say_the_same(cluster: Cluster, condition: str) -> None:
         "(t = E'a\\\\b'::text)",
     ],
 )
-def test_what_means_something_else_is_refused(expression: str) -> None:
+def test_an_expression_without_equivalent_is_refused(expression: str) -> None:
     with pytest.raises(Untranslatable):
         translated(expression, COLUMNS)

@@ -19,8 +19,9 @@ import psycopg
 import pytest
 
 from examples.ward_ops.generate import generate
-from include.cutover.assessment.assess import Assessment
+from include.cutover.assessment.findings import Assessment
 from include.cutover.cli import assess as assess_command
+from include.cutover.cli.assess import AssessOptions
 from include.cutover.places import ROOT
 from include.cutover.stack.postgres import Cluster
 from tests.support.assessing import as_somebody_else
@@ -48,7 +49,7 @@ def run(conninfo: str) -> Run:
 
     def told(file: Path, **options: object) -> tuple[int, str, str]:
         out, err = io.StringIO(), io.StringIO()
-        status = assess_command.run("ward_ops", file, target=conninfo, out=out, err=err, **options)  # type: ignore[arg-type]
+        status = assess_command.run(AssessOptions("ward_ops", file, conninfo, **options), out=out, err=err)  # type: ignore[arg-type]
         return status, out.getvalue(), err.getvalue()
 
     return told
@@ -96,11 +97,11 @@ def test_orphans_block_with_their_keys(run: Run, tmp_path: Path) -> None:
     assert json.loads(told)["blocks"] == 1
 
 
-def test_without_a_target_it_brings_its_own_and_takes_it_away(ward_ops: Path, tmp_path: Path) -> None:
+def test_without_a_target_a_local_one_is_started_and_removed(ward_ops: Path, tmp_path: Path) -> None:
     before = digests(ward_ops)
     script = (
-        "import sys; from pathlib import Path; from include.cutover.cli.assess import run;"
-        "sys.exit(run('ward_ops', Path(sys.argv[1])))"
+        "import sys; from pathlib import Path; from include.cutover.cli.assess import AssessOptions, run;"
+        "sys.exit(run(AssessOptions('ward_ops', Path(sys.argv[1]))))"
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir(mode=0o755)
@@ -112,11 +113,11 @@ def test_without_a_target_it_brings_its_own_and_takes_it_away(ward_ops: Path, tm
     assert list(scratch.iterdir()) == [] and digests(ward_ops) == before
 
 
-def test_ended_by_a_signal_it_leaves_nothing(ward_ops: Path, tmp_path: Path) -> None:
+def test_a_signal_ends_it_and_nothing_remains(ward_ops: Path, tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from include.cutover.cli import assess as assess_command;"
         "assess_command.assess_decided = lambda *a, **k: (print('assessing', flush=True), __import__('time').sleep(60));"
-        "sys.exit(assess_command.run('ward_ops', Path(sys.argv[1])))"
+        "sys.exit(assess_command.run(assess_command.AssessOptions('ward_ops', Path(sys.argv[1]))))"
     )
     scratch = tmp_path / "scratch"
     scratch.mkdir(mode=0o755)
@@ -145,7 +146,7 @@ def writer(tmp_path: Path) -> Iterator[tuple[Path, apsw.Connection]]:
     connection.close(True)
 
 
-def test_beside_a_live_wal_database(run: Run, writer: tuple[Path, apsw.Connection]) -> None:
+def test_a_live_wal_database_is_assessed_and_not_changed(run: Run, writer: tuple[Path, apsw.Connection]) -> None:
     path, connection = writer
     before = digests(path)
     status, told, _ = run(path)
@@ -156,7 +157,7 @@ def test_beside_a_live_wal_database(run: Run, writer: tuple[Path, apsw.Connectio
 
 
 @pytest.mark.parametrize("mode", ["DELETE", "WAL"])
-def test_on_media_that_cannot_be_written(run: Run, mode: str) -> None:
+def test_a_source_on_read_only_media_is_assessed(run: Run, mode: str) -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "ward_ops.db"
@@ -195,12 +196,12 @@ def test_the_report_is_one_page_and_escaped(run: Run, tmp_path: Path) -> None:
     assert 'src="' not in text and "http" not in text
 
 
-def test_a_report_that_cannot_be_written(run: Run, ward_ops: Path) -> None:
+def test_a_report_that_cannot_be_written_is_an_error(run: Run, ward_ops: Path) -> None:
     status, told, err = run(ward_ops, html=ward_ops / "below" / "a.html")
     assert (status, told) == (2, "") and "the report cannot be written" in err
 
 
-def test_the_clone_needs_room(run: Run, ward_ops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_cloning(run: Run, ward_ops: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A file with a hole is as large as it says without taking the room.
     with tempfile.NamedTemporaryFile() as large:
         os.truncate(large.name, 1 << 42)

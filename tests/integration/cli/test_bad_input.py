@@ -25,6 +25,7 @@ import pytest
 import yaml
 
 from include.cutover.cli import main as cli_main
+from include.cutover.cli import run as run_command
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import Evidence
@@ -107,7 +108,7 @@ def run(shop: Shop, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.Monk
     def no_stack(*_: object, **__: object) -> None:
         raise AssertionError("Airflow would be started")
 
-    monkeypatch.setattr(cli_main, "Stack", no_stack)
+    monkeypatch.setattr(run_command, "Stack", no_stack)
 
     def told(command: str, source: Path = shop.file, target: str = shop.url, plan: str = "shop", *more: str) -> Any:
         status = cli_main.main([command, "--plan", plan, "--source", str(source), "--target", target, *more])
@@ -187,7 +188,7 @@ SOURCES: Mapping[str, tuple[Callable[[Path, Path], object], str, Sequence[str]]]
 
 
 @pytest.mark.parametrize("kind", SOURCES)
-def test_a_bad_source(run: Run, shop: Shop, tmp_path: Path, kind: str) -> None:
+def test_a_bad_source_is_refused(run: Run, shop: Shop, tmp_path: Path, kind: str) -> None:
     make, says, commands = SOURCES[kind]
     path = tmp_path / "place" / "s.db"
     path.parent.mkdir()
@@ -296,7 +297,7 @@ def open_elsewhere(path: Path, mode: str) -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("mode", "differs"), [("WAL", True), ("DELETE", False)])
-def test_what_a_killed_writer_left_is_read_and_not_touched(
+def test_the_log_of_a_killed_writer_is_read_and_not_changed(
     run: Run, shop: Shop, tmp_path: Path, mode: str, differs: bool
 ) -> None:
     """The log holds commits, the hot journal an open transaction."""
@@ -311,7 +312,7 @@ def test_what_a_killed_writer_left_is_read_and_not_touched(
     assert state(path.parent) == before
 
 
-def test_a_log_of_another_file(run: Run, shop: Shop, tmp_path: Path) -> None:
+def test_a_log_of_another_file_is_refused(run: Run, shop: Shop, tmp_path: Path) -> None:
     path = tmp_path / "place" / "s.db"
     path.parent.mkdir()
     shutil.copy(shop.file, path)
@@ -327,7 +328,7 @@ def test_a_log_of_another_file(run: Run, shop: Shop, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mode", [1, 2])
-def test_a_log_that_is_none(run: Run, shop: Shop, tmp_path: Path, mode: int) -> None:
+def test_a_log_that_is_not_a_log_is_ignored(run: Run, shop: Shop, tmp_path: Path, mode: int) -> None:
     """SQLite looks at what is called -wal whatever the header says, and would make -shm beside it."""
     path = tmp_path / "place" / "s.db"
     path.parent.mkdir()
@@ -341,7 +342,7 @@ def test_a_log_that_is_none(run: Run, shop: Shop, tmp_path: Path, mode: int) -> 
     assert state(path.parent) == before
 
 
-def test_a_source_that_may_not_be_read(run: Run, shop: Shop) -> None:
+def test_an_unreadable_source_is_refused(run: Run, shop: Shop) -> None:
     for command in INSIDE:  # both have imported what they need, which somebody else could not
         run(command)
     for closed in ("file", "folder", "log"):
@@ -364,7 +365,7 @@ def test_a_source_that_may_not_be_read(run: Run, shop: Shop) -> None:
             assert before is None or state(place) == before
 
 
-def test_a_source_that_somebody_has_locked(run: Run, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_locked_source_is_refused(run: Run, shop: Shop, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(cloning.clone.__kwdefaults__ or {}, "busy_seconds", 0.3)
     path = tmp_path / "place" / "s.db"
     path.parent.mkdir()
@@ -399,7 +400,7 @@ def test_an_open_wal_database_where_nothing_may_be_written(run: Run, shop: Shop)
 
 
 @pytest.mark.parametrize("form", ["page_size = 512", "page_size = 65536", "encoding = 'UTF-16le'", "encoding = 'UTF-16be'"])
-def test_databases_of_other_forms_are_the_same(run: Run, shop: Shop, tmp_path: Path, form: str) -> None:
+def test_databases_in_other_forms_give_the_same_result(run: Run, shop: Shop, tmp_path: Path, form: str) -> None:
     path = tmp_path / "s.db"
     with contextlib.closing(apsw.Connection(str(path))) as connection:
         connection.execute(f"PRAGMA {form}; PRAGMA synchronous = OFF").fetchall()
@@ -416,7 +417,7 @@ def test_databases_of_other_forms_are_the_same(run: Run, shop: Shop, tmp_path: P
     assert state(tmp_path) == before
 
 
-def test_no_place_for_the_clone(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_scratch_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     for command in INSIDE:
         assert "the scratch folder cannot be made" in refused(run(command))
@@ -426,14 +427,14 @@ def test_no_place_for_the_clone(run: Run, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "../plans/shop", "x" * 300, "a\nb", "Shop"])
-def test_a_plan_that_is_not_there(run: Run, shop: Shop, name: str) -> None:
+def test_a_missing_plan_is_refused(run: Run, shop: Shop, name: str) -> None:
     for command in ALL:
         told = refused(run(command, shop.file, shop.url, name))
         assert "there is no plan" in told and "expected one of: shop." in told
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe", None])
-def test_a_plan_that_cannot_be_read(
+def test_an_unreadable_plan_is_refused(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: bytes | None
 ) -> None:
     monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))
@@ -468,7 +469,7 @@ def listening(answer: bytes) -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-def test_a_target_that_is_not_there(run: Run, shop: Shop) -> None:
+def test_an_unreachable_target_is_refused(run: Run, shop: Shop) -> None:
     nobody = f"postgresql://me:{PASSWORD}@127.0.0.1:{free_port()}/x"
     right = shop.cluster.url(shop.database)
     wrong_password = right.replace(shop.cluster.password, PASSWORD)
@@ -487,12 +488,12 @@ def test_a_target_that_is_not_there(run: Run, shop: Shop) -> None:
     "target",
     ["", " ", "///", f"postgres me:{PASSWORD}@", f"mysql://me:{PASSWORD}@h/x", f"postgresql://me:{PASSWORD} x@h/x"],
 )
-def test_a_target_that_is_no_address(run: Run, shop: Shop, target: str) -> None:
+def test_a_target_that_is_not_an_address_is_refused(run: Run, shop: Shop, target: str) -> None:
     for command in INSIDE:
         assert "expected postgresql://USER@HOST:PORT/DATABASE" in refused(run(command, shop.file, target))
 
 
-def test_a_target_in_another_encoding(run: Run, shop: Shop) -> None:
+def test_a_target_in_another_encoding_is_refused(run: Run, shop: Shop) -> None:
     name = f"latin_{secrets.token_hex(4)}"
     with psycopg.connect(shop.cluster.conninfo(), autocommit=True) as connection:
         connection.execute(f"CREATE DATABASE {name} ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
@@ -505,7 +506,7 @@ def test_a_target_in_another_encoding(run: Run, shop: Shop) -> None:
             connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
-def test_a_target_that_only_reads_by_default(run: Run, shop: Shop) -> None:
+def test_a_read_only_target_is_assessed_and_fails_preflight(run: Run, shop: Shop) -> None:
     """An assessment leaves nothing behind, so it does not mind; the cutover does."""
     with psycopg.connect(shop.cluster.conninfo(), autocommit=True) as connection:
         connection.execute(f'ALTER DATABASE "{shop.database}" SET default_transaction_read_only = on')
@@ -517,7 +518,7 @@ def test_a_target_that_only_reads_by_default(run: Run, shop: Shop) -> None:
             connection.execute(f'ALTER DATABASE "{shop.database}" RESET default_transaction_read_only')
 
 
-def test_a_role_without_rights(run: Run, shop: Shop) -> None:
+def test_a_role_without_rights_is_refused(run: Run, shop: Shop) -> None:
     role = f"looker_{secrets.token_hex(6)}"
     url = shop.url.replace(f"postgres:{shop.cluster.password}", f"{role}:{PASSWORD}")
     with psycopg.connect(shop.cluster.conninfo(shop.database), autocommit=True) as connection:
@@ -535,9 +536,9 @@ def test_a_role_without_rights(run: Run, shop: Shop) -> None:
             connection.execute(f"DROP ROLE {role}")
 
 
-def test_a_target_without_the_tables_of_the_plan(run: Run, shop: Shop) -> None:
+def test_a_target_without_the_tables_of_the_plan_is_refused(run: Run, shop: Shop) -> None:
     told = refused(run("verify", shop.file, shop.cluster.url()))
-    assert "the target has no table of the plan; expected the plan's 2 tables; found no table at all." in told
+    assert "the target has no table of the plan; expected the plan's 2 tables; found no tables." in told
 
 
 @contextlib.contextmanager
@@ -569,7 +570,7 @@ def introduced_as(version: str, port: int) -> Iterator[int]:
         yield int(server.getsockname()[1])
 
 
-def test_a_target_that_is_too_old(run: Run, shop: Shop) -> None:
+def test_a_target_that_is_too_old_is_refused(run: Run, shop: Shop) -> None:
     with introduced_as("13.9", shop.cluster.port) as port:
         url = shop.url.replace(f":{shop.cluster.port}/", f":{port}/")
         for command in INSIDE:
@@ -584,7 +585,7 @@ def test_a_target_that_is_too_old(run: Run, shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("command", INSIDE)
-def test_what_the_terminal_cannot_show_is_shown_another_way(shop: Shop, tmp_path: Path, command: str) -> None:
+def test_characters_that_the_terminal_cannot_show_are_escaped(shop: Shop, tmp_path: Path, command: str) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xff.db"))
     shutil.copy(shop.file, path)
     arguments = ["--plan", "shop", "--source", str(path), "--target", shop.url, "--json"]

@@ -77,7 +77,7 @@ def test_it_brings_the_application_back_from_any_point(
     assert typed(evidence, "--by", "ana") == 0
     told = capsys.readouterr()
     assert told.out.count("✓") == 10, "open, the eight steps of the way back, close"
-    assert "Nobody was told; send this: Library is back at" in told.out
+    assert "No notice was sent; send this: Library is back at" in told.out
     assert Judge(site, before).verdict(outcome(evidence)) == []
     assert outcome(evidence) == "rolled_back"
     asked = evidence.last("rollback.asked") or evidence.last("reopened")
@@ -135,14 +135,14 @@ def without_the_first_copy(site: Site, evidence: Evidence) -> None:
 @pytest.mark.parametrize(
     "missing", [without_plan_and_sql, with_a_broken_plan, with_another_plan, without_the_ledger, with_a_torn_event]
 )
-def test_it_needs_the_evidence_only(site: Site, before: Before, missing: Callable[[Site, Evidence], None]) -> None:
+def test_it_needs_only_the_evidence(site: Site, before: Before, missing: Callable[[Site, Evidence], None]) -> None:
     evidence = reach(site, "close_run")
     missing(site, evidence)
     assert typed(evidence) == 0
     assert Judge(site, before).verdict(outcome(evidence)) == []
 
 
-def test_the_second_copy_of_the_backup_serves(site: Site) -> None:
+def test_it_restores_from_the_second_copy_of_the_backup(site: Site) -> None:
     evidence = reach(site, "copy.books")
     without_the_first_copy(site, evidence)
     assert typed(evidence) == 0
@@ -152,7 +152,7 @@ def test_the_second_copy_of_the_backup_serves(site: Site) -> None:
     assert restored["figures"]["sha256"] == backup["sha256"]
 
 
-def test_a_changed_frozen_plan_is_not_followed(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_changed_frozen_plan_is_refused(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     evidence = reach(site, "copy.books")
     frozen = evidence.folder / FROZEN_PLAN
     whole = frozen.read_text()
@@ -166,7 +166,7 @@ def test_a_changed_frozen_plan_is_not_followed(site: Site, capsys: pytest.Captur
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_without_postgresql_the_target_stays_pending_and_the_next_run_puts_it_aside(
+def test_without_postgresql_the_target_stays_pending_and_the_next_run_sets_it_aside(
     site: Site, before: Before, known: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     evidence = reach(site, "close_run")
@@ -189,7 +189,7 @@ def test_without_postgresql_the_target_stays_pending_and_the_next_run_puts_it_as
 
 
 @pytest.mark.parametrize("point", [25, 100, None])
-def test_killed_half_way_and_called_again(site: Site, before: Before, point: int | None) -> None:
+def test_a_killed_rollback_is_completed_by_the_next_call(site: Site, before: Before, point: int | None) -> None:
     evidence = reach(site, "go_live.start_services")
     first = site.world.command("break glass", lambda: site.break_glass(evidence), Fault(point, signal.SIGKILL))
     site.world.walk()
@@ -211,7 +211,7 @@ def test_after_losing_the_lease_nothing_more_is_done(site: Site, before: Before)
     assert Judge(site, before).verdict(outcome(evidence)) == []
 
 
-def test_one_that_lost_the_lease_between_two_steps_refuses_the_next(site: Site, before: Before) -> None:
+def test_a_rollback_without_the_lease_refuses_the_next_step(site: Site, before: Before) -> None:
     evidence = reach(site, "take_backup")
 
     def tell(name: str, report: object) -> None:
@@ -219,7 +219,7 @@ def test_one_that_lost_the_lease_between_two_steps_refuses_the_next(site: Site, 
             lease.take_over(PLAN, "one", "rollback_library/another")
 
     with pytest.raises(LeaseLost):
-        break_glass.rollback(PLAN, evidence.folder, reason="a test", by="the first", tell=tell)
+        break_glass.rollback(PLAN, evidence.folder, reason="a test", by="the first", on_step=tell)
     assert [event["event"] for event in evidence.events()][-1] == "step.end", "not even a record of its own"
     assert not has_begun(evidence.events(), "rollback.restore_source") and outcome(evidence) == "open"
     assert typed(evidence) == 0
@@ -249,7 +249,7 @@ def test_logs_are_kept_without_secrets(site: Site) -> None:
         assert not path.is_file() or b"of-the-shop" not in path.read_bytes(), path
 
 
-def test_a_log_that_is_gone_is_in_nobodys_way(site: Site) -> None:
+def test_a_missing_log_does_not_stop_the_rollback(site: Site) -> None:
     evidence = reach(site, "close_run")
     shutil.rmtree(site.folder / "logs")
     (site.folder / "logs").mkdir(mode=0o755)
@@ -258,7 +258,7 @@ def test_a_log_that_is_gone_is_in_nobodys_way(site: Site) -> None:
     assert stopped is not None and set(stopped["figures"]["logs_missing"]) == {"api", "worker"}
 
 
-def test_an_application_that_could_not_write_is_not_back(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_application_that_cannot_write_is_not_healthy(site: Site, capsys: pytest.CaptureFixture[str]) -> None:
     folder = site.shop.database.parent
     if os.geteuid() == 0:
         for path in (site.shop.database, folder):
@@ -275,7 +275,7 @@ def test_an_application_that_could_not_write_is_not_back(site: Site, capsys: pyt
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
-def test_what_root_writes_belongs_to_whom_the_evidence_belongs(site: Site) -> None:
+def test_files_written_by_root_get_the_owner_of_the_evidence(site: Site) -> None:
     evidence = reach(site, "copy.books")
     for path in (site.evidence, *site.evidence.rglob("*")):
         os.chown(path, NOBODY.pw_uid, NOBODY.pw_gid)
@@ -290,7 +290,7 @@ def rolled_back_by_airflow(site: Site) -> Run:
     return run
 
 
-def test_a_rollback_by_airflow_goes_on_where_break_glass_failed(site: Site, before: Before) -> None:
+def test_a_rollback_by_airflow_continues_a_failed_one(site: Site, before: Before) -> None:
     evidence = reach(site, "go_live.start_services")
     broken = site.shop.configuration.with_name("aside")
     site.shop.configuration.rename(broken)

@@ -19,7 +19,7 @@ import apsw
 import psycopg
 import pytest
 
-from include.cutover.cli import verify as verify_command
+from include.cutover.cli.verify import VerifyOptions, run
 from include.cutover.proof import content, digest_store, digests
 from include.cutover.proof.digest_store import DigestStore
 from include.cutover.source import backup, fence, trial_restore
@@ -57,11 +57,12 @@ class Told:
 def verify(loaded: Loaded, conninfo: str | None = None, source: Path | None = None, **options: Any) -> Told:
     out, err = io.StringIO(), io.StringIO()
     file = source or loaded.manifest.file
-    status = verify_command.run(loaded.plan.name, file, conninfo or loaded.conninfo, out=out, err=err, **options)
+    given = VerifyOptions(loaded.plan.name, file, conninfo or loaded.conninfo, **options)
+    status = run(given, out=out, err=err)
     return Told(status, out.getvalue(), err.getvalue())
 
 
-def test_equal(ward: Loaded) -> None:
+def test_equal_sides_give_0(ward: Loaded) -> None:
     told = verify(ward, fail_on_mismatch=True)
     assert (told.status, told.err) == (0, "")
     assert "EQUAL: source and target are the same, 25 tables." in told.out
@@ -75,12 +76,12 @@ def test_equal(ward: Loaded) -> None:
 
 
 @pytest.mark.parametrize("form", ["postgresql://", "postgresql+psycopg://", "postgres://"])
-def test_the_target_as_a_url(ward: Loaded, form: str) -> None:
+def test_every_form_of_the_target_s_url_is_accepted(ward: Loaded, form: str) -> None:
     url = ward.cluster.url(ward.database).replace("postgresql://", form)
-    assert verify(ward, url, tables=["users"]).status == 0
+    assert verify(ward, url, tables="users").status == 0
 
 
-def test_a_difference_is_told_and_fails_only_when_asked_for(ward: Loaded) -> None:
+def test_a_difference_is_reported_and_gives_1_only_with_fail_on_mismatch(ward: Loaded) -> None:
     with ward.spoiled("UPDATE branches SET display_name = 'x' WHERE name = 'Batumi 1'",
                       "DELETE FROM ping_results WHERE id = 3") as conninfo:  # fmt: skip
         told = verify(ward, conninfo)
@@ -109,10 +110,10 @@ def test_counts_only_is_the_table_of_the_runbook(ward: Loaded) -> None:
         assert verify(ward, conninfo, counts_only=True, fail_on_mismatch=True).status == 0
 
 
-def test_some_tables_only(ward: Loaded) -> None:
+def test_only_the_given_tables_are_compared(ward: Loaded) -> None:
     with ward.spoiled("UPDATE branches SET display_name = 'x'", "SELECT setval('users_id_seq', 1)") as conninfo:
-        assert verify(ward, conninfo, tables=["monitored_hostgroups", "alert_rules"], fail_on_mismatch=True).status == 0
-        told = verify(ward, conninfo, tables=["users"], fail_on_mismatch=True)
+        assert verify(ward, conninfo, tables="monitored_hostgroups,alert_rules", fail_on_mismatch=True).status == 0
+        told = verify(ward, conninfo, tables="users", fail_on_mismatch=True)
         assert told.status == 1
         assert "DIFFERS  the next id of users is free: the next value is 2" in told.out
 
@@ -133,7 +134,7 @@ def test_orphans_sequences_and_schema_alone_are_a_mismatch(ward: Loaded) -> None
             assert found in told.out
 
 
-def test_reference_data_is_no_difference(without_places: Loaded) -> None:
+def test_reference_data_is_not_a_difference(without_places: Loaded) -> None:
     assert verify(without_places, fail_on_mismatch=True).status == 0
     told = verify(without_places, fail_on_mismatch=True, counts_only=True)
     assert told.status == 0
@@ -156,7 +157,7 @@ def test_after_go_live_new_rows_are_extra_and_the_sequences_are_left_alone(ward:
             assert row == (1501,)
 
 
-def test_writers_do_not_have_to_wait(ward: Loaded) -> None:
+def test_writers_are_not_blocked(ward: Loaded) -> None:
     with ward.spoiled() as conninfo, psycopg.connect(conninfo) as connection:
         connection.execute("SELECT nextval('ping_results_id_seq')")
         connection.execute("UPDATE users SET full_name = 'being written' WHERE id = 1")
@@ -221,14 +222,14 @@ def test_nothing_is_left_in_the_scratch_folder(ward: Loaded, tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["live.db"]
 
 
-def test_a_table_that_the_plan_does_not_know_is_a_mismatch(ward: Loaded, tmp_path: Path) -> None:
+def test_a_table_that_is_not_in_the_plan_is_a_mismatch(ward: Loaded, tmp_path: Path) -> None:
     more = tmp_path / "more.db"
     shutil.copy(ward.manifest.file, more)
     with contextlib.closing(apsw.Connection(str(more))) as connection:
         connection.execute("CREATE TABLE forgotten (id INTEGER)")
     told = verify(ward, source=more, fail_on_mismatch=True)
     assert told.status == 1
-    assert "every table of the source is one of the plan: forgotten" in told.out
+    assert "every table of the source is in the plan: forgotten" in told.out
 
 
 def test_decisions_of_the_plan_are_carried_out_first(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,9 +249,7 @@ def test_decisions_of_the_plan_are_carried_out_first(ward: Loaded, tmp_path: Pat
         assert "with the plan's decisions" in told.out
 
 
-def test_tables_that_the_plan_leaves_behind_are_no_mismatch(
-    ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ignored_tables_are_not_a_mismatch(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(Path("include/plans"), tmp_path / "plans")
     with (tmp_path / "plans" / "ward_ops.yaml").open("a") as plan:
         plan.write("ignored_tables: {scratch: space of an importer}\n")
@@ -274,7 +273,7 @@ def not_compared(told: Told) -> str:
     return told.err
 
 
-def test_it_never_says_equal_of_what_it_could_not_compare(ward: Loaded, tmp_path: Path) -> None:
+def test_tables_that_could_not_be_compared_are_never_equal(ward: Loaded, tmp_path: Path) -> None:
     missing = tmp_path / "missing.db"
     assert "there is no such file" in not_compared(verify(ward, source=missing))
     text = tmp_path / "text.db"
@@ -284,13 +283,13 @@ def test_it_never_says_equal_of_what_it_could_not_compare(ward: Loaded, tmp_path
     told = not_compared(verify(ward, nowhere))
     assert "the target does not answer" in told
     assert "s3cret" not in told
-    assert "the plan does not know this table" in not_compared(verify(ward, tables=["user"]))
+    assert "the table is not in the plan" in not_compared(verify(ward, tables="user"))
     out, err = io.StringIO(), io.StringIO()
-    assert verify_command.run("no_such_plan", ward.manifest.file, ward.conninfo, out=out, err=err) == 2
+    assert run(VerifyOptions("no_such_plan", ward.manifest.file, ward.conninfo), out=out, err=err) == 2
     assert "there is no plan" in err.getvalue()
 
 
-def test_a_backup_that_is_not_the_one_of_its_manifest_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+def test_a_backup_that_does_not_match_its_manifest_is_refused(ward: Loaded, tmp_path: Path) -> None:
     copy = tmp_path / ward.manifest.file.name
     shutil.copy(ward.manifest.file, copy)
     shutil.copy(ward.manifest.path, tmp_path / ward.manifest.path.name)
@@ -298,10 +297,10 @@ def test_a_backup_that_is_not_the_one_of_its_manifest_is_not_compared(ward: Load
     with copy.open("r+b") as file:
         file.seek(5000)
         file.write(b"\xff")
-    assert "this is not the file that its manifest is about" in not_compared(verify(ward, source=copy))
+    assert "the file does not match its manifest" in not_compared(verify(ward, source=copy))
 
 
-def test_a_damaged_database_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+def test_a_damaged_database_is_refused(ward: Loaded, tmp_path: Path) -> None:
     damaged = tmp_path / "damaged.db"
     data = bytearray(ward.manifest.file.read_bytes())
     data[4096 * 30 : 4096 * 31] = b"\xff" * 4096
@@ -322,7 +321,7 @@ def test_a_part_that_cannot_be_read_gives_2_unless_a_difference_is_known(ward: L
             assert "NOT COMPARED" in told.out
             assert verify(ward, reader, counts_only=True).status == 2
             # A role that may only read cannot try the plan's SQL: the schema stays unknown.
-            told = verify(ward, reader, tables=["users"], as_json=True)
+            told = verify(ward, reader, tables="users", as_json=True)
             assert told.status == 2
             assert {c["name"] for c in told.json["checks"] if c["outcome"] == "unknown"} == {"structure"}
             with psycopg.connect(conninfo) as connection:
@@ -335,7 +334,7 @@ def test_a_part_that_cannot_be_read_gives_2_unless_a_difference_is_known(ward: L
                 connection.execute("DROP ROLE verify_reader")
 
 
-def test_a_table_that_is_not_in_the_target(ward: Loaded) -> None:
+def test_a_table_that_is_missing_in_the_target_is_reported(ward: Loaded) -> None:
     with ward.spoiled("DROP TABLE mtr_results") as conninfo:
         told = verify(ward, conninfo, fail_on_mismatch=True)
         assert told.status == 1
@@ -349,17 +348,17 @@ def test_a_table_that_is_not_in_the_target(ward: Loaded) -> None:
         assert found["source_rows"] > 0
 
 
-def test_what_is_of_another_application_is_not_compared(ward: Loaded, tmp_path: Path) -> None:
+def test_a_source_of_another_application_is_refused(ward: Loaded, tmp_path: Path) -> None:
     other = tmp_path / "other.db"
     with contextlib.closing(apsw.Connection(str(other))) as connection:
         connection.execute("CREATE TABLE songs (id INTEGER)")
-    for options in ({}, {"counts_only": True}, {"tables": ["users"]}):
+    for options in ({}, {"counts_only": True}, {"tables": "users"}):
         assert "the plan is for another application" in not_compared(verify(ward, source=other, **options))
         told = not_compared(verify(ward, ward.cluster.conninfo(), **options))
         assert "the target has no table of the plan; expected the plan's 25 tables" in told
 
 
-def test_the_digests_of_another_file_are_not_believed(ward: Loaded, tmp_path: Path) -> None:
+def test_the_digests_of_another_file_are_not_used(ward: Loaded, tmp_path: Path) -> None:
     """Whoever copies a backup may bring the digests of another one along."""
     assert verify(ward).status == 0  # its own digests are kept now
     shutil.copy(ward.manifest.file, tmp_path / "changed.db")
@@ -373,7 +372,9 @@ def test_the_digests_of_another_file_are_not_believed(ward: Loaded, tmp_path: Pa
 
 
 @pytest.mark.parametrize("at", [1, 5])
-def test_a_server_that_dies_in_the_middle(ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+def test_a_server_that_dies_during_the_comparison_gives_2(
+    ward: Loaded, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
     """Half of a comparison is none: neither equal nor different. At the first table, all others wait for their turn."""
     cluster = Cluster(tmp_path / "postgres", free_port())
     cluster.start({"fsync": "off"})
@@ -397,7 +398,7 @@ def test_a_server_that_dies_in_the_middle(ward: Loaded, tmp_path: Path, monkeypa
         cluster.stop(signal.SIGQUIT)
 
 
-def test_a_source_that_is_written_all_the_time(ward: Loaded, tmp_path: Path) -> None:
+def test_a_source_that_is_written_all_the_time_can_be_compared(ward: Loaded, tmp_path: Path) -> None:
     """Each comparison is of one moment: what is wrong is what was written, and no row is half there."""
     live = tmp_path / "live.db"
     shutil.copy(ward.manifest.file, live)

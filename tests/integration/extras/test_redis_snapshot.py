@@ -16,7 +16,7 @@ import pytest
 
 from include.cutover.errors import CannotCheck, StepFailed, Unreachable
 from include.cutover.extras import rdb, redis_snapshot
-from include.cutover.plan.model import RedisSnapshot
+from include.cutover.plan.backups import RedisSnapshot
 from include.cutover.stack.postgres import free_port
 from tests.support.redis_server import PASSWORD, Server, running
 

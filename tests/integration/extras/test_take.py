@@ -18,8 +18,9 @@ from include.cutover.extras import take
 from include.cutover.extras.take import KeptExtra, preview_extras, take_extras
 from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
+from include.cutover.plan.backups import Extras
 from include.cutover.plan.file import load_plan, parse_plan
-from include.cutover.plan.model import Extras, Plan
+from include.cutover.plan.model import Plan
 from include.cutover.runs import runbook
 from include.cutover.runs.row import Point
 from include.cutover.runs.terms import Terms

@@ -49,13 +49,13 @@ def accepted(base: str, declared: str, values: list[Any], *, not_null: bool) -> 
 
 @pytest.mark.parametrize("base", USUAL)
 @pytest.mark.parametrize("declared", DECLARED)
-def test_null_is_fine_exactly_where_it_may_be(base: str, declared: str) -> None:
+def test_null_is_accepted_only_where_it_is_allowed(base: str, declared: str) -> None:
     assert accepted(base, declared, [None], not_null=False) == [True]
     assert accepted(base, declared, [None], not_null=True) == [False]
 
 
 @pytest.mark.parametrize("base", USUAL)
-def test_usual_values_are_certain(base: str) -> None:
+def test_usual_values_are_accepted(base: str) -> None:
     others = {"bool": "BOOLEAN", "float8": "REAL", "numeric": "REAL", "bytea": "BLOB"}
     declared = "INTEGER" if base.startswith("int") else others.get(base, "TEXT")
     assert all(accepted(base, declared, USUAL[base][1], not_null=True))
@@ -63,20 +63,20 @@ def test_usual_values_are_certain(base: str) -> None:
 
 @pytest.mark.parametrize("base", USUAL)
 @pytest.mark.parametrize("declared", DECLARED)
-def test_other_classes_are_never_certain(base: str, declared: str) -> None:
+def test_values_of_other_classes_are_not_accepted(base: str, declared: str) -> None:
     wrong: list[Any] = [b"1"] if base != "bytea" else ["text"]
     if base not in ("text", "varchar", "bpchar", "bytea", "jsonb", "json"):
         wrong.append("abc")
     assert not any(accepted(base, declared, wrong, not_null=False))
 
 
-def test_text_that_looks_like_a_number_is_no_number() -> None:
+def test_text_that_looks_like_a_number_is_not_accepted() -> None:
     for base in ("int2", "int4", "int8", "bool", "float8", "numeric"):
         assert accepted(base, "TEXT", ["1"], not_null=False) == [False]
         assert accepted(base, "BLOB", ["1"], not_null=False) == [False]
 
 
-def test_a_collation_that_is_not_here_is_no_obstacle() -> None:
+def test_an_unknown_collation_does_not_matter() -> None:
     connection = apsw.Connection(":memory:")
     connection.create_collation("theirs", lambda a, b: (a > b) - (a < b))
     for base, (_, values) in USUAL.items():
@@ -103,13 +103,13 @@ def test_a_collation_that_is_not_here_is_no_obstacle() -> None:
         ("CREATE TABLE t (id INTEGER)", None),
     ],
 )
-def test_the_column_that_is_the_rowid(create: str, column: str | None) -> None:
+def test_the_alias_of_the_rowid_is_found(create: str, column: str | None) -> None:
     connection = apsw.Connection(":memory:")
     connection.execute(create)
     assert rowid_alias(connection, shape(connection, "t")) == column
 
 
-def test_conditions_are_joined_without_depth() -> None:
+def test_conditions_are_joined_as_a_balanced_tree() -> None:
     connection = apsw.Connection(":memory:")
     many = [f"{number} = {number}" for number in range(2000)]
     assert connection.execute(f"SELECT {all_of(many)}, {any_of(many)}, {all_of([])}, {any_of([])}").get == (1, 1, 1, 0)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from include.cutover.cli.console import Narrator, tell_summary
+from include.cutover.cli.console import Narrator, print_summary
 from include.cutover.evidence.record import Evidence
 from include.cutover.plan.file import load_plan
 
@@ -60,12 +60,12 @@ def test_the_copies_are_one_line_when_the_last_of_them_has_passed(screen: Consol
     assert told(screen, {"event": "step.begin", "step": names[0]}, *ends) == ["✓ copy 26.00 s 26,000 rows in 25 tables"]
 
 
-def test_a_copy_that_failed_is_told_at_once(screen: Console) -> None:
+def test_a_failed_copy_is_printed_at_once(screen: Console) -> None:
     event = {"event": "step.end", "step": "copy.users", "outcome": "error", "seconds": 2.0, "summary": "not a number"}
     assert told(screen, event) == ["✗ copy.users 2.00 s not a number"]
 
 
-def test_downtime_gates_and_notices(screen: Console) -> None:
+def test_downtime_gates_and_failed_notices_are_printed(screen: Console) -> None:
     assert told(
         screen,
         {"event": "gate", "gate": "go_no_go", "answer": "Go", "by": "lead", "automatic": False},
@@ -78,12 +78,12 @@ def test_downtime_gates_and_notices(screen: Console) -> None:
         "✓ go_no_go Go, by lead",
         "▼ services stop the downtime begins",
         "▲ services run 1.00 s on PostgreSQL; the downtime was that long",
-        "✗ approve No-go, by nobody in time",
+        "✗ approve No-go, no answer in time",
         "! completion not delivered by mail: refused",
     ]
 
 
-def test_rows_that_a_rollback_leaves_behind_are_told_before_it(screen: Console) -> None:
+def test_rows_lost_by_a_rollback_are_printed_before_it(screen: Console) -> None:
     users = {"users": {"in_words": "2 inserted"}}
     assert told(
         screen,
@@ -103,7 +103,7 @@ def test_the_summary_names_figures_and_files(screen: Console, tmp_path: Path) ->
     evidence.append("run.opened", run_id="a run", plan="ward_ops", application="Ward OPS", actor="lead", approve="auto")
     evidence.append("sealed", outcome="abandoned", summary="called off")
     evidence.save("report.html", "<html></html>")
-    tell_summary(evidence, load_plan("ward_ops"), screen)
+    print_summary(evidence, load_plan("ward_ops"), screen)
     found = lines(screen)
     assert "outcome abandoned" in found
     assert "downtime none, nothing was stopped" in found

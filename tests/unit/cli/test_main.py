@@ -13,7 +13,8 @@ from pathlib import Path
 import apsw
 import pytest
 
-from include.cutover.cli.main import main, postgres_connection
+from include.cutover.cli.main import main
+from include.cutover.cli.target_url import postgres_connection
 from include.cutover.errors import Refused
 from include.cutover.places import ROOT
 from include.cutover.stack.processes import Roster
@@ -52,17 +53,17 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         (["stack", "up", "--port", "many"], "--port"),
     ],
 )
-def test_wrong_arguments(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
+def test_wrong_arguments_are_refused(capsys: pytest.CaptureFixture[str], arguments: list[str], expected: str) -> None:
     assert expected in refused(capsys, *arguments)
 
 
-def test_a_missing_source(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_missing_source_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     target = f"postgresql://me:{PASSWORD}@127.0.0.1:5/x"
     told = refused(capsys, "run", "--plan", "ward_ops", "--source", tmp_path / "gone.db", "--target", target)
     assert f"{tmp_path}/gone.db: there is no such file. Check the path" in told
 
 
-def test_a_source_that_is_no_database(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_source_that_is_not_a_database_is_refused(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "notes.txt"
     file.write_text("not a database, but long enough to look like one")
     told = refused(capsys, "run", "--plan", "ward_ops", "--source", file, "--target", f"postgresql://me:{PASSWORD}@h/x")
@@ -87,16 +88,18 @@ def test_a_bad_target_url_is_not_repeated(
     assert expected in refused(capsys, "run", "--plan", "ward_ops", "--source", database, "--target", url)
 
 
-def test_a_target_that_does_not_answer(capsys: pytest.CaptureFixture[str], database: Path) -> None:
+def test_a_target_that_does_not_answer_is_refused(capsys: pytest.CaptureFixture[str], database: Path) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
         url = f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/x"
         told = refused(capsys, "run", "--plan", "ward_ops", "--source", database, "--target", url)
-    assert f"127.0.0.1:{port}, database x, user me: the target does not let anybody in" in told
+    assert f"127.0.0.1:{port}, database x, user me: the target does not let this user in" in told
 
 
-def test_a_target_that_refuses_the_log_in(capsys: pytest.CaptureFixture[str], database: Path, conninfo: str) -> None:
+def test_a_target_that_refuses_the_log_in_is_reported(
+    capsys: pytest.CaptureFixture[str], database: Path, conninfo: str
+) -> None:
     port = re.search(r"port=(\d+)", conninfo)
     assert port is not None
     url = f"postgresql://me:{PASSWORD}@127.0.0.1:{port[1]}/x"
@@ -113,7 +116,7 @@ def test_automatic_approval_needs_the_plan(
     assert "gates.allow_auto_approval" in told
 
 
-def test_a_taken_port(
+def test_a_taken_port_is_refused(
     capsys: pytest.CaptureFixture[str], database: Path, tmp_path: Path, conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = dict(item.split("=", 1) for item in conninfo.split())
@@ -185,7 +188,9 @@ def test_roles_are_made_in_the_fab_auth_manager_only(
         assert "expected FabAuthManager; found SimpleAuthManager" in told
 
 
-def test_status_and_down_where_nothing_runs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_stack_status_gives_1_and_down_gives_0_where_nothing_runs(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
     assert main(["stack", "status", "--folder", str(tmp_path)]) == 1
     assert main(["stack", "down", "--folder", str(tmp_path)]) == 0
     assert capsys.readouterr().out.count("no local Airflow runs there") == 2
@@ -211,7 +216,7 @@ def test_all_notices_of_a_run_are_shown_before_it_starts(capsys: pytest.CaptureF
         "deadline · 2026-03-01 18:52 UTC, while the run is open · to slack (#ops), mail (ops@ward-ops.example), "
         "lead (lead@ward-ops.example)\n",
         "completion · when it is live",
-        "rollback · when it went back",
+        "rollback · when it was rolled back",
         "cancelled · when it does not take place",
     ):
         assert f"\n{heading}" in told, heading
@@ -222,7 +227,7 @@ def test_all_notices_of_a_run_are_shown_before_it_starts(capsys: pytest.CaptureF
 def test_notices_that_cannot_be_written_are_faults(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert "this is no time" in refused(capsys, "notices", "--plan", "ward_ops", "--window-start", "tonight")
+    assert "not a date and time" in refused(capsys, "notices", "--plan", "ward_ops", "--window-start", "tonight")
     plan = (ROOT / "include" / "plans" / "ward_ops.yaml").read_text(encoding="utf-8")
     (tmp_path / "ward_ops.yaml").write_text(plan.replace("begins at <time>", "begins at <tmie>"), encoding="utf-8")
     monkeypatch.setenv("CUTOVER_PLANS", str(tmp_path))

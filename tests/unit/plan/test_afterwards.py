@@ -1,4 +1,4 @@
-"""What a plan says about the time after go-live, and what is no plan."""
+"""The plan's part about the time after go-live: valid values, contradictions, log patterns."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from include.cutover.plan.file import load_plan, parse_plan
 WARD_OPS = (plans_folder() / "ward_ops.yaml").read_text(encoding="utf-8")
 
 
-def test_the_plan_of_ward_ops_is_looked_after_for_an_hour_and_its_backups_are_kept_for_thirty_days() -> None:
+def test_ward_ops_has_an_hour_of_aftercare_and_keeps_backups_for_thirty_days() -> None:
     plan = load_plan("ward_ops")
     assert (plan.aftercare.enabled, plan.aftercare.minutes, plan.aftercare.interval_seconds) == (True, 60, 300)
     assert [item.table for item in plan.aftercare.growing] == ["ping_results"]
@@ -24,15 +24,15 @@ def test_the_plan_of_ward_ops_is_looked_after_for_an_hour_and_its_backups_are_ke
 @pytest.mark.parametrize(
     ("line", "replaced", "fault"),
     [
-        ("interval_seconds: ${WARD_OPS_AFTERCARE_INTERVAL:-300}", "interval_seconds: 3000\n  minutes: 10", "stands twice"),
+        ("interval_seconds: ${WARD_OPS_AFTERCARE_INTERVAL:-300}", "interval_seconds: 3000\n  minutes: 10", "is given twice"),
         ("minutes: ${WARD_OPS_AFTERCARE_MINUTES:-60}", "minutes: 1", "interval_seconds must not be more"),
         ("- table: ping_results\n      column", "- table: nothing\n      column", "the table nothing is not among"),
-        ("aftercare: # through", "aftercare:\n  log_patterns: ['(']\n  # through", "not a regular expression"),
+        ("aftercare: # the", "aftercare:\n  log_patterns: ['(']\n  # the", "not a regular expression"),
         ("archive_days: 2", "archive_days: 31", "archive_days must not be more than backup_days"),
         ("name: ward_ops\n", "name: retention\n", "retention is taken"),
     ],
 )
-def test_what_contradicts_itself_is_a_fault(line: str, replaced: str, fault: str) -> None:
+def test_a_contradiction_is_a_fault(line: str, replaced: str, fault: str) -> None:
     assert line in WARD_OPS
     with pytest.raises(PlanInvalid) as error:
         parse_plan(WARD_OPS.replace(line, replaced, 1), "here", {})
@@ -67,5 +67,5 @@ def test_lines_that_speak_of_the_database_are_errors(line: str) -> None:
         "swept 1 device",
     ],
 )
-def test_other_lines_are_none(line: str) -> None:
+def test_other_lines_are_not_errors(line: str) -> None:
     assert not any(re.search(pattern, line) for pattern in LOG_PATTERNS)

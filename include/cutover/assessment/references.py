@@ -1,161 +1,28 @@
-"""Rows among each other: those that are one under a unique key of the target, and those whose reference leads nowhere."""
+"""Finds orphans: rows whose foreign key in the target refers to a missing row."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import apsw
 
-from include.cutover.assessment.columns import INTEGERS, AssessedColumn, rowid_alias, type_name
-from include.cutover.assessment.expressions import Translated, Untranslatable, translated
+from include.cutover.assessment.columns import AssessedColumn
 from include.cutover.assessment.findings import KEYS_SHOWN, Finding, Severity, lines
-from include.cutover.assessment.scan import RowNames
-from include.cutover.decisions.decided_snapshot import place, text_encoding
-from include.cutover.plan.model import ForeignKeyDecision, Plan
-from include.cutover.proof import canonical
+from include.cutover.assessment.row_names import RowNames
+from include.cutover.decisions.decided_snapshot import place
+from include.cutover.plan.model import Plan
+from include.cutover.plan.tables import ForeignKeyDecision
 from include.cutover.source.schema import TableShape, quote
-from include.cutover.target.catalog import ForeignKey, Index
+from include.cutover.target.catalog import ForeignKey
 from include.cutover.target.orphans import SourceReference, plain_value
-
-# Different values of these stay different values in the target.
-_DISTINCT = frozenset({*INTEGERS, "text", "varchar", "bool", "float8", "numeric", "bytea"})
 
 Columns = Mapping[str, AssessedColumn]
 
 
-# --- unique keys --------------------------------------------------------------------------------------------------------
-
-
-def duplicates(
-    conn: apsw.Connection, shape: TableShape, columns: Columns, indexes: Iterable[Index], secret: Sequence[str]
-) -> list[Finding]:
-    """Rows that are the same under a unique key of the target, each with the key of another.
-
-    Uuids are compared as uuids, instants as instants, and text byte by byte, whatever collation the source declares. Keys
-    that the source holds as well, in the same meaning, are not looked at again.
-
-    Args:
-        columns: The table's columns that have a way into the target.
-    """
-    found = []
-    for index in indexes:
-        if not index.unique or _held_by_source(conn, shape, columns, index):
-            continue
-        try:
-            parts, condition = _parts(index, columns, text_encoding(conn))
-        except Untranslatable as why:
-            value = f"{index.name}: {why} has no equal in SQLite"
-            found.append(Finding("key_not_assessed", "note", shape.table, index.columns_text, value=value))
-            continue
-        if finding := _duplicates(conn, shape, index, parts, condition, secret):
-            found.append(finding)
-    return found
-
-
-def _held_by_source(conn: apsw.Connection, shape: TableShape, columns: Columns, index: Index) -> bool:
-    """Whether the source itself keeps these columns unique, and nothing makes different values equal on the way."""
-    names = {part.column for part in index.parts}
-    if None in names or index.nulls_equal or not all(part.deterministic for part in index.parts):
-        return False
-    used = [columns[str(name)] for name in names if name in columns]
-    if len(used) < len(names) or any(column.decision is not None or column.target.base not in _DISTINCT for column in used):
-        return False
-    if names == {rowid_alias(conn, shape)}:
-        return True
-    for name, partial in conn.execute(
-        "SELECT name, partial FROM pragma_index_list(?, 'main') WHERE \"unique\"", (shape.table,)
-    ):
-        keys = list(conn.execute("SELECT name, coll FROM pragma_index_xinfo(?, 'main') WHERE key", (name,)))
-        if not partial and {key for key, _ in keys} <= names and all(collation == "BINARY" for _, collation in keys):
-            return True
-    return False
-
-
-def _parts(index: Index, columns: Columns, encoding: str) -> tuple[list[str], str]:
-    """SQL for each part of a key, and for the rows that the index has."""
-    targets = {name: column.target for name, column in columns.items() if column.decision is None}
-    parts = []
-    for part in index.parts:
-        if not part.deterministic:
-            raise Untranslatable(f"the collation of {part.definition}")
-        if part.column is None:
-            parts.append(_always(translated(part.definition, targets)))
-        elif part.column in columns:
-            parts.append(comparable(columns[part.column], encoding))
-        else:
-            raise Untranslatable(f"the column {part.column}")
-    condition = "true"
-    if index.predicate is not None:
-        condition = f"({_always(translated(index.predicate, targets))}) IS TRUE"
-    return parts, condition
-
-
-def _always(expression: Translated) -> str:
-    if expression.defined:
-        raise Untranslatable("arithmetic that may fail")
-    return expression.sql
-
-
-def comparable(column: AssessedColumn, encoding: str = "utf-8") -> str:
-    """SQL for a value such that two are equal where the target's are."""
-    x, base = quote(column.name), column.target.base
-    if column.decision is not None and column.decision.empty_as_null:
-        x = f"nullif({x}, '')"
-    if base in _DISTINCT or column.target.is_enum:
-        return f"+{x} COLLATE BINARY"
-    if base == "bpchar":
-        return f"rtrim({x}, ' ') COLLATE BINARY"
-    if column.is_json:
-        raise Untranslatable(f"equality of {base}")
-    text = canonical.of_column(column.name, type_name(column.target), encoding).in_source
-    # '!' is for what has a finding of its own, '~' for NULL.
-    return f"CASE WHEN substr({text}, 1, 1) NOT IN ('!', '~') THEN {text} END"
-
-
-def _duplicates(
-    conn: apsw.Connection, shape: TableShape, index: Index, parts: list[str], condition: str, secret: Sequence[str]
-) -> Finding | None:
-    names = RowNames(shape, secret)
-    numbered = ", ".join(f"{part} AS k{number}" for number, part in enumerate(parts))
-    keys = ", ".join(f"k{number}" for number in range(len(parts)))
-    shown = ", ".join(f"{cell} AS n{number}" for number, cell in enumerate(names.results)) or "NULL AS n0"
-    cells = ", ".join(f"n{number}" for number in range(max(1, len(names.results))))
-    present = "true" if index.nulls_equal else " AND ".join(f"k{number} IS NOT NULL" for number in range(len(parts)))
-    rows = f"SELECT {numbered} FROM main.{quote(shape.table)} WHERE {condition}"  # noqa: S608
-    twice = f"SELECT {keys}, count(*) AS copies FROM ({rows}) WHERE {present} GROUP BY {keys} HAVING count(*) > 1"  # noqa: S608
-    values, count = conn.execute(f"SELECT count(*), ifnull(sum(copies), 0) FROM ({twice})").get  # noqa: S608
-    if not values:
-        return None
-    same = " AND ".join(f"there.k{number} IS one.k{number}" for number in range(len(parts)))
-    query = (
-        f"WITH one AS (SELECT row_number() OVER () AS number, * FROM ({twice}) LIMIT {KEYS_SHOWN})"  # noqa: S608
-        f" SELECT number, {cells} FROM one JOIN"
-        f" (SELECT {numbered}, {shown} FROM main.{quote(shape.table)} WHERE {condition}) AS there ON {same} ORDER BY number"
-    )
-    pairs: dict[int, list[str]] = {}
-    for number, *row in conn.execute(query):
-        pair = pairs.setdefault(number, [])
-        if len(pair) < 3:
-            pair.append(names(row))
-    return Finding(
-        "duplicate_key",
-        "blocks",
-        shape.table,
-        index.columns_text,
-        count,
-        tuple(" and ".join(pair[:2]) + (" and others" if len(pair) > 2 else "") for pair in pairs.values()),
-        f"{values:,} value{'s' if values != 1 else ''} of {index.name} more than once",
-        becomes="nothing: the target's key refuses the second row",
-    )
-
-
-# --- foreign keys -------------------------------------------------------------------------------------------------------
-
-
 @dataclass(frozen=True)
 class _Orphans:
-    """Rows of one foreign key: those that point nowhere as the source stands, and those that follow."""
+    """Orphans of one foreign key: those in the source as it is, and those that follow from quarantine."""
 
     direct: int
     keys: tuple[str, ...]
@@ -164,10 +31,10 @@ class _Orphans:
 
 
 class References:
-    """Follows the foreign keys of the target through the source, as the plan's decisions would leave it.
+    """The foreign keys of the target, followed through the source as the plan's decisions would leave it.
 
-    Rows in quarantine are gone for those that point to them, so taking out goes on until nothing more follows. What would
-    follow if a foreign key that now blocks were decided for quarantine is said as well.
+    Rows in quarantine are missing for the rows that refer to them, so quarantine continues until no more rows follow. The
+    findings also show the rows that would follow if the plan decided for quarantine where a foreign key blocks now.
     """
 
     def __init__(
@@ -187,14 +54,14 @@ class References:
         }
 
     def findings(self) -> list[Finding]:
-        """All orphans, by foreign key."""
+        """Return the findings about orphans, by foreign key."""
         found = [
             Finding(
                 "orphans_not_assessed",
                 "note",
                 key.table,
                 ", ".join(key.columns),
-                value=f"{key.name}: a column of either end is not in the source, or a decision rewrites its values",
+                value=f"{key.name}: the source lacks one of its columns, or a decision rewrites the values",
             )
             for key in self._left_out
         ]
@@ -211,15 +78,15 @@ class References:
             self._take_out(all_of_them)
             later = {key: self._state(key, all_of_them) for key in self._followed}
         for key in self._followed:
-            found += self._told(key, counts[key], now[key], later.get(key))
+            found += self._found(key, counts[key], now[key], later.get(key))
         return found
 
-    def _told(self, key: ForeignKey, count: int, now: _Orphans, later: _Orphans | None) -> list[Finding]:
+    def _found(self, key: ForeignKey, count: int, now: _Orphans, later: _Orphans | None) -> list[Finding]:
         choice = self._decision(key)
-        # Rows that another foreign key takes out count for at_most as well: it is looked at before anything is done.
+        # Rows that another foreign key moves to quarantine also count for at_most, which is checked first.
         total = max(now.direct + now.following, count)
         found = []
-        # If others are decided for quarantine as well, theirs that follow count too.
+        # If the plan decides for quarantine of others too, their rows that follow count as well.
         most = max(total, later.direct + later.following) if later else total
         if now.direct:
             found.append(self._finding("orphans", key, choice, now.direct, now.keys, total, most))
@@ -230,7 +97,7 @@ class References:
         return found
 
     def _warning(self, key: ForeignKey, choice: ForeignKeyDecision, now: _Orphans, later: _Orphans, most: int) -> Finding:
-        """Who would follow if somebody decided for quarantine where nothing is decided now."""
+        """Return a note about the rows that would follow if the plan decided for quarantine of blocking foreign keys."""
         undecided = choice.orphans == "block"
         return Finding(
             "orphans_that_follow",
@@ -240,7 +107,7 @@ class References:
             later.following - now.following,
             later.following_keys,
             f"{key.name} → {key.referenced_table}",
-            becomes="orphans too, if the rows that they refer to go into quarantine",
+            becomes="orphans too, if the rows that they refer to move to quarantine",
             decide=self._lines(key, "quarantine", most) if undecided else "",
         )
 
@@ -285,12 +152,12 @@ class References:
         return (table.foreign_keys.get(key.name) if table else None) or ForeignKeyDecision()
 
     def _has_places(self, key: ForeignKey) -> bool:
-        """Whether the rows of its table can be told apart, and so be taken out."""
+        """Return True when the rows of its table can be identified, and so moved to quarantine."""
         shape = self._shapes[key.table]
         return shape.rowid is not None or bool(shape.order)
 
     def _can_follow(self, key: ForeignKey) -> bool:
-        """Whether both ends are in the source, and hold now what they will hold when the decisions were carried out."""
+        """Return True when both ends are in the source and no decision rewrites their values."""
         for table, names in ((key.table, key.columns), (key.referenced_table, key.referenced_columns)):
             if table not in self._shapes:
                 return False
@@ -308,7 +175,7 @@ class References:
         return int(self._conn.execute(f"SELECT count(*) {self._nowhere(key)}").get)
 
     def _state(self, key: ForeignKey, taken_out: Sequence[ForeignKey]) -> _Orphans:
-        """The orphans of a foreign key once the rows of those that take rows out are gone. Each row counts once."""
+        """Count the orphans of a foreign key after the rows in quarantine are gone; each row counts once."""
         gone = self._gone.get(key.table)
         if key in taken_out:
             if gone is None:
@@ -337,12 +204,12 @@ class References:
         return f"FROM main.{quote(table)} AS r"
 
     def _nowhere(self, key: ForeignKey, *, gone: bool = False) -> str:
-        """FROM and WHERE of the rows that point nowhere."""
+        """Return FROM and WHERE of the orphans."""
         there = f"{self._rows(key.table)} WHERE {self._points_nowhere(key, gone=gone)}"
         return there + self._left(key.table) if gone else there
 
     def _left(self, table: str, alias: str = "r") -> str:
-        """The condition that a row is not taken out."""
+        """Return the condition that a row is not in quarantine."""
         if table not in self._gone:
             return ""
         return f" AND {place(self._shapes[table], alias)} NOT IN (SELECT at FROM {self._gone[table]})"  # noqa: S608
@@ -359,7 +226,7 @@ class References:
     # --- taking out
 
     def _take_out(self, keys: Sequence[ForeignKey]) -> None:
-        """Note every row that quarantine by these foreign keys takes out, until nothing more follows. Forgets the last."""
+        """Record every row that these foreign keys move to quarantine, until no more follow. Forgets earlier records."""
         for name in self._gone.values():
             self._conn.execute(f"DROP TABLE {name}")
         self._gone = {}
