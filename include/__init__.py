@@ -1,0 +1,1 @@
+"""The product, its plans and their SQL."""

@@ -86,7 +86,7 @@ def end_holders(descriptor: int, what: str) -> bool:
         what: Words for the log.
 
     Returns:
-        Whether one was killed. False also where the holders cannot be seen.
+        True when one was killed. False also where the holders cannot be seen.
     """
     status = os.fstat(descriptor)
     file = f"{os.major(status.st_dev):02x}:{os.minor(status.st_dev):02x}:{status.st_ino}"

@@ -203,7 +203,7 @@ def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = N
 
     Args:
         folder: Evidence folder of the run.
-        reason: What was done by hand, for the evidence.
+        reason: The work done by hand, for the evidence.
         by: Name of the person who asks, for the evidence.
         source: The SQLite file; its path in the evidence when left out.
 

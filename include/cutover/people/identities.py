@@ -25,7 +25,7 @@ class Identities:
     Attributes:
         ids: User name to id.
         where: Its source, in words.
-        do: What to do about a missing name.
+        do: The remedy for a missing name.
     """
 
     ids: Mapping[str, str]

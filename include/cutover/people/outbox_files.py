@@ -40,7 +40,7 @@ def claim(evidence: Evidence, channel: str, *, seconds: float = 0.0) -> Iterator
         seconds: How long to wait for it.
 
     Yields:
-        Whether it was free.
+        True when it was free.
     """
     folder = _folder(evidence)
     folder.mkdir(parents=True, exist_ok=True)

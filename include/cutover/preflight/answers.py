@@ -27,9 +27,9 @@ class Answer:
 
         Args:
             passed: The outcome.
-            expected: What should be there.
-            found: What is there.
-            do: What to do when it failed.
+            expected: The state that passes.
+            found: The state that was found.
+            do: The remedy when it failed.
         """
         return cls("passed" if passed else "failed", expected, found, "" if passed else do)
 

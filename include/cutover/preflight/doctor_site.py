@@ -58,9 +58,9 @@ def result(name: str, title: str, good: bool | None, expected: str, found: str, 
         name: Stable identifier.
         title: Plain words for the observer.
         good: None when it could not be checked.
-        expected: What should be there.
-        found: What is there.
-        do: What to do when it is not good.
+        expected: The state that passes.
+        found: The state that was found.
+        do: The remedy when it is not good.
         where: Table, file or connection that the check is about.
     """
     outcome: Outcome = "unknown" if good is None else "passed" if good else "failed"

@@ -1,8 +1,8 @@
 """The proof of equal content: each side computes digests of its own rows, both at once, and they are compared.
 
 On a difference the parts that differ are read row by row, and missing, extra and changed rows are distinguished, with the
-columns and the values that differ. The target is read in one moment, also by several connections. What cannot be compared is
-never equal.
+columns and the values that differ. The target is read in one moment, also by several connections. A
+table that cannot be compared never counts as equal.
 """
 
 from __future__ import annotations

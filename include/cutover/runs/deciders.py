@@ -1,4 +1,4 @@
-"""Who may start, decide and edit, and when approval may be automatic: one check and one text for each."""
+"""Checks the right to start, decide and edit, and to approve automatically: one check and one text for each."""
 
 from __future__ import annotations
 

@@ -70,9 +70,9 @@ class Row:
             application's files (SQLite file, configuration, logs) nor its services. Else it runs beside the application.
         moves_data: It reads or writes all rows, so it may take the whole window.
         writes: Places that must have room before it begins, for what it and the steps after it write there.
-        planned: Whether a plan has the step at all.
+        planned: Reports whether a plan has the step at all.
         required: The point that needs its pass; all later points need it too.
-        required_if: Whether a plan requires it there.
+        required_if: Reports whether a plan requires it there.
         replaced: A rehearsal runs another body in its place.
         fills_target: It writes what the proofs read.
         after_filling: It proves what is in the target: its pass counts only when it began after all that fill it.

@@ -213,7 +213,7 @@ def _in_one_step(reading: str, whole: Path, deadline: float, *, where: str, writ
         whole: The file to make.
         deadline: When to stop waiting for a lock, by ``time.monotonic``.
         where: Name of the database for errors.
-        writable: Whether SQLite may change the database that is read, to recover it.
+        writable: SQLite may change the database that is read, to recover it.
 
     Raises:
         apsw.CantOpenError, apsw.ReadOnlyError: When the database cannot be opened without changing something.
