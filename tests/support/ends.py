@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from include.cutover.connections.commands import Runner
@@ -13,27 +15,45 @@ from include.cutover.plan.model import Plan
 UNREACHABLE = "host=127.0.0.1 port=1 user=nobody dbname=x connect_timeout=1"
 """A connection string behind which there is no server."""
 
+APPLICATION_URL = "postgresql+psycopg://app@127.0.0.1/x"
 
+
+@dataclass
 class Mailbox:
-    """A channel that keeps what it gets, as pairs of subject and text."""
+    """A channel that keeps the notices it gets as pairs of subject and text.
 
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.got: list[tuple[str, str]] = []
+    Attributes:
+        error: Raised by every delivery, where it is set.
+        wait_for: Every delivery waits for it first, for 30 s at most.
+    """
+
+    name: str
+    error: Exception | None = None
+    wait_for: threading.Event | None = None
+    got: list[tuple[str, str]] = field(default_factory=list)
 
     def send(self, subject: str, text: str) -> None:
+        if self.wait_for is not None:
+            self.wait_for.wait(30)
+        if self.error is not None:
+            raise self.error
         self.got.append((subject, text))
+
+    @property
+    def subjects(self) -> list[str]:
+        """The subjects without the application's name."""
+        return [subject.partition(": ")[2] for subject, _ in self.got]
 
 
 class FakeEnds:
-    """Ends of which a test names those that its steps need; asking for any other fails the test.
+    """Ends of which a test names those that its steps need; a step that needs any other fails the test.
 
     Args:
         source: The SQLite file.
         target: libpq connection string of the target.
         role: Role of the application in the target.
         url: URL that goes into the application's configuration.
-        channels: Channels of the notices.
+        channels: Names of the channels; each is a mailbox in ``boxes``.
         remote: Connects to a host of the plan, by the id of its connection.
     """
 
@@ -44,14 +64,14 @@ class FakeEnds:
         *,
         role: str | None = None,
         url: str | None = None,
-        channels: Sequence[Channel] = (),
+        channels: Sequence[str] = (),
         remote: Callable[[str], Runner] | None = None,
     ) -> None:
         self.source = source
         self.target = target
         self.role = role
         self.url = url
-        self.boxes = channels
+        self.boxes = {name: Mailbox(name) for name in channels}
         self._remote = remote
 
     def source_path(self, plan: Plan) -> Path:
@@ -69,7 +89,7 @@ class FakeEnds:
         return self.url
 
     def channels(self, plan: Plan) -> Sequence[Channel]:
-        return self.boxes
+        return list(self.boxes.values())
 
     def remote(self, plan: Plan, connection: str) -> Runner:
         assert self._remote is not None, "everything is on this host"

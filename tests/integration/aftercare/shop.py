@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from include.cutover.aftercare.marker import MARKED, mark
 from include.cutover.connections.commands import no_remote
 from include.cutover.decisions import decided_snapshot
 from include.cutover.evidence.record import Event, Evidence
-from include.cutover.people import notices
-from include.cutover.people.identities import Identities
 from include.cutover.plan.model import Plan
 from include.cutover.source import backup, backup_manifest
 from include.cutover.stack.postgres import binaries
@@ -29,8 +26,9 @@ from include.cutover.steps.aftercare.look import look
 from include.cutover.steps.aftercare.open_aftercare import open_aftercare
 from include.cutover.steps.aftercare.watch import Watch, run
 from include.cutover.steps.call import NotYet
-from include.cutover.steps.step import FROZEN_PLAN, Caller, Ends, Report
+from include.cutover.steps.step import FROZEN_PLAN, Caller, Report
 from include.cutover.target import ledger
+from tests.support.ends import FakeEnds, Mailbox
 from tests.support.http_application import Site
 
 PLAN, RUN = "shop", "manual__one"
@@ -50,47 +48,19 @@ TARGET = """
 """
 
 
-class Mailbox:
-    """A channel that keeps what it is given."""
-
-    name = "mail"
-
-    def __init__(self) -> None:
-        self.got: list[tuple[str, str]] = []
-
-    def send(self, subject: str, text: str) -> None:
-        self.got.append((subject, text))
-
-
-@dataclass
-class Shop(Ends):
+class Shop(FakeEnds):
     """An application that is live on the target, since a moment ago."""
 
-    folder: Path
-    conninfo: str
-    http: Site
-    mailbox: Mailbox = field(default_factory=Mailbox)
+    def __init__(self, folder: Path, conninfo: str, http: Site) -> None:
+        super().__init__(folder / "shop.db", conninfo, role="postgres", channels=("mail",))
+        self.folder, self.conninfo, self.http = folder, conninfo, http
 
-    def source_path(self, plan: Plan) -> Path:
-        return self.folder / "shop.db"
+    @property
+    def mailbox(self) -> Mailbox:
+        return self.boxes["mail"]
 
     def target_conninfo(self, plan: Plan, application_name: str) -> str:
         return f"{self.conninfo} application_name='{application_name}'"
-
-    def application_role(self, plan: Plan) -> str | None:
-        return "postgres"
-
-    def application_url(self, plan: Plan) -> str:
-        raise AssertionError("nobody asks for it")
-
-    def channels(self, plan: Plan) -> Sequence[notices.Channel]:
-        return [self.mailbox]
-
-    def remote(self, plan: Plan, connection: str) -> Any:
-        raise AssertionError("everything is on this host")
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
     @property
     def log(self) -> Path:

@@ -26,19 +26,16 @@ import yaml
 
 from include.cutover.cli import main as cli_main
 from include.cutover.cli import run as run_command
-from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import Evidence
-from include.cutover.people.identities import Identities
-from include.cutover.people.notices import Channel
 from include.cutover.plan.file import load_plan
-from include.cutover.plan.model import Plan
 from include.cutover.preflight import target as preflight_target
 from include.cutover.source import cloning
 from include.cutover.stack.postgres import Cluster, free_port
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps.step import Caller, Step
 from tests.support.assessing import PERSON, as_somebody_else, insert, source_of
+from tests.support.ends import FakeEnds
 from tests.support.loaded import load
 
 PASSWORD = "hunter2-of-the-house"
@@ -201,34 +198,6 @@ def test_a_bad_source_is_refused(run: Run, shop: Shop, tmp_path: Path, kind: str
     assert state(path.parent) == before and rows(shop) == target
 
 
-class Ends:
-    """The two ends of a cutover without Airflow."""
-
-    def __init__(self, source: Path, target: str) -> None:
-        self._source, self._target = source, target
-
-    def source_path(self, plan: Plan) -> Path:
-        return self._source
-
-    def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        return self._target
-
-    def application_role(self, plan: Plan) -> str | None:
-        return None
-
-    def application_url(self, plan: Plan) -> str:
-        return ""
-
-    def channels(self, plan: Plan) -> Sequence[Channel]:
-        return []
-
-    def remote(self, plan: Plan, connection: str) -> Runner:
-        raise AssertionError("everything is on this host")
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
-
-
 FOUND_IN_THE_CLONE = {  # by the check of this name, for a clone can be made
     "a page of zeros": "source_integrity",
     "a broken schema": "source_integrity",
@@ -247,7 +216,7 @@ def test_preflight_says_the_same_of_a_bad_source(
     path.parent.mkdir()
     make(shop.file, path)
     before, target = state(path.parent), rows(shop)
-    ends = Ends(path, shop.cluster.conninfo(shop.database))
+    ends = FakeEnds(path, shop.cluster.conninfo(shop.database))
     Evidence.of("shop", "run").append("run.opened", run_id="run")
     with pytest.raises(CannotCheck) as refused:
         preflight_steps.assess_source(Step("shop", "assess_source", Caller("cutover_shop", "run"), ends))

@@ -16,7 +16,6 @@ from include.cutover.errors import PlanInvalid
 from include.cutover.evidence.record import Evidence
 from include.cutover.extras import take
 from include.cutover.extras.take import KeptExtra, preview_extras, take_extras
-from include.cutover.people.identities import Identities
 from include.cutover.places import ROOT
 from include.cutover.plan.backups import Extras
 from include.cutover.plan.file import load_plan, parse_plan
@@ -30,6 +29,7 @@ from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps import take_backup as take_backup_steps
 from include.cutover.steps.running import run
 from include.cutover.steps.step import Caller, Report, Step
+from tests.support.ends import FakeEnds
 from tests.support.killing import kill_at_every_step
 from tests.support.redis_server import PASSWORD, running
 
@@ -130,25 +130,8 @@ def test_plan_without_or_with_wrong_extras_is_read_or_refused() -> None:
             parsed(section)
 
 
-class Ends:
-    def __init__(self, source: Path) -> None:
-        self._source = source
-
-    def source_path(self, plan: Plan) -> Path:
-        return self._source
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
-
-    def channels(self, plan: Plan) -> list[Any]:
-        return []
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"nobody should ask for the {name}")
-
-
 def step_of(tmp_path: Path, plan: Plan, name: str = "snapshot_extras") -> Step:
-    step = Step("ward_ops", name, Caller("cutover_ward_ops", "run", "lead"), Ends(tmp_path / "ward_ops.db"))
+    step = Step("ward_ops", name, Caller("cutover_ward_ops", "run", "lead"), FakeEnds(tmp_path / "ward_ops.db"))
     step.plan = plan
     return step
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,16 +16,12 @@ from airflow.sdk.bases.operator import ExecutorSafeguard
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException
 
 from include.cutover.checks import Check
-from include.cutover.connections.commands import Runner
 from include.cutover.copying import tables as copying
 from include.cutover.errors import Refused
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Evidence
 from include.cutover.people import notices
-from include.cutover.people.identities import Identities
-from include.cutover.people.notices import Channel
 from include.cutover.plan.file import load_plan
-from include.cutover.plan.model import Plan
 from include.cutover.runs import clock as clocks
 from include.cutover.runs import rehearsals, runbook, schedule
 from include.cutover.runs.clock import Measured, OutOfTime
@@ -42,50 +38,11 @@ from include.cutover.steps import wait_for_window as wait_for_window_steps
 from include.cutover.steps.running import run
 from include.cutover.steps.step import Caller, Report, Step
 from include.cutover.tasks import gates, operators
+from tests.support.ends import APPLICATION_URL, UNREACHABLE, FakeEnds
 
 PLAN = "ward_ops"
 NOW = Terms(in_time=True)
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": True, "window_start": None, "scheduled": None}
-
-
-class Box:
-    """A channel that keeps what it gets."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.got: list[tuple[str, str]] = []
-
-    def send(self, subject: str, text: str) -> None:
-        self.got.append((subject, text))
-
-
-class Ends:
-    """A file, no target, and channels that keep what they get."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self.slack, self.lead = Box("slack"), Box("lead")
-
-    def source_path(self, plan: Plan) -> Path:
-        return self.source
-
-    def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        return "host=127.0.0.1 port=1"
-
-    def application_role(self, plan: Plan) -> str | None:
-        return None
-
-    def application_url(self, plan: Plan) -> str:
-        return "postgresql+psycopg://app@127.0.0.1/x"
-
-    def channels(self, plan: Plan) -> Sequence[Channel]:
-        return [self.slack, self.lead]
-
-    def remote(self, plan: Plan, connection: str) -> Runner:
-        raise AssertionError("everything is on this host")
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
 
 @pytest.fixture(autouse=True)
@@ -96,14 +53,14 @@ def _two_channels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.fixture
-def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ends:
+def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEnds:
     monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
     with closing(sqlite3.connect(tmp_path / "app.db")) as connection, connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
-    return Ends(tmp_path / "app.db")
+    return FakeEnds(tmp_path / "app.db", UNREACHABLE, url=APPLICATION_URL, channels=("slack", "lead"))
 
 
-def step_of(ends: Ends, name: str, run_id: str = "one", actor: str | None = "lead", **form: Any) -> Step:
+def step_of(ends: FakeEnds, name: str, run_id: str = "one", actor: str | None = "lead", **form: Any) -> Step:
     return Step(PLAN, name, Caller(f"cutover_{PLAN}", run_id, actor, {**FORM, **form}), ends)
 
 
@@ -111,7 +68,7 @@ def begins(minutes: float) -> str:
     return (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
 
 
-def opened(ends: Ends, minutes: float = 0, **form: Any) -> Evidence:
+def opened(ends: FakeEnds, minutes: float = 0, **form: Any) -> Evidence:
     """A run whose window begins in so many minutes."""
     step = step_of(ends, "open_run", **{"window_start": begins(minutes), **form})
     assert run(step, open_run.open_run, Terms(opens=True)).outcome == "passed"
@@ -135,14 +92,10 @@ def late(evidence: Evidence) -> None:
     evidence.append(clocks.EVENT, **fields)
 
 
-def told(box: Box) -> list[str]:
-    return [subject.removeprefix("Ward OPS: ") for subject, _ in box.got]
-
-
 # --- opening ------------------------------------------------------------------------------------------------------------
 
 
-def test_a_run_records_its_clock_and_what_the_clock_will_say(ends: Ends) -> None:
+def test_a_run_records_its_clock_and_what_the_clock_will_say(ends: FakeEnds) -> None:
     evidence = opened(ends)
     clock = clocks.read(evidence.events())
     assert clock is not None and clock.end - clock.deadline == timedelta(minutes=7.5)
@@ -155,17 +108,17 @@ def test_a_run_records_its_clock_and_what_the_clock_will_say(ends: Ends) -> None
         "deadline": clock.deadline,
     }
     assert all(notice.message.lead and notice.message.while_open for notice in found.values())
-    assert ends.slack.got == []
+    assert ends.boxes["slack"].got == []
 
 
-def test_a_rehearsal_s_figures_make_the_clock(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rehearsal_s_figures_make_the_clock(ends: FakeEnds, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(rehearsals, "measured", lambda plan: Measured("rehearsal", 60.0, {"stop_services": 50 * 60.0}))
     clock = clocks.read(opened(ends).events())
     assert clock is not None and clock.measured_by == "rehearsal"
     assert clock.end - clock.deadline == timedelta(seconds=90)
 
 
-def test_a_window_that_is_over_is_not_opened(ends: Ends) -> None:
+def test_a_window_that_is_over_is_not_opened(ends: FakeEnds) -> None:
     with pytest.raises(Refused, match="the window is over before the run begins"):
         opened(ends, -55)
     assert lease.read(PLAN) is None
@@ -176,7 +129,7 @@ def test_a_window_that_is_over_is_not_opened(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize("name", ["stop_services", "copy.users", "switch_configuration", "start_services"])
-def test_past_the_deadline_no_point_of_no_return_is_crossed(ends: Ends, name: str) -> None:
+def test_past_the_deadline_no_point_of_no_return_is_crossed(ends: FakeEnds, name: str) -> None:
     evidence = opened(ends)
     done: list[str] = []
 
@@ -201,7 +154,7 @@ def test_the_steps_before_the_points_of_no_return_are_marked() -> None:
     }
 
 
-def test_a_long_copy_ends_when_the_rest_does_not_fit_any_more(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_copy_ends_when_the_rest_does_not_fit_any_more(ends: FakeEnds, monkeypatch: pytest.MonkeyPatch) -> None:
     rest = {"copy.users": 3000.0, "build_keys_and_indexes": 1200.0}
     monkeypatch.setattr(rehearsals, "measured", lambda plan: Measured("rehearsal", 60.0, rest))
     evidence = opened(ends)
@@ -235,7 +188,7 @@ def test_a_long_copy_ends_when_the_rest_does_not_fit_any_more(ends: Ends, monkey
 
 
 @pytest.mark.parametrize(("touched", "outcome"), [(False, "abandon"), (True, "rollback")])
-def test_the_run_goes_back_and_says_why(ends: Ends, touched: bool, outcome: str) -> None:
+def test_the_run_goes_back_and_says_why(ends: FakeEnds, touched: bool, outcome: str) -> None:
     evidence = opened(ends)
     evidence.append("gate", gate="go_no_go", answer="Go", by="lead", automatic=False)
     if touched:
@@ -246,11 +199,11 @@ def test_the_run_goes_back_and_says_why(ends: Ends, touched: bool, outcome: str)
     decided = run(step_of(ends, "decide"), decide_steps.decide, Terms(way_back=True, course=()), {"at": "decide"})
     assert decided.figures["outcome"] == outcome
     assert decided.figures["why"][0].startswith("there is no time left to go live: the deadline was ")
-    assert told(ends.slack) == told(ends.lead) == ["no time left to go live on PostgreSQL"]
-    assert "the deadline was" in ends.slack.got[0][1] and "it goes back." in ends.slack.got[0][1]
+    assert ends.boxes["slack"].subjects == ends.boxes["lead"].subjects == ["no time left to go live on PostgreSQL"]
+    assert "the deadline was" in ends.boxes["slack"].got[0][1] and "it goes back." in ends.boxes["slack"].got[0][1]
 
 
-def test_a_run_that_is_live_stays_live_past_the_deadline(ends: Ends) -> None:
+def test_a_run_that_is_live_stays_live_past_the_deadline(ends: FakeEnds) -> None:
     evidence = opened(ends)
     for gate in ("go_no_go", "approve"):
         evidence.append("gate", gate=gate, answer="Go", by="lead", automatic=False)
@@ -265,7 +218,7 @@ def test_a_run_that_is_live_stays_live_past_the_deadline(ends: Ends) -> None:
 # --- gates --------------------------------------------------------------------------------------------------------------
 
 
-def context_of(ends: Ends, **form: Any) -> dict[str, Any]:
+def context_of(ends: FakeEnds, **form: Any) -> dict[str, Any]:
     return {
         "dag_run": SimpleNamespace(
             dag_id=f"cutover_{PLAN}", run_id="one", triggering_user_name="lead", run_after=datetime.now(UTC)
@@ -277,7 +230,7 @@ def context_of(ends: Ends, **form: Any) -> dict[str, Any]:
 
 
 @pytest.fixture
-def airflow_ends(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Ends:
+def airflow_ends(ends: FakeEnds, monkeypatch: pytest.MonkeyPatch) -> FakeEnds:
     monkeypatch.setattr(operators, "AirflowEnds", lambda: ends)
     return ends
 
@@ -291,7 +244,7 @@ def answer(user: str = "lead") -> dict[str, Any]:
     }
 
 
-def test_a_go_that_comes_past_the_deadline_does_not_count(airflow_ends: Ends) -> None:
+def test_a_go_that_comes_past_the_deadline_does_not_count(airflow_ends: FakeEnds) -> None:
     gate = gates.Gate(task_id="go_no_go", plan=load_plan(PLAN), gate="go_no_go", question="Now?")
     evidence = opened(airflow_ends)
     late(evidence)
@@ -306,7 +259,7 @@ def test_a_go_that_comes_past_the_deadline_does_not_count(airflow_ends: Ends) ->
 
 
 def test_a_go_in_time_counts_and_nobody_is_asked_beyond_the_deadline(
-    airflow_ends: Ends, monkeypatch: pytest.MonkeyPatch
+    airflow_ends: FakeEnds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = gates.Gate(task_id="go_no_go", plan=load_plan(PLAN), gate="go_no_go", question="Now?")
     evidence = opened(airflow_ends, -45)  # 7.5 minutes are left, and the plan gives 15 for an answer
@@ -323,7 +276,7 @@ def test_a_go_in_time_counts_and_nobody_is_asked_beyond_the_deadline(
 # --- the window ---------------------------------------------------------------------------------------------------------
 
 
-def looked_at(ends: Ends, evidence: Evidence) -> None:
+def looked_at(ends: FakeEnds, evidence: Evidence) -> None:
     with live_schema(ends.source, ends.source.parent) as connection:
         found = {"fingerprint": schema_fingerprint(connection), "objects": schema_objects(connection)}
     evidence.append("source.schema", **found)
@@ -335,13 +288,13 @@ WAIT = operators.WindowOperator(
 )
 
 
-def test_it_waits_for_the_window_without_a_worker_and_tells_the_freeze_once(airflow_ends: Ends) -> None:
+def test_it_waits_for_the_window_without_a_worker_and_tells_the_freeze_once(airflow_ends: FakeEnds) -> None:
     evidence = opened(airflow_ends, 15.005)
     clock = clocks.read(evidence.events())
     assert clock is not None
     run(step_of(airflow_ends, "announce_start"), announce_steps.announce, Terms(), {"notice": "start"})
-    assert told(airflow_ends.slack) == ["migration to PostgreSQL begins"]
-    assert f"Change freeze for Ward OPS from {clock.freeze:%Y-%m-%d %H:%M} UTC" in airflow_ends.slack.got[0][1]
+    assert airflow_ends.boxes["slack"].subjects == ["migration to PostgreSQL begins"]
+    assert f"Change freeze for Ward OPS from {clock.freeze:%Y-%m-%d %H:%M} UTC" in airflow_ends.boxes["slack"].got[0][1]
     looked_at(airflow_ends, evidence)
     while datetime.now(UTC) < clock.freeze:
         pass
@@ -350,7 +303,7 @@ def test_it_waits_for_the_window_without_a_worker_and_tells_the_freeze_once(airf
             WAIT.execute(context_of(airflow_ends))
         wait = caught.value.reschedule_date - datetime.now(UTC)
         assert timedelta(minutes=4.9) < wait <= timedelta(minutes=5), "it looks now and then whether it still should"
-    assert told(airflow_ends.slack) == [
+    assert airflow_ends.boxes["slack"].subjects == [
         "migration to PostgreSQL begins",
         "change freeze before the migration to PostgreSQL",
     ]
@@ -358,14 +311,14 @@ def test_it_waits_for_the_window_without_a_worker_and_tells_the_freeze_once(airf
         run(step_of(airflow_ends, "wait_for_window"), wait_for_window_steps.wait_for_window, Terms(gate="go_no_go"))
 
 
-def test_a_window_that_has_begun_is_passed_at_once(airflow_ends: Ends) -> None:
+def test_a_window_that_has_begun_is_passed_at_once(airflow_ends: FakeEnds) -> None:
     evidence = opened(airflow_ends, window_start=None)
     looked_at(airflow_ends, evidence)
     WAIT.execute(context_of(airflow_ends))
     assert has_passed(evidence.events(), "wait_for_window")
 
 
-def test_who_waits_does_not_wait_for_a_run_that_is_over(airflow_ends: Ends) -> None:
+def test_who_waits_does_not_wait_for_a_run_that_is_over(airflow_ends: FakeEnds) -> None:
     evidence = opened(airflow_ends, 60)
     looked_at(airflow_ends, evidence)
     lease.take_over(PLAN, "one", "rollback_ward_ops/two")
@@ -374,7 +327,7 @@ def test_who_waits_does_not_wait_for_a_run_that_is_over(airflow_ends: Ends) -> N
 
 
 @pytest.mark.parametrize("mode", ["delete", "wal", "wal and nobody has it open"])
-def test_a_schema_that_changed_after_preflight_is_refused(airflow_ends: Ends, mode: str) -> None:
+def test_a_schema_that_changed_after_preflight_is_refused(airflow_ends: FakeEnds, mode: str) -> None:
     with closing(sqlite3.connect(airflow_ends.source)) as connection:
         connection.execute(f"PRAGMA journal_mode = {mode.split()[0]}")
         evidence = opened(airflow_ends)
@@ -396,7 +349,7 @@ def test_a_schema_that_changed_after_preflight_is_refused(airflow_ends: Ends, mo
 # --- a forged schedule --------------------------------------------------------------------------------------------------
 
 
-def test_a_form_that_names_a_schedule_proves_nothing(ends: Ends) -> None:
+def test_a_form_that_names_a_schedule_proves_nothing(ends: FakeEnds) -> None:
     plan = load_plan(PLAN)
     start = datetime.now(UTC) + timedelta(minutes=10)
     record = schedule.open_schedule(
@@ -421,12 +374,8 @@ def test_a_form_that_names_a_schedule_proves_nothing(ends: Ends) -> None:
     assert (step.evidence.last("run.opened") or {})["actor"] == "lead"
 
 
-def test_the_reports_of_steps_are_unchanged_by_a_channel_that_raises(ends: Ends) -> None:
-    class Broken(Box):
-        def send(self, subject: str, text: str) -> None:
-            raise RuntimeError("no")
-
-    ends.slack = Broken("slack")
+def test_the_reports_of_steps_are_unchanged_by_a_channel_that_raises(ends: FakeEnds) -> None:
+    ends.boxes["slack"].error = RuntimeError("no")
     opened(ends)
     done = run(step_of(ends, "announce_start"), announce_steps.announce, Terms(), {"notice": "start"})
     assert done.outcome == "passed" and done.summary.endswith("sent to nobody, not to slack")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,13 +12,9 @@ import pytest
 
 from examples.ward_ops.generate import generate
 from include.cutover.cli import break_glass
-from include.cutover.connections.commands import Runner
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence import source_lease
 from include.cutover.evidence.record import Evidence
-from include.cutover.people.identities import Identities
-from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan
 from include.cutover.runs.terms import Terms
 from include.cutover.source import fence
 from include.cutover.steps import announce as announce_steps
@@ -28,37 +23,10 @@ from include.cutover.steps import open_run as steps_open_run
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps.running import run
 from include.cutover.steps.step import Caller, Report, Step
+from tests.support.ends import FakeEnds
 from tests.support.incidents import close_incidents
 
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False}
-
-
-class Ends:
-    """A file and no target."""
-
-    def __init__(self, source: Path) -> None:
-        self._source = source
-
-    def source_path(self, plan: Plan) -> Path:
-        return self._source
-
-    def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        raise AssertionError("opening a run needs no target")
-
-    def application_role(self, plan: Plan) -> str | None:
-        return None
-
-    def application_url(self, plan: Plan) -> str:
-        raise AssertionError("opening a run needs no target")
-
-    def channels(self, plan: Plan) -> Sequence[Channel]:
-        return []
-
-    def remote(self, plan: Plan, connection: str) -> Runner:
-        raise AssertionError("everything is on this host")
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
 
 
 @pytest.fixture
@@ -69,7 +37,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def step_of(source: Path, run_id: str, actor: str | None = "lead", **form: Any) -> Step:
-    return Step("ward_ops", "open_run", Caller("cutover_ward_ops", run_id, actor, {**FORM, **form}), Ends(source))
+    return Step("ward_ops", "open_run", Caller("cutover_ward_ops", run_id, actor, {**FORM, **form}), FakeEnds(source))
 
 
 def open_run(source: Path, run_id: str, actor: str | None = "lead", **form: Any) -> Evidence:
@@ -208,17 +176,6 @@ def test_a_step_of_a_closed_run_runs_again_only_where_the_way_back_was_not_compl
 # --- the schema of the source -------------------------------------------------------------------------------------------
 
 
-class BothEnds(Ends):
-    """A file and a target."""
-
-    def __init__(self, source: Path, conninfo: str) -> None:
-        super().__init__(source)
-        self._conninfo = conninfo
-
-    def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        return self._conninfo
-
-
 def test_a_schema_that_drifted_since_the_last_run_is_told_to_the_lead(
     tmp_path: Path, conninfo: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,7 +184,7 @@ def test_a_schema_that_drifted_since_the_last_run_is_told_to_the_lead(
     generate(database, pings=10)
 
     def look(run_id: str) -> tuple[Report, Evidence]:
-        step = Step("ward_ops", "check_source", Caller("cutover_ward_ops", run_id, "lead"), BothEnds(database, conninfo))
+        step = Step("ward_ops", "check_source", Caller("cutover_ward_ops", run_id, "lead"), FakeEnds(database, conninfo))
         return run(step, preflight_steps.check_source, Terms(opens=True)), step.evidence
 
     for run_id in ("one", "two"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -10,13 +9,9 @@ from typing import Any
 import apsw
 import pytest
 
-from include.cutover.connections.commands import Runner
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Evidence, runs
 from include.cutover.people import delivery, notices, outbox_files
-from include.cutover.people.identities import Identities
-from include.cutover.people.notices import Channel
-from include.cutover.plan.model import Plan
 from include.cutover.runs import schedule
 from include.cutover.runs.terms import Terms
 from include.cutover.steps import announce as announce_steps
@@ -26,73 +21,40 @@ from include.cutover.steps import schedule as schedule_steps
 from include.cutover.steps.call import Call, NotNeeded, NotYet
 from include.cutover.steps.running import run
 from include.cutover.steps.step import Caller, Step
-from tests.unit.people.test_notices import Box
+from tests.support.ends import FakeEnds
 
 PLAN = "ward_ops"
 FORM: dict[str, Any] = {"action": "schedule", "reason": "the night", "approve": "ask", "notify": True}
 
 
-class Ends:
-    """A file, and channels that keep what they get."""
-
-    def __init__(self, source: Path) -> None:
-        self.source = source
-        self.slack, self.mail = Box("slack"), Box("mail")
-
-    def source_path(self, plan: Plan) -> Path:
-        return self.source
-
-    def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        raise AssertionError("nothing here needs the target")
-
-    def application_role(self, plan: Plan) -> str | None:
-        return None
-
-    def application_url(self, plan: Plan) -> str:
-        raise AssertionError("nothing here needs the target")
-
-    def channels(self, plan: Plan) -> Sequence[Channel]:
-        return [self.slack, self.mail]
-
-    def remote(self, plan: Plan, connection: str) -> Runner:
-        raise AssertionError("everything is on this host")
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
-
-    @property
-    def told(self) -> list[str]:
-        return [subject.removeprefix("Ward OPS: ") for subject, _ in self.slack.got]
-
-
 @pytest.fixture
-def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ends:
+def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEnds:
     monkeypatch.setattr(notice_steps, "names", lambda plan: ["slack", "mail"])
     with apsw.Connection(str(tmp_path / "app.db")) as connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
-    return Ends(tmp_path / "app.db")
+    return FakeEnds(tmp_path / "app.db", channels=("slack", "mail"))
 
 
-def call(ends: Ends, run_id: str = "s1", actor: str | None = "lead", minutes: float | None = 60, **form: Any) -> Call:
+def call(ends: FakeEnds, run_id: str = "s1", actor: str | None = "lead", minutes: float | None = 60, **form: Any) -> Call:
     start = None if minutes is None else (datetime.now(UTC) + timedelta(minutes=minutes)).isoformat()
     return Call(PLAN, Caller(f"schedule_{PLAN}", run_id, actor, {**FORM, "window_start": start, **form}), ends)
 
 
-def open_cutover(ends: Ends, run_id: str, form: dict[str, Any], actor: str | None = "lead") -> Step:
+def open_cutover(ends: FakeEnds, run_id: str, form: dict[str, Any], actor: str | None = "lead") -> Step:
     step = Step(PLAN, "open_run", Caller(f"cutover_{PLAN}", run_id, actor, form), ends)
     run(step, open_run.open_run, Terms(opens=True))
     return step
 
 
-def test_it_is_announced_at_once_waits_and_begins_as_announced(ends: Ends) -> None:
+def test_it_is_announced_at_once_waits_and_begins_as_announced(ends: FakeEnds) -> None:
     scheduled = call(ends, minutes=60)
     schedule_steps.open_schedule(scheduled)
     schedule_steps.open_schedule(scheduled)  # a second try
-    assert ends.told == ["migration to PostgreSQL begins"]
+    assert ends.boxes["slack"].subjects == ["migration to PostgreSQL begins"]
     start = datetime.fromisoformat(schedule_steps.opened_by(scheduled)["window_start"])
     freeze = start - timedelta(minutes=15)
-    assert f"begins at {start:%Y-%m-%d %H:%M} UTC" in ends.slack.got[0][1]
-    assert f"Change freeze for Ward OPS from {freeze:%Y-%m-%d %H:%M} UTC" in ends.slack.got[0][1]
+    assert f"begins at {start:%Y-%m-%d %H:%M} UTC" in ends.boxes["slack"].got[0][1]
+    assert f"Change freeze for Ward OPS from {freeze:%Y-%m-%d %H:%M} UTC" in ends.boxes["slack"].got[0][1]
     with pytest.raises(NotYet) as later:
         schedule_steps.wait_for_freeze(scheduled)
     assert later.value.until == freeze
@@ -105,11 +67,11 @@ def test_it_is_announced_at_once_waits_and_begins_as_announced(ends: Ends) -> No
         schedule_steps.open_schedule(soon)
 
 
-def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: Ends) -> None:
-    ends.mail.error = OSError("down")
+def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: FakeEnds) -> None:
+    ends.boxes["mail"].error = OSError("down")
     scheduled = call(ends, minutes=10)  # within the freeze
     schedule_steps.open_schedule(scheduled)
-    assert ends.told == ["migration to PostgreSQL begins"] and ends.mail.got == []
+    assert ends.boxes["slack"].subjects == ["migration to PostgreSQL begins"] and ends.boxes["mail"].got == []
     schedule_steps.wait_for_freeze(scheduled)
     run_id, form = schedule_steps.begin(scheduled)
     with pytest.raises(NotYet):
@@ -122,21 +84,21 @@ def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: 
     assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
     assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
 
-    ends.mail.error = None
+    ends.boxes["mail"].error = None
     step.name = "announce_start"
     run(step, announce_steps.announce, Terms(), {"notice": "start"})
     notice_steps.deliver(step.evidence, step.plan, ends.channels, patient=False)
     notice_steps.deliver(schedule_steps.evidence_of(scheduled), step.plan, ends.channels, patient=False)
     freeze = "change freeze before the migration to PostgreSQL"
-    assert ends.told == ["migration to PostgreSQL begins", freeze]
-    assert sorted(subject.removeprefix("Ward OPS: ") for subject, _ in ends.mail.got) == sorted(ends.told), "once, there too"
+    assert ends.boxes["slack"].subjects == ["migration to PostgreSQL begins", freeze]
+    assert sorted(ends.boxes["mail"].subjects) == sorted(ends.boxes["slack"].subjects), "once, there too"
 
 
 @pytest.mark.parametrize("actor", ["observer", "communicator", "", None])
-def test_only_the_lead_schedules_and_calls_off(ends: Ends, actor: str | None) -> None:
+def test_only_the_lead_schedules_and_calls_off(ends: FakeEnds, actor: str | None) -> None:
     with pytest.raises(Refused, match="only the lead or a deputy may schedule a cutover"):
         schedule_steps.open_schedule(call(ends, actor=actor))
-    assert not schedule.of(PLAN, "s1").exists and ends.told == []
+    assert not schedule.of(PLAN, "s1").exists and ends.boxes["slack"].subjects == []
     schedule_steps.open_schedule(call(ends))
     with pytest.raises(Refused, match="only the lead or a deputy may call a cutover off"):
         schedule_steps.open_schedule(call(ends, "s2", actor, None, action="call off"))
@@ -151,13 +113,13 @@ def test_only_the_lead_schedules_and_calls_off(ends: Ends, actor: str | None) ->
         (None, {"action": "call off"}, "no cutover is scheduled"),
     ],
 )
-def test_what_cannot_be_is_refused_at_once(ends: Ends, minutes: float | None, form: dict[str, Any], match: str) -> None:
+def test_what_cannot_be_is_refused_at_once(ends: FakeEnds, minutes: float | None, form: dict[str, Any], match: str) -> None:
     with pytest.raises(Refused, match=match):
         schedule_steps.open_schedule(call(ends, minutes=minutes, **form))
-    assert ends.told == []
+    assert ends.boxes["slack"].subjects == []
 
 
-def test_it_is_called_off_with_a_word(ends: Ends) -> None:
+def test_it_is_called_off_with_a_word(ends: FakeEnds) -> None:
     scheduled = call(ends)
     schedule_steps.open_schedule(scheduled)
     other = call(ends, "s2", minutes=None, action="call off", reason="the vendor is ill")
@@ -166,30 +128,30 @@ def test_it_is_called_off_with_a_word(ends: Ends) -> None:
         with pytest.raises(NotNeeded):
             body(other)
     schedule_steps.close_schedule(other)
-    assert ends.told == ["migration to PostgreSQL begins", "migration did not take place"]
-    assert "did not take place: the vendor is ill. Ward OPS runs" in ends.slack.got[1][1]
+    assert ends.boxes["slack"].subjects == ["migration to PostgreSQL begins", "migration did not take place"]
+    assert "did not take place: the vendor is ill. Ward OPS runs" in ends.boxes["slack"].got[1][1]
     for body in (schedule_steps.wait_for_freeze, schedule_steps.begin):
         with pytest.raises(Refused, match="was called off"):
             body(scheduled)
     with pytest.raises(StepFailed, match="the cutover does not take place"):
         schedule_steps.close_schedule(scheduled)
-    assert len(ends.told) == 2, "and people hear it once"
+    assert len(ends.boxes["slack"].subjects) == 2, "and people hear it once"
     with pytest.raises(Refused, match="the scheduled cutover was called off"):
         open_cutover(ends, schedule_steps.opened_by(scheduled)["cutover"], {**FORM, "scheduled": "s1", "window_start": None})
     schedule_steps.open_schedule(call(ends, "s3"))  # and another may be scheduled
 
 
-def test_a_schedule_that_somebody_ended_tells_people(ends: Ends) -> None:
+def test_a_schedule_that_somebody_ended_tells_people(ends: FakeEnds) -> None:
     scheduled = call(ends)
     schedule_steps.open_schedule(scheduled)
     with pytest.raises(StepFailed):
         schedule_steps.close_schedule(scheduled)  # the wait was marked as failed
-    assert ends.told[-1] == "migration did not take place"
+    assert ends.boxes["slack"].subjects[-1] == "migration did not take place"
     with pytest.raises(Refused, match="called off"):
         schedule_steps.begin(scheduled)
 
 
-def test_a_cutover_that_refuses_to_open_is_told(ends: Ends) -> None:
+def test_a_cutover_that_refuses_to_open_is_told(ends: FakeEnds) -> None:
     scheduled = call(ends, minutes=10)
     schedule_steps.open_schedule(scheduled)
     earlier = Step(PLAN, "open_run", Caller(f"cutover_{PLAN}", "by hand", "lead", {**FORM, "window_start": None}), ends)
@@ -201,23 +163,23 @@ def test_a_cutover_that_refuses_to_open_is_told(ends: Ends) -> None:
         schedule_steps.see_it_open(scheduled)
     with pytest.raises(StepFailed, match="another run of this plan is open"):
         schedule_steps.close_schedule(scheduled)
-    assert "another run of this plan is open" in ends.slack.got[-1][1]
+    assert "another run of this plan is open" in ends.boxes["slack"].got[-1][1]
 
 
-def test_a_cutover_that_begins_cannot_be_called_off_behind_its_back(ends: Ends) -> None:
+def test_a_cutover_that_begins_cannot_be_called_off_behind_its_back(ends: FakeEnds) -> None:
     scheduled = call(ends, minutes=10)
     schedule_steps.open_schedule(scheduled)
     run_id, form = schedule_steps.begin(scheduled)
     open_cutover(ends, run_id, form)
     with pytest.raises(Refused, match="no cutover is scheduled that has not begun"):
         schedule_steps.open_schedule(call(ends, "s2", minutes=None, action="call off"))
-    assert "migration did not take place" not in ends.told
+    assert "migration did not take place" not in ends.boxes["slack"].subjects
 
 
 # --- the outbox's DAG and the communicator's ------------------------------------------------------------------------------
 
 
-def pending(ends: Ends) -> list[Evidence]:
+def pending(ends: FakeEnds) -> list[Evidence]:
     return [item for folder in (schedule.folder(PLAN), runs_folder()) for item in outbox_files.marked(folder)]
 
 
@@ -226,15 +188,15 @@ def runs_folder() -> Path:
 
 
 def test_the_outbox_serves_schedules_and_runs_and_then_has_nothing_to_do(
-    ends: Ends, monkeypatch: pytest.MonkeyPatch
+    ends: FakeEnds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ends.slack.error = ends.mail.error = OSError("down")
+    ends.boxes["slack"].error = ends.boxes["mail"].error = OSError("down")
     schedule_steps.open_schedule(call(ends))
     other = Step(PLAN, "open_run", Caller(f"cutover_{PLAN}", "r1", "lead", {**FORM, "window_start": None}), ends)
     run(other, open_run.open_run, Terms(opens=True))
     other.name = "announce_start"
     run(other, announce_steps.announce, Terms(), {"notice": "start"})
-    ends.slack.error = ends.mail.error = None
+    ends.boxes["slack"].error = ends.boxes["mail"].error = None
     assert len(pending(ends)) == 2
     minute = call(ends, "minute")
     assert send_pending.send_pending(minute) == "0 sent, 0 failed", "they failed just now"
@@ -249,7 +211,7 @@ def test_the_outbox_serves_schedules_and_runs_and_then_has_nothing_to_do(
     assert send_pending.send_pending(minute) == "0 sent, 0 failed"
 
 
-def test_a_run_that_tells_nobody_leaves_the_outbox_at_once(ends: Ends) -> None:
+def test_a_run_that_tells_nobody_leaves_the_outbox_at_once(ends: FakeEnds) -> None:
     silent = Caller(f"cutover_{PLAN}", "r1", "lead", {**FORM, "window_start": None, "notify": False})
     run(Step(PLAN, "open_run", silent, ends), open_run.open_run, Terms(opens=True))
     assert len(pending(ends)) == 1
@@ -258,51 +220,51 @@ def test_a_run_that_tells_nobody_leaves_the_outbox_at_once(ends: Ends) -> None:
 
 
 @pytest.fixture
-def held(ends: Ends, monkeypatch: pytest.MonkeyPatch) -> Step:
+def held(ends: FakeEnds, monkeypatch: pytest.MonkeyPatch) -> Step:
     """A run whose start notice waits for the communicator."""
     monkeypatch.setattr(notice_steps, "hold", lambda plan: timedelta(minutes=5))
     step = Step(PLAN, "open_run", Caller(f"cutover_{PLAN}", "r1", "lead", {**FORM, "window_start": None}), ends)
     run(step, open_run.open_run, Terms(opens=True))
     step.name = "announce_start"
     done = run(step, announce_steps.announce, Terms(), {"notice": "start"})
-    assert "held until" in done.summary and ends.told == []
+    assert "held until" in done.summary and ends.boxes["slack"].subjects == []
     return step
 
 
-def edit(ends: Ends, actor: str | None = "communicator", **form: Any) -> str:
+def edit(ends: FakeEnds, actor: str | None = "communicator", **form: Any) -> str:
     form = {"action": "release", "notice": "start", "text": None, "run": None, **form}
     return edit_notice.edit_notice(Call(PLAN, Caller(f"notices_{PLAN}", "n1", actor, form), ends))
 
 
-def test_the_communicator_edits_and_releases(ends: Ends, held: Step) -> None:
+def test_the_communicator_edits_and_releases(ends: FakeEnds, held: Step) -> None:
     shown = edit(ends, action="preview")
     assert "Heads up: Ward OPS database migration" in shown and "delay.half (due at " in shown
     assert edit(ends, action="withhold") == "start: sent to nobody, withheld by communicator"
     told = edit(ends, text="Tonight at ten.\nTamar")
     assert told == "start: sent to mail, slack"
-    assert ends.slack.got == [("Ward OPS: migration to PostgreSQL begins", "Tonight at ten.\nTamar")]
+    assert ends.boxes["slack"].got == [("Ward OPS: migration to PostgreSQL begins", "Tonight at ten.\nTamar")]
     assert {event["by"] for event in held.evidence.events() if event["event"] == "notice.released"} == {"communicator"}
     edit(ends, notice="deadline", text="No time left: <reason>")
-    assert len(ends.slack.got) == 1, "it is not due"
+    assert len(ends.boxes["slack"].got) == 1, "it is not due"
     assert notices.outbox(held.evidence.events())["deadline"].message.text == "No time left: <reason>"
     with pytest.raises(Refused, match="cannot be changed"):
         edit(ends, text="again")
 
 
 @pytest.mark.parametrize("actor", ["observer", "nobody", "", None])
-def test_nobody_else_edits(ends: Ends, held: Step, actor: str | None) -> None:
+def test_nobody_else_edits(ends: FakeEnds, held: Step, actor: str | None) -> None:
     for action in ("preview", "release", "withhold"):
         with pytest.raises(Refused, match="only the communicator, the lead or a deputy"):
             edit(ends, actor, action=action)
-    assert ends.told == [] and held.evidence.last("notice.released") is None
+    assert ends.boxes["slack"].subjects == [] and held.evidence.last("notice.released") is None
 
 
-def test_the_run_goes_on_without_the_communicator(ends: Ends, held: Step, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_run_goes_on_without_the_communicator(ends: FakeEnds, held: Step, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notices, "datetime", type("Later", (datetime,), {"now": classmethod(_in_six_minutes)}))
     monkeypatch.setattr(delivery, "datetime", type("Later", (datetime,), {"now": classmethod(_in_six_minutes)}))
     monkeypatch.setattr(notice_steps, "datetime", type("Later", (datetime,), {"now": classmethod(_in_six_minutes)}))
     send_pending.send_pending(call(ends, "minute"))
-    assert ends.told == ["migration to PostgreSQL begins"]
+    assert ends.boxes["slack"].subjects == ["migration to PostgreSQL begins"]
 
 
 def _in_six_minutes(_: Any, zone: Any = None) -> datetime:

@@ -5,26 +5,20 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import apsw
 import pytest
 
-from include.cutover.connections.commands import Runner
 from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Event, Evidence, evidence_root
-from include.cutover.people.identities import Identities
-from include.cutover.people.notices import Channel
 from include.cutover.plan.file import load_plan
-from include.cutover.plan.model import Plan
 from include.cutover.runs import runbook
 from include.cutover.runs.row import Point
 from include.cutover.runs.terms import Terms
 from include.cutover.source import backup, backup_manifest, fence
-from include.cutover.stack.postgres import free_port
 from include.cutover.steps import abandon as abandon_steps
 from include.cutover.steps import close_run, open_run, rollback, set_aside
 from include.cutover.steps import decide as decide_steps
@@ -32,6 +26,7 @@ from include.cutover.steps import open_rollback as open_rollback_steps
 from include.cutover.steps.running import run
 from include.cutover.steps.step import FROZEN_PLAN, Body, Caller, Report, Step
 from include.cutover.target import ledger
+from tests.support.ends import APPLICATION_URL, UNREACHABLE, FakeEnds
 from tests.support.killing import kill_at_every_step
 
 PLAN = "ward_ops"
@@ -39,52 +34,23 @@ CUTOVER, ROLLBACK = f"cutover_{PLAN}", f"rollback_{PLAN}"
 FORM: dict[str, Any] = {"approve": "ask", "reason": "a test", "notify": False, "run_id": None}
 
 
-class Ends:
-    """A file, and a target that may be down."""
-
-    def __init__(self, source: Path, target: str = "") -> None:
-        self.source = source
-        self.target = target or f"host=127.0.0.1 port={free_port()} user=nobody dbname=x connect_timeout=1"
-
-    def source_path(self, plan: Plan) -> Path:
-        return self.source
-
-    def target_conninfo(self, plan: Plan, application_name: str) -> str:
-        return self.target
-
-    def application_role(self, plan: Plan) -> str | None:
-        return None
-
-    def application_url(self, plan: Plan) -> str:
-        return "postgresql+psycopg://app@127.0.0.1/x"
-
-    def channels(self, plan: Plan) -> Sequence[Channel]:
-        return []
-
-    def remote(self, plan: Plan, connection: str) -> Runner:
-        raise AssertionError("everything is on this host")
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
-
-
 @pytest.fixture
-def ends(tmp_path: Path) -> Ends:
+def ends(tmp_path: Path) -> FakeEnds:
     with contextlib.closing(apsw.Connection(str(tmp_path / "app.db"))) as connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
-    return Ends(tmp_path / "app.db")
+    return FakeEnds(tmp_path / "app.db", UNREACHABLE, url=APPLICATION_URL)
 
 
-def step_of(ends: Ends, name: str, run_id: str = "one", dag_id: str = CUTOVER) -> Step:
+def step_of(ends: FakeEnds, name: str, run_id: str = "one", dag_id: str = CUTOVER) -> Step:
     return Step(PLAN, name, Caller(dag_id, run_id, "lead", FORM), ends)
 
 
-def do(ends: Ends, name: str, body: Body | None = None, terms: Terms = Terms(), **arguments: Any) -> Report:  # noqa: B008
+def do(ends: FakeEnds, name: str, body: Body | None = None, terms: Terms = Terms(), **arguments: Any) -> Report:  # noqa: B008
     return run(step_of(ends, name), body or (lambda _: Report("done")), terms, arguments)
 
 
 @pytest.fixture
-def evidence(ends: Ends) -> Evidence:
+def evidence(ends: FakeEnds) -> Evidence:
     """The evidence of an open run."""
     do(ends, "open_run", open_run.open_run, Terms(opens=True))
     return Evidence.of(PLAN, "one")
@@ -114,7 +80,7 @@ def terms_of(step: str) -> Terms:
 
 
 def test_the_end_is_recorded_before_the_next_attempt_can_begin(
-    ends: Ends, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
+    ends: FakeEnds, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     append, held = Evidence.append, []
 
@@ -140,7 +106,7 @@ def test_the_end_is_recorded_before_the_next_attempt_can_begin(
     assert held == ["passed", "error"]
 
 
-def test_a_run_that_opened_has_its_plan_frozen_wherever_it_was_killed(ends: Ends, tmp_path: Path) -> None:
+def test_a_run_that_opened_has_its_plan_frozen_wherever_it_was_killed(ends: FakeEnds, tmp_path: Path) -> None:
     number = 0
 
     def begin() -> None:
@@ -164,7 +130,7 @@ def test_a_run_that_opened_has_its_plan_frozen_wherever_it_was_killed(ends: Ends
 
 
 @pytest.mark.parametrize("outcome", ["abandon", "release", "rollback"])
-def test_no_step_goes_forward_once_a_way_back_is_decided(ends: Ends, evidence: Evidence, outcome: str) -> None:
+def test_no_step_goes_forward_once_a_way_back_is_decided(ends: FakeEnds, evidence: Evidence, outcome: str) -> None:
     passed(evidence, "copy")
     decided(evidence, outcome)
     for step, terms in (("copy", Terms()), *((row.name, terms_of(row.name)) for row in runbook.way("go_live"))):
@@ -173,7 +139,7 @@ def test_no_step_goes_forward_once_a_way_back_is_decided(ends: Ends, evidence: E
     assert newest(evidence, "copy")["outcome"] == "refused"
 
 
-def test_nothing_is_cleared_under_an_application_that_goes_live(ends: Ends, evidence: Evidence) -> None:
+def test_nothing_is_cleared_under_an_application_that_goes_live(ends: FakeEnds, evidence: Evidence) -> None:
     decided(evidence, "go_on")
     assert do(ends, "check_tables").outcome == "passed", "a proof may be made again while the gate waits"
     passed(evidence, "switch_configuration")
@@ -182,7 +148,7 @@ def test_nothing_is_cleared_under_an_application_that_goes_live(ends: Ends, evid
             do(ends, step)
 
 
-def test_a_marked_branch_lets_nothing_through(ends: Ends, evidence: Evidence) -> None:
+def test_a_marked_branch_lets_nothing_through(ends: FakeEnds, evidence: Evidence) -> None:
     """Airflow runs every branch then: none of them was decided."""
     passed(evidence, "stop_services", "fence_source", "take_backup")
     for step, terms in (
@@ -196,7 +162,7 @@ def test_a_marked_branch_lets_nothing_through(ends: Ends, evidence: Evidence) ->
     assert do(ends, "rollback.stop_services", terms=terms_of("rollback.stop_services")).outcome == "passed"
 
 
-def test_a_live_run_is_rolled_back_only_when_somebody_asks(ends: Ends, evidence: Evidence) -> None:
+def test_a_live_run_is_rolled_back_only_when_somebody_asks(ends: FakeEnds, evidence: Evidence) -> None:
     passed(evidence, "stop_services", "take_backup")
     decided(evidence, "go_on", at="decide_live")
     terms = terms_of("rollback.stop_services")
@@ -207,13 +173,13 @@ def test_a_live_run_is_rolled_back_only_when_somebody_asks(ends: Ends, evidence:
     assert do(ends, "rollback.stop_services", terms=terms).outcome == "passed"
 
 
-def test_a_rollback_with_nothing_to_roll_back_does_not_count_as_begun(ends: Ends, evidence: Evidence) -> None:
+def test_a_rollback_with_nothing_to_roll_back_does_not_count_as_begun(ends: FakeEnds, evidence: Evidence) -> None:
     with pytest.raises(Refused, match="there is nothing to roll back"):
         do(ends, "rollback.stop_services", terms=terms_of("rollback.stop_services"))
     assert close_run.outcome_of(evidence.events()) == "abandoned"
 
 
-def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: Ends, evidence: Evidence) -> None:
+def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: FakeEnds, evidence: Evidence) -> None:
     passed(evidence, "stop_services", "take_backup")
     decided(evidence, "rollback")
     steps = [row.name for row in runbook.way("rollback")]
@@ -227,14 +193,14 @@ def test_each_step_of_the_way_back_needs_the_ones_before_it(ends: Ends, evidence
         do(ends, "rollback.check_health", terms=terms_of("rollback.check_health"))
 
 
-def test_nothing_is_stopped_before_everything_was_looked_at(ends: Ends, evidence: Evidence) -> None:
+def test_nothing_is_stopped_before_everything_was_looked_at(ends: FakeEnds, evidence: Evidence) -> None:
     before = runbook.required(load_plan(PLAN), Point.STOP)
     passed(evidence, *before[:-1])
     with pytest.raises(Refused, match="wait_for_window has not run"):
         do(ends, "stop_services", terms=Terms(after=before))
 
 
-def test_what_was_decided_stays_decided(ends: Ends, evidence: Evidence) -> None:
+def test_what_was_decided_stays_decided(ends: FakeEnds, evidence: Evidence) -> None:
     passed(evidence, "stop_services")
     first = do(ends, "decide", decide_steps.decide, Terms(way_back=True, course=()), at="decide")
     assert first.figures["outcome"] == "release"
@@ -246,7 +212,7 @@ def test_what_was_decided_stays_decided(ends: Ends, evidence: Evidence) -> None:
 # --- the way back -------------------------------------------------------------------------------------------------------
 
 
-def backed_up(ends: Ends, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def backed_up(ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
     monkeypatch.setenv("WARD_OPS_SECOND_COPY", str(tmp_path / "second"))
     fence.raise_fence(ends.source, run_id="one")
@@ -255,14 +221,14 @@ def backed_up(ends: Ends, evidence: Evidence, tmp_path: Path, monkeypatch: pytes
     passed(evidence, "stop_services", "fence_source", "take_backup")
 
 
-def rows(ends: Ends) -> Any:
+def rows(ends: FakeEnds) -> Any:
     with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
         return [row[0] for row in connection.execute("SELECT id FROM t ORDER BY id")]
 
 
 @pytest.mark.parametrize("started", ["rollback.start_services", "release.start_services", ""])
 def test_what_the_application_wrote_since_it_is_back_is_not_overwritten(
-    ends: Ends, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str
 ) -> None:
     backed_up(ends, evidence, tmp_path, monkeypatch)
     fence.lift(ends.source)
@@ -275,12 +241,12 @@ def test_what_the_application_wrote_since_it_is_back_is_not_overwritten(
     assert ("stays as it is" in report.summary) == bool(started)
 
 
-def open_rollback(ends: Ends, run_id: str) -> Report:
+def open_rollback(ends: FakeEnds, run_id: str) -> Report:
     step = step_of(ends, "open_rollback", run_id, ROLLBACK)
     return run(step, open_rollback_steps.open_rollback, Terms(opens=True))
 
 
-def test_a_later_try_does_not_take_the_lease_back(ends: Ends, evidence: Evidence) -> None:
+def test_a_later_try_does_not_take_the_lease_back(ends: FakeEnds, evidence: Evidence) -> None:
     passed(evidence, "stop_services")
     open_rollback(ends, "back1")
     open_rollback(ends, "back1")
@@ -292,7 +258,7 @@ def test_a_later_try_does_not_take_the_lease_back(ends: Ends, evidence: Evidence
     assert lease.holds(PLAN, "one", f"{ROLLBACK}/back2"), "another rollback may take over"
 
 
-def test_an_untouched_run_is_refused_as_long_as_it_can_end_by_itself(ends: Ends, evidence: Evidence) -> None:
+def test_an_untouched_run_is_refused_as_long_as_it_can_end_by_itself(ends: FakeEnds, evidence: Evidence) -> None:
     with pytest.raises(Refused, match="stopped nothing yet"):
         open_rollback(ends, "back1")
     assert lease.holds(PLAN, "one", f"{CUTOVER}/one")
@@ -306,12 +272,12 @@ def test_an_untouched_run_is_refused_as_long_as_it_can_end_by_itself(ends: Ends,
 # --- a target that is down when a run is called off ---------------------------------------------------------------------
 
 
-def close(ends: Ends) -> None:
+def close(ends: FakeEnds) -> None:
     with pytest.raises(StepFailed, match="called off before anything was stopped"):
         do(ends, "close_run", close_run.close, Terms(closes=True))
 
 
-def test_what_could_not_be_cleared_is_set_aside_by_the_next_run(ends: Ends, evidence: Evidence) -> None:
+def test_what_could_not_be_cleared_is_set_aside_by_the_next_run(ends: FakeEnds, evidence: Evidence) -> None:
     passed(evidence, "apply_ddl")
     evidence.append("lease.target", holder=f"{CUTOVER}/one", epoch=1)
     decided(evidence, "abandon")
@@ -322,7 +288,7 @@ def test_what_could_not_be_cleared_is_set_aside_by_the_next_run(ends: Ends, evid
 
 
 def test_the_lease_of_a_target_that_was_down_does_not_stop_the_next_run(
-    ends: Ends, evidence: Evidence, conninfo: str
+    ends: FakeEnds, evidence: Evidence, conninfo: str
 ) -> None:
     ledger.ensure(conninfo)
     ledger.open_run(conninfo, "one", PLAN)
@@ -334,11 +300,13 @@ def test_the_lease_of_a_target_that_was_down_does_not_stop_the_next_run(
     assert ledger.open_run(conninfo, "two", PLAN) > 1
 
 
-def do_second(ends: Ends, name: str, body: Body, terms: Terms) -> Report:
+def do_second(ends: FakeEnds, name: str, body: Body, terms: Terms) -> Report:
     return run(step_of(ends, name, "two"), body, terms)
 
 
-def test_a_lease_of_the_target_that_was_never_recorded_is_given_back(ends: Ends, evidence: Evidence, conninfo: str) -> None:
+def test_a_lease_of_the_target_that_was_never_recorded_is_given_back(
+    ends: FakeEnds, evidence: Evidence, conninfo: str
+) -> None:
     ends.target = conninfo
     evidence.append("step.begin", step="apply_ddl")
     ledger.ensure(conninfo)
@@ -348,7 +316,7 @@ def test_a_lease_of_the_target_that_was_never_recorded_is_given_back(ends: Ends,
     assert held is not None and held.run_id is None
 
 
-def test_the_report_is_recorded_with_its_hash(ends: Ends, evidence: Evidence) -> None:
+def test_the_report_is_recorded_with_its_hash(ends: FakeEnds, evidence: Evidence) -> None:
     close(ends)
     with pytest.raises(CutoverError):
         do(ends, "close_run", close_run.close, Terms(closes=True))

@@ -13,15 +13,16 @@ import pytest
 
 from include.cutover.application import configuration
 from include.cutover.cli.break_glass import EndsOfEvidence
+from include.cutover.connections import ssh
 from include.cutover.connections.commands import Runner
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence.record import Evidence
-from include.cutover.people.identities import Identities
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.steps import preflight as preflight_steps
 from include.cutover.steps import rollback
 from include.cutover.steps.step import Caller, Step
+from tests.support.ends import FakeEnds
 from tests.support.ssh_host import Host, running
 
 ID = "ward_ops_host"
@@ -105,33 +106,6 @@ def test_only_the_plan_leaves_the_host_s_key_unchecked(
 # --- in a step ----------------------------------------------------------------------------------------------------------
 
 
-class Ends:
-    """The source, and a host."""
-
-    def __init__(self, source: Path, host: Host) -> None:
-        self._source, self._host = source, host
-        self.asked = 0
-
-    def source_path(self, plan: Plan) -> Path:
-        return self._source
-
-    def application_url(self, plan: Plan) -> str:
-        return "postgresql+psycopg://ward:s3cret@db/ward_flux"
-
-    def remote(self, plan: Plan, connection: str) -> Runner:
-        from include.cutover.connections import ssh
-
-        self.asked += 1
-        assert connection == ID
-        return ssh.Ssh(ssh.login(connection, **self._host.fields()))
-
-    def identities(self) -> Identities:
-        return Identities({"lead": "1", "observer": "2", "communicator": "3"}, "", "")
-
-    def __getattr__(self, name: str) -> Any:
-        raise AssertionError(f"nobody should ask for the {name}")
-
-
 def test_a_store_and_services_on_another_host_in_the_steps(host: Host, plan: Plan, tmp_path: Path) -> None:
     values = tmp_path / "values"
     values.write_text(json.dumps({"DATABASE_URL": "sqlite:///old.db", "OTHER": "hunter2"}))
@@ -150,7 +124,14 @@ def test_a_store_and_services_on_another_host_in_the_steps(host: Host, plan: Pla
         backup={"directory": str(tmp_path / "backups")},
     )
     (tmp_path / "ward_ops.db").write_bytes(b"")
-    ends = Ends(tmp_path / "ward_ops.db", host)
+    asked: list[str] = []
+
+    def connect(connection: str) -> Runner:
+        asked.append(connection)
+        return ssh.Ssh(ssh.login(connection, **host.fields()))
+
+    url = "postgresql+psycopg://ward:s3cret@db/ward_flux"
+    ends = FakeEnds(tmp_path / "ward_ops.db", url=url, remote=connect)
     step = Step("ward_ops", "check_places", Caller("cutover_ward_ops", "run", "lead"), ends)
     step.plan = Plan.model_validate(data)
 
@@ -170,4 +151,4 @@ def test_a_store_and_services_on_another_host_in_the_steps(host: Host, plan: Pla
     report = rollback.revert_configuration(step)
     assert "s3cret" not in report.summary and "is back, with DATABASE_URL set" in report.summary
     assert json.loads(values.read_text()) == {"DATABASE_URL": f"sqlite:///{tmp_path}/ward_ops.db", "OTHER": "hunter2"}
-    assert ends.asked == 1  # one connection for all of it
+    assert asked == [ID], "one connection for all of it"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,23 +15,7 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.people import delivery, notices, outbox_files
 from include.cutover.people.delivery import Delivery, drain
 from include.cutover.people.notices import Channel, Message
-
-
-@dataclass
-class Box:
-    """A channel that keeps what it gets, or fails as told."""
-
-    name: str
-    error: Exception | None = None
-    wait_for: threading.Event | None = None
-    got: list[tuple[str, str]] = field(default_factory=list)
-
-    def send(self, subject: str, text: str) -> None:
-        if self.wait_for is not None:
-            self.wait_for.wait(30)
-        if self.error is not None:
-            raise self.error
-        self.got.append((subject, text))
+from tests.support.ends import Mailbox
 
 
 @pytest.fixture
@@ -78,7 +61,7 @@ def test_a_missing_or_empty_value_is_an_error(values: dict[str, str]) -> None:
 def test_the_notice_is_recorded_before_anything_is_sent(evidence: Evidence) -> None:
     seen: list[list[tuple[str, ...]]] = []
 
-    class Looking(Box):
+    class Looking(Mailbox):
         def send(self, subject: str, text: str) -> None:
             seen.append(kinds(evidence))
             super().send(subject, text)
@@ -91,7 +74,7 @@ def test_the_notice_is_recorded_before_anything_is_sent(evidence: Evidence) -> N
 
 
 def test_a_retry_sends_only_where_it_is_missing(evidence: Evidence) -> None:
-    slack, mail = Box("slack"), Box("mail", error=ConnectionRefusedError("refused"))
+    slack, mail = Mailbox("slack"), Mailbox("mail", error=ConnectionRefusedError("refused"))
     first = send("start", "text", "subject", [slack, mail], evidence)
     assert sorted(first, key=lambda item: item.outcome) == [
         Delivery("start", "mail", "failed", "ConnectionRefusedError: refused"),
@@ -112,14 +95,14 @@ def test_a_retry_sends_only_where_it_is_missing(evidence: Evidence) -> None:
 
 
 def test_another_notice_is_not_held_back_by_the_first(evidence: Evidence) -> None:
-    slack = Box("slack")
+    slack = Mailbox("slack")
     send("start", "begins", "s", [slack], evidence)
     send("completion", "complete", "s", [slack], evidence)
     assert [text for _, text in slack.got] == ["begins", "complete"]
 
 
 def test_a_text_that_changed_before_a_retry_is_recorded_too(evidence: Evidence) -> None:
-    slack = Box("slack", error=OSError("down"))
+    slack = Mailbox("slack", error=OSError("down"))
     send("rollback", "at 02:00", "s", [slack], evidence)
     slack.error = None
     send("rollback", "at 02:05", "s", [slack], evidence)
@@ -129,7 +112,7 @@ def test_a_text_that_changed_before_a_retry_is_recorded_too(evidence: Evidence) 
 
 def test_a_channel_that_hangs_costs_neither_the_run_nor_the_others(evidence: Evidence) -> None:
     release = threading.Event()
-    hanging, quick = Box("slack", wait_for=release), Box("mail")
+    hanging, quick = Mailbox("slack", wait_for=release), Mailbox("mail")
     try:
         deliveries = send("start", "text", "s", [hanging, quick], evidence, seconds=0.3)
         recorded = kinds(evidence)[1:]
@@ -166,13 +149,13 @@ def test_a_channel_that_hangs_costs_neither_the_run_nor_the_others(evidence: Evi
     ],
 )
 def test_no_secret_in_a_recorded_error(evidence: Evidence, error: Exception, recorded: str) -> None:
-    deliveries = send("start", "text", "s", [Box("slack", error=error)], evidence)
+    deliveries = send("start", "text", "s", [Mailbox("slack", error=error)], evidence)
     assert deliveries == [Delivery("start", "slack", "failed", recorded)]
     assert "SeC" not in (evidence.folder / "events.jsonl").read_text()
 
 
 def test_missed_notices_are_sent_once_when_the_channel_is_back(evidence: Evidence, monkeypatch: pytest.MonkeyPatch) -> None:
-    slack, mail = Box("slack", error=OSError("down")), Box("mail")
+    slack, mail = Mailbox("slack", error=OSError("down")), Mailbox("mail")
     notices.post(evidence, Message("start", "Start", "begins"))
     notices.post(evidence, Message("completion", "End", "complete"))
     first = drain([slack, mail], evidence)
@@ -200,7 +183,7 @@ def test_the_pause_grows_with_each_failure(evidence: Evidence) -> None:
     notices.post(evidence, Message("start", "s", "text"))
     pauses = []
     for _ in range(9):
-        drain([Box("slack", error=OSError("down"))], evidence, patient=False)
+        drain([Mailbox("slack", error=OSError("down"))], evidence, patient=False)
         events = evidence.events()
         found = notices.outbox(events)["start"]
         pauses.append((found.next_try("slack") - datetime.fromisoformat(events[-1]["time"])).total_seconds())
@@ -213,7 +196,7 @@ def test_the_pause_grows_with_each_failure(evidence: Evidence) -> None:
 
 
 def test_due_notice_waits_and_gets_its_reason_when_it_is_sent(evidence: Evidence) -> None:
-    slack, soon = Box("slack"), datetime.now(UTC) + timedelta(seconds=0.3)
+    slack, soon = Mailbox("slack"), datetime.now(UTC) + timedelta(seconds=0.3)
     notices.post(evidence, Message("deadline", "s", "It is late: <reason> <b>", due=soon, while_open=True))
     assert drain([slack], evidence) == [] and slack.got == []
     assert notices.is_pending(evidence.events(), ["slack"], datetime.now(UTC))
@@ -228,7 +211,7 @@ def test_due_notice_waits_and_gets_its_reason_when_it_is_sent(evidence: Evidence
 
 @pytest.mark.parametrize("end", ["sealed", "live"])
 def test_notices_of_the_clock_are_not_sent_once_the_run_is_closed(evidence: Evidence, end: str) -> None:
-    slack = Box("slack")
+    slack = Mailbox("slack")
     notices.post(evidence, Message("deadline", "s", "late", while_open=True))
     notices.post(evidence, Message("completion", "s", "complete"))
     if end == "sealed":
@@ -241,7 +224,7 @@ def test_notices_of_the_clock_are_not_sent_once_the_run_is_closed(evidence: Evid
 
 
 def test_the_lead_gets_only_the_notices_for_the_lead(evidence: Evidence) -> None:
-    slack, lead = Box("slack"), Box("lead")
+    slack, lead = Mailbox("slack"), Mailbox("lead")
     notices.post(evidence, Message("start", "s", "begins"))
     notices.post(evidence, Message("deadline", "s", "late", lead=True))
     drain([slack, lead], evidence)
@@ -252,7 +235,7 @@ def test_the_lead_gets_only_the_notices_for_the_lead(evidence: Evidence) -> None
 
 
 def test_held_notice_is_sent_when_it_is_released(evidence: Evidence) -> None:
-    slack = Box("slack")
+    slack = Mailbox("slack")
     notices.post(evidence, Message("completion", "s", "as the plan says"), hold=timedelta(minutes=5))
     assert drain([slack], evidence) == []
     notices.edit(evidence, "completion", "as Tamar says", by="communicator", channels=["slack", "mail"])
@@ -268,7 +251,7 @@ def test_held_notice_is_sent_when_it_is_released(evidence: Evidence) -> None:
 
 
 def test_held_notice_is_sent_when_it_is_not_released_in_time(evidence: Evidence) -> None:
-    slack = Box("slack")
+    slack = Mailbox("slack")
     notices.post(evidence, Message("rollback", "s", "text"), hold=timedelta(seconds=0.2))
     assert drain([slack], evidence) == []
     time.sleep(0.25)
@@ -277,7 +260,7 @@ def test_held_notice_is_sent_when_it_is_not_released_in_time(evidence: Evidence)
 
 
 def test_withheld_notice_is_not_sent_until_it_is_released(evidence: Evidence) -> None:
-    slack, mail = Box("slack", error=OSError("down")), Box("mail")
+    slack, mail = Mailbox("slack", error=OSError("down")), Mailbox("mail")
     send("start", "text", "s", [slack, mail], evidence)
     slack.error = None
     notices.withhold(evidence, "start", by="lead", channels=["slack", "mail"])
@@ -290,7 +273,7 @@ def test_withheld_notice_is_not_sent_until_it_is_released(evidence: Evidence) ->
 
 
 def test_nothing_to_send_without_evidence(evidence: Evidence) -> None:
-    assert drain([Box("slack")], evidence) == []
+    assert drain([Mailbox("slack")], evidence) == []
 
 
 def test_without_channels_the_notice_is_still_recorded(evidence: Evidence) -> None:
@@ -299,7 +282,7 @@ def test_without_channels_the_notice_is_still_recorded(evidence: Evidence) -> No
 
 
 def test_a_run_is_marked_while_something_waits(evidence: Evidence) -> None:
-    slack = Box("slack", error=OSError("down"))
+    slack = Mailbox("slack", error=OSError("down"))
     send("start", "text", "s", [slack], evidence)
     assert outbox_files.marked(evidence.folder.parent) == [evidence]
     notices.unmark(evidence, ["slack"])
