@@ -112,6 +112,7 @@ MOMENTS = {
     "restore_test, copy, verify": phase_of("copy.users"),
     "rollback": phase_of("open_rollback"),
     "verify": phase_of("check_tables"),
+    "start_aftercare": phase_of("announce_completion"),
 }
 
 

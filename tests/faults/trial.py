@@ -161,6 +161,28 @@ class Trial:
         """Wait until a run that had ended runs again."""
         until(lambda: self.state(run_id) in ("queued", "running"), seconds, f"{run_id} runs again")
 
+    def edit(self, file: Path, text: str) -> None:
+        """Give a file another content until the cell is over.
+
+        Raises:
+            ValueError: When the content stays the same, so that nothing would be tried.
+        """
+        before = file.read_text()
+        if text == before:
+            raise ValueError(f"{file}: the edit changes nothing, so nothing would be tried")
+        file.write_text(text)
+        self.afterwards(lambda: file.write_text(before))
+
+    def task_ids(self) -> list[str]:
+        """Ids of the tasks of the cutover's DAG as Airflow knows it now."""
+        found = self.lead._call("GET", f"/api/v2/dags/{CUTOVER}/tasks")
+        return [task["task_id"] for task in found["tasks"]]
+
+    def runs_of(self, dag_id: str) -> list[dict[str, Any]]:
+        """The runs of a DAG as Airflow knows them."""
+        runs: list[dict[str, Any]] = self.lead._call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
+        return runs
+
     def state(self, run_id: str) -> str:
         """Airflow's state of a run; empty while it does not answer."""
         with contextlib.suppress(CutoverError):

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import datetime
 
 import psycopg
+import yaml
 
 from include.cutover.plan.file import load_plan
 from include.cutover.runs import runbook
@@ -100,6 +101,19 @@ def _(trial: Trial) -> list[Result]:
     middles = killed_once(trial, ("copy.ping_results.0", "check_tables", "start_services"), "middle")
     trial.wait(trial.cutover())
     return [*ends(), *middles()]
+
+
+@cell(1, "kill-start-aftercare", "kill -9 of the task's process", "start_aftercare", LIVE)
+def _(trial: Trial) -> None:
+    file = trial.site.plans / f"{PLAN}.yaml"
+    trial.edit(file, yaml.safe_dump({**yaml.safe_load(file.read_text()), "aftercare": {"minutes": 30}}, allow_unicode=True))
+    until(lambda: "start_aftercare" in trial.task_ids(), 60, "the DAG has the task start_aftercare")
+    rule = trial.rule("start_aftercare", "begin", "kill")
+    run_id = trial.cutover()
+    trial.wait(run_id)
+    trial.require(trial.fired(rule) is not None, "start_aftercare was not killed")
+    watching = [run["dag_run_id"] for run in trial.runs_of("aftercare_ward_ops")]
+    trial.require(watching == [f"aftercare__{run_id}"], f"not one aftercare of this run: {watching}")
 
 
 def kill_automatic_way_back(at: str) -> None:

@@ -8,7 +8,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 from examples.receivers import read_mail, read_slack
 from tests.faults.cells.processes import after_copy
@@ -218,37 +217,28 @@ def in_flight(row: int, name: str, fault: str, *expects: State) -> Callable[[Cha
     return enter
 
 
-def edit(trial: Trial, file: Path, text: str) -> None:
-    """Other content, until the cell is over."""
-    before = file.read_text()
-    if text == before:
-        raise ValueError(f"{file}: the edit changes nothing, so nothing would be tried")
-    file.write_text(text)
-    trial.afterwards(lambda: file.write_text(before))
-
-
 @in_flight(17, "plan-changes", "the plan gets another table", RESTORED)
 def _(trial: Trial) -> None:
     file = trial.site.plans / f"{PLAN}.yaml"
-    edit(trial, file, file.read_text().replace("  alert_rules:", "  alert_rules_2:"))
+    trial.edit(file, file.read_text().replace("  alert_rules:", "  alert_rules_2:"))
 
 
 @in_flight(17, "sql-changes", "an SQL file that was not yet applied loses a key", RESTORED)
 def _(trial: Trial) -> None:
     file = trial.site.sql / PLAN / "foreign_keys" / "001_foreign_keys.sql"
     *statements, _last = file.read_text().strip().split(";\n")
-    edit(trial, file, ";\n".join(statements) + ";\n")
+    trial.edit(file, ";\n".join(statements) + ";\n")
 
 
 @in_flight(17, "dag-file-changes", "the DAG's code changes", LIVE, RESTORED)
 def _(trial: Trial) -> None:
     file = trial.site.stack.folder / "dags" / "cutover.py"
-    edit(trial, file, file.read_text().replace('"retries": 1,', '"retries": 4,'))
+    trial.edit(file, file.read_text().replace('trigger_rule="all_done")', 'trigger_rule="all_done", retries=4)'))
 
 
 @in_flight(20, "plan-broken", "the plan file is broken", LIVE, RESTORED)
 def _(trial: Trial) -> None:
-    edit(trial, trial.site.plans / f"{PLAN}.yaml", "name: ward_ops\ntables: [\n")
+    trial.edit(trial.site.plans / f"{PLAN}.yaml", "name: ward_ops\ntables: [\n")
 
 
 @cell(
@@ -262,7 +252,7 @@ def _(trial: Trial) -> None:
     with trial.held_at("copy.ping_results.0", "middle") as run_id:
         file = trial.site.stack.folder / "dags" / "cutover.py"
         whole = file.read_text()
-        edit(trial, file, f"{whole}\nthis is no python\n")
+        trial.edit(file, f"{whole}\nthis is no python\n")
     time.sleep(15)
     trial.require(trial.wait(trial.rollback()) == "success", "the rollback failed while the other DAG's file is broken")
     file.write_text(whole)
