@@ -1,8 +1,9 @@
 """The proof that a decided snapshot is the backup with the plan's decisions carried out, and nothing else.
 
-It shares no code with the making of it. Both files are read side by side: tables that no decision touched must have the
-same bytes, or be equal row by row; in the others, the rows that differ must be the ones on record. Every touched value is
-computed again, in Python, from the original one, and every row that was taken out must have had to go.
+It shares one expression with the making of it, the SQL that finds orphans; PostgreSQL checks those again when it validates
+the foreign keys. Both files are read side by side: tables that no decision touched must have the same bytes, or be equal
+row by row; in the others, the rows that differ must be the ones on record. Every touched value is computed again, in
+Python, from the original one, and every row that was taken out must have had to go.
 """
 
 from __future__ import annotations

@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import psycopg
 from psycopg import sql
@@ -18,6 +17,7 @@ from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck
 from include.cutover.proof.reading import query_problem, reading, relation_problem
 from include.cutover.proof.words import MISMATCH, REFERENCE_DATA, SNAPSHOT, UNCOUNTED, count_text, identifier, rows_text
+from include.cutover.target.session import one_row
 
 log = logging.getLogger(__name__)
 
@@ -140,11 +140,3 @@ def count_checks(
                     problem = query_problem(error)
             found.append(Reconciliation(table, count.rows, rows, count.origin, problem))
     return found
-
-
-def one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
-    """Return the row of a query that always gives one."""
-    row = cursor.fetchone()
-    if row is None:
-        raise CannotCheck("a query that must give a row gave none")
-    return tuple(row)

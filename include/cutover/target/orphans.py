@@ -21,6 +21,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.source.schema import quote
 from include.cutover.target import catalog
 from include.cutover.target.catalog import ForeignKey
+from include.cutover.target.session import one_row
 
 Types = Mapping[str, Mapping[str, str]]
 """Table → column → its type in the target."""
@@ -187,8 +188,7 @@ def in_target(
         The number of orphans, and columns and values, as text, of the first; none where no column may be shown.
     """
     rows = rows_in_target(schema, key)
-    counted = connection.execute(sql.SQL("SELECT count(*) {}").format(rows)).fetchone()
-    count = int(counted[0]) if counted else 0
+    count = int(one_row(connection.execute(sql.SQL("SELECT count(*) {}").format(rows)))[0])
     primary = catalog.primary_key(connection, schema, key.table)
     columns = dict.fromkeys(primary if primary_key_only else [*primary, *key.columns])
     shown = [column for column in columns if column not in set(secret)]

@@ -57,6 +57,14 @@ def connection_problem(error: psycopg.Error, password: str) -> str:
     return mask(said.replace(password, "***") if password else said)
 
 
+def one_row(cursor: psycopg.Cursor[Any]) -> tuple[Any, ...]:
+    """Return the row of a query that always gives one."""
+    row = cursor.fetchone()
+    if row is None:
+        raise CannotCheck("a query that must give a row gave none")
+    return tuple(row)
+
+
 def libpq_url(url: str) -> str:
     """Return a URL that libpq takes: without SQLAlchemy's name of a driver.
 
