@@ -210,7 +210,7 @@ def _counts(plan: Plan, snapshot: ComparedSource, conninfo: str, tables: Sequenc
     empty = [row.table for row in found if row.source_rows == 0 and row.target_rows and row.table in own]
     brought = {}
     if empty:
-        compared = content.compare(Sides(snapshot.file, conninfo, plan.target_schema), empty, sql_folder=plan.sql_folder)
+        compared = content.compare(Sides.of_plan(plan, snapshot.file, conninfo), empty, sql_folder=plan.sql_folder)
         brought = {result.table: _count(result, 0) for result in compared if result.origin == REFERENCE_DATA}
     missing = [Reconciliation(table, 0, None, problem="no such table in the source") for table in tables if table not in own]
     return [brought.get(row.table, row) for row in found if row.table in own] + missing
