@@ -248,7 +248,7 @@ def _written(marker: Marker) -> sql.Composed:
 
 
 def _fill(reading: apsw.Connection, table: str, keys: Iterable[tuple[bytes, ...]]) -> None:
-    """Make a temporary table of keys, with how often each occurs."""
+    """Create a temporary table of keys, with how often each occurs."""
     reading.execute(f"DROP TABLE IF EXISTS temp.{table}")
     reading.execute(f"CREATE TEMP TABLE {table} (k BLOB PRIMARY KEY, times INTEGER NOT NULL DEFAULT 1) WITHOUT ROWID")
     with reading:

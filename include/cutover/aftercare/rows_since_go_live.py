@@ -69,7 +69,7 @@ class Exported:
 def count(
     conninfo: str, schema: str, marker: Marker, snapshot: Path | None, *, seconds: float = COUNT_SECONDS
 ) -> dict[str, Changes]:
-    """Count the changes of each table since the marker, as of one moment, while the application goes on. Only reads.
+    """Count the changes of each table since the marker, as of one moment, while the application runs. Only reads.
 
     Args:
         conninfo: The target's.

@@ -179,7 +179,7 @@ def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> _Answ
     try:
         outcome = ended.get(timeout=seconds + 0.5)  # the error of httpx says more
     except queue.Empty:
-        raise _NotUsable(f"no whole answer in {seconds:.0f} s") from None
+        raise _NotUsable(f"no complete answer in {seconds:.0f} s") from None
     if isinstance(outcome, Exception):
         raise outcome
     return outcome

@@ -81,7 +81,12 @@ class TableReader:
         secret: Collection[str] = (),
     ) -> None:
         if len(conversions) > _MOST_COLUMNS:
-            raise Refused("a table with so many columns cannot be copied", where=shape.table, found=f"{len(conversions)}")
+            raise Refused(
+                "a table with so many columns cannot be copied",
+                where=shape.table,
+                found=f"{len(conversions)}",
+                do="Split the table, or add it to ignored_tables.",
+            )
         self._conn = conn
         self._shape = shape
         self._conversions = conversions
@@ -316,7 +321,7 @@ def wrong_data(table: str, item: Conversion, key: str, expected: str, found: str
         where=f"table {table}, column {item.column}, key {key}",
         expected=f"{expected} (for {item.type})",
         found=found,
-        do="Correct the row in the source, or the type in the plan's SQL; then start over.",
+        do="Correct the row in the source, or the type in the plan's SQL; then start a new run.",
     )
 
 

@@ -176,7 +176,7 @@ def match_columns(found: Sequence[SourceColumn], target: Sequence[TargetColumn],
             where=f"table {table}",
             expected="the same names on both sides",
             found="; ".join(unmatched),
-            do="Correct the plan's SQL; nothing was copied.",
+            do="Correct the plan's SQL. Nothing was copied.",
         )
     return [conversion(table, by_name[column.name], column) for column in target if not column.generated]
 

@@ -100,7 +100,7 @@ def _rows(
             "foreign_key": key,
             "before": "a row",
             "after": "a row in quarantine",
-            "because": "the row it points to is in quarantine" if follows else "it points to no row",
+            "because": "the row that it refers to is in quarantine" if follows else "it refers to no row",
         }
 
 

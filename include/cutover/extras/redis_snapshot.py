@@ -204,7 +204,7 @@ class _Server:
     # --- kind: bgsave
 
     def saved(self, to: Path) -> str:
-        """Let the server write its dump file, and copy it. Returns the SHA-256 of the copy."""
+        """Request a dump file from the server, and copy it. Returns the SHA-256 of the copy."""
         self._save()
         if self.file is None:
             folder, name = (self._client.config_get(key)[key] for key in ("dir", "dbfilename"))
@@ -240,7 +240,7 @@ class _Server:
             if not state["rdb_bgsave_in_progress"]:
                 if state.get("rdb_last_bgsave_status") != "ok":
                     raise StepFailed(
-                        "the server could not save", where=self.where, do="Its log says why; often its disk is full."
+                        "the server could not save", where=self.where, do="Read its log; often its disk is full."
                     )
                 if self._client.lastsave() > before:
                     return

@@ -42,7 +42,7 @@ def clear(docs: Path) -> None:
 
 
 def build(gx: Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> None:
-    """Let Great Expectations write its site, by our renderers and in our words.
+    """Write the site with Great Expectations and the renderers of this project.
 
     Args:
         gx: Great Expectations.

@@ -122,7 +122,10 @@ def add_assets(
         )
     except gx.Untouchable as error:
         raise CannotCheck(
-            "the tables could not be reached", where=f"schema {schema}", found=first_line(str(error))
+            "the tables could not be reached",
+            where=f"schema {schema}",
+            found=first_line(str(error)),
+            do="Check the target's log, then run the step again.",
         ) from None
     return [
         source.get_asset(suite_name(asset, number)).get_batch_definition("all rows") for number, asset in enumerate(assets)

@@ -35,7 +35,7 @@ class _Sessions(Generic[T]):
 
     @contextlib.contextmanager
     def one(self) -> Iterator[T]:
-        """Give a connection that no other thread has."""
+        """Yield a connection that no other thread has."""
         try:
             session = self._free.get_nowait()
         except queue.Empty:
@@ -146,6 +146,7 @@ def _moment(connection: psycopg.Connection, schema: str) -> str:
             "the target database does not store UTF-8, so its text cannot be compared byte by byte",
             where=f"schema {schema}",
             expected="server_encoding UTF8",
+            do="Create the database with ENCODING 'UTF8'.",
         )
     return str(row[0])
 

@@ -53,7 +53,7 @@ def reading(conninfo: str, schema: str, *, seconds: float) -> Iterator[target_se
 def query_problem(error: psycopg.Error) -> str:
     """Return why a query failed, without the values it was about."""
     if isinstance(error, psycopg.errors.QueryCanceled):
-        return "the query took longer than it may"
+        return "the query reached its time limit"
     return target_session.primary_message(error)
 
 

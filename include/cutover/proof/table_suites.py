@@ -115,7 +115,12 @@ def check_tables(
         Unreachable: When the target does not answer.
     """
     if not tables:
-        raise CannotCheck("there is no table to check", where=sides.schema, expected="the tables of the plan")
+        raise CannotCheck(
+            "there is no table to check",
+            where=sides.schema,
+            expected="the tables of the plan",
+            do="Check the backup's manifest.",
+        )
     by_size = sorted(tables, key=lambda table: _size(expected.get(table, ExpectedCount(0))))
     compared: dict[str, Future[TableResult]] = {table: Future() for table in by_size}
     with ThreadPoolExecutor(max_workers=2) as background:

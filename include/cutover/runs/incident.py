@@ -77,7 +77,7 @@ def of(evidence: Evidence) -> Incident | None:
 def _why(events: list[Event]) -> str:
     asked = next((event for event in reversed(events) if event["event"] in ("reopened", "rollback.asked")), None)
     if asked is not None:
-        return f"{asked.get('reason')} (asked for by {asked.get('by')})"
+        return f"{asked.get('reason')} (requested by {asked.get('by')})"
     decided = next((event for event in reversed(events) if event["event"] == "decision" and event.get("why")), None)
     return str(decided["why"][0]) if decided is not None else "no reason was recorded"
 
@@ -217,6 +217,7 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
             where=f"plan {plan}",
             expected=f"a text of at least {SHORTEST} characters for each",
             found=f"none for {', '.join(missing)}",
+            do="Fill in all three.",
         )
     found = find(plan, run)
     if found.closed is not None:

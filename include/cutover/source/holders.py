@@ -64,7 +64,7 @@ def check_nobody_holds(path: Path, *, but: Collection[int] = ()) -> Check:
         "failed" if holders else "unknown" if hidden else "passed",
         expected="no process",
         found=describe(holders) if holders else hidden or "no process",
-        do="End that process." if holders else "Look with lsof as root, on the host." if hidden else "",
+        do="End that process." if holders else "Check with lsof as root, on the host." if hidden else "",
         where=str(path),
     )
 

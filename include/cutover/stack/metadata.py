@@ -139,7 +139,7 @@ def _migrate(cluster: Cluster) -> None:
 
 
 def _apply(accounts: Accounts, cluster: Cluster, fernet_key: str = "") -> None:
-    """Make roles and users, through FAB's own code: importing it takes 3 s, so not at each start."""
+    """Create roles and users, through FAB's own code: importing it takes 3 s, so not at each start."""
     _run_on(cluster, ["include.cutover.accounts.roles"], accounts.to_json(), fernet_key)
 
 

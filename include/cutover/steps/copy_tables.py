@@ -13,7 +13,7 @@ from include.cutover.target.sides import Sides
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:
-    """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk.
+    """Copy one table, or one stream of its chunks, from the verified backup. A retry continues after the last whole chunk.
 
     When the time is up the copy stops where it is: the run goes back.
 

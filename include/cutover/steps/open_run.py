@@ -18,7 +18,7 @@ from include.cutover.steps.wait_for_window import window_start
 
 
 def open_run(step: Step) -> Report:
-    """Take the lease, freeze the plan, start the evidence. A second try of the same run finds it open and goes on.
+    """Take the lease, freeze the plan, start the evidence. A second try of the same run finds it open and continues.
 
     Raises:
         Refused: When anyone but the lead or a deputy started it, when automatic approval is not allowed, when another run is
@@ -82,7 +82,7 @@ def _refuse_short_window(plan: str, clock: Clock) -> None:
     """Refuse a window too short to go live in: such a run could only go back."""
     if late := clock.late(runbook.OPEN_RUN):
         raise Refused(
-            "the window is over before the run begins",
+            "the window ends before the run can be live",
             where=f"plan {plan}: window_start",
             expected=f"a run that can be live before {clock.deadline:%Y-%m-%d %H:%M:%S} UTC",
             found=late,

@@ -33,7 +33,7 @@ def stop_services(step: Step) -> Report:
     missing = _keep_logs(step)
     return Report(
         f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}"
-        + (f"; no log is kept of {', '.join(missing)}" if missing else ""),
+        + (f"; no log was kept of {', '.join(missing)}" if missing else ""),
         {"logs_missing": missing},
     )
 
@@ -92,7 +92,7 @@ def restore_source(step: Step) -> Report:
         return lift_fence(step)
     if _ran_on_source(events):
         lift_fence(step)
-        return Report(f"{step.source.name} stays as it is: the application was started on it since it was brought back")
+        return Report(f"{step.source.name} stays as it is: the application was started on it since the restore")
     result = restore.restore(step.source, step.manifest, step.evidence.folder / "kept")
     return Report(
         f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
@@ -115,7 +115,7 @@ def revert_configuration(step: Step) -> Report:
         return Report(f"{configuration.name(settings)} was never switched")
     values = fill(settings.rolled_back, source_path=str(step.source))
     configuration.restore(settings, kept, values, remote=step.remote)
-    return Report(f"{configuration.name(settings)} is back, with {', '.join(sorted(values))} set")
+    return Report(f"{configuration.name(settings)} is restored: {', '.join(sorted(values))} set")
 
 
 def write_incident(step: Step) -> Report:
@@ -139,7 +139,7 @@ def rollback_reason(step: Step) -> str:
     """Return why the run is rolled back: the person's reason, else the first failure."""
     asked = step.evidence.last("reopened") or step.evidence.last("rollback.asked")
     if asked is not None:
-        return f"{asked['reason']} (asked for by {asked['by']})"
+        return f"{asked['reason']} (requested by {asked['by']})"
     decided = step.evidence.last("decision")
     return str(decided["why"][0]) if decided and decided["why"] else "no reason is recorded"
 

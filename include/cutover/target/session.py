@@ -78,7 +78,7 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "a lock was not granted in time",
             where=where,
             found=found,
-            do="Find in pg_stat_activity and pg_locks who uses these tables; retry when that has ended.",
+            do="Find in pg_stat_activity and pg_locks which session uses these tables; retry after its end.",
         )
     if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure | errors.TooManyConnections):
         return Unreachable("the target could not serve this now", where=where, found=found, do="Retry.")
@@ -96,7 +96,7 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "the target's disk is full",
             where=where,
             found=found,
-            do="Make room where the server keeps its data, its write-ahead log and its temporary files.",
+            do="Free disk space where the server keeps its data, its write-ahead log and its temporary files.",
         )
     if isinstance(error, errors.InsufficientPrivilege):
         return Refused(
@@ -107,9 +107,13 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
         )
     if isinstance(error, errors.QueryCanceled):
         return StepFailed(
-            "the target cancelled a statement", where=where, expected=f"less than {STATEMENT_TIMEOUT}", found=found
+            "the target cancelled a statement",
+            where=where,
+            expected=f"less than {STATEMENT_TIMEOUT}",
+            found=found,
+            do="Check the server's load, then retry.",
         )
-    return StepFailed("the target refused a statement", where=where, found=found)
+    return StepFailed("the target refused a statement", where=where, found=found, do="Read the server's log.")
 
 
 class Connection(psycopg.Connection[Any]):
@@ -141,7 +145,7 @@ class Connection(psycopg.Connection[Any]):
             raise psycopg.OperationalError(f"no answer in {self.patience:g} s: the server or the network hangs") from None
 
     def cut(self) -> None:
-        """End the connection from another thread: a wait for an answer over it fails at once, hung or not.
+        """End the connection from another thread: a wait for an answer over it fails immediately, hung or not.
 
         The server notices soon, and ends the statement.
         """
@@ -259,5 +263,5 @@ def _configure(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 def use_schema(connection: psycopg.Connection, schema: str) -> None:
-    """Let unqualified names mean ``schema``, from here to the end of the session."""
+    """Resolve unqualified names in ``schema``, from here to the end of the session."""
     connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])

@@ -420,7 +420,7 @@ def test_databases_in_other_forms_give_the_same_result(run: Run, shop: Shop, tmp
 def test_a_missing_scratch_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     for command in INSIDE:
-        assert "the scratch folder cannot be made" in refused(run(command))
+        assert "the scratch folder cannot be created" in refused(run(command))
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------------

@@ -109,7 +109,7 @@ def test_a_standby_fails(cluster: Cluster, plan: Plan, tmp_path: Path) -> None:
     standby.start({"hot_standby": "on", "max_prepared_transactions": "5"})
     try:
         found = bad(check_target(standby.conninfo(), plan))
-        with pytest.raises(Refused, match=r"the target takes no writes.*Name the primary server"):
+        with pytest.raises(Refused, match=r"the target accepts no writes.*Name the primary server"):
             read_target(standby.conninfo(), sql_folder(tmp_path / "sql", "CREATE TABLE devices (id int)"))
     finally:
         standby.stop()

@@ -277,7 +277,7 @@ def edit(ends: Ends, actor: str | None = "communicator", **form: Any) -> str:
 def test_the_communicator_edits_and_releases(ends: Ends, held: Step) -> None:
     shown = edit(ends, action="preview")
     assert "Heads up: Ward OPS database migration" in shown and "delay.half (due at " in shown
-    assert edit(ends, action="withhold") == "start: sent to nobody, withheld by communicator"
+    assert edit(ends, action="withhold") == "start: not sent, withheld by communicator"
     told = edit(ends, text="Tonight at ten.\nTamar")
     assert told == "start: sent to mail, slack"
     assert ends.slack.got == [("Ward OPS: migration to PostgreSQL begins", "Tonight at ten.\nTamar")]

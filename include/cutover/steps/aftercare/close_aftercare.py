@@ -17,7 +17,7 @@ def close_aftercare(watch: Watch) -> Report:
     """Send the closing notice and write the post-cutover report. Safe to run again: a notice is sent once.
 
     Raises:
-        StepFailed: On purpose, unless every look was green and every check could be made: the run is red then.
+        StepFailed: On purpose, unless every round was green and every check could be made: the run is red then.
     """
     if not watch.evidence.exists or watch.evidence.last(aftercare_record.OPENED) is None:
         raise StepFailed(
@@ -42,11 +42,11 @@ def close_aftercare(watch: Watch) -> Report:
         raise StepFailed(
             closed["summary"],
             where=watch.run_id,
-            do="Read the post-cutover report, and correct the causes of the red looks.",
+            do="Read the post-cutover report, and correct the causes of the red rounds.",
         )
     return Report(_ended(watch, closed), {"outcome": ended})
 
 
 def _ended(watch: Watch, closed: Mapping[str, Any]) -> str:
     made = aftercare_record.looks(watch.evidence.events())
-    return f"{closed['summary']}, of {len(made)} looks in {watch.settings.minutes:g} minutes"
+    return f"{closed['summary']}, of {len(made)} rounds in {watch.settings.minutes:g} minutes"

@@ -30,7 +30,12 @@ def open_aftercare(watch: Watch) -> Report:
     opened = watch.evidence.last(aftercare_record.OPENED) if watch.evidence.exists else None
     if opened is not None:
         if opened["own_run_id"] != watch.own_run_id:
-            raise Refused("another run watches this cutover already", where=run, found=f"by {opened['own_run_id']}")
+            raise Refused(
+                "another run watches this cutover already",
+                where=run,
+                found=f"by {opened['own_run_id']}",
+                do="Follow that run.",
+            )
         return Report("the aftercare is open")
     live = watch.cutover.last("run.opened") or {}
     kept = watch.cutover.last(aftercare_record.BASELINE) or {}
