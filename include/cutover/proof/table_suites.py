@@ -234,7 +234,7 @@ def _count_figures(row: Reconciliation) -> dict[str, Any]:
 def _summary(tables: int, rows: int, checks: Sequence[Check]) -> str:
     bad = [check for check in checks if check.outcome != "passed"]
     if not bad:
-        return f"{tables} tables, {rows_text(rows)}: counts, content, keys, references and sequences are as they must be"
+        return f"{tables} tables, {rows_text(rows)}: counts, content, keys, references and sequences are correct"
     named = "; ".join(f"{check.title}: {check.found.partition(': ')[0]}" for check in bad[:_NAMED])
     more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     return f"{len(bad)} of {len(checks)} checks did not pass: {named}{more}"

@@ -36,7 +36,7 @@ def test_a_quiet_aftercare_completes_its_looks_backs_up_notifies_and_reports(sho
     report = shop.do("close_aftercare", close_aftercare)
     assert report.figures["outcome"] == "quiet"
     assert [subject for subject, _ in shop.mailbox.got] == ["Shop: the aftercare is over"]
-    assert "Every look was green" in shop.mailbox.got[0][1]
+    assert "Every round was green" in shop.mailbox.got[0][1]
     closed = shop.evidence.last(aftercare_record.CLOSED)
     assert closed is not None and closed["written"] == f"{len(made)} rows (pings: {len(made)} inserted)"
     page = (shop.evidence.folder / "post_cutover.html").read_text(encoding="utf-8")

@@ -323,7 +323,7 @@ def test_a_log_of_another_file_is_refused(run: Run, shop: Shop, tmp_path: Path) 
     before = state(path.parent)
     for command in INSIDE:
         told = refused(run(command, path))
-        assert "the database is damaged" in told and "First find out whether s.db-wal belongs to this file" in told
+        assert "the database is damaged" in told and "First check that s.db-wal belongs to this file" in told
     assert state(path.parent) == before
 
 

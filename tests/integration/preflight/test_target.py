@@ -198,7 +198,7 @@ def test_missing_rights_of_a_role_are_named(role: str, other_role: str, conninfo
     }
     named = by_name(checks)
     assert named["target_free_disk"].outcome == "unknown"
-    assert "it may go on writing into the target" in named["target_may_end_sessions"].do
+    assert "could write to the target after a rollback" in named["target_may_end_sessions"].do
 
     # The commands that the checks name are enough, each as it stands there.
     run(

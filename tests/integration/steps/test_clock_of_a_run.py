@@ -369,7 +369,7 @@ def test_who_waits_does_not_wait_for_a_run_that_is_over(airflow_ends: Ends) -> N
     evidence = opened(airflow_ends, 60)
     looked_at(airflow_ends, evidence)
     lease.take_over(PLAN, "one", "rollback_ward_ops/two")
-    with pytest.raises(AirflowFailException, match="may no longer act"):
+    with pytest.raises(AirflowFailException, match="no longer holds the lease"):
         WAIT.execute(context_of(airflow_ends))
 
 

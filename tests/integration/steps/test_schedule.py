@@ -119,8 +119,8 @@ def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: 
     assert opened is not None and (opened["actor"], opened["scheduled"]) == ("lead", "s1")
     assert opened["window_start"] == schedule_steps.opened_by(scheduled)["window_start"]
     schedule_steps.see_it_open(scheduled)
-    assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
-    assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
+    assert schedule_steps.close_schedule(scheduled).startswith("the cutover continues")
+    assert schedule_steps.close_schedule(scheduled).startswith("the cutover continues")
 
     ends.mail.error = None
     step.name = "announce_start"
