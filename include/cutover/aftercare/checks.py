@@ -22,7 +22,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.target import sequences as target_sequences
 
-_ENOUGH = 5.0  # rows that must be expected before their number means something
+_ENOUGH = 5.0  # fewer expected rows are too few for a result
 _SECONDS = 120.0
 
 

@@ -227,7 +227,7 @@ def _one_moment(conninfo: str, schema: str, seconds: float) -> Iterator[target_s
         connection.wait_for_statements()
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        with connection.transaction():  # a rolled-back one would count as one of the application's
+        with connection.transaction():  # a rolled-back transaction would count as the application's
             yield connection
 
 

@@ -24,7 +24,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog
 
 _FETCHED = 2_000
-_SMALLEST_XID = 3  # smaller ones stand for rows that were always there
+_SMALLEST_XID = 3  # smaller ones mark rows that existed before
 
 
 @dataclass(frozen=True)

@@ -365,7 +365,7 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
     except psycopg.DataError:
         return check("failed", f"{test.returns} of the answer is not a key of {test.table}")
     except psycopg.Error as error:
-        # Neither a proof nor a disproof: the application may have written.
+        # Unknown, not failed: the application may have written.
         return check("unknown", f"the target: {target_session.primary_message(error)}", "Read the target's log.")
 
 

@@ -39,7 +39,7 @@ from include.cutover.plan.application import ComposeControl, Service, Supervisor
 log = logging.getLogger(__name__)
 
 _KEPT_BYTES = 8 << 20
-_ORDER_SECONDS = 1.0  # an order that has less time says more about this machine than about the service
+_ORDER_SECONDS = 1.0  # with less time an order would fail for this host's load, not for the service
 _PAUSE = 0.1
 _QUIET_SECONDS = 5.0
 
@@ -142,7 +142,7 @@ def environment(service: Service, remote: Remote = no_remote) -> Mapping[str, st
 def kept_logs(
     services: Sequence[Service], secrets: Collection[str] = (), remote: Remote = no_remote
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the last megabytes of each service's log, masked, for a later inquiry. Never raises.
+    """Return the last megabytes of each service's log, masked, for a later investigation. Never raises.
 
     Args:
         services: Whose logs.
@@ -321,7 +321,7 @@ def _last_lines(service: Service, controller: Controller, runner: Runner) -> tup
         text = _log_text(service, controller, runner, LOG_BYTES)
     except OSError as error:
         return f"{source} (not readable: {error.strerror})", []
-    except CutoverError as error:  # how the service failed matters more
+    except CutoverError as error:  # the failure of the service matters more
         return f"{source} (not readable: {error.found or error.message})", []
     return source, lines(text)[-LOG_LINES:]
 

@@ -91,7 +91,7 @@ class TableReader:
         self._shape = shape
         self._conversions = conversions
         self._encoding = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(conn.execute("PRAGMA encoding").get, "utf-8")
-        # In a UTF-16 database bytes are not those that PostgreSQL wants, and broken pairs would be mended in silence.
+        # In a UTF-16 database bytes are not those that PostgreSQL wants, and broken pairs would be repaired silently.
         self._exact_only = exact or self._encoding != "utf-8" or not conversions
         self._block_rows = block_rows
         self.count_separators = False

@@ -6,7 +6,7 @@ the decisions were carried out, the decided snapshot; where none does, no file i
 changed value and each row taken out is recorded, and ``audit`` proves them in another way.
 
 Order: bytes are read in their encoding, NUL characters go, '' becomes NULL, numbers become dates and words become booleans,
-each on what the decision before it left; then rows whose foreign key points nowhere go into quarantine, with the rows that
+each on what the decision before it left; then orphans go into quarantine, with the rows that
 become orphans by that, and only then are the references of the remaining orphans set to NULL. Uuids are compared as
 uuids, however they are spelled.
 

@@ -39,7 +39,7 @@ def _checks(audited: Audited) -> list[Check]:
     found = [verdict("decided_backup", title, wrong, "the same file")]
     found += [audit_file.same_hash(audited), audit_file.same_schema(audited)]
     if found[-1].outcome != "passed":
-        return found  # the other checks would ask for tables and columns that are not there
+        return found  # the other checks would read missing tables and columns
     found.append(audit_file.other_tables(audited))
     for table in audited.recorded:
         found += [

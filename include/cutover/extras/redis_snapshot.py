@@ -143,7 +143,7 @@ class _Server:
             socket_timeout=_ANSWER_SECONDS,
             socket_connect_timeout=_ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),  # the caller of the step retries
-            protocol=2,  # a replication stream knows no other
+            protocol=2,  # a replication stream has no other
         )
         self._client.ping()
 
@@ -256,7 +256,7 @@ class _Server:
         try:
             for capability in (("capa", "eof"), ("rdb-only", "1")):
                 connection.send_command("REPLCONF", *capability)
-                with contextlib.suppress(redis.exceptions.ResponseError):  # an older server knows no rdb-only
+                with contextlib.suppress(redis.exceptions.ResponseError):  # older servers do not know rdb-only
                     connection.read_response()
             connection.send_command("SYNC")
             # From here on the server streams; the client only knows requests and answers.

@@ -206,7 +206,7 @@ def evaluate(gx: Package, context: Any, stage: str, definitions: Sequence[Any], 
         gx.root.Checkpoint(
             name=stage,
             validation_definitions=list(definitions),
-            # Complete for rows in memory, which are few; of a table the expectations give what they may, see there.
+            # Complete for rows in memory, which are few; for a table the expectations limit their result.
             result_format={
                 "result_format": "COMPLETE",
                 "return_unexpected_index_query": False,

@@ -85,9 +85,9 @@ class Readers:
         """End the work under way: it is of no use any more, and might go on for minutes."""
         self._at_source.shutdown(wait=False, cancel_futures=True)
         self._at_target.shutdown(wait=False, cancel_futures=True)
-        # A cancelled one never ends, as no thread is left to notice it.
+        # A cancelled one never ends, as no thread waits for it.
         running = [future for future in self._begun if not future.cancelled()]
-        # One that was about to begin would not notice a single call.
+        # One that is about to begin would miss a single call.
         while running and wait(running, timeout=0.05).not_done:
             for reading in self._sources.opened:
                 reading.interrupt()

@@ -175,7 +175,7 @@ def _in_the_plans_order(
         schema: The application's schema.
         tables: Those of the plan.
     """
-    # All of them together say least, and come last.
+    # The suite of all tables is the least specific, and comes last.
     places = {f"{schema}.{table}": place for place, table in enumerate(tables)} | {"All tables": len(tables) + 1}
     evaluated = sorted(
         zip(result.checks, result.results, strict=True), key=lambda one: places.get(one[0].where, len(places))

@@ -228,7 +228,7 @@ def _in_one_step(reading: str, whole: Path, deadline: float, *, where: str, writ
         source.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         source.set_busy_timeout(100)
         target = apsw.Connection(str(whole), flags=apsw.SQLITE_OPEN_READWRITE)
-        target.execute("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")  # a clone that was not finished is thrown away
+        target.execute("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")  # delete an unfinished clone
         while True:
             try:
                 with target.backup("main", source, "main") as backup:

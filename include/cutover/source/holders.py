@@ -111,7 +111,7 @@ class _Wanted:
             return False
         try:
             folder = Path(path).parent.stat()
-        except OSError:  # a folder of another mount namespace; the device has to do
+        except OSError:  # a folder of another mount namespace: compare the device only
             return device == self.folder[0]
         return (folder.st_dev, folder.st_ino) == self.folder
 

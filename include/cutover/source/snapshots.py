@@ -100,7 +100,7 @@ def explained(path: Path) -> Iterator[None]:
 
 def explain(error: apsw.Error, where: str) -> CutoverError:
     """Translate an error of SQLite about the file ``where``."""
-    found = str(error) if str(error) != "not an error" else ""  # of some faults SQLite keeps no words
+    found = str(error) if str(error) != "not an error" else ""  # SQLite has no text for some faults
     if isinstance(error, apsw.NotADBError):
         return CannotCheck(
             "the file is not an SQLite database, or it is encrypted",

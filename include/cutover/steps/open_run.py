@@ -44,7 +44,7 @@ def open_run(step: Step) -> Report:
     start = window_start(step.params.get("window_start"))
     _refuse_short_window(plan.name, Clock.of(plan.window, start, rehearsals.measured(plan)))
     lease.acquire(plan.name, step.run_id, step.holder)
-    # Before the run counts as open: from then on its plan is the frozen one, whatever becomes of the file.
+    # Before the run counts as open: from then on it uses the frozen plan, not the file.
     step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
     opened = step.evidence.append(
         "run.opened",

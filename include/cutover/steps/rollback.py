@@ -26,7 +26,7 @@ from include.cutover.steps.step import Body, Report, Step
 
 
 def stop_services(step: Step) -> Report:
-    """Stop every running service, on either database, and keep the services' logs for the inquiry. Safe to run again."""
+    """Stop every running service, on either database, and keep their logs for the investigation. Safe to run again."""
     if step.evidence.last("services.stopped") is None or step.evidence.last("services.started") is not None:
         step.evidence.append("services.stopped")
     results = services.stop(step.plan.services, step.remote)
@@ -119,7 +119,7 @@ def revert_configuration(step: Step) -> Report:
 
 
 def write_incident(step: Step) -> Report:
-    """Write the incident document for the inquiry: what failed, when, and where the evidence is."""
+    """Write the incident document for the investigation: what failed, when, and where the evidence is."""
     path = step.evidence.save(
         "incident.md", incident_document.incident_document(step.evidence, step.plan, rollback_reason(step))
     )

@@ -68,7 +68,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
             )
             report = body(step, **(arguments or {}))
         except LeaseLost:
-            raise  # nothing more is done by this run, not even a record
+            raise  # this run does nothing more, and records nothing
         except BaseException as error:
             _record_error(step, started, error)
             raise
@@ -86,7 +86,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
 
 
 def _record_end(step: Step, started: float, outcome: str, **result: Any) -> None:
-    # A run without evidence has nowhere to record: opening it is what failed.
+    # A run without evidence cannot record: it failed to open.
     if step.evidence.exists:
         seconds = round(time.monotonic() - started, 3)
         step.evidence.append("step.end", step=step.name, outcome=outcome, seconds=seconds, **result)

@@ -158,7 +158,7 @@ def next_keys(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *,
             for name, columns in _by_sequence(uses).items():
                 drawn = _draw(connection, schema, name) if draw else None
                 taken = [_taken(connection, schema, use, sqlite_sequence) for use in columns]
-                if not draw:  # after the keys: a sequence that others draw from only moves on
+                if not draw:  # after the keys: a sequence in use only increases
                     drawn = _standing(connection, schema, name)
                 found += [NextKey(use.table, use.column, drawn, *last) for use, last in zip(columns, taken, strict=True)]
             there = set(catalog.tables(connection, schema))

@@ -27,7 +27,7 @@ OLDEST_VERSION = 140000  # client_connection_check_interval, which every session
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE, with the password behind USER or in PGPASSWORD"
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 15.0  # beyond the server's own time-outs; if it is silent for longer, the server or the network hangs
-LOCK_TIMEOUT = "10s"  # the target is ours alone: a lock that is held longer is a reason to stop and report
+LOCK_TIMEOUT = "10s"  # only the cutover uses the target: a lock that is held longer is a reason to stop and report
 STATEMENT_TIMEOUT = "30min"  # half of a maintenance window
 
 # After kill -9 of a client its statement goes on in the server until the server checks the connection.
@@ -141,7 +141,7 @@ class Connection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.patience)
         except errors._WaitTimeout:
-            self.pgconn.finish()  # a statement is still under way: this connection is of no more use
+            self.pgconn.finish()  # a statement is still running: this connection cannot be used again
             raise psycopg.OperationalError(f"no answer in {self.patience:g} s: the server or the network hangs") from None
 
     def cut(self) -> None:
@@ -238,7 +238,7 @@ def _not_open(found: str, where: str) -> Unreachable:
     """Return the error for a log-in that failed: TLS, refused by the server, or not answered."""
     if (insecure := tls.problem(found)) is not None:
         return Unreachable(insecure[0], where=where, found=found, do=insecure[1])
-    answered = "FATAL:" in found  # a word of the server, never of libpq itself
+    answered = "FATAL:" in found  # sent by the server, never by libpq itself
     return Unreachable(
         "the target does not let this user in" if answered else "the target does not answer",
         where=where,

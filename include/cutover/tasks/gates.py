@@ -41,9 +41,9 @@ class Gate(HITLOperator):
             options=[GO, NO_GO],
             defaults=NO_GO,
             body="",
-            response_timeout=timedelta(minutes=plan.gates.response_minutes),  # who may answer is looked up when it asks
-            # A no-go is final and not retried. Retried is an answer that Airflow lost: one that comes before the scheduler
-            # knows that the task waits makes it take the task for failed.
+            response_timeout=timedelta(minutes=plan.gates.response_minutes),  # respondents are read when it asks
+            # A no-go is final and not retried. The retries are for an answer that Airflow lost: one before the scheduler
+            # knows that the task waits makes the task fail.
             retries=2,
             retry_delay=timedelta(seconds=1),
             **kwargs,

@@ -42,7 +42,7 @@ def archive(work: Work, run: PastRun) -> Iterator[Deed]:
 
 def _compress(work: Work, run: PastRun, file: Path, sha256: str) -> Deed:
     to = backup_archive.archive_of(file)
-    if os.path.lexists(to):  # of a call that was killed, and complete; anything else is not ours
+    if os.path.lexists(to):  # complete, and written by a call that was killed; refuse any other file
         if not own_files.is_plain(to) or own_files.archived_digest(to) != sha256:
             return Deed(
                 "archive", run.name, str(file), False, f"{to.name} exists and is not the archive of this file", failed=True

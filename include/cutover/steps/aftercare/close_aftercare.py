@@ -27,7 +27,7 @@ def close_aftercare(watch: Watch) -> Report:
     if closed is None:
         events = watch.evidence.events()
         if aftercare_record.answer(events, watch.entitled) is not None and aftercare_record.is_live(watch.cutover):
-            ended = "rolled_back"  # the rollback is on its way
+            ended = "rolled_back"  # the rollback is running
         else:
             ended = aftercare_record.outcome(events, live=aftercare_record.is_live(watch.cutover))
         written = written_since(watch) if ended != "rolled_back" else ""
@@ -35,7 +35,7 @@ def close_aftercare(watch: Watch) -> Report:
             aftercare_record.CLOSED, outcome=ended, summary=aftercare_record.ENDS[ended], written=written
         )
     ended = str(closed["outcome"])
-    if ended != "rolled_back":  # that has a notice of its own
+    if ended != "rolled_back":  # a rollback has its own notice
         notify(watch, "closing", "closing", as_sentence(_ended(watch, closed)))
     watch.evidence.save(aftercare_report.FILE, aftercare_report.render(watch.evidence, watch.cutover, watch.plan))
     if ended != "quiet":

@@ -52,7 +52,7 @@ def open_aftercare(watch: Watch) -> Report:
         plan=watch.plan.name,
         application=watch.plan.application,
         own_run_id=watch.own_run_id,
-        actor=live.get("actor"),  # the person who took it live; this DAG may be triggered by anybody
+        actor=live.get("actor"),  # the person who took it live; any user may have triggered this DAG
         notices=bool(live.get("notices", True)),
         started=started.isoformat(),
         until=(aftercare_record.now() + timedelta(minutes=settings.minutes)).isoformat(),
