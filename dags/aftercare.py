@@ -13,9 +13,9 @@ starts by itself; where triggering failed, trigger it with the run id of the cut
 | `close_aftercare` | the closing notice and the post-cutover report |
 
 While it waits it holds no worker; Airflow shows that as `up_for_reschedule`. **No answer means that the application
-stays live**; the lead gets a notice, and the next red look asks again. To go back at any time, trigger `rollback_<plan>`.
+stays live**; the lead gets a notice, and the next red round asks again. To go back at any time, trigger `rollback_<plan>`.
 
-A run is green only when every look was green and every check could be made. The tab *Cutover report* shows the findings.
+A run is green only when every round was green and every check could be made. The tab *Cutover report* shows the findings.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ FORM = {
 
 
 def aftercare(plan: Plan) -> None:
-    """Make the tasks of the aftercare."""
+    """Create the tasks of the aftercare."""
     step = StepFactory(plan, AftercareOperator)
     opened = step(
         "open_aftercare",
@@ -54,7 +54,7 @@ def aftercare(plan: Plan) -> None:
         retries=3,
         execution_timeout=timedelta(minutes=plan.window.minutes) + STEP_TIME,  # it may read the times of a whole table
     )
-    # A killed try goes on after the last recorded look.
+    # A killed try continues after the last recorded round.
     looks = step("look", look, **{**PATIENCE, "retries": 10})
     questions = [RollbackQuestion(task_id=f"ask_{number}", plan=plan) for number in range(1, plan.aftercare.questions + 1)]
     start_rollback = StartRollback(task_id="start_rollback", plan=plan.name, trigger_rule="all_done", retries=3)

@@ -59,7 +59,7 @@ FORM = {
 
 
 def cutover(plan: Plan) -> None:
-    """Make the tasks of a cutover."""
+    """Create the tasks of a cutover."""
     step = StepFactory(plan)
     backup = step("take_backup", take_backup)
     decision = step(

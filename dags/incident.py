@@ -27,7 +27,7 @@ FORM = {
 
 
 def incident(plan: Plan) -> None:
-    """Make the task that closes an incident."""
+    """Create the task that closes an incident."""
     CloseIncidentOperator(task_id="close_incident", plan=plan.name)
 
 

@@ -45,7 +45,7 @@ FORM = {
 
 
 def notices(plan: Plan) -> None:
-    """Make the task of the communicator's form."""
+    """Create the task of the communicator's form."""
     CallOperator(task_id="edit_notice", plan=plan.name, body=edit_notice)
 
 

@@ -18,7 +18,7 @@ from include.cutover.tasks.limits import CALLS
 
 
 def outbox(plan: Plan) -> None:
-    """Make the task of the outbox."""
+    """Create the task of the outbox."""
     CallOperator(task_id="send_pending", plan=plan.name, body=send_pending)
 
 

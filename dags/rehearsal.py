@@ -22,7 +22,7 @@ since, and the downtime to expect. With `require_rehearsal: true` in the plan a 
 of the same schema, plan, SQL and code, at most `rehearsal_days` old.
 
 A rehearsal is refused while a cutover of the plan is open. A cutover that opens meanwhile is not held up: the rehearsal
-gives way and ends red with its next step. The role of the pipeline needs `CREATEDB`. Reading the live file costs the
+stops and ends red with its next step. The role of the pipeline needs `CREATEDB`. Reading the live file costs the
 application no more than the assessment does: in WAL mode its writers do not wait, in delete mode for the length of one copy.
 """
 
@@ -50,7 +50,7 @@ FORM = {
 
 
 def rehearsal(plan: Plan) -> None:
-    """Make the tasks of a rehearsal."""
+    """Create the tasks of a rehearsal."""
     step = StepFactory(plan, RehearsalOperator)
     backup = step("take_backup", rehearse.take_backup)
     chain(

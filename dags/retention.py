@@ -30,7 +30,7 @@ FORM = {
 
 
 def retention(plan: Plan) -> None:
-    """Make the tasks of the retention."""
+    """Create the tasks of the retention."""
     step = StepFactory(plan, RetentionOperator)
     chain(
         step("archive_backups", archive_backups),

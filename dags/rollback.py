@@ -30,7 +30,7 @@ FORM = {
 
 
 def rollback(plan: Plan) -> None:
-    """Make the tasks of a rollback that a person triggers."""
+    """Create the tasks of a rollback that a person triggers."""
     step = StepFactory(plan)
     chain(
         step("open_rollback", open_rollback),

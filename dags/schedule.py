@@ -1,6 +1,6 @@
 """# Schedule a cutover ahead
 
-For the lead or a deputy. Announces the window at once, waits without holding a worker until the change freeze begins, and
+For the lead or a deputy. Announces the window immediately, waits without a worker until the change freeze begins, and
 then triggers `cutover_<plan>`: that run checks everything and asks its gates during the freeze, freezes plan, SQL and
 code only then, and stops nothing before the window begins. It runs in the name of the person who scheduled it.
 
@@ -38,7 +38,7 @@ FORM = {
 
 
 def schedule(plan: Plan) -> None:
-    """Make the tasks of a cutover that begins later."""
+    """Create the tasks of a cutover that begins later."""
     name = plan.name
     chain(
         CallOperator(task_id="open_schedule", plan=name, body=schedule_steps.open_schedule),

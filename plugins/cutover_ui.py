@@ -23,7 +23,7 @@ class LazyPages:
     async def __call__(
         self, scope: Message, receive: Callable[[], Awaitable[Message]], send: Callable[[Message], Awaitable[None]]
     ) -> None:
-        """Pass the request on."""
+        """Forward the request."""
         from include.cutover.ui.web import app
 
         await app(scope, receive, send)

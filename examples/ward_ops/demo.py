@@ -181,7 +181,7 @@ class Demo:
         answer = httpx.get(f"{self._site.ward_ops.url}/api/v1/health", timeout=10, trust_env=False).json()
         if answer.get("status") != "ok" or answer.get("database") != expected:
             raise StepFailed(
-                "Ward OPS is not as it must be", where=self._site.ward_ops.url, expected=f"healthy on {expected}",
+                "Ward OPS is not in the expected state", where=self._site.ward_ops.url, expected=f"healthy on {expected}",
                 found=str({key: answer.get(key) for key in ("status", "database")}),
             )  # fmt: skip
 

@@ -128,7 +128,7 @@ def _write(descriptor: int, block: bytes) -> None:
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and its parents. New ones are open to their owner only; existing ones stay as they are."""
+    """Create a folder and its parents. New ones are open to their owner only; existing ones stay as they are."""
     with disk_errors(folder):
         missing = [item for item in (folder, *folder.parents) if not item.exists()]
         for item in reversed(missing):
@@ -160,7 +160,7 @@ def require_space(needs: dict[Path, int]) -> None:
                 where=str(folder),
                 expected=f"{by_device[device]:,} bytes free",
                 found=f"{free:,} bytes free",
-                do="Make room there or name another folder in the plan.",
+                do="Free disk space there or name another folder in the plan.",
             )
 
 
@@ -175,7 +175,7 @@ def scratch(name: str) -> Iterator[Path]:
         made = tempfile.TemporaryDirectory(prefix=f"cutover-{name}-")
     except OSError as error:
         raise StepFailed(
-            "the scratch folder cannot be made",
+            "the scratch folder cannot be created",
             where=str(error.filename or "the folder for temporary files"),
             found=error.strerror or type(error).__name__,
             do="Set TMPDIR to a writable folder with room for a copy of the database.",
@@ -198,7 +198,7 @@ def is_mount(path: Path) -> bool:
 
 
 def give(descriptor: int, path: Path, uid: int, gid: int, mode: int) -> None:
-    """Give an open file the owner, group and mode of the file that it will replace.
+    """Set the owner, group and mode of an open file to those of the file that it will replace.
 
     Args:
         descriptor: The open file.
@@ -275,7 +275,9 @@ def disk_errors(place: Path) -> Iterator[None]:
             "the disk is full" if full else "the place cannot be written",
             where=str(place),
             found=error.strerror or type(error).__name__,
-            do="Make room, then run the step again." if full else "Fix the place or its rights, then run the step again.",
+            do="Free disk space, then run the step again."
+            if full
+            else "Fix the place or its rights, then run the step again.",
         ) from None
 
 

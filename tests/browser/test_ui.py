@@ -106,7 +106,7 @@ def test_a_cutover_and_its_rollback_by_hand(site: LocalSite, window: Browser) ->
     with window.inside(REPORT):
         window.wait_for_text("Rolled back")
         window.click("//a[.='incident.md']")
-        window.wait_for_text("alerts are late (asked for by lead)")
+        window.wait_for_text("alerts are late (requested by lead)")
 
     window.open(f"{site.stack.url}/")
     window.click("//a[contains(@href, 'plugin/cutover')]")

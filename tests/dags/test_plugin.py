@@ -332,7 +332,7 @@ def test_a_rehearsal_is_listed_and_has_a_report(site: Site) -> None:
 
 def test_what_a_run_left_for_the_inquiry_is_in_its_report(site: Site) -> None:
     page = site.get(f"ward_ops/{RUN}/", "observer").text
-    assert "Kept for the inquiry" in page and "kept/monitoring.db" in page and "incident_ward_ops" in page
+    assert "Kept for the investigation" in page and "kept/monitoring.db" in page and "incident_ward_ops" in page
 
 
 def test_the_incident_document_is_readable_and_nothing_in_it_runs(site: Site) -> None:

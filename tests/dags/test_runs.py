@@ -284,7 +284,7 @@ def test_the_aftercare_follows_by_itself_and_ends_with_a_restored_backup_and_a_r
         login = {"username": observer.user, "password": site.stack.logins[observer.user]}
         headers = {"Authorization": f"Bearer {pages.post('/auth/token', json=login).json()['access_token']}"}
         page = pages.get(f"/cutover/-/dag_run/aftercare_ward_ops/{run_id}", headers=headers, follow_redirects=True)
-        assert page.status_code == 200 and "every look was green" in page.text
+        assert page.status_code == 200 and "every round was green" in page.text
 
 
 def test_no_secret_is_in_the_evidence_or_the_logs(site: Site) -> None:

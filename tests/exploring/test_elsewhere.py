@@ -56,4 +56,4 @@ def test_services_that_came_up_again_do_not_run_on_the_old_configuration(site: S
     switched = next(
         event for event in site.of("one").events() if event.get("step") == "switch_configuration" and "summary" in event
     )
-    assert "had been started since the stop, and rest again" in switched["summary"]
+    assert "had started since the stop and were stopped again" in switched["summary"]

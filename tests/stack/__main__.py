@@ -148,7 +148,7 @@ def tells_what_it_cannot_see(site: Site, run_id: str) -> None:
     unknown = {check["name"] for event in ends for check in event.get("checks") or [] if check["outcome"] == "unknown"}
     fenced = next(event["summary"] for event in ends if event["step"] == "fence_source")
     require(unknown == {"target_free_disk"}, "only the target's disk is unknown", unknown)
-    require("SQLite's own locks were the detector" in fenced, "the fence says what it could not see", fenced)
+    require("only SQLite's own locks were checked" in fenced, "the fence says what it could not see", fenced)
     say(f"  unknown: {', '.join(unknown)}; {fenced}")
 
 

@@ -57,7 +57,7 @@ class Run:
         self.append("notice", notice="start", subject="Ward OPS: migration to PostgreSQL begins", text="Heads up: at 20:00")
         self.append("notice.delivery", notice="start", channel="slack", outcome="sent", error="")
         self.append("notice.delivery", notice="start", channel="mail", outcome="failed", error="ConnectionRefusedError")
-        self.step("announce_start", summary="sent to slack, not to mail")
+        self.step("announce_start", summary="sent to slack, missing: mail")
         disk = Check("target_free_disk", "free disk of the target", "unknown", "2.1 GB", "the server is on another host",
                      "Ask the administrator.", "PostgreSQL at db:5432")  # fmt: skip
         size = Check("target_version", "version of PostgreSQL", "passed", "14 or newer", "18.0", "", "PostgreSQL at db:5432")

@@ -4,7 +4,7 @@
 
 The init job of docker-compose.yaml. It runs again at each start and changes only what differs; a changed password stays. It
 reads CUTOVER_PASSWORDS, a JSON object of user name to the password of a new account. With a log-in elsewhere (see
-``log_in``), accounts get none. Exit status 0 when everything is in place; else it lists every fault at once.
+``log_in``), accounts get none. Exit status 0 when everything is complete; else it lists every fault at once.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ WAIT_SECONDS = 120.0
 
 
 def main() -> int:
-    """Do all of it; return the exit status."""
+    """Run all parts; return the exit status."""
     try:
         plans = _plans()
         passwords = _passwords()
@@ -41,7 +41,7 @@ def main() -> int:
     for fault in faults:
         _tell(fault)
     if not faults:
-        _tell("everything is in place")
+        _tell("accounts, roles and slots are complete")
     return 1 if faults else 0
 
 
@@ -64,7 +64,7 @@ def _plans() -> list[Plan]:
         except PlanInvalid as error:
             _tell(f"no user gets rights on this plan's DAGs: {error}")
     if not found:
-        raise CannotCheck("there is no valid plan", where=str(plans_folder()))
+        raise CannotCheck("there is no valid plan", where=str(plans_folder()), do="Correct the plans named above.")
     return found
 
 
@@ -75,7 +75,11 @@ def _passwords() -> dict[str, str]:
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) and value for value in found.values()):
-        raise CannotCheck("CUTOVER_PASSWORDS cannot be read", expected='a JSON object, {"user name": "password", …}')
+        raise CannotCheck(
+            "CUTOVER_PASSWORDS cannot be read",
+            expected='a JSON object, {"user name": "password", …}',
+            do="Correct it in .env.",
+        )
     return found
 
 
@@ -95,18 +99,24 @@ def migrate() -> None:
         except psycopg.OperationalError as error:
             if time.monotonic() > deadline:
                 found = str(error).strip().splitlines()[0]
-                raise Unreachable("Airflow's database does not answer", found=found) from None
+                raise Unreachable(
+                    "Airflow's database does not answer", found=found, do="Check that its PostgreSQL runs."
+                ) from None
             time.sleep(1)
     done = subprocess.run(
         [sys.executable, "-m", "airflow", "db", "migrate"], capture_output=True, text=True, check=False, timeout=900
     )
     if done.returncode != 0:
-        raise StepFailed("'airflow db migrate' failed", found=(done.stderr or done.stdout).strip()[-1500:])
+        raise StepFailed(
+            "'airflow db migrate' failed",
+            found=(done.stderr or done.stdout).strip()[-1500:],
+            do="Correct the cause, then start again.",
+        )
     _tell("Airflow's tables are migrated to this version")
 
 
 def make_accounts(wanted: Accounts, passwords: Mapping[str, str]) -> list[str]:
-    """Make the roles with exactly their rights, and the accounts of the plans' people; return what is missing."""
+    """Create the roles with exactly their rights, and the accounts of the plans' people; return what is missing."""
     there = set(roles.look(wanted).ids)
     elsewhere = os.environ.get("CUTOVER_LOG_IN", "password") != "password"
     without = [user for user in wanted.users if user not in there and user not in passwords]
@@ -136,7 +146,7 @@ def set_slots(slots: int) -> None:
     """Allow as many tasks at once as the executor runs: more would only wait in its queue, unseen."""
     from airflow.models.pool import Pool
 
-    Pool.create_or_update_pool("default_pool", slots, "As many as the executor runs at once", include_deferred=False)
+    Pool.create_or_update_pool("default_pool", slots, "As many as the executor runs in parallel", include_deferred=False)
     _tell(f"slots: {slots}")
 
 

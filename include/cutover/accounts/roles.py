@@ -49,12 +49,12 @@ class Found:
                 continue
             if self.permissions[role] != allowed:
                 missing, extra = allowed - self.permissions[role], self.permissions[role] - allowed
-                differences.append(f"the role {role} lacks {_listed(missing)} and has in excess {_listed(extra)}")
+                differences.append(f"the role {role} lacks {_listed(missing)} and should not have {_listed(extra)}")
             expected = {user for user, roles in wanted.users.items() if role in roles and user in self.ids}
             differences += [f"{user} does not have the role {role}" for user in sorted(expected - self.members[role])]
             differences += [f"{user} has the role {role} against the plan" for user in sorted(self.members[role] - expected)]
         differences += [
-            f"the gates know {user} as {self.known.get(user, 'nobody')}, and FAB as {self.ids[user]}"
+            f"the id of {user} is {self.known.get(user, 'missing')} at the gates and {self.ids[user]} in FAB"
             for user in wanted.users
             if user in self.ids and self.known.get(user) != self.ids[user]
         ]
@@ -77,7 +77,7 @@ def look(wanted: Accounts) -> Found:
 
 
 def apply(wanted: Accounts, *, make_users: bool = False) -> Found:
-    """Give the roles exactly their permissions and members, and write the identity map. Safe to run again.
+    """Set exactly the permissions and members of the roles, and write the identity map. Safe to run again.
 
     Other roles are left alone, and so are their members.
 
@@ -99,7 +99,9 @@ def apply(wanted: Accounts, *, make_users: bool = False) -> Found:
         for own in {name for names in wanted.users.values() for name in names} - set(roles):
             roles[own] = security.find_role(own)
             if roles[own] is None:
-                raise StepFailed("there is no such role in Airflow", where=own)
+                raise StepFailed(
+                    "there is no such role in Airflow", where=own, do="Run 'airflow sync-perm', then 'roles apply' again."
+                )
         everybody = {user.username: user for user in security.get_all_users()}
         for name, user in everybody.items():
             had = {role.name for role in user.roles}
@@ -128,9 +130,9 @@ def _security_manager() -> Iterator[Any]:
     manager = conf.get("core", "auth_manager").rsplit(".", 1)[-1]
     if manager != FAB:
         raise Refused(
-            "Airflow does not use the FAB auth manager, so its roles cannot be made here",
+            "Airflow does not use the FAB auth manager, so its roles cannot be created here",
             where="[core] auth_manager", expected=FAB, found=manager,
-            do="Make the roles and accounts with its own means; see docs/decisions/0012-roles-by-dag.md.",
+            do="Create the roles and accounts there; see docs/decisions/0012-roles-by-dag.md.",
         )  # fmt: skip
     from airflow.providers_manager import ProvidersManager
 
@@ -159,7 +161,7 @@ def _role(security: Any, name: str, allowed: frozenset[Permission]) -> Any:
     wanted = [security.create_permission(action, resource) for action, resource in sorted(allowed)]
     role = security.find_role(name) or security.add_role(name)
     if role is None or None in wanted:
-        raise StepFailed("Airflow's FAB did not make the role", where=name, do="Its log has the reason.")
+        raise StepFailed("Airflow's FAB did not create the role", where=name, do="Read the log of Airflow's API server.")
     if {permission.id for permission in role.permissions} != {permission.id for permission in wanted}:
         role.permissions = wanted
         security.session.commit()

@@ -22,7 +22,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.target import sequences as target_sequences
 
-_ENOUGH = 5.0  # rows that must be expected before their number means something
+_ENOUGH = 5.0  # fewer expected rows are too few for a result
 _SECONDS = 120.0
 
 
@@ -42,7 +42,7 @@ def health_and_latency(smoke: SmokeTests, limits: Aftercare) -> tuple[list[Check
         "The application is healthy and runs on PostgreSQL",
         "failed" if sick else "passed",
         f"{limits.requests} healthy answers",
-        f"{len(sick)} of {limits.requests} were not: {sick[-1].found}" if sick else asked[-1][0].found,
+        f"{len(sick)} of {limits.requests} were not healthy: {sick[-1].found}" if sick else asked[-1][0].found,
         "Read the application's log." if sick else "",
         asked[-1][0].where,
     )
@@ -136,7 +136,7 @@ def rate_before(snapshot: Path, plan: Plan, growing: GrowingTable, stopped: date
     except Exception as error:  # noqa: BLE001  # apsw's own, and a missing file: reported as unknown
         return Rate(0, 0, f"{type(error).__name__}: the snapshot cannot be read")
     if not rows:
-        return Rate(0, seconds, "no row of that time is in the snapshot")
+        return Rate(0, seconds, "the snapshot has no row from that time")
     # An application younger than that time began with its first row.
     return Rate(int(rows), seconds if older else max(1.0, end - float(str(first))))
 
@@ -147,10 +147,10 @@ class Observation:
 
     Attributes:
         started: When the services had started on the target; older rows were copied.
-        since: The previous look.
-        now: This look.
+        since: The previous round.
+        now: This round.
         own_rows: Times at which our own tests made the application write a row into the table.
-        last: No later look follows, which could decide what this one cannot yet.
+        last: No later round follows, which could decide what this one cannot yet.
     """
 
     started: datetime
@@ -161,7 +161,7 @@ class Observation:
 
 
 def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: Observation) -> Check | None:
-    """Check that rows come as fast as before: since the previous look, or for longer where few rows are expected.
+    """Check that rows come as fast as before: since the previous round, or for longer where few rows are expected.
 
     Args:
         conninfo: The target's.
@@ -176,7 +176,7 @@ def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: 
     Raises:
         Unreachable, StepFailed: See ``target.session``.
     """
-    name, title = f"aftercare_growth_{growing.table}", f"Rows of {growing.table} come as fast as before"
+    name, title = f"aftercare_growth_{growing.table}", f"{growing.table} grows as fast as before"
     do = "Check that the scheduler and its workers run, and read their logs."
 
     def check(outcome: Outcome, wanted: str, found: str) -> Check:
@@ -191,7 +191,7 @@ def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: 
     if expected < _ENOUGH * 0.999:
         if not seen.last:
             return None
-        return check("unknown", f"{expected:.1f} rows or more", "too few rows are expected within the aftercare to decide")
+        return check("unknown", f"{expected:.1f} rows or more", "too few rows expected during the aftercare for a result")
     query = sql.SQL("SELECT count(*) FROM {} WHERE {column} >= %s AND {column} < %s").format(
         sql.Identifier(schema, growing.table), column=sql.Identifier(growing.column)
     )

@@ -154,7 +154,9 @@ def _require_version(dump: str, server: int) -> None:
     done = _run([dump, "--version"], {**os.environ}, 20)
     found = _VERSION.search(done.stdout)
     if done.returncode != 0 or found is None:
-        raise CannotCheck("pg_dump does not print its version", where=dump, found=_said(done))
+        raise CannotCheck(
+            "pg_dump does not print its version", where=dump, found=_said(done), do="Run it by hand with --version."
+        )
     if int(found[1]) < server // 10000:
         raise CannotCheck(
             "pg_dump is older than the server",
@@ -201,7 +203,12 @@ def _run(
             timeout=seconds,
         )
     except subprocess.TimeoutExpired:
-        raise CannotCheck("the program did not end in time", where=command[0], expected=f"within {seconds:g} s") from None
+        raise CannotCheck(
+            "the program did not end in time",
+            where=command[0],
+            expected=f"within {seconds:g} s",
+            do="Give it more time in aftercare.first_backup.minutes.",
+        ) from None
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
@@ -220,7 +227,7 @@ def _one_moment(conninfo: str, schema: str, seconds: float) -> Iterator[target_s
         connection.wait_for_statements()
         connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
         connection.read_only = True
-        with connection.transaction():  # a rolled-back one would count as one of the application's
+        with connection.transaction():  # a rolled-back transaction would count as the application's
             yield connection
 
 
@@ -336,8 +343,8 @@ def _restored(
         done = _run(command, {**environment, "PGDATABASE": scratch}, seconds)
         if done.returncode != 0:
             found = f"pg_restore: {_said(done)}"
-            do = "Do not rely on this dump; find out why it does not restore."
-            return [Check("aftercare_backup_restored", title, "failed", "a whole restore", found, do, str(file))]
+            do = "Do not rely on this dump; find the cause in the server's log."
+            return [Check("aftercare_backup_restored", title, "failed", "a complete restore", found, do, str(file))]
         with _one_moment(make_conninfo(conninfo, dbname=scratch), schema, seconds) as connection:
             found_tables = _content(connection, schema, expected)
     wrong = _differences(expected, found_tables)
@@ -376,7 +383,7 @@ def _scratch_database(conninfo: str, name: str) -> Iterator[None]:
             connection.execute(sql.SQL("CREATE DATABASE {} TEMPLATE template0").format(sql.Identifier(name)))
         except psycopg.errors.InsufficientPrivilege:
             raise CannotCheck(
-                "the pipeline's role may not make a database to restore into",
+                "the pipeline's role may not create a database to restore into",
                 where="PostgreSQL",
                 expected="CREATEDB",
                 do="ALTER ROLE … CREATEDB, or restore the dump elsewhere and compare by hand.",

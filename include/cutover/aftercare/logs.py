@@ -1,6 +1,6 @@
 """The services' logs since go-live: SQL errors and connection problems.
 
-The end of each log at go-live is recorded, and each look reads on from the end of the one before, complete lines only. A
+The end of each log at go-live is recorded, and each round continues at the end of the one before, complete lines only. A
 line is masked and cut before values when it is shown: an SQL error may quote its row.
 """
 
@@ -95,11 +95,11 @@ def _check_one(
         return Check(name, title, "unknown", found="the plan names no log", do="Name services.…log in the plan."), {}
     try:
         if before is None or "offset" not in before:
-            raise CannotCheck("its end at go-live is unknown", where=str(service.log))
+            raise CannotCheck("the end of the log at go-live is unknown", where=str(service.log))
         lines, place, note = _read_on(service.log, LogEnd(before["file"], before["offset"]), _runner(service, remote))
     except (CutoverError, OSError) as error:
         found = mask(error.message if isinstance(error, CutoverError) else error.strerror or type(error).__name__)
-        unread = Check(name, title, "unknown", found=found, do="Read it by hand.", where=str(service.log))
+        unread = Check(name, title, "unknown", found=found, do="Read the log by hand.", where=str(service.log))
         if before is not None and "offset" in before:
             return unread, {service.name: dict(before)}
         return unread, ends([service], remote)  # from now on at least

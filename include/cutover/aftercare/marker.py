@@ -100,7 +100,7 @@ def require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
     if marker.server and server and marker.server != server:
         problem = "the database is on another server than at go-live"
     elif passed < 0:
-        problem = "the server was set back to a time before go-live"
+        problem = "the server was restored to a time before go-live"
     elif passed >= _MOST_TRANSACTIONS:
         problem = f"{passed:,} transactions have passed since go-live, too many to tell them apart"
     if problem:

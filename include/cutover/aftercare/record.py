@@ -1,8 +1,8 @@
-"""The evidence of an aftercare: when the next look is due, the question to the lead and its answer, and the outcome.
+"""The evidence of an aftercare: when the next round is due, the question to the lead and its answer, and the outcome.
 
 The run's evidence is sealed when it goes live, so the aftercare keeps its own, in a folder that names the run. The due times
 are read from there, never from Airflow: after a restart of the scheduler or the kill of a worker, the aftercare goes on
-behind the last recorded look. Pure functions over evidence.
+behind the last recorded round. Pure functions over evidence.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def all_of(plan: str) -> list[Evidence]:
 
 
 def subject_of(plan: str, own_run_id: str) -> str | None:
-    """Return the id of the cutover that a run of the aftercare's DAG looks after; None where it recorded none."""
+    """Return the id of the cutover that a run of the aftercare's DAG watches; None where it recorded none."""
     for evidence in all_of(plan):
         opened = _first(evidence, OPENED, own_run_id=own_run_id)
         if opened is not None:
@@ -85,17 +85,17 @@ def started_at(cutover: Evidence) -> datetime:
 
 
 def end_of(opened: Event) -> datetime:
-    """Return when the last look is due."""
+    """Return when the last round is due."""
     return datetime.fromisoformat(opened["until"])
 
 
 def looks(events: Sequence[Event]) -> list[Event]:
-    """Return all looks, oldest first."""
+    """Return all rounds, oldest first."""
     return [event for event in events if event["event"] == LOOK]
 
 
 def next_look(events: Sequence[Event], settings: Aftercare) -> datetime | None:
-    """Return when the next look is due; None after the last one. Overdue looks are made as one."""
+    """Return when the next round is due; None after the last one. Overdue rounds are run as one."""
     opened = next(event for event in events if event["event"] == OPENED)
     made, end = looks(events), end_of(opened)
     if not made:
@@ -180,23 +180,23 @@ def request(plan: str, own_run_id: str) -> Event | None:
     raise Refused(
         "no aftercare requested this rollback",
         where=own_run_id,
-        do=f"Trigger rollback_{plan} by hand, and let Airflow name the run.",
+        do=f"Trigger rollback_{plan} by hand, without a run id of your own.",
     )
 
 
 # --- the end ------------------------------------------------------------------------------------------------------------
 
 ENDS = {
-    "quiet": "every look was green",
-    "unclear": "nothing was red, but something could not be checked",
-    "red": "something was red, and it stayed live",
+    "quiet": "every round was green",
+    "unclear": "no check failed, but some could not be made",
+    "red": "a check failed, and the application stayed live",
     "rolled_back": "the application was rolled back",
-    "unfinished": "the looks were not completed",
+    "unfinished": "the rounds were not completed",
 }
 
 
 def outcome(events: Sequence[Event], *, live: bool) -> str:
-    """Return how the aftercare ended, one of ``ENDS``; without the recorded looks, it is never ``quiet``."""
+    """Return how the aftercare ended, one of ``ENDS``; without the recorded rounds, it is never ``quiet``."""
     if not live:
         return "rolled_back"
     found = {event.get("outcome") for event in events if event["event"] in (LOOK, BACKUP)}

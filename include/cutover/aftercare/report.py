@@ -1,4 +1,4 @@
-"""The post-cutover report: the cutover's result, the findings of every look since, and the decisions.
+"""The post-cutover report: the cutover's result, the findings of every round since, and the decisions.
 
 Derived from the evidence of both alone, so it can be made at any time, also during the aftercare. Every value is masked once
 more and escaped.
@@ -62,7 +62,7 @@ def _state(closed: Event | None, made: Sequence[Event], cutover: Evidence) -> tu
         return str(closed["summary"]), _TONES.get(str(closed["outcome"]), "warn")
     if course(cutover.events()) != "live":
         return "the application was rolled back", "warn"
-    return f"in progress; the last look was {made[-1]['outcome']}" if made else "in progress; no look was made yet", "busy"
+    return f"in progress; the last round was {made[-1]['outcome']}" if made else "in progress; no round yet", "busy"
 
 
 def _facts(opened: Event, closed: Event | None, cutover: Evidence, plan: Plan) -> str:
@@ -72,7 +72,7 @@ def _facts(opened: Event, closed: Event | None, cutover: Evidence, plan: Plan) -
         ("Run", opened["run_id"]),
         ("Taken live by", opened.get("actor") or "unknown"),
         ("Live since", _moment(opened["started"])),
-        ("Looked after until", _moment(closed["time"] if closed else opened["until"])),
+        ("Aftercare until", _moment(closed["time"] if closed else opened["until"])),
         ("Rows moved", f"{summary['rows']:,} in {summary['tables']} tables"),
         ("Downtime", "none" if downtime is None else words.duration(downtime)),
         ("Checks before go-live", f"{summary['checks_passed']} passed, {summary['checks_failed']} failed"),
@@ -96,7 +96,7 @@ def _looks(made: Sequence[Event]) -> str:
                 latency.get("p50", ""),
                 latency.get("p95", ""),
                 latency.get("max", ""),
-                event["summary"] or "nothing wrong",
+                event["summary"] or "no fault found",
             )
         )
     return _table(("Look", "Time", "Outcome", "p50", "p95", "Slowest", "Findings"), rows)
@@ -119,7 +119,7 @@ def _checks(made: Sequence[Event]) -> str:
             check["expected"],
             check["found"],
             _moment(event["time"]),
-            f"{counts[name]} of {len(made)} looks" if counts[name] else "",
+            f"{counts[name]} of {len(made)} rounds" if counts[name] else "",
         )
         for name, (check, event) in sorted(worst.items(), key=lambda item: -order[item[1][0]["outcome"]])
     ]
@@ -129,11 +129,11 @@ def _checks(made: Sequence[Event]) -> str:
 def _backup(events: Sequence[Event]) -> str:
     found = [event for event in events if event["event"] == record.BACKUP]
     if not found:
-        return "<p>None was made.</p>"
+        return "<p>None yet.</p>"
     dump = found[-1]["dump"]
     rows: list[tuple[Any, ...]] = [(check["title"], _Badge(check["outcome"]), check["found"], check["do"])
                                    for check in found[-1]["checks"]]  # fmt: skip
-    shown = _table(("Check", "Outcome", "Found", "What to do"), rows)
+    shown = _table(("Check", "Outcome", "Found", "Next step"), rows)
     if dump.get("file"):
         shown += f"<p><code>{_text(dump['file'])}</code>, {dump['bytes']:,} bytes, SHA-256 <code>{dump['sha256']}</code></p>"
     return shown

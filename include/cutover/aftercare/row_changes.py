@@ -24,7 +24,7 @@ from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog
 
 _FETCHED = 2_000
-_SMALLEST_XID = 3  # smaller ones stand for rows that were always there
+_SMALLEST_XID = 3  # smaller ones mark rows that existed before
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def _written(marker: Marker) -> sql.Composed:
 
 
 def _fill(reading: apsw.Connection, table: str, keys: Iterable[tuple[bytes, ...]]) -> None:
-    """Make a temporary table of keys, with how often each occurs."""
+    """Create a temporary table of keys, with how often each occurs."""
     reading.execute(f"DROP TABLE IF EXISTS temp.{table}")
     reading.execute(f"CREATE TEMP TABLE {table} (k BLOB PRIMARY KEY, times INTEGER NOT NULL DEFAULT 1) WITHOUT ROWID")
     with reading:

@@ -69,7 +69,7 @@ class Exported:
 def count(
     conninfo: str, schema: str, marker: Marker, snapshot: Path | None, *, seconds: float = COUNT_SECONDS
 ) -> dict[str, Changes]:
-    """Count the changes of each table since the marker, as of one moment, while the application goes on. Only reads.
+    """Count the changes of each table since the marker, as of one moment, while the application runs. Only reads.
 
     Args:
         conninfo: The target's.
@@ -121,7 +121,7 @@ def export(
     """
     with connection.transaction():
         found = _compare(connection, schema, marker, snapshot, seconds, folder)
-        # Of the savepoint that succeeds, the setting would stay.
+        # After a savepoint that succeeds, the setting would stay.
         connection.execute("SELECT set_config('statement_timeout', %s, true)", [target_session.STATEMENT_TIMEOUT])
     return found
 
@@ -244,8 +244,8 @@ def _recorded(evidence: Evidence, find: Callable[[Marker, Path | None], Exported
     try:
         snapshot = Decided.from_dict(decided["decided"]).file if decided else None
         found = find(Marker.from_dict(marked), snapshot)
-    except Exception as error:  # whatever it is, the rollback does not wait for it
-        expected = isinstance(error, CutoverError | psycopg.Error)  # and the text of the latter may quote rows
+    except Exception as error:  # any error: the rollback does not wait for the count
+        expected = isinstance(error, CutoverError | psycopg.Error)  # and the text of a psycopg error may quote rows
         log.warning("the rows written after go-live could not be counted", exc_info=not expected)
         return record_unknown(evidence, row_export.reason(error))
     tables = {table: item.figures for table, item in found.changes.items() if item.any}

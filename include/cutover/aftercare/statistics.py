@@ -202,7 +202,7 @@ def _growth(titles: Mapping[str, str], now: Standing, before: Standing, limits: 
         "passed" if total <= limits.growth_megabytes else "failed",
         f"at most {limits.growth_megabytes:,g} MB since go-live",
         f"{total:,.1f} MB" + (f": {shown}" if shown else ""),
-        "Find out who writes so much, and how much disk space is left.",
+        "Find in pg_stat_activity which client writes so much, and check the free disk space.",
     )
 
 
@@ -227,11 +227,11 @@ def _connections(connection: Connection, limits: Aftercare, role: str | None) ->
     share = 100 * worst[1] / max(1, worst[2])
     return _check(
         "connections",
-        "There are connections to spare",
+        "The server has free connections",
         "passed" if share <= limits.connections_percent else "failed",
         f"at most {limits.connections_percent:g} % in use",
         "; ".join(f"{used} of {limit} of {name}" for name, used, limit in uses),
-        "Find out in pg_stat_activity who holds them; check the application's pool.",
+        "Find their clients in pg_stat_activity; check the application's pool.",
     )
 
 

@@ -123,7 +123,7 @@ def check(settings: Settings, live: Mapping[str, str], rolled_back: Mapping[str,
         remote: As for ``switch``.
     """
     found, do, where = "", "", str(settings.file) if isinstance(settings, DotenvConfiguration) else name(settings)
-    expected = "values that dotenv and shell read alike"
+    expected = "values that dotenv and shell read in the same way"
     try:
         if isinstance(settings, DotenvConfiguration):
             for values in (live, rolled_back):

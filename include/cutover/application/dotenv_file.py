@@ -130,17 +130,21 @@ def _text(path: Path) -> str:
         raise CannotCheck(
             "the application's configuration file is missing",
             where=str(path),
-            do="Correct configuration.file in the plan, or put the file back.",
+            do="Correct configuration.file in the plan, or restore the file.",
         ) from None
     except OSError as error:
         raise CannotCheck(
             "the application's configuration file cannot be read",
             where=str(path),
             found=error.strerror or type(error).__name__,
+            do="Let the tasks' user read it.",
         ) from None
     except UnicodeDecodeError as error:
         raise CannotCheck(
-            "the application's configuration file is not UTF-8", where=str(path), found=f"byte {error.start} is not"
+            "the application's configuration file is not UTF-8",
+            where=str(path),
+            found=f"byte {error.start} is not",
+            do="Save it as UTF-8.",
         ) from None
 
 

@@ -179,7 +179,7 @@ def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> _Answ
     try:
         outcome = ended.get(timeout=seconds + 0.5)  # the error of httpx says more
     except queue.Empty:
-        raise _NotUsable(f"no whole answer in {seconds:.0f} s") from None
+        raise _NotUsable(f"no complete answer in {seconds:.0f} s") from None
     if isinstance(outcome, Exception):
         raise outcome
     return outcome
@@ -365,7 +365,7 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
     except psycopg.DataError:
         return check("failed", f"{test.returns} of the answer is not a key of {test.table}")
     except psycopg.Error as error:
-        # Neither a proof nor a disproof: the application may have written.
+        # Unknown, not failed: the application may have written.
         return check("unknown", f"the target: {target_session.primary_message(error)}", "Read the target's log.")
 
 

@@ -185,7 +185,7 @@ class SecretStore:
                 raise StepFailed(
                     "the secret store does not read back as it was set",
                     where=f"{self._where}: {', '.join(wrong)}",
-                    do="Check that set and get of the plan name the same place, and find out who else sets it.",
+                    do="Check that set and get of the plan name the same place, and that no other program sets it.",
                 )
             time.sleep(_PAUSE)
 

@@ -39,7 +39,7 @@ from include.cutover.plan.application import ComposeControl, Service, Supervisor
 log = logging.getLogger(__name__)
 
 _KEPT_BYTES = 8 << 20
-_ORDER_SECONDS = 1.0  # an order that has less time says more about this machine than about the service
+_ORDER_SECONDS = 1.0  # with less time an order would fail for this host's load, not for the service
 _PAUSE = 0.1
 _QUIET_SECONDS = 5.0
 
@@ -63,7 +63,7 @@ class ServiceResult:
 
     @property
     def summary(self) -> str:
-        """One phrase for a person."""
+        """The result in one phrase."""
         if self.already:
             return f"{self.name} was already {self.now}"
         return f"{self.name} is {self.now} after {self.seconds:.1f} s"
@@ -90,7 +90,7 @@ def stop(services: Sequence[Service], remote: Remote = no_remote) -> list[Servic
 
 
 def start(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
-    """Start the services, in the order of the plan, and verify that all of them run and go on running.
+    """Start the services, in the order of the plan, and verify that all of them run and stay up.
 
     Safe to run again: a service that runs already is left alone and reported so. A service that its controller would go on
     trying to start is stopped, so that it does not come up later by itself.
@@ -142,7 +142,7 @@ def environment(service: Service, remote: Remote = no_remote) -> Mapping[str, st
 def kept_logs(
     services: Sequence[Service], secrets: Collection[str] = (), remote: Remote = no_remote
 ) -> tuple[dict[str, str], dict[str, str]]:
-    """Return the last megabytes of each service's log, masked, for a later inquiry. Never raises.
+    """Return the last megabytes of each service's log, masked, for a later investigation. Never raises.
 
     Args:
         services: Whose logs.
@@ -184,12 +184,12 @@ class _Order:
         self._begun = time.monotonic()
         self._deadline = self._begun + self._seconds
         self.already = self._obeyed(self.was)
-        # A service that runs already must go on running too: it may end and be started again and again.
+        # A service that runs already must stay up too: it may end and be started again and again.
         sure = self.already and (order == "stop" or self.controller.steady_seconds == 0)
         self.result: ServiceResult | None = self._result(self.was) if sure else None
 
     def give(self) -> None:
-        """Give the order; it may take the remaining time."""
+        """Send the order; it may take the remaining time."""
         left = max(self._deadline - time.monotonic(), _PAUSE)
         try:
             if self.order == "stop":
@@ -221,7 +221,9 @@ class _Order:
         """Raise when the service has changed since it obeyed."""
         state = self.controller.state()
         if not self._obeyed(state):
-            raise self._failure(str(state), "It had obeyed and then changed; find out who or what changed it.")
+            raise self._failure(
+                str(state), "It obeyed, then changed: find the program that changed it, then run this step again."
+            )
 
     def _obeyed(self, state: ServiceState) -> bool:
         return state.at_rest if self.order == "stop" else state.running
@@ -243,7 +245,7 @@ class _Order:
         return ServiceResult(self.service.name, self.was.name, name, self.already, round(time.monotonic() - self._begun, 3))
 
     def _quieten(self, state: ServiceState) -> None:
-        """Stop a service that would go on trying to start. Errors are only logged: the first failure matters more."""
+        """Stop a service that would keep trying to start. Errors are only logged: the first failure matters more."""
         deadline = time.monotonic() + _QUIET_SECONDS
         try:
             while not state.at_rest and time.monotonic() < deadline:
@@ -260,7 +262,7 @@ class _Order:
         return StepFailed(
             f"the service did not {self.order}",
             where=f"service {self.service.name}, {self.controller.where}",
-            expected=f"{'at rest' if self.order == 'stop' else 'running'} within {self._seconds} s",
+            expected=f"{'stopped' if self.order == 'stop' else 'running'} within {self._seconds} s",
             found=f"{found}; last lines of {source}:\n{text}\n" if last else f"{found}; {source} is empty",
             do=do,
         )
@@ -319,7 +321,7 @@ def _last_lines(service: Service, controller: Controller, runner: Runner) -> tup
         text = _log_text(service, controller, runner, LOG_BYTES)
     except OSError as error:
         return f"{source} (not readable: {error.strerror})", []
-    except CutoverError as error:  # how the service failed matters more
+    except CutoverError as error:  # the failure of the service matters more
         return f"{source} (not readable: {error.found or error.message})", []
     return source, lines(text)[-LOG_LINES:]
 

@@ -119,7 +119,12 @@ def assessed_column(
     stored_as = "BLOB" if source.declared_type.upper() == "ANY" else affinity(source.declared_type)
     fine = _fine(name, stored_as, target, labels, bytes_per_letter)
     if fine is None:
-        raise Refused("this type cannot hold the values unchanged", where=f"{table.name}.{source.name}", found=target.type)
+        raise Refused(
+            "this type cannot hold the values unchanged",
+            where=f"{table.name}.{source.name}",
+            found=target.type,
+            do="Change the type in the plan's SQL.",
+        )
     if is_rowid and target.base in INTEGERS:
         fine = "true" if target.base == "int8" else _between(f"+{name}", INTEGERS[target.base])
     index_limit = _index_limit(source.name, table)

@@ -73,7 +73,7 @@ CODES: Mapping[str, Meaning] = {
     "orphans_that_follow": Meaning("Rows that become orphans when the rows that they refer to move to quarantine", _CORRECT),
     # tables and columns
     "table_unknown": Meaning("A table of the source that is not in the plan", "Add it to the plan and its SQL."),
-    "table_missing": Meaning("A table of the plan that is not in the source", "Remove it from the plan, or find out why."),
+    "table_missing": Meaning("A table of the plan that is not in the source", "Remove it from the plan, or find the cause."),
     "table_not_made": Meaning("A table of the plan that its SQL does not create", "Add it to the plan's SQL."),
     "table_stays_empty": Meaning("A table of the target that is not in the plan: it stays empty"),
     "table_ignored": Meaning("A table that is not copied, as the plan says"),

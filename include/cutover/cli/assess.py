@@ -119,7 +119,7 @@ def _target(url: str | None, scratch: Path, plan: Plan) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end the block as Ctrl-C does, so that it cleans up."""
+    """End the block on SIGTERM and SIGHUP as on Ctrl-C, so that it cleans up."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -140,7 +140,10 @@ def _write(html: Path, page: str) -> None:
         write_atomically(html, page.encode(errors="backslashreplace"))
     except OSError as error:
         raise CannotCheck(
-            "the report cannot be written", where=str(html), found=error.strerror or type(error).__name__
+            "the report cannot be written",
+            where=str(html),
+            found=error.strerror or type(error).__name__,
+            do="Name another file with --html.",
         ) from None
 
 

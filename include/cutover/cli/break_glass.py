@@ -71,7 +71,7 @@ class EndsOfEvidence:
             raise CannotCheck(
                 "the evidence does not name the SQLite file",
                 where=str(self.evidence.folder),
-                do="Give it with --source.",
+                do="Name it with --source.",
             )
         return Path(found)
 
@@ -83,6 +83,7 @@ class EndsOfEvidence:
                 "there is no log-in for the target",
                 where=f"connection {plan.connections.target}",
                 expected=f"--target, or {environment.variable(plan.connections.target)} in the environment",
+                do="Name it with --target.",
             )
         where = f"connection {plan.connections.target}" if self.target is None else "--target"
         conninfo = tls.demanded(given, plan.tls, where)
@@ -184,7 +185,7 @@ def _attempt(step: Step, body: Body, arguments: Mapping[str, Any] | None) -> Rep
 
 
 def _give_to_owner(folder: Path, own: Path) -> None:
-    """Give files that root wrote into the evidence to its owner, because Airflow continues with them later."""
+    """Hand files that root wrote to the owner of the evidence, because Airflow continues with them later."""
     owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
@@ -218,7 +219,12 @@ def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = N
     run_id, plan = str(opened["run_id"]), str(opened["plan"])
     sealed = evidence.sealed
     if sealed is not None and sealed["outcome"] != "failed":
-        raise Refused("the run is closed already", where=run_id, found=f"{sealed['outcome']} at {sealed['time']}")
+        raise Refused(
+            "the run is closed already",
+            where=run_id,
+            found=f"{sealed['outcome']} at {sealed['time']}",
+            do="Nothing was changed.",
+        )
     database = source or Path(opened["source"])
     state = fence.status(database)
     if state.raised or state.note is not None:

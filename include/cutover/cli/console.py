@@ -142,7 +142,12 @@ def follow(
         elif state in ENDED:
             return state
         if time.monotonic() > deadline:
-            raise StepFailed("the run has not ended in time", where=f"{dag_id} {run_id}", found=f"state {state}")
+            raise StepFailed(
+                "the run has not ended in time",
+                where=f"{dag_id} {run_id}",
+                found=f"state {state}",
+                do="Read the run's log in Airflow.",
+            )
         time.sleep(0.2)
 
 

@@ -106,5 +106,6 @@ def _source(plan: Plan) -> Path | None:
             "the connection does not name a file",
             where=environment.variable(plan.connections.source),
             expected="the absolute path of the SQLite file as the connection's host",
+            do="Correct the connection, or name the file with --source.",
         )
     return Path("/" + path.strip("/"))

@@ -30,12 +30,12 @@ def check(folder: Path) -> list[Check]:
     except CutoverError as error:
         if not evidence.exists:
             raise
-        return [_check("chain", "The chain of events is whole", "failed", "every event follows the one before", str(error))]
+        return [_check("chain", "The chain of events is intact", "failed", "every event follows the one before", str(error))]
     torn = torn_tail(folder)
     checks = [
         _check(
             "chain",
-            "The chain of events is whole",
+            "The chain of events is intact",
             "passed",
             "every event follows the one before",
             f"{len(events)} events" + (f", the last at {events[-1]['time']}" if events else ""),
@@ -44,7 +44,7 @@ def check(folder: Path) -> list[Check]:
     ]
     if torn:
         found = f"{torn:,} bytes of an event that was never finished; the next event sets them aside"
-        checks.append(_check("torn", "The last event was written whole", "unknown", "a whole line", found))
+        checks.append(_check("torn", "The last event is complete", "unknown", "a complete line", found))
     recorded = {event["name"]: event for event in events if event["event"] == "file"}
     for name, event in recorded.items():
         checks.append(_file(folder / name, event["sha256"], f"file_{name}", f"{name} is as it was recorded"))

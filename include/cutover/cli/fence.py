@@ -42,7 +42,7 @@ def lift(
     source: SourceFile,
     run: Annotated[str, typer.Option(help="Run id of the fence, as 'fence status' shows it; another fence is not lifted.")],
 ) -> None:
-    """Make the file writable again. Use it only when the run is given up: nothing copies the rows written from then on.
+    """Make the file writable again. Use it only when the run is abandoned: nothing copies the rows written from then on.
 
     Exit status: 0 the fence is lifted, or there was none; 2 it is not lifted.
     """

@@ -31,7 +31,7 @@ Options = TypeVar("Options")
 
 
 def from_options(options: type[Options]) -> Callable[[Callable[[Options], None]], Callable[..., None]]:
-    """Make a command that takes its options as one frozen value.
+    """Build a command that takes its options as one frozen value.
 
     Args:
         options: A dataclass; its fields become the options of the command.

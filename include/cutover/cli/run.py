@@ -147,7 +147,12 @@ def _cut_over(stack: Stack, plan: Plan, options: RunOptions) -> int:
         if not evidence.exists:
             failed = next((task for task in client.tasks(dag_id, run_id) if task.state == "failed"), None)
             log = client.log(dag_id, run_id, failed) if failed else ""
-            raise StepFailed("the run left no evidence", where=f"{dag_id} {run_id}", found=log[-1500:])
+            raise StepFailed(
+                "the run left no evidence",
+                where=f"{dag_id} {run_id}",
+                found=log[-1500:],
+                do="Read the log of the failed task in Airflow.",
+            )
     print_summary(evidence, plan, console)
     sealed = evidence.sealed
     return LIVE if sealed is not None and sealed["outcome"] == "live" else NOT_LIVE

@@ -12,7 +12,7 @@ from include.cutover.target import session as target_session
 
 
 def postgres_connection(url: str, where: str = "--target") -> dict[str, Any]:
-    """Make an Airflow connection from a URL; it holds the password.
+    """Return an Airflow connection from a URL; it holds the password.
 
     Args:
         url: The URL.

@@ -146,7 +146,7 @@ def _require_target(plan: Plan, conninfo: str) -> None:
             where=f"database {database}, schema {plan.target_schema}",
             expected=f"the plan's {len(plan.tables)} tables",
             found=f"{', '.join(found[:5])}{', …' if len(found) > 5 else ''}" or "no tables",
-            do="Give the database that the cutover wrote to.",
+            do="Name the database that the cutover wrote to.",
         )
 
 

@@ -45,7 +45,7 @@ def _of_file(secret: Secret, whose: str) -> str:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
-                raise CannotCheck("the secret is not a regular file", where=where)
+                raise CannotCheck("the secret is not a regular file", where=where, do="Name a regular file in the plan.")
             if status.st_mode & (stat.S_IROTH | stat.S_IWOTH):
                 raise CannotCheck(
                     "every user of this host may read or write the file of the secret",
@@ -64,5 +64,10 @@ def _of_file(secret: Secret, whose: str) -> str:
         text = "\0"
     text = text.removesuffix("\n").removesuffix("\r")
     if len(content) > _LONGEST or "\n" in text or "\0" in text:
-        raise CannotCheck("the file of the secret holds more than a password", where=where, expected="one line of text")
+        raise CannotCheck(
+            "the file of the secret holds more than a password",
+            where=where,
+            expected="one line of text",
+            do="Keep only the password in it.",
+        )
     return text

@@ -80,6 +80,7 @@ def host(connection: str, *, unverified: Collection[str] = ()) -> Ssh:
             "the SSH connection of a host of the plan is not defined",
             where=f"connection {connection}",
             expected=f"{variable(connection)} in the environment",
+            do="Define it.",
         )
     return Ssh(ssh.login(connection, may_be_unverified=connection in unverified, **found))
 
@@ -95,4 +96,6 @@ def _from_json(text: str) -> dict[str, Any]:
 
 
 def _unreadable(connection: str, url: str) -> CannotCheck:
-    return CannotCheck("the connection cannot be read", where=variable(connection), expected=f"JSON, or {url}")
+    return CannotCheck(
+        "the connection cannot be read", where=variable(connection), expected=f"JSON, or {url}", do="Correct it."
+    )

@@ -366,7 +366,10 @@ class Ssh:
                 text = Path(login.key_file).expanduser().read_text()
             except (OSError, UnicodeDecodeError) as error:
                 raise CannotCheck(
-                    "the private key cannot be read", where=self._where, found=f"{login.key_file}: {type(error).__name__}"
+                    "the private key cannot be read",
+                    where=self._where,
+                    found=f"{login.key_file}: {type(error).__name__}",
+                    do="Let the tasks' user read it.",
                 ) from None
         if text is None:
             return None
@@ -382,6 +385,7 @@ class Ssh:
             where=self._where,
             expected="an Ed25519, ECDSA or RSA key with its passphrase",
             found=login.key_file or "private_key of the connection",
+            do="Replace the key, or give its passphrase in the connection.",
         )
 
     def _unreachable(self, error: BaseException) -> Unreachable:

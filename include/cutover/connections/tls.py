@@ -36,7 +36,9 @@ def demanded(conninfo: str, wanted: Tls | None, where: str) -> str:
     try:
         given = {name: str(value) for name, value in conninfo_to_dict(conninfo).items()}
     except ProgrammingError:  # its text quotes the string, which holds the password
-        raise CannotCheck("the connection string cannot be read by libpq", where=where) from None
+        raise CannotCheck(
+            "the connection string cannot be read by libpq", where=where, do="Correct the connection."
+        ) from None
     require(given, wanted, where)
     return make_conninfo(conninfo, sslmode=given.get("sslmode") or wanted)
 

@@ -81,12 +81,17 @@ class TableReader:
         secret: Collection[str] = (),
     ) -> None:
         if len(conversions) > _MOST_COLUMNS:
-            raise Refused("a table with so many columns cannot be copied", where=shape.table, found=f"{len(conversions)}")
+            raise Refused(
+                "a table with so many columns cannot be copied",
+                where=shape.table,
+                found=f"{len(conversions)}",
+                do="Split the table, or add it to ignored_tables.",
+            )
         self._conn = conn
         self._shape = shape
         self._conversions = conversions
         self._encoding = {"UTF-16le": "utf-16-le", "UTF-16be": "utf-16-be"}.get(conn.execute("PRAGMA encoding").get, "utf-8")
-        # In a UTF-16 database bytes are not those that PostgreSQL wants, and broken pairs would be mended in silence.
+        # In a UTF-16 database bytes are not those that PostgreSQL wants, and broken pairs would be repaired silently.
         self._exact_only = exact or self._encoding != "utf-8" or not conversions
         self._block_rows = block_rows
         self.count_separators = False
@@ -316,7 +321,7 @@ def wrong_data(table: str, item: Conversion, key: str, expected: str, found: str
         where=f"table {table}, column {item.column}, key {key}",
         expected=f"{expected} (for {item.type})",
         found=found,
-        do="Correct the row in the source, or the type in the plan's SQL; then start over.",
+        do="Correct the row in the source, or the type in the plan's SQL; then start a new run.",
     )
 
 

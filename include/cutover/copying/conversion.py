@@ -176,7 +176,7 @@ def match_columns(found: Sequence[SourceColumn], target: Sequence[TargetColumn],
             where=f"table {table}",
             expected="the same names on both sides",
             found="; ".join(unmatched),
-            do="Correct the plan's SQL; nothing was copied.",
+            do="Correct the plan's SQL. Nothing was copied.",
         )
     return [conversion(table, by_name[column.name], column) for column in target if not column.generated]
 
@@ -274,7 +274,7 @@ def _minus_zero(name: str, stored_as: str) -> tuple[str, ...]:
 
 def _no_such_time(name: str, shapes: dict[int, str]) -> tuple[str, ...]:
     # unixepoch() reads ISO 8601 strictly, two digits where two belong, but also "now", Julian days and blanks around an
-    # offset. With the shape for its length, which ends in the digit or letter that must be there, nothing else is left.
+    # offset. With the shape for its length, which ends in the required digit or letter, these are excluded.
     cases = " ".join(
         f"WHEN {length} THEN {name} NOT GLOB '{shape}' OR unixepoch({name}) IS NULL" for length, shape in shapes.items()
     )
@@ -449,7 +449,7 @@ _ZONED = (
 )
 _CLOCK_SHAPES = ("??:??:??.?????[0-9]", "??:??:?[0-9]", "??:??:??.??[0-9]", "??:?[0-9]")
 
-# type in pg_type → shapes that are taken without a closer look, the exact pattern, what it says
+# type in pg_type → shapes that need no exact check, the exact pattern, its description
 _TIMES = {
     "timestamptz": (
         _shapes(*_LOCAL, *_ZONED),

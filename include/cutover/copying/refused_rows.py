@@ -100,5 +100,5 @@ class RefusedRows:
             where=f"table {self.table}{column}, key {row.key}",
             expected=f"a row that {error.diag.constraint_name or 'the table'} accepts",
             found=target_session.primary_message(error),
-            do="Correct the row in the source, or the constraint in the plan's SQL; then start over.",
+            do="Correct the row in the source, or the constraint in the plan's SQL; then start a new run.",
         )

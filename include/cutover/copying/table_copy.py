@@ -39,7 +39,7 @@ class RunLease:
 
 
 class _OtherNumber(Exception):
-    """PostgreSQL took another number of rows than were sent."""
+    """PostgreSQL stored another number of rows than were sent."""
 
     def __init__(self, sent: int, taken: int) -> None:
         super().__init__()
@@ -48,7 +48,7 @@ class _OtherNumber(Exception):
     def as_step_failed(self, where: str) -> StepFailed:
         """Return the error for a person."""
         return StepFailed(
-            "PostgreSQL took another number of rows than were sent",
+            "PostgreSQL stored another number of rows than were sent",
             where=where,
             expected=f"{self.sent} rows",
             found=f"{self.taken} rows",
@@ -101,7 +101,7 @@ class TableCopy:
                 "the target database does not store UTF-8",
                 where=f"schema {self._schema}",
                 expected="server_encoding UTF8",
-                do="Make the database with ENCODING 'UTF8'.",
+                do="Create the database with ENCODING 'UTF8'.",
             )
         found = target_columns(self._connection, self._schema, self._table)
         if not found:
@@ -137,9 +137,9 @@ class TableCopy:
         return stored
 
     def refuse_foreign_rows(self) -> None:
-        """Refuse a table with rows that this run did not bring.
+        """Refuse a table with rows that this run did not copy.
 
-        Rows commit together with their record: rows without any record of this run are somebody else's.
+        Rows commit together with their record: rows without a record of this run come from another writer.
         """
         # In a query with parameters a % in the table's name would be read as one.
         held = sql.SQL("SELECT FROM {} LIMIT 1").format(sql.Identifier(self._schema, self._table))
@@ -150,10 +150,10 @@ class TableCopy:
             foreign = rows and cursor.execute(ours, [self._run_id, self._table]).fetchone() is None
         if foreign:
             raise Refused(
-                "the target's table holds rows that this run did not bring",
+                "the target's table holds rows that this run did not copy",
                 where=f"{self._schema}.{self._table}",
                 expected="an empty table",
-                do="Find out whose rows they are; then empty the table, or set the schema aside.",
+                do="Find out where these rows come from; then empty the table, or set the schema aside.",
             )
 
     def chunk(self, chunk: Chunk, meter: Meter) -> bool:
@@ -194,7 +194,7 @@ class TableCopy:
         """
         seen, since = checkpoints.claimant(self._connection, self._run_id, chunk), time.monotonic()
         if seen is not None:
-            log.warning("%s is with another session (pid %s): waiting for it", self._where(chunk), seen.pid)
+            log.warning("%s: another session (pid %s) copies it; waiting", self._where(chunk), seen.pid)
         while seen is not None:
             self._watchdog.rest()
             time.sleep(min(0.2, self._watchdog.seconds / 4))

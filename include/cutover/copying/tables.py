@@ -79,7 +79,7 @@ def copy_table(
         on_progress: Called at the begin, at the end, and about every ``progress_seconds``, also inside a chunk. An error
             that it raises ends the copy; the open chunk is rolled back.
         progress_seconds: Seconds between two calls of ``on_progress``.
-        stall_seconds: The connection is given up when the target was silent for so many seconds; an earlier attempt that
+        stall_seconds: The connection is closed when the target was silent for so many seconds; an earlier attempt that
             has a chunk and makes no progress for so long is ended.
 
     Returns:
@@ -89,7 +89,7 @@ def copy_table(
         WrongData: A value cannot be carried over unchanged; names table, column and key. Its chunk is not in the target.
         LeaseLost: Another run took the target over; nothing of the open chunk is in the target.
         Refused: The two tables do not fit, or the target's holds rows that this run did not bring.
-        Unreachable: The target did not answer, or broke off; a retry goes on where this ended.
+        Unreachable: The target did not answer, or broke off; a retry continues where this ended.
         CannotCheck: The snapshot cannot be read, or is not the one that the chunks were planned from.
         StepFailed: PostgreSQL did not take the rows that were sent.
     """

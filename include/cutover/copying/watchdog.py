@@ -48,6 +48,6 @@ class Watchdog:
     def _watch(self) -> None:
         while not self._over.wait(min(1.0, self.seconds / 4)):
             if time.monotonic() - self._moved > self.seconds:
-                log.error("the target was silent for %g s: giving the connection up", self.seconds)
+                log.error("the target was silent for %g s: closing the connection", self.seconds)
                 self._connection.cut()
                 return

@@ -6,7 +6,7 @@ the decisions were carried out, the decided snapshot; where none does, no file i
 changed value and each row taken out is recorded, and ``audit`` proves them in another way.
 
 Order: bytes are read in their encoding, NUL characters go, '' becomes NULL, numbers become dates and words become booleans,
-each on what the decision before it left; then rows whose foreign key points nowhere go into quarantine, with the rows that
+each on what the decision before it left; then orphans go into quarantine, with the rows that
 become orphans by that, and only then are the references of the remaining orphans set to NULL. Uuids are compared as
 uuids, however they are spelled.
 
@@ -103,8 +103,8 @@ def apply_decisions(
     Raises:
         PlanInvalid: When a decision does not fit the target; see ``fit.misfits``.
         Refused: When more orphans than ``at_most`` would be touched, when a row would become an orphan of a foreign key
-            whose decision is to block, or when there is not enough free disk. Nothing was made.
-        WrongData: When a value cannot become what its decision says, or two rows would become the same. Nothing was made.
+            whose decision is to block, or when there is not enough free disk. Nothing was changed.
+        WrongData: When a value cannot become what its decision says, or two rows would become the same. Nothing was changed.
         CannotCheck: When the backup cannot be read.
         StepFailed: When the place cannot be written.
     """
@@ -226,7 +226,7 @@ def _make(order: _Order, found: _Found) -> Decided:
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
     values = sum(sum(counts.values()) for counts in touched.values())
-    log.info("%s: decisions changed %d values and took out %d rows", decided, values, sum(quarantined.values()))
+    log.info("%s: decisions changed %d values and moved %d rows to quarantine", decided, values, sum(quarantined.values()))
     return result
 
 

@@ -29,18 +29,18 @@ def audit(decided: Decided, plan: Plan, planned: PlannedSchema) -> list[Check]:
     """
     if not decided.made:
         found = "the backup itself is read"
-        return [Check("decided_untouched", "No decision of the plan touches a row", "passed", "", found)]
+        return [Check("decided_untouched", "No decision of the plan changes a row", "passed", "", found)]
     with decided_snapshot.opened(decided) as connection:
         return _checks(Audited(connection, decided, plan, planned))
 
 
 def _checks(audited: Audited) -> list[Check]:
     wrong = [] if decided_snapshot.same_snapshot(audited.decided) else ["another file, or a changed one"]
-    title = "The backup is the one that the decided snapshot was made from"
+    title = "The decided snapshot was made from this backup"
     found = [verdict("decided_backup", title, wrong, "the same file")]
     found += [audit_file.same_hash(audited), audit_file.same_schema(audited)]
     if found[-1].outcome != "passed":
-        return found  # the other checks would ask for tables and columns that are not there
+        return found  # the other checks would read missing tables and columns
     found.append(audit_file.other_tables(audited))
     for table in audited.recorded:
         found += [

@@ -19,7 +19,7 @@ def same_hash(audited: Audited) -> Check:
     """Check that the decided snapshot is the file that was made."""
     digest = files.digest(audited.decided.file)
     wrong = [] if digest == audited.decided.sha256 else [digest]
-    return verdict("decided_hash", "The decided snapshot is the file that was made", wrong, audited.decided.sha256)
+    return verdict("decided_hash", "The decided snapshot is the recorded file", wrong, audited.decided.sha256)
 
 
 def same_schema(audited: Audited) -> Check:
@@ -71,7 +71,7 @@ def other_tables(audited: Audited) -> Check:
         if not _same_bytes(audited, table, changed) and [*unexplained(audited, table, compared_all=True)]
     ]
     expected = f"{len(others)} tables equal"
-    return verdict("decided_others", "Tables without a touched row are those of the backup", wrong, expected)
+    return verdict("decided_others", "Tables without a changed row equal those of the backup", wrong, expected)
 
 
 def _same_bytes(audited: Audited, table: str, changed: bytearray) -> bool:
@@ -101,14 +101,14 @@ def figures(audited: Audited) -> Check:
     reported = {(table, name): count for table, counts in audited.decided.touched.items() for name, count in counts.items()}
     wrong = {f"{table}: {decision}" for (table, decision), _ in on_record.items() ^ reported.items()}
     wrong |= {f"{table}: quarantine" for table, _ in set(removed) ^ set(audited.decided.quarantined.items())}
-    return verdict("decided_figures", "The figures are those of the record", sorted(wrong), "the same")
+    return verdict("decided_figures", "The figures equal the record", sorted(wrong), "the same")
 
 
 def listing(audited: Audited) -> Check:
     """Check that the listing names as many values and rows as are on record, decision by decision."""
     listed_in = audited.decided.listing
     assert listed_in is not None
-    wrong = [] if files.digest(listed_in.file) == listed_in.sha256 else ["its hash is another one"]
+    wrong = [] if files.digest(listed_in.file) == listed_in.sha256 else ["its hash differs"]
     listed: dict[tuple[str, str], int] = {}
     with listed_in.file.open(encoding="utf-8") as lines:
         for line in lines:
@@ -117,7 +117,7 @@ def listing(audited: Audited) -> Check:
     reported = {(table, name): count for table, counts in audited.decided.touched.items() for name, count in counts.items()}
     reported |= {(table, "quarantine"): count for table, count in audited.decided.quarantined.items()}
     wrong += sorted({f"{table}: {decision}" for (table, decision), _ in listed.items() ^ reported.items()})
-    title = "Every touched value and every row taken out is listed"
+    title = "Every changed value and every row in quarantine is listed"
     return verdict("decided_listing", title, wrong, f"{sum(reported.values()):,} lines", where=str(listed_in.file))
 
 

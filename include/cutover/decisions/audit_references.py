@@ -44,11 +44,11 @@ def references(audited: Audited) -> list[Check]:
         if decision is None or rows + nulled > decision.at_most:
             wrong.append(f"{rows + nulled:,} rows, more than the plan allows")
         wrong += _with_a_parent(audited, key, orphaned)
-        title = "Every row that lost its place or its reference pointed nowhere"
+        title = "Every row in quarantine and every reference set to NULL was an orphan"
         checks.append(verdict("decided_references", title, wrong, f"{rows + nulled:,} orphans", where=f"{table}.{name}"))
     unfounded = [audited.recorded_row_name(row) for row in _without_ground(orphaned)]
-    title = "No row was taken out for the sake of rows that only it kept out"
-    checks.append(verdict("decided_ground", title, unfounded, "each goes back to a row that is missing in the backup"))
+    title = "No rows are in quarantine only because of each other"
+    checks.append(verdict("decided_ground", title, unfounded, "the cause of each is a row that is missing in the backup"))
     for key in audited.planned.foreign_keys:
         copied = {key.table, key.referenced_table} <= audited.plan.tables.keys()
         if audited.choice(key) != "block" or (copied and _concerned(audited, key)):
@@ -79,7 +79,7 @@ def _concerned(audited: Audited, key: ForeignKey) -> bool:
 
 
 def _with_a_parent(audited: Audited, key: ForeignKey, orphaned: dict[Row, list[Row]]) -> list[str]:
-    """Name the rows on record for this foreign key that point to an existing row; note those that follow others."""
+    """Return the rows on record for this foreign key that point to an existing row; note those that follow others."""
     shape, t = source_schema.shape(audited.connection, key.table), audited.tables[key.table]
     wanted: dict[_KeyValues, list[Row]] = {}
     wrong = []
@@ -89,14 +89,14 @@ def _with_a_parent(audited: Audited, key: ForeignKey, orphaned: dict[Row, list[R
             audited, key, key.table, key.columns, f"{beside(shape, places, 'original')}", "original", key.name
         ):
             if None in found:
-                wrong.append(f"{audited.recorded_row_name((t, at))} points to nothing")
+                wrong.append(f"{audited.recorded_row_name((t, at))} refers to no row")
             wanted.setdefault(found, []).append((t, at))
             if kind == "removed":
                 orphaned[t, at] = []
     parents = key.referenced_table
     clause = f"main.{quote(parents)} AS main"
     for _, found in _ends(audited, key, parents, key.referenced_columns, clause, "main", decided=False):
-        wrong += [f"{audited.recorded_row_name(row)} points to a row that is there" for row in wanted.get(found, ())][:NAMED]
+        wrong += [f"{audited.recorded_row_name(row)} refers to an existing row" for row in wanted.get(found, ())][:NAMED]
     if parents in audited.tables:
         gone = f"(SELECT place FROM record.removed WHERE t = {audited.tables[parents]})"
         clause = beside(source_schema.shape(audited.connection, parents), gone, "original")

@@ -23,19 +23,19 @@ def counts(audited: Audited, table: str) -> Check:
     removed = audited.connection.execute("SELECT count(*) FROM record.removed WHERE t = ?", (audited.tables[table],)).get
     found = f"{rows['main']:,} rows left and {removed:,} in quarantine"
     wrong = [] if rows["original"] == rows["main"] + removed else [found]
-    title = "No row is missing and none too many"
+    title = "No row is missing, and none was added"
     return verdict("decided_counts", title, wrong, f"{rows['original']:,} rows", found, table)
 
 
 def differences(audited: Audited, table: str) -> Check:
     """Check that only rows on record differ from the backup."""
     wrong = [*unexplained(audited, table, compared_all=False)]
-    title = "The rows that differ from the backup are the ones on record"
+    title = "The rows that differ from the backup are the recorded ones"
     return verdict("decided_differences", title, wrong, "no other row differs", where=table)
 
 
 def unexplained(audited: Audited, table: str, *, compared_all: bool) -> Iterator[str]:
-    """Name the rows that differ between the two files and are not on record; stops after a few.
+    """Return the rows that differ between the two files and are not on record; stop after a few.
 
     Args:
         audited: The subject.
@@ -97,7 +97,7 @@ def values(audited: Audited, table: str) -> Check:
     rows, recorded_values = on_record.fetchall()[0]
     if (found_rows, found_values) != (rows, recorded_values):
         wrong.append(f"{recorded_values:,} values in {rows:,} rows on record, {found_values:,} in {found_rows:,} found")
-    title = "Every touched value is what its decision makes of the original"
+    title = "Every changed value follows from the original and its decision"
     return verdict("decided_values", title, wrong, f"{found_values:,} values", where=table)
 
 

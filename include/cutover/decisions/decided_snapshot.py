@@ -181,7 +181,7 @@ def opened(decided: Decided) -> Iterator[apsw.Connection]:
 
 
 def attach(connection: apsw.Connection, path: Path, name: str) -> None:
-    """Attach a file that nobody writes to, as immutable."""
+    """Attach a file without a writer, as immutable."""
     connection.execute(f"ATTACH ? AS {name}", (f"file:{percent_encoded(str(path.absolute()))}?immutable=1",))
 
 
@@ -199,7 +199,7 @@ def place(shape: TableShape, alias: str) -> str:
             where=f"table {shape.table}",
             expected="a rowid, or WITHOUT ROWID",
             found="columns named rowid, _rowid_ and oid",
-            do="Take the decisions for this table out of the plan and correct its rows in the source.",
+            do="Remove the decisions for this table from the plan, and correct its rows in the source.",
         )
     cells = (f"{alias}.{quote(column.name)}" for column in shape.order)
     return "(" + " || ',' || ".join(f"typeof({cell}) || ':' || hex(CAST({cell} AS BLOB))" for cell in cells) + ")"

@@ -29,11 +29,11 @@ def refuse_more_than_allowed(plan: Plan, key: ForeignKey, rows: int) -> None:
     allowed = plan.tables[key.table].foreign_keys[key.name].at_most
     if rows > allowed:
         raise Refused(
-            "more rows point nowhere than the plan allows to touch",
+            "more orphans than the plan allows to change",
             where=f"{key.table}.{key.name}",
             expected=f"at most {allowed:,} rows",
             found=f"{rows:,} rows",
-            do="Check the rows; correct them in the source or raise at_most in the plan. Nothing was made.",
+            do="Check the rows; correct them in the source or raise at_most in the plan. Nothing was changed.",
         )
 
 

@@ -100,7 +100,7 @@ def _rows(
             "foreign_key": key,
             "before": "a row",
             "after": "a row in quarantine",
-            "because": "the row it points to is in quarantine" if follows else "it points to no row",
+            "because": "the row that it refers to is in quarantine" if follows else "it refers to no row",
         }
 
 
@@ -119,6 +119,6 @@ def _cell(kind: str, value: Any, encoding: str) -> tuple[str, str | None]:
 
 def _cut(text: str) -> str:
     shown = text[:_READ_CHARACTERS]
-    if "@" in shown or shown.upper() != shown.lower():  # without a letter it has no word that a secret follows
+    if "@" in shown or shown.upper() != shown.lower():  # without a letter it cannot contain the name of a secret
         shown = mask(shown)
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[: _SHOWN_CHARACTERS - 1]}…"

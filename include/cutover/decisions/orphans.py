@@ -33,7 +33,7 @@ class OrphanSettler:
         self._round = 0
 
     def settle(self, orphans: Mapping[ForeignKey, int] | None) -> None:
-        """Go through foreign keys until none has an orphan.
+        """Process foreign keys until none has an orphan.
 
         Rows are taken out before references are set to NULL, so that no row loses a reference and is then taken out all the
         same. Blocking comes last, when the remaining rows are known. Each round takes out a row or sets a reference to NULL,
@@ -79,7 +79,7 @@ class OrphanSettler:
         return bool(own & set(key.columns) or referenced & set(key.referenced_columns))
 
     def _find_orphans(self, key: ForeignKey) -> int:
-        """Put the places of the rows that point nowhere into ``work.hit``, as ``count_in_source`` counts them."""
+        """Write the places of the orphans into ``work.hit``, as ``count_in_source`` counts them."""
         shape = self._work.shape(key.table)
         self._work.run("DELETE FROM work.hit")
         self._work.run(
@@ -113,7 +113,7 @@ class OrphanSettler:
                 "a reference cannot be set to NULL in a column that is NOT NULL in the source",
                 where=f"{key.table}.{key.name}",
                 found=", ".join(unfit),
-                do="Decide for quarantine, or correct the rows in the source. Nothing was made.",
+                do="Decide for quarantine, or correct the rows in the source. Nothing was changed.",
             )
         for column in key.columns:
             self._work.run(
@@ -129,12 +129,12 @@ class OrphanSettler:
 
     def _blocked(self, key: ForeignKey, rows: int) -> Refused:
         return Refused(
-            "rows would point nowhere, and the plan has no decision for their foreign key",
+            "rows would become orphans, and the plan has no decision for their foreign key",
             where=f"{key.table}.{key.name}",
             expected="no orphans",
             found=f"{rows:,} rows, e.g. {self._work.examples(self._work.shape(key.table), 'work.hit')}",
             do=(
                 f"They point to rows of {key.referenced_table} that are not there, or that other decisions take out or "
-                "change. Decide for them too, or correct the rows in the source. Nothing was made."
+                "change. Decide for them too, or correct the rows in the source. Nothing was changed."
             ),
         )

@@ -64,11 +64,11 @@ class ValueChanger:
         )
         if kept != count:
             raise Refused(
-                "the column, as the source declares it, does not keep what the decision makes of its values",
+                "the declared type of the column changes the values that the decision writes",
                 where=f"table {table}, column {name}",
                 expected=f"{count:,} values as {change.decision} makes them",
                 found=f"{kept:,}, in a column declared {change.column.declared_type or 'without a type'}",
-                do="Correct these rows in the source. Nothing was made.",
+                do="Correct these rows in the source. Nothing was changed.",
             )
         self._work.run(
             "INSERT INTO record.touched SELECT :t, :c, x.place, :decision, NULL FROM work.change AS x WHERE true"
@@ -86,7 +86,7 @@ class ValueChanger:
                 "a decision would change the key that identifies the rows of this table",
                 where=where,
                 found=f"{count:,} values, e.g. {self._work.examples(shape, 'work.change')}",
-                do="Correct these rows in the source. Nothing was made.",
+                do="Correct these rows in the source. Nothing was changed.",
             )
         if change.writes == "null":
             if change.target.not_null or change.column.not_null:
@@ -94,7 +94,7 @@ class ValueChanger:
                     "'' cannot become NULL in a column that is NOT NULL",
                     where=where,
                     found=f"{count:,} values, e.g. {self._work.examples(shape, 'work.change')}",
-                    do="Correct these rows in the source. Nothing was made.",
+                    do="Correct these rows in the source. Nothing was changed.",
                 )
             return
         unfit = "(SELECT place FROM work.change WHERE new IS NULL)"
@@ -105,11 +105,11 @@ class ValueChanger:
                 where=where,
                 expected=change.expected,
                 found=f"{wrong:,} others, e.g. {self._work.examples(shape, unfit)}",
-                do="Correct these rows in the source, or the decision. Nothing was made.",
+                do="Correct these rows in the source, or the decision. Nothing was changed.",
             )
 
     def _make_column_keep(self, shape: TableShape, change: ValueChange) -> None:
-        """Make the column keep new values as written: a TEXT column would turn 1 into '1', a NUMERIC one '12' into 12.
+        """Change the column to keep new values as written: a TEXT column would turn 1 into '1', a NUMERIC one '12' into 12.
 
         The type is removed from the clone's CREATE TABLE. Existing values stay as they are, except in a REAL column: there
         SQLite keeps 2.0 as 2, and would read 2 again.
@@ -140,5 +140,5 @@ class ValueChanger:
             raise StepFailed(
                 "the type of a column could not be removed from the clone's schema",
                 where=f"table {shape.table}, column {column.name}",
-                do="Correct the rows that the decision is about in the source. Nothing was made.",
+                do="Correct the rows that the decision is about in the source. Nothing was changed.",
             )

@@ -96,7 +96,7 @@ def value_changes(
                 raise Refused(
                     "a decision is about a column that the source computes" if column else "the source has no such column",
                     where=f"table {table}, column {name}",
-                    do="Take the decision out of the plan.",
+                    do="Remove the decision from the plan.",
                 )
             found.append(_change(kind, column, targets[name], decision, f"b{len(found)}", utf8))
     return found

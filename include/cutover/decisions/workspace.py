@@ -133,18 +133,21 @@ def _explained(error: apsw.Error, clone: Path) -> CutoverError:
             "a decision would break a constraint of the source",
             where=str(error).rpartition(": ")[2],
             expected="rows that stay distinct, and values where the source declares NOT NULL",
-            do="Correct these rows in the source. Nothing was made.",
+            do="Correct these rows in the source. Nothing was changed.",
         )
     if isinstance(error, apsw.SQLError) and any(words in str(error) for words in ("no such collation", "unknown function")):
         return Refused(
             "rows cannot be changed, as the source's schema calls a function or collation that only the application has",
             where=str(clone),
             found=str(error),
-            do="Correct the rows in the source, or drop the index, check or computed column there. Nothing was made.",
+            do="Correct the rows in the source, or drop the index, check or computed column there. Nothing was changed.",
         )
     if isinstance(error, apsw.FullError | apsw.IOError):
         return StepFailed(
-            "the decided snapshot cannot be written", where=str(clone.parent), found=str(error), do="Make room."
+            "the decided snapshot cannot be written",
+            where=str(clone.parent),
+            found=str(error),
+            do="Free disk space, then run the step again.",
         )
     return snapshots.explain(error, str(clone))
 

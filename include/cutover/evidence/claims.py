@@ -98,7 +98,7 @@ def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Cal
             return
         except BlockingIOError:
             waited = time.monotonic() - begun
-        # A waiter in shared mode waits for a step that goes back, and that must not be killed.
+        # A waiter in shared mode waits for a step of the way back, which must not be killed.
         if waited > seconds and mode == fcntl.LOCK_EX and may_end():
             ended |= end_holders(descriptor, what)
         if waited > seconds + (PATIENCE_SECONDS if ended else 0):

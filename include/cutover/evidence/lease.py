@@ -54,7 +54,7 @@ def _write(plan: str, lease: Lease) -> Lease:
 
 
 def acquire(plan: str, subject: str, holder: str) -> Lease:
-    """Become the holder for a new cutover; a second call by the same holder gives the same lease.
+    """Acquire the lease for a new cutover; a second call by the same holder gives the same lease.
 
     Raises:
         Refused: While another run of the plan is open.
@@ -77,7 +77,7 @@ def acquire(plan: str, subject: str, holder: str) -> Lease:
 
 
 def take_over(plan: str, subject: str, holder: str) -> Lease:
-    """Become the holder, whichever run holds it now; the previous holder can do nothing more. Safe to call again."""
+    """Acquire the lease, whichever run holds it now; the previous holder can do nothing more. Safe to call again."""
     with locked(_path(plan).with_name(".lease.lock"), brief=True):
         current = read(plan)
         if current is not None and current.holder == holder and current.subject == subject:
@@ -107,10 +107,10 @@ def check(plan: str, subject: str, holder: str) -> Lease:
     current = read(plan)
     if current is None or (current.subject, current.holder) != (subject, holder):
         raise LeaseLost(
-            "this run may no longer act",
+            "this run no longer holds the lease",
             where=f"plan {plan}",
             expected=f"{holder} to hold the lease",
-            found=f"{current.holder} has it since {current.since}" if current else "nobody holds it",
+            found=f"{current.holder} holds it since {current.since}" if current else "a free lease",
             do="This step changed nothing. Follow the run that holds the lease.",
         )
     return current

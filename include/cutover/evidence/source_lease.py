@@ -73,7 +73,7 @@ def acquire(source: Path, *, plan: str, run_id: str, evidence: Evidence) -> Sour
             return held
         if held is not None and not _is_over(held):
             raise Refused(
-                "another run works on this database",
+                "another run uses this database",
                 where=str(files.real(source)),
                 expected="no other run",
                 found=f"{held.run_id} of the plan {held.plan}, since {held.since}, evidence in {held.evidence}",

@@ -143,7 +143,7 @@ class _Server:
             socket_timeout=_ANSWER_SECONDS,
             socket_connect_timeout=_ANSWER_SECONDS,
             retry=Retry(NoBackoff(), 0),  # the caller of the step retries
-            protocol=2,  # a replication stream knows no other
+            protocol=2,  # a replication stream has no other
         )
         self._client.ping()
 
@@ -204,7 +204,7 @@ class _Server:
     # --- kind: bgsave
 
     def saved(self, to: Path) -> str:
-        """Let the server write its dump file, and copy it. Returns the SHA-256 of the copy."""
+        """Request a dump file from the server, and copy it. Returns the SHA-256 of the copy."""
         self._save()
         if self.file is None:
             folder, name = (self._client.config_get(key)[key] for key in ("dir", "dbfilename"))
@@ -240,7 +240,7 @@ class _Server:
             if not state["rdb_bgsave_in_progress"]:
                 if state.get("rdb_last_bgsave_status") != "ok":
                     raise StepFailed(
-                        "the server could not save", where=self.where, do="Its log says why; often its disk is full."
+                        "the server could not save", where=self.where, do="Read its log; often its disk is full."
                     )
                 if self._client.lastsave() > before:
                     return
@@ -256,7 +256,7 @@ class _Server:
         try:
             for capability in (("capa", "eof"), ("rdb-only", "1")):
                 connection.send_command("REPLCONF", *capability)
-                with contextlib.suppress(redis.exceptions.ResponseError):  # an older server knows no rdb-only
+                with contextlib.suppress(redis.exceptions.ResponseError):  # older servers do not know rdb-only
                     connection.read_response()
             connection.send_command("SYNC")
             # From here on the server streams; the client only knows requests and answers.

@@ -74,9 +74,9 @@ class KeptExtra:
             f"extras_{self.name}",
             f"{self.title[0].upper()}{self.title[1:]} is kept",
             "passed" if self.whole else "failed",
-            "a file, whole and verified",
+            "a complete and verified file",
             self.warning or f"{self.bytes:,} bytes, SHA-256 {self.sha256[:12]}…",
-            "" if self.whole else "Repair what is named, or set required: false in the plan's extras.",
+            "" if self.whole else "Correct this, or set required: false in the plan's extras.",
             str(self.file or ""),
         )
 
@@ -87,9 +87,9 @@ class KeptExtra:
             f"extras_{self.name}",
             f"{self.title[0].upper()}{self.title[1:]} can be kept",
             "failed" if self.problems else "passed",
-            "something that can be read",
-            "; ".join(self.problems) or "it can",
-            "Repair what is named, or set required: false in the plan's extras." if self.problems else "",
+            "readable content",
+            "; ".join(self.problems) or "readable",
+            "Correct this, or set required: false in the plan's extras." if self.problems else "",
         )
 
     @property
@@ -208,7 +208,7 @@ def _archive(archive: Archive, out: list[Path]) -> _Make:
 
 
 def _keep(name: str, required: bool, paths: list[Path], make: _Make) -> KeptExtra:
-    """Make the first file, under its name only when it is whole on disk, and copy it to the second place.
+    """Write the first file, under its name only when it is whole on disk, and copy it to the second place.
 
     Args:
         name: Of the extra.

@@ -82,7 +82,7 @@ def drain(
     for channel in channels:
         if channel.name in at_work:
             worker = _Worker(channel, evidence, patient, reason, ended)
-            # A daemon: a channel that hangs does not keep the process from ending.
+            # A daemon: the process can end although a channel hangs.
             threading.Thread(target=worker, args=(at_work[channel.name],), daemon=True).start()
     deliveries: list[Delivery] = []
     deadline = time.monotonic() + seconds

@@ -96,7 +96,7 @@ def reason(plan: Plan, notice: str, events: Sequence[Event]) -> str:
         return "no reason was recorded."
     began = PARTS[notice][1] if notice in PARTS else "the deadline has passed and it is not live"
     if course(events) in (ABANDON, RELEASE, ROLLBACK):
-        return f"{began}; the run is going back to SQLite."
+        return f"{began}; the run goes back to SQLite."
     return f"{began}; remaining: {', '.join(left(plan, events))}."
 
 

@@ -53,7 +53,7 @@ class Message:
         notice: Its name, e.g. ``start``. Each channel gets a notice of that name once.
         subject: The subject line.
         text: The text; ``<reason>`` is filled in when it is sent.
-        due: Not to be sent before; at once when left out.
+        due: Not to be sent before; immediately when left out.
         while_open: Not sent once the run is live or closed.
         lead: Also sent to the lead in person.
     """
@@ -271,6 +271,7 @@ def _known(evidence: Evidence, notice: str) -> Notice:
             where=evidence.folder.name,
             expected=f"one of: {', '.join(found) or 'none was posted yet'}",
             found=notice or "none named",
+            do="Name a notice of this run.",
         )
     return found[notice]
 

@@ -72,5 +72,5 @@ def claims(evidence: Evidence, channels: Sequence[str], *, seconds: float) -> It
     with ExitStack() as stack:
         for channel in channels:
             if not stack.enter_context(claim(evidence, channel, seconds=seconds)):
-                raise Unreachable("a notice is being sent right now", where=channel, do="Try again in a minute.")
+                raise Unreachable("a notice is being sent right now", where=channel, do="Retry in a minute.")
         yield

@@ -53,7 +53,7 @@ class Channels(Model):
         slack_channel: Channel in Slack.
         mail_from: Sender of the mails.
         mail_to: Receivers of the mails.
-        release: ``automatic``: notices are sent at once. ``communicator``: each is held until the communicator releases it
+        release: ``automatic``: sent immediately. ``communicator``: each is held until the communicator releases it
             or ``release_minutes`` are over.
         release_minutes: Longest time that a notice is held, in minutes.
     """

@@ -26,7 +26,7 @@ from include.cutover.target.session import primary_message
 
 
 def examine(site: Site, *, send: bool = False) -> list[Check]:
-    """Make every check. An error of one is its result: this raises nothing.
+    """Run every check. An error of one is its result: this raises nothing.
 
     Args:
         site: The site to examine.

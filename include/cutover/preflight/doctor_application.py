@@ -64,7 +64,7 @@ def _fallback(site: Site, held: Mapping[str, str]) -> Check:
     on = sorted(key for key in named if after.get(key, "").strip().lower() not in _OFF)
     sqlite = sorted(key for key, value in settings.live.items() if value.lower().startswith("sqlite"))
     wrong = [f"{key} stays on" for key in on] + [f"{key} names SQLite" for key in sqlite]
-    found = "; ".join(wrong) or (f"{', '.join(sorted(named))} is off" if named else "nothing in it is called a fallback")
+    found = "; ".join(wrong) or (f"{', '.join(sorted(named))} is off" if named else "no key in it names a fallback")
     do = 'Set it to "false" under configuration.live in the plan.'
     return result(
         "sqlite_fallback", "On PostgreSQL the application does not fall back to SQLite", not wrong, "off", found, do
@@ -77,7 +77,7 @@ def _running(site: Site, held: Mapping[str, str]) -> list[Check]:
     assert settings is not None
     checks = []
     for service in site.plan.services:
-        name, title = f"reads_configuration_{service.name}", f"{service.name} reads what is switched"
+        name, title = f"reads_configuration_{service.name}", f"{service.name} reads the switched values"
         expected = f"{', '.join(sorted(settings.live))} as {configuration.name(settings)} has it"
         try:
             seen = services.environment(service, site.remote)
@@ -99,7 +99,7 @@ def _running(site: Site, held: Mapping[str, str]) -> list[Check]:
 
 
 def service_checks(site: Site) -> list[Check]:
-    """Make the checks of preflight: each service answers and obeys, and the application is healthy."""
+    """Run the checks of preflight: each service answers and obeys, and the application is healthy."""
     if not site.plan.services or site.plan.smoke_tests is None:
         return []
     return check_services(site.plan.services, site.plan.smoke_tests, site.remote)
@@ -129,14 +129,14 @@ def channel_checks(site: Site, *, send: bool) -> list[Check]:
     if not send:
         return checks
     text = (
-        f"Test of the notices for the migration of {plan.application} to PostgreSQL. Nothing happens now, and nothing is to"
-        f" be done. ({datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
+        f"Test of the notices for the migration of {plan.application} to PostgreSQL. Nothing happens now; you need"
+        f" not act. ({datetime.now(UTC):%Y-%m-%d %H:%M} UTC)"
     )
     return [_sent(channel, f"{plan.application}: test of the notices", text) for channel in site.channels()]
 
 
 def _sent(channel: Channel, subject: str, text: str) -> Check:
-    title = f"The channel {channel.name} takes a message"
+    title = f"The channel {channel.name} accepts a message"
     do = "Correct its connection, then send again."
     try:
         channel.send(subject, text)

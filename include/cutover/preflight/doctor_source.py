@@ -22,7 +22,7 @@ ALEMBIC = "alembic_version"
 
 
 def source_checks(site: Site) -> list[Check]:
-    """Make the checks of preflight on the file and on a clone of it; check the schema's version and changes."""
+    """Run the checks of preflight on the file and on a clone of it; check the schema's version and changes."""
     plan = site.plan
     if site.live is None:
         do = f"Give --source, or {environment.variable(plan.connections.source)} in the environment."

@@ -16,7 +16,7 @@ _HOUR = 3600
 
 
 def target_checks(site: Site) -> list[Check]:
-    """Make the checks of preflight, and check the log-in of the application."""
+    """Run the checks of preflight, and check the log-in of the application."""
     plan = site.plan
     if site.target is None:
         do = f"Give --target, or {environment.variable(plan.connections.target)} in the environment."
@@ -56,7 +56,7 @@ def role_checks(site: Site) -> list[Check]:
             "SELECT rolname::text, rolsuper FROM pg_roles WHERE rolname = current_user"
         ).fetchone() or ("", True)
         if plan.access is None:
-            do = "Name the roles in the plan (access), and make them: python -m include.cutover access apply."
+            do = "Name the roles in the plan (access), and create them: python -m include.cutover access apply."
             title = "The pipeline's role is not a superuser"
             found = f"{me} is a superuser" if superuser else f"{me} is not a superuser"
             return [result("access_pipeline", title, not superuser, "an ordinary role", found, do)]
@@ -115,5 +115,5 @@ def sql_check(site: Site) -> Check:
     changed = [item.name for item in files if item.name in done and item.sha256 != done[item.name]]
     wrong = [f"pending: {', '.join(pending)}"] * bool(pending) + [f"changed since: {', '.join(changed)}"] * bool(changed)
     found = "; ".join(wrong) or (f"{len(done)} applied" if done else f"{len(files)} files, which the cutover applies")
-    do = "Roll back or finish the run that applied the others; an applied file is not changed, a new number is added."
+    do = "Roll back or finish the run that applied the others; do not change an applied file, add a new number."
     return result(name, title, not wrong, "sound files", found, do, str(site.plan.sql_folder))

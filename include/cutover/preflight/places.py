@@ -73,7 +73,7 @@ def _room(directory: Path, size: int, name: str, title: str) -> Check:
         "passed" if enough else "failed",
         expected=f"{pretty(needed)} free",
         found=f"{pretty(free)} free",
-        do="" if enough else "Free disk there, or name another folder in the plan.",
+        do="" if enough else "Free disk space there, or name another folder in the plan.",
         where=str(directory),
     )
 

@@ -67,7 +67,7 @@ def _source_file(live: Path) -> Check:
     except CannotCheck as error:
         return check("unknown", error.message, error.do)
     if state.raised or state.run_id is not None:
-        return check("failed", state.detail, "Bring that run to its end first: roll it back, or release it.")
+        return check("failed", state.detail, "End that run first: roll it back, or release it.")
     mode = _JOURNAL_MODES.get(header[18])
     if mode is None:
         return check("failed", f"write version {header[18]}", "Find out what wrote this file.")
@@ -138,11 +138,11 @@ def _known_tables(tables: Sequence[str], plan: Iterable[str], target: Iterable[s
             "Tables of the plan that the source does not have",
             "none",
             sorted(named - found),
-            "Remove them from the plan, or find out where they went.",
+            "Remove them from the plan, or find out why they are missing.",
         ),
         _names(
             "target_tables_missing",
-            "Tables of the plan that its SQL does not make",
+            "Tables of the plan that its SQL does not create",
             "none",
             sorted(named - made),
             "Add them to the plan's SQL.",
@@ -193,9 +193,9 @@ def _orphans(
     try:
         count, keys = orphans.in_source(connection, key, types, secret=secret, limit=_ORPHAN_KEYS)
     except (apsw.Error, CannotCheck) as error:
-        return Check(name, title, "unknown", "no orphans", str(error)[:200], "Look at the table in the source.", where)
+        return Check(name, title, "unknown", "no orphans", str(error)[:200], "Check the table in the source.", where)
     if not count:
         return Check(name, title, "passed", "no orphans", "none", "", where)
     shown = ", ".join(str(item) for item in keys[:_KEYS_SHOWN]) + (", …" if count > _KEYS_SHOWN else "")
-    do = f"Clean or delete these rows of {key.table} in the source before the cutover."
+    do = f"Correct or delete these rows of {key.table} in the source before the cutover."
     return Check(name, title, "failed", "no orphans", f"{count} orphans; keys {shown}", do, where)

@@ -28,7 +28,7 @@ class Sufficiency:
 
 
 def judge(checks: Sequence[Check], accept_unknown: Collection[str]) -> Sufficiency:
-    """Judge checks by the names that the plan accepts: ``preflight.accept_unknown``. No checks at all are never enough."""
+    """Compare checks with the names that the plan accepts, ``preflight.accept_unknown``. No checks are never enough."""
     failed = tuple(check for check in checks if check.outcome == "failed")
     unknown = [check for check in checks if check.outcome == "unknown"]
     left = tuple(check for check in unknown if check.name not in accept_unknown)

@@ -21,7 +21,7 @@ _CHECKS: tuple[tuple[str, str, Callable[[ExaminedTarget], Answer]], ...] = (
     ("target_reachable", _REACHABLE, target_server.reachable),
     ("target_version", "The target is PostgreSQL 14 or newer", target_server.version),
     ("target_encoding", "The target stores text as UTF-8", target_server.encoding),
-    ("target_writable", "The target takes writes", target_server.writable),
+    ("target_writable", "The target accepts writes", target_server.writable),
     ("target_database_size", "Size of the target database", target_server.database_size),
     ("target_free_disk", "The target has room for the data", target_disk.free_disk),
     ("target_free_connections", "The target has free connections", target_server.free_connections),
@@ -55,7 +55,9 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
     try:
         where = _target_name(conninfo)
     except psycopg.ProgrammingError:  # its text quotes the string, which holds the password
-        raise CannotCheck("the connection string of the target cannot be read") from None
+        raise CannotCheck(
+            "the connection string of the target cannot be read", do="Correct the connection in Airflow."
+        ) from None
     try:
         connection = connect(conninfo, seconds=5)
     except psycopg.Error as error:

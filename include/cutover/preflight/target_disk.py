@@ -42,7 +42,7 @@ def free_disk(target: ExaminedTarget) -> Answer:
     if smallest is None:
         return Answer("unknown", expected, "the server names no folder", do)
     found = f"{pretty(smallest[0])} free at {smallest[1]}"
-    return Answer.when(smallest[0] >= needed, expected, found, "Free disk there, or use a larger one.")
+    return Answer.when(smallest[0] >= needed, expected, found, "Free disk space there, or use a larger one.")
 
 
 def _on_this_host(target: ExaminedTarget) -> bool:

@@ -67,7 +67,7 @@ def application_role(target: ExaminedTarget) -> Answer:
         "LOGIN": f"ALTER ROLE {name} LOGIN;",
     }
     do = " ".join(commands[right] for right in lacks)
-    return Answer.when(not lacks, expected, f"without {' and '.join(lacks)}" if lacks else "it is there", do)
+    return Answer.when(not lacks, expected, f"without {' and '.join(lacks)}" if lacks else "it has these rights", do)
 
 
 def may_shut_out(target: ExaminedTarget) -> Answer:
@@ -94,7 +94,7 @@ def open_doors(target: ExaminedTarget) -> Answer:
         target.application_role,
     )
     return _faults(
-        f"no other role acts as {target.application_role}, and it left nothing open",
+        f"no other role acts as {target.application_role}, and it has no prepared transaction",
         fence.open_doors(target.connection, target.application_role, target.plan.target_fence),
         f"{sessions} open sessions of it, which the cutover will end" if sessions else "nothing",
     )
@@ -115,7 +115,7 @@ def may_end_sessions(target: ExaminedTarget) -> Answer:
         return Answer("unknown", expected, "there is no such role", "Create the application's role first.")
     me, superuser, application_is_superuser, member, signaller = row
     may = superuser or (not application_is_superuser and (member or signaller))
-    lost = "without it a rollback cannot cut the application off, and it may go on writing into the target."
+    lost = "without this right, the application could write to the target after a rollback."
     if application_is_superuser and not superuser:
         do = f"Take SUPERUSER from {quoted(target.application_role)}: only a superuser may end its sessions; {lost}"
     else:

@@ -36,15 +36,15 @@ def version(target: ExaminedTarget) -> Answer:
 def encoding(target: ExaminedTarget) -> Answer:
     """Check that the database stores UTF-8."""
     (found,) = target.row("SELECT current_setting('server_encoding')")
-    return Answer.when(found == "UTF8", "UTF8", found, "Make the database again with ENCODING 'UTF8' TEMPLATE template0.")
+    return Answer.when(found == "UTF8", "UTF8", found, "Create the database again with ENCODING 'UTF8' TEMPLATE template0.")
 
 
 def writable(target: ExaminedTarget) -> Answer:
     """Check that the server is not a standby and that sessions may write."""
     standby, read_only = target.row("SELECT pg_is_in_recovery(), current_setting('default_transaction_read_only')::boolean")
-    found = "a standby" if standby else "sessions are read-only by default" if read_only else "it does"
+    found = "a standby" if standby else "sessions are read-only by default" if read_only else "accepted"
     do = "Name the primary server in the connection." if standby else "Set default_transaction_read_only = off."
-    return Answer.when(not standby and not read_only, "a server that takes writes", found, do)
+    return Answer.when(not standby and not read_only, "a server that accepts writes", found, do)
 
 
 def database_size(target: ExaminedTarget) -> Answer:
@@ -113,6 +113,6 @@ def clock(target: ExaminedTarget) -> Answer:
     (server,) = target.row("SELECT clock_timestamp()")
     travel = time.monotonic() - begun
     ahead = (server - before).total_seconds() - travel / 2
-    do = "Let both hosts take their time from the same server (NTP)."
+    do = "Set both hosts by the same time server (NTP)."
     found = "the same" if abs(ahead) < 0.5 else f"{abs(ahead):.1f} s {'ahead' if ahead > 0 else 'behind'}"
     return Answer.when(abs(ahead) <= CLOCK_SECONDS, f"less than {CLOCK_SECONDS:.0f} s apart", found, do)

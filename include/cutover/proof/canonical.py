@@ -64,8 +64,8 @@ class Canonical:
 
 
 def prepare(connection: apsw.Connection) -> None:
-    """Give a connection to the snapshot the functions that the expressions call."""
-    # Without this SQLite takes a quoted name that is no column for a string, the same one in every row.
+    """Register, on a connection to the snapshot, the functions that the expressions call."""
+    # Without this SQLite reads a quoted name that is not a column as a string, equal in every row.
     connection.config(apsw.SQLITE_DBCONFIG_DQS_DML, 0)
     apsw.sqlite_extra.load(connection, "ieee754")
     encoding = text_encoding(connection)

@@ -59,7 +59,7 @@ def compare(
         Unreachable: When the target does not answer, or the connection breaks.
     """
     if not tables:
-        raise CannotCheck("there is no table to compare", where=sides.schema, expected="the tables of the plan")
+        raise CannotCheck("no table to compare", where=sides.schema, expected="the plan's tables", do="Check the manifest.")
     identity = store.identity_of(sides.snapshot) if store is not None else []
     results: dict[str, TableResult] = {}
 
@@ -115,7 +115,12 @@ def source_digests(
         wanted = parts.compared_tables(both.reading, both.connection, sides.schema, tables)
         faults = [f"{table}: {', '.join(compared.faults)}" for table, compared in wanted.items() if compared.faults]
         if faults:
-            raise CannotCheck("source and target do not have the same columns", where=sides.schema, found="; ".join(faults))
+            raise CannotCheck(
+                "source and target do not have the same columns",
+                where=sides.schema,
+                found="; ".join(faults),
+                do="Correct the plan's SQL.",
+            )
         known = store.load(identity, wanted) if store is not None else {}
         comparisons = {
             table: TableComparison(both, compared, None, source_only=True)

@@ -89,7 +89,7 @@ def expected_counts(
                 "reference data belongs only into tables that have no rows in the snapshot",
                 where=table,
                 expected="0 rows in the snapshot",
-                found="a table that the snapshot does not know"
+                found="a table that is not in the snapshot"
                 if table not in expected
                 else f"{rows_text(expected[table].rows)} in the snapshot and {rows:,} of reference data",
                 do="Correct the SQL file under reference/.",

@@ -236,11 +236,11 @@ class _Names:
         self.notes: dict[str, str] = {}
 
     def of_key(self, text: bytes) -> str:
-        """Name a row by its key."""
+        """Return the name of a row: its key."""
         return name_of_key(self._key, text, self._secret)
 
     def of(self, text: bytes, row: Row) -> str:
-        """Name a row by its key, or by some of its columns where it has none."""
+        """Return the name of a row: its key, or some of its columns where it has none."""
         if self._key:
             return self.of_key(text)
         cells = [

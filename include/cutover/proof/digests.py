@@ -103,7 +103,7 @@ def _results(compared: ComparedTable, columns: bool, text: Callable[[Sequence[Ca
 def of_target(
     connection: psycopg.Connection, schema: str, compared: ComparedTable, cuts: Cuts, bounds: Sequence[Bounds] | None = None
 ) -> dict[str, Part]:
-    """Let PostgreSQL compute digests of a table of the target. Only inside a transaction.
+    """Compute, in PostgreSQL, digests of a table of the target. Only inside a transaction.
 
     Args:
         connection: A session with the target.

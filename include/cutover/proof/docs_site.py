@@ -42,7 +42,7 @@ def clear(docs: Path) -> None:
 
 
 def build(gx: Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> None:
-    """Let Great Expectations write its site, by our renderers and in our words.
+    """Write the site with Great Expectations and the renderers of this project.
 
     Args:
         gx: Great Expectations.
@@ -68,7 +68,7 @@ def build(gx: Package, context: Any, docs: Path, stage: Mapping[str, Any]) -> No
                 **look,
             },
             site_section_builders={
-                "expectations": "none",  # each expectation stands beside its result
+                "expectations": "none",  # each result contains its expectation
                 "profiling": "none",
                 "validations": {"renderer": {**place, "class_name": "ResultPage", "stage": stage}, **look},
             },

@@ -122,7 +122,10 @@ def add_assets(
         )
     except gx.Untouchable as error:
         raise CannotCheck(
-            "the tables could not be reached", where=f"schema {schema}", found=first_line(str(error))
+            "the tables could not be reached",
+            where=f"schema {schema}",
+            found=first_line(str(error)),
+            do="Check the target's log, then run the step again.",
         ) from None
     return [
         source.get_asset(suite_name(asset, number)).get_batch_definition("all rows") for number, asset in enumerate(assets)
@@ -203,7 +206,7 @@ def evaluate(gx: Package, context: Any, stage: str, definitions: Sequence[Any], 
         gx.root.Checkpoint(
             name=stage,
             validation_definitions=list(definitions),
-            # Complete for rows in memory, which are few; of a table the expectations give what they may, see there.
+            # Complete for rows in memory, which are few; for a table the expectations limit their result.
             result_format={
                 "result_format": "COMPLETE",
                 "return_unexpected_index_query": False,

@@ -142,7 +142,7 @@ def run_list(
     schema: str,
     site: DocsSite,
 ) -> StageResult:
-    """Make a stage of checks that were made elsewhere, such as those of the source's values.
+    """Record a stage of checks that were run elsewhere, such as those of the source's values.
 
     Args:
         stage: Short name, part of the addresses in the site.

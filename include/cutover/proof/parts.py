@@ -22,7 +22,7 @@ from include.cutover.target import catalog
 
 ROWS = 10_000
 BYTES = 8 << 20
-_SAMPLE = 200  # rows from either end that show how wide rows are
+_SAMPLE = 200  # rows from either end, from which the width of rows is estimated
 
 Part = tuple[int, str]
 """Rows and SHA-256, in hex, of the rows' canonical text joined by newlines."""

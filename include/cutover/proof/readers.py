@@ -35,7 +35,7 @@ class _Sessions(Generic[T]):
 
     @contextlib.contextmanager
     def one(self) -> Iterator[T]:
-        """Give a connection that no other thread has."""
+        """Yield a connection that no other thread has."""
         try:
             session = self._free.get_nowait()
         except queue.Empty:
@@ -85,9 +85,9 @@ class Readers:
         """End the work under way: it is of no use any more, and might go on for minutes."""
         self._at_source.shutdown(wait=False, cancel_futures=True)
         self._at_target.shutdown(wait=False, cancel_futures=True)
-        # A cancelled one never ends, as no thread is left to notice it.
+        # A cancelled one never ends, as no thread waits for it.
         running = [future for future in self._begun if not future.cancelled()]
-        # One that was about to begin would not notice a single call.
+        # One that is about to begin would miss a single call.
         while running and wait(running, timeout=0.05).not_done:
             for reading in self._sources.opened:
                 reading.interrupt()
@@ -146,6 +146,7 @@ def _moment(connection: psycopg.Connection, schema: str) -> str:
             "the target database does not store UTF-8, so its text cannot be compared byte by byte",
             where=f"schema {schema}",
             expected="server_encoding UTF8",
+            do="Create the database with ENCODING 'UTF8'.",
         )
     return str(row[0])
 

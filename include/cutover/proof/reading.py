@@ -34,7 +34,7 @@ def session(conninfo: str, schema: str, *, seconds: float) -> Iterator[target_se
     settings = {
         "statement_timeout": f"{int(seconds * 1000)}ms",
         "default_transaction_read_only": "on",
-        # A policy would hide rows from a count without a word; with this the query fails instead.
+        # A policy would hide rows from a count silently; with this the query fails instead.
         "row_security": "off",
     }
     with target_session.session(conninfo, schema, settings=settings) as connection:
@@ -53,7 +53,7 @@ def reading(conninfo: str, schema: str, *, seconds: float) -> Iterator[target_se
 def query_problem(error: psycopg.Error) -> str:
     """Return why a query failed, without the values it was about."""
     if isinstance(error, psycopg.errors.QueryCanceled):
-        return "the query took longer than it may"
+        return "the query reached its time limit"
     return target_session.primary_message(error)
 
 

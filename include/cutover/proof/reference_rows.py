@@ -82,7 +82,7 @@ def compare(
 def _rehearsed(
     conninfo: str, schema: str, sql_folder: Path, filled: Collection[str]
 ) -> Iterator[tuple[psycopg.Connection, str]]:
-    """Give a scratch schema as it is after the reference data was loaded."""
+    """Yield a scratch schema as it is after the reference data was loaded."""
     with scratch_schema.build(conninfo, sql_folder, _BEFORE) as (connection, scratch):
         for table in set(filled) & set(catalog.tables(connection, scratch)) & set(catalog.tables(connection, schema)):
             _fill(connection, schema, scratch, table)
@@ -92,7 +92,7 @@ def _rehearsed(
 
 
 def _fill(connection: psycopg.Connection, schema: str, scratch: str, table: str) -> None:
-    """Let a table of the scratch schema hold the rows of the real one; through a view where it is large."""
+    """Fill a table of the scratch schema with the rows of the real one; through a view where it is large."""
     names = {"real": sql.Identifier(schema, table), "scratch": sql.Identifier(scratch, table)}
     some = sql.SQL("SELECT count(*) FROM (SELECT FROM {real} LIMIT {most}) AS first_rows")
     few = connection.execute(some.format(most=sql.Literal(_COPIED_ROWS + 1), **names)).fetchone()

@@ -124,10 +124,10 @@ def rows_of(result: Result) -> list[dict[str, str]]:
 
 
 def names_at_fault(result: Result) -> str:
-    """Name the rows in memory that do not hold."""
+    """Return the names of the rows in memory that fail."""
     names = [str(item["name"]) for item in result.get("unexpected_index_list") or []]
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    return f"not so for {', '.join(names[:_SHOWN])}{more}" if names else "so it is"
+    return f"not true for {', '.join(names[:_SHOWN])}{more}" if names else "true for all"
 
 
 def _as_template(query: str) -> str:

@@ -84,7 +84,7 @@ def _smoke_checks(connection: psycopg.Connection, file: Path) -> list[Check]:
                 if passed
                 else UNCOUNTED
                 if passed is None
-                else "Do not go live. Run the file in psql and follow it up.",
+                else "Do not go live. Run the file in psql and find the cause.",
                 where=where,
             )
         )
@@ -94,7 +94,7 @@ def _smoke_checks(connection: psycopg.Connection, file: Path) -> list[Check]:
 def _unasked(file: Path, problem: str) -> Check:
     return Check(
         name=f"smoke_{identifier(file.stem)}",
-        title=f"the questions of {file.name}",
+        title=f"the smoke test {file.name} can be run",
         outcome="unknown",
         expected=f"one query with the columns {', '.join(SMOKE_COLUMNS)} (text, boolean, text) and at least one row",
         found=problem,

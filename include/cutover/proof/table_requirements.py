@@ -42,7 +42,7 @@ _ANY = -(2**63)  # the least that a sequence can give
 
 def _origin(origin: str) -> str:
     if origin == REFERENCE_DATA:
-        return "The number is what the reference data brought; the snapshot has no rows of this table."
+        return "The number comes from the reference data; the snapshot has no rows of this table."
     if origin.startswith(f"{SNAPSHOT},"):
         return f"The number was counted in the {origin}, where the plan's decisions put them."
     return "The number was counted in the snapshot."
@@ -187,7 +187,7 @@ def next_key_requirement(following: NextKey) -> Requirement:
         check.name,
         check.title,
         check.expected,
-        "The greatest key of the table or the last that SQLite gave away. The next value was drawn, and taken back.",
+        "The greatest key of the table or the last that SQLite generated. The next value was drawn and rolled back.",
         held,
         lambda _: check.found,
         sequences.SET_AGAIN,

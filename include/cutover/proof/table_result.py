@@ -9,7 +9,7 @@ from include.cutover.proof import words
 from include.cutover.proof.differences import Kind, RowDifference
 from include.cutover.proof.words import SNAPSHOT, rows_text
 
-DIFFERENT = "Do not go live. Find out who changed these rows or how the copy could; then start again with an empty target."
+DIFFERENT = "Do not go live. Find out who or what changed these rows; then start again with an empty target."
 
 
 @dataclass(frozen=True)

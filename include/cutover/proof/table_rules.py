@@ -1,7 +1,7 @@
 """The rules for the rows of a table, NOT NULL, keys and foreign keys, and the SQL that finds rows that violate them.
 
-The rules are those of the plan's SQL and those of the target's catalog together: one that somebody dropped is still
-checked, and so is one that somebody added. The queries give keys only, with secret columns masked.
+The rules are those of the plan's SQL and those of the target's catalog together: one that was dropped is still
+checked, and so is one that was added. The queries give keys only, with secret columns masked.
 """
 
 from __future__ import annotations

@@ -115,7 +115,12 @@ def check_tables(
         Unreachable: When the target does not answer.
     """
     if not tables:
-        raise CannotCheck("there is no table to check", where=sides.schema, expected="the tables of the plan")
+        raise CannotCheck(
+            "there is no table to check",
+            where=sides.schema,
+            expected="the tables of the plan",
+            do="Check the backup's manifest.",
+        )
     by_size = sorted(tables, key=lambda table: _size(expected.get(table, ExpectedCount(0))))
     compared: dict[str, Future[TableResult]] = {table: Future() for table in by_size}
     with ThreadPoolExecutor(max_workers=2) as background:
@@ -170,7 +175,7 @@ def _in_the_plans_order(
         schema: The application's schema.
         tables: Those of the plan.
     """
-    # All of them together say least, and come last.
+    # The suite of all tables is the least specific, and comes last.
     places = {f"{schema}.{table}": place for place, table in enumerate(tables)} | {"All tables": len(tables) + 1}
     evaluated = sorted(
         zip(result.checks, result.results, strict=True), key=lambda one: places.get(one[0].where, len(places))
@@ -229,7 +234,7 @@ def _count_figures(row: Reconciliation) -> dict[str, Any]:
 def _summary(tables: int, rows: int, checks: Sequence[Check]) -> str:
     bad = [check for check in checks if check.outcome != "passed"]
     if not bad:
-        return f"{tables} tables, {rows_text(rows)}: counts, content, keys, references and sequences are as they must be"
+        return f"{tables} tables, {rows_text(rows)}: counts, content, keys, references and sequences are correct"
     named = "; ".join(f"{check.title}: {check.found.partition(': ')[0]}" for check in bad[:_NAMED])
     more = f"; and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
     return f"{len(bad)} of {len(checks)} checks did not pass: {named}{more}"

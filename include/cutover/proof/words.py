@@ -14,7 +14,7 @@ MISMATCH = "Do not go live. Compare the table's chunks in the ledger with the sn
 
 ORPHANS = "Do not go live. Correct these rows in the source application and start again; they are there as well."
 
-UNCOUNTED = "Do not go live on a guess. Remove the reason why it could not be checked, then run the step again."
+UNCOUNTED = "Do not go live. Find out why it could not be checked, correct that, then run the step again."
 
 
 def identifier(text: str) -> str:

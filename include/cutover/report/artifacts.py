@@ -81,7 +81,7 @@ class Artifacts:
 
     @cached_property
     def kept_for_the_inquiry(self) -> list[tuple[str, str]]:
-        """Everything kept for the inquiry into the incident, and its place."""
+        """Everything kept for the investigation into the incident, and its place."""
         if self.incident is None:
             return []
         return [(item.what, mask(item.where)) for item in incident.kept(Evidence(self._run.folder))]

@@ -27,7 +27,7 @@ from include.cutover.runs import runbook
 
 
 def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
-    """Return the incident document as Markdown: failures, timeline, kept data, and the questions of the inquiry.
+    """Return the incident document as Markdown: failures, timeline, kept data, and the questions of the investigation.
 
     Args:
         evidence: That of the run.

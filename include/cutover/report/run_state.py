@@ -60,7 +60,7 @@ NEXT_STEPS = {
     ),
     "rolled_back": (
         "Read the first failure and incident.md.",
-        "The target's data was set aside for the inquiry; nothing was dropped.",
+        "The target's data was set aside for the investigation; nothing was dropped.",
         "Plan a new window only after the cause is found and fixed.",
     ),
     "released": (

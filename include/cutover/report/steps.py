@@ -102,7 +102,7 @@ def step_histories(run: RunEvents) -> dict[str, StepHistory]:
             tries.append(_Try(time_of(event), event.get("log_url")))
             continue
         if not tries or tries[-1].end is not None:
-            # A step that was refused at the door never began.
+            # A step that was refused before its begin never began.
             tries.append(_Try(_earlier(time_of(event), event.get("seconds"))))
         tries[-1].end = event
     return {name: _history(run, name, tries) for name, tries in begun.items()}

@@ -25,11 +25,11 @@ def duration(seconds: Any) -> str:
 
 
 def answer_text(gate: Mapping[str, Any]) -> str:
-    """Return ``Go by lead``, ``No-go: nobody answered in time`` or ``Go, automatically, as the plan allows``."""
+    """Return ``Go by lead``, ``No-go: no answer in time`` or ``Go, automatically, as the plan allows``."""
     answer = str(gate.get("answer"))
     if gate.get("automatic"):
         return f"{answer}, automatically, as the plan allows"
-    return f"{answer} by {gate['by']}" if gate.get("by") else f"{answer}: nobody answered in time"
+    return f"{answer} by {gate['by']}" if gate.get("by") else f"{answer}: no answer in time"
 
 
 def only_time(event: Mapping[str, Any]) -> dict[str, Any]:

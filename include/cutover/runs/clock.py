@@ -22,7 +22,7 @@ EVENT = "clock"
 
 
 class OutOfTime(Refused):
-    """Too late to go on and still be able to go back. The run goes back by itself."""
+    """Too late to continue and still be able to go back. The run goes back by itself."""
 
 
 @dataclass(frozen=True)

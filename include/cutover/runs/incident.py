@@ -27,7 +27,7 @@ SHORTEST = 3  # characters of cause, fix and reference
 
 @dataclass(frozen=True)
 class KeptItem:
-    """Something that was kept for the inquiry, and its place."""
+    """Something that was kept for the investigation, and its place."""
 
     what: str
     where: str
@@ -77,7 +77,7 @@ def of(evidence: Evidence) -> Incident | None:
 def _why(events: list[Event]) -> str:
     asked = next((event for event in reversed(events) if event["event"] in ("reopened", "rollback.asked")), None)
     if asked is not None:
-        return f"{asked.get('reason')} (asked for by {asked.get('by')})"
+        return f"{asked.get('reason')} (requested by {asked.get('by')})"
     decided = next((event for event in reversed(events) if event["event"] == "decision" and event.get("why")), None)
     return str(decided["why"][0]) if decided is not None else "no reason was recorded"
 
@@ -88,7 +88,7 @@ def incidents(plan: str) -> list[Incident]:
 
 
 def kept(evidence: Evidence) -> list[KeptItem]:
-    """List everything kept for the inquiry, with its place, from the events and the folder of the evidence."""
+    """List everything kept for the investigation, with its place, from the events and the folder of the evidence."""
     found = []
     schema, pending = evidence.last("target.kept"), evidence.last("target.pending")
     if schema is not None:
@@ -144,14 +144,14 @@ def require_none_open(plan: str) -> None:
                 expected="every earlier run closed with its way back complete",
                 found=f"the run {found.run_id} was closed at {found.at} before its way back was complete",
                 do=f"Complete it first: trigger rollback_{plan} again, or use the break-glass rollback. Then the "
-                f"lead closes its incident: {_how(plan)}. Kept for the inquiry: {_listed(found)}.",
+                f"lead closes its incident: {_how(plan)}. Kept for the investigation: {_listed(found)}.",
             )
         raise Refused(
             "the incident of an earlier run is not closed",
             where=f"plan {plan}",
             expected="cause, fix and reference, by the lead or a deputy",
             found=f"the run {found.run_id} ended as {found.outcome} at {found.at}: {mask(found.why)}",
-            do=f"When the cause is fixed, the lead closes it: {_how(plan)}. Kept for the inquiry: {_listed(found)}.",
+            do=f"When the cause is fixed, the lead closes it: {_how(plan)}. Kept for the investigation: {_listed(found)}.",
         )
 
 
@@ -217,6 +217,7 @@ def close(plan: str, run: str = "", *, by: str | None, cause: str, fix: str, ref
             where=f"plan {plan}",
             expected=f"a text of at least {SHORTEST} characters for each",
             found=f"none for {', '.join(missing)}",
+            do="Fill in all three.",
         )
     found = find(plan, run)
     if found.closed is not None:

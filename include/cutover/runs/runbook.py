@@ -13,7 +13,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.runs.row import Limit, Place, Point, Row, Runs, Span
 from include.cutover.runs.terms import ABANDON, FORWARD, GO_LIVE, LIVE, RELEASE, ROLLBACK, SWITCHING, Terms
 
-# Names of steps that other modules look up: their figures, or their pass.
+# Names of steps whose figures or result other modules read.
 OPEN_RUN = "open_run"
 CLONE_SOURCE = "clone_source"
 CHECK_SOURCE = "check_source"

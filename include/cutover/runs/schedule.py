@@ -158,7 +158,7 @@ def scheduled_by(plan: str, schedule: str, run_id: str, actor: str | None) -> st
         raise Refused(
             "the scheduled cutover was called off",
             where=run_id,
-            found=f"{called_off['reason']} ({called_off['by'] or 'by itself'})",
+            found=f"{called_off['reason']} ({called_off['by'] or 'automatically'})",
             do="Schedule it again.",
         )
     return str(opened["actor"])

@@ -129,7 +129,7 @@ _NEVER = ("has not run", "was not answered")
 
 
 def _overtaken(events: Sequence[Event], later: Mapping[str, Collection[str]]) -> list[str]:
-    """Name the steps that passed before a step on which they depend ran again."""
+    """Return the steps that passed before a step on which they depend ran again."""
     found = []
     for step, before in later.items():
         begin = max(
@@ -164,7 +164,7 @@ def decide(
     late: str = "",
     later: Mapping[str, Collection[str]] | None = None,
 ) -> Decision:
-    """Decide how a cutover goes on from a branch.
+    """Decide how a cutover continues from a branch.
 
     Args:
         events: All events of the run.
@@ -183,7 +183,11 @@ def decide(
     for gate in gates:
         if not gate_is_open(events, gate, entitled):
             answer = gate_answer(events, gate)
-            found = _NEVER[1] if answer is None else f"was answered {answer.get('answer')} by {answer.get('by') or 'nobody'}"
+            found = (
+                _NEVER[1]
+                if answer is None
+                else f"was answered {answer.get('answer')} by {answer.get('by') or 'the time limit'}"
+            )
             if answer is not None and answer.get("late"):
                 found = f"was answered too late by {answer.get('by')}"
             why.append(f"the gate {gate} {found}")

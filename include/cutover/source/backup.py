@@ -232,7 +232,7 @@ def _of_run(directory: Path, database: Path, run_id: str, plan: str) -> Manifest
         try:
             found = backup_manifest.load(path)
         except CannotCheck as error:
-            log.warning("left alone: %s", error)
+            log.warning("not deleted: %s", error)
             continue
         if (found.run_id, found.plan, found.source) == (run_id, plan, database) and backup_copies.repair(found):
             return found
@@ -254,4 +254,6 @@ def _stat(database: Path) -> os.stat_result:
     try:
         return database.stat()
     except OSError as error:
-        raise CannotCheck("the database cannot be read", where=str(database), found=error.strerror or "") from None
+        raise CannotCheck(
+            "the database cannot be read", where=str(database), found=error.strerror or "", do="Let the tasks' user read it."
+        ) from None

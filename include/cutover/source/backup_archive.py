@@ -25,7 +25,7 @@ def archive_of(file: Path) -> Path:
 
 
 def compress(file: Path, sha256: str) -> Path:
-    """Make the archive of a file beside it, readable by its owner only; the file stays.
+    """Write the archive of a file beside it, readable by its owner only; the file stays.
 
     Args:
         file: The backup.
@@ -119,4 +119,6 @@ def _unpacked(archive: Path) -> Iterator[bytes]:
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise CannotCheck("the archive is damaged", where=str(archive), found=str(error), do="Use the other copy.") from None
     except OSError as error:
-        raise CannotCheck("the archive cannot be read", where=str(archive), found=error.strerror or "") from None
+        raise CannotCheck(
+            "the archive cannot be read", where=str(archive), found=error.strerror or "", do="Use the other copy."
+        ) from None

@@ -28,7 +28,7 @@ def verify(manifest: Manifest) -> list[Check]:
 
 def _verify_copy(path: Path, manifest: Manifest, name: str) -> list[Check]:
     words = {"backup": "The backup", "second_copy": "The second copy"}[name]
-    do = "Run take_backup again: it makes this copy again from a whole one."
+    do = "Run take_backup again: it restores this copy from the other one."
 
     def check(aspect: str, title: str, outcome: Outcome, expected: str, found: str) -> Check:
         advice = "" if outcome == "passed" else do
@@ -52,7 +52,7 @@ def _verify_copy(path: Path, manifest: Manifest, name: str) -> list[Check]:
 
 
 def repair(manifest: Manifest) -> bool:
-    """Make copies that are missing or damaged again from a whole one; without a whole one, rename all and return False."""
+    """Restore copies that are missing or damaged from a valid one; without a valid one, rename all and return False."""
     whole = [path for path in manifest.copies if _has_hash(path, manifest.sha256)]
     for path in manifest.copies:
         if path in whole:

@@ -54,7 +54,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
     require_sqlite()
     live = Path(os.path.realpath(live))
     if to.exists() and to.samefile(live):
-        raise Refused("the clone would replace the live database", where=str(live))
+        raise Refused("the clone would replace the live database", where=str(live), do="Name another folder in the plan.")
     header = read_header(live)
     deadline = time.monotonic() + busy_seconds
     scratch: Path | None = None
@@ -83,7 +83,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
             "the clone cannot be written",
             where=str(to),
             found=error.strerror or type(error).__name__,
-            do="Make room there, or correct the rights, then run the step again.",
+            do="Free disk space there, or correct the rights, then run the step again.",
         ) from None
     finally:
         if scratch is not None:
@@ -228,7 +228,7 @@ def _in_one_step(reading: str, whole: Path, deadline: float, *, where: str, writ
         source.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
         source.set_busy_timeout(100)
         target = apsw.Connection(str(whole), flags=apsw.SQLITE_OPEN_READWRITE)
-        target.execute("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")  # a clone that was not finished is thrown away
+        target.execute("PRAGMA journal_mode=OFF; PRAGMA synchronous=OFF")  # delete an unfinished clone
         while True:
             try:
                 with target.backup("main", source, "main") as backup:
@@ -287,5 +287,5 @@ def sound_clone(live: Path, to: Path) -> None:
         if error.message == DAMAGED:
             logs = (live.with_name(f"{live.name}{suffix}") for suffix in ("-wal", "-journal"))
             if beside := " and ".join(log.name for log in logs if log_has_content(log)):
-                error.do = f"First find out whether {beside} belongs to this file: another one's does this. {error.do}"
+                error.do = f"First check that {beside} belongs to this file; a log of another file causes this. {error.do}"
         raise

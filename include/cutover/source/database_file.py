@@ -123,7 +123,7 @@ def refuse_unread_logs(path: Path) -> None:
         beside = path.with_name(path.name + suffix)
         if log_has_content(beside):
             raise CannotCheck(
-                "a log lies beside the snapshot, and its content would be missed",
+                "a log lies beside the snapshot, and its content would be lost",
                 where=str(beside),
                 expected="no such file",
                 do="Take the snapshot with the backup step; never copy a live database file by file.",

@@ -1,4 +1,4 @@
-"""The fence: the source made unwritable for every SQLite, also for connections that are open already; reading goes on.
+"""The fence: the source made unwritable for every SQLite, also for connections that are open already; reading still works.
 
 SQLite reads the write version at byte 18 of a database's header at the start of every transaction in which the change
 counter moved, and treats a file with a version it does not know as read-only: INSERT, DDL, VACUUM, pragmas and all. So the
@@ -93,7 +93,7 @@ def status(source: Path, *, content: bool = True) -> FenceState:
         return FenceState(database, raised=True, intact=False, findings=("its note is missing",))
     broken, remarks = [], []
     if note.state == "raising":
-        broken.append("it was being raised and that never ended")
+        broken.append("it was not raised completely")
     if not fenced:
         broken.append(f"the write version is {header[WRITE_VERSION]}, no longer {FENCED}")
     broken += [f"{item.name} lies beside it" for item in files.side_files(database) if not item.name.endswith("-shm")]
@@ -121,7 +121,7 @@ def status(source: Path, *, content: bool = True) -> FenceState:
 
 
 def raise_fence(source: Path, *, run_id: str, note: str = "", busy_seconds: float = 5.0) -> FenceState:
-    """Make the database unwritable for every SQLite. Reading goes on.
+    """Make the database unwritable for every SQLite. Reading still works.
 
     SQLite first rolls back a hot journal and checkpoints a WAL, as the application's next start would do. No transaction is
     cut: the bytes change under SQLite's exclusive lock.
@@ -197,7 +197,7 @@ def _give_up_raising(database: Path, note: FenceNote) -> None:
 def lift(source: Path, *, run_id: str | None = None) -> FenceState:
     """Make the database writable again: mode, header bytes and journal mode as they were. The content is not touched.
 
-    New connections write at once. One that read the fenced file takes it for read-only until it is opened again.
+    New connections can write immediately. One that read the fenced file takes it for read-only until it is opened again.
 
     Safe to run again: without a fence nothing happens, and what a killed attempt left is finished.
 
@@ -309,7 +309,7 @@ def _drop_spent_journal(database: Path) -> None:
             content = file.read(1)
         if content not in (b"", b"\0"):
             raise StepFailed(
-                "SQLite did not use up a file beside the database",
+                "SQLite did not remove a file beside the database",
                 where=str(path),
                 do="Start and stop the application once.",
             )
@@ -335,9 +335,9 @@ def _set_wal(database: Path) -> str:
 def _held(database: Path) -> CutoverError:
     found, hidden = holders.search(database, (os.getpid(),))
     return Refused(
-        "the database is in use in a way that the fence would not stop",
+        "the database is in use, and the fence would not stop that",
         where=str(database),
         expected="no other transaction and, in WAL mode, no other connection",
         found=holders.describe(found) or hidden or "a lock of a process that cannot be seen",
-        do="End what is named, or add it to the plan's services, then run the step again.",
+        do="End these processes, or add them to the plan's services; then run the step again.",
     )

@@ -33,10 +33,11 @@ def read(database: Path) -> bytes:
         ) from None
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
         raise CannotCheck(
-            "the file is not a SQLite database",
+            "the file is not an SQLite database",
             where=str(database),
             expected="the header of SQLite 3",
             found="an empty file" if not header else "something else, or an encrypted database",
+            do="Check the path in the connection of the source.",
         )
     return header
 

@@ -91,7 +91,7 @@ def _serialized(note: FenceNote) -> bytes:
         "how_to_lift_with_the_project": (
             f"python -m include.cutover fence lift --source {shlex.quote(note.file)} --run {shlex.quote(note.run_id)}"
         ),
-        "before_lifting_by_hand": "Stop everything that uses the file. Do it only when the run above is given up.",
+        "before_lifting_by_hand": "Stop everything that uses the file. Do it only when the run above is abandoned.",
     }
     return json.dumps(explained, indent=2, ensure_ascii=False).encode() + b"\n"
 
@@ -119,13 +119,17 @@ def read(database: Path) -> FenceNote | None:
         ) from None
     if note.version != _VERSION:
         raise CannotCheck(
-            "the fence's note is of another version", where=str(path), expected=str(_VERSION), found=str(note.version)
+            "the fence's note is of another version",
+            where=str(path),
+            expected=str(_VERSION),
+            found=str(note.version),
+            do="Use the version of this project that raised the fence.",
         )
     return note
 
 
 def claim(database: Path, note: FenceNote) -> FenceNote:
-    """Put the note in place, unless there is one: of two runs at once, one wins.
+    """Write the note unless one exists: of two concurrent runs, one wins.
 
     Returns:
         The note in place.
@@ -175,7 +179,7 @@ def of_another_run(database: Path, note: FenceNote) -> Refused:
         "the fence around the database is another run's",
         where=str(database),
         found=f"run {note.run_id}, since {note.time}",
-        do="Bring that run to its end (roll it back, or lift its fence) first.",
+        do="End that run first: roll it back, or lift its fence.",
     )
 
 
@@ -185,6 +189,6 @@ def missing(database: Path) -> Refused:
         "the database is fenced and its note is missing",
         where=str(database),
         expected=str(note_path(database)),
-        do="The note was removed, or a copy of a fenced file was put here. When no run is in flight, make the file "
+        do="The note was removed, or a copy of a fenced file was put here. When no run is open, make the file "
         f"writable, set its bytes {WRITE_VERSION} and {READ_VERSION} to 1, and try again.",
     )

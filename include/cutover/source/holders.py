@@ -64,7 +64,7 @@ def check_nobody_holds(path: Path, *, but: Collection[int] = ()) -> Check:
         "failed" if holders else "unknown" if hidden else "passed",
         expected="no process",
         found=describe(holders) if holders else hidden or "no process",
-        do="End that process." if holders else "Look with lsof as root, on the host." if hidden else "",
+        do="End that process." if holders else "Check with lsof as root, on the host." if hidden else "",
         where=str(path),
     )
 
@@ -111,7 +111,7 @@ class _Wanted:
             return False
         try:
             folder = Path(path).parent.stat()
-        except OSError:  # a folder of another mount namespace; the device has to do
+        except OSError:  # a folder of another mount namespace: compare the device only
             return device == self.folder[0]
         return (folder.st_dev, folder.st_ino) == self.folder
 

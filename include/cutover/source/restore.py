@@ -53,7 +53,7 @@ class RestoreResult:
 
 
 def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
-    """Put the backup in the place of the database; the files found there go into ``kept``.
+    """Replace the database by the backup; move the files found there into ``kept``.
 
     When the first copy is damaged, the second one is used. Owner, group and mode are those from before the fence. Safe to
     run again, also after a kill at any instant: each found file is kept once, and a backup in place is known by its hash.
@@ -108,7 +108,7 @@ def _require_nobody(place: Path) -> None:
             where=str(place),
             expected="no process",
             found=holders.describe(found),
-            do="Stop it, then run the step again: it would go on writing to the file that is moved away.",
+            do="Stop it, then run the step again: it would continue to write to the old file.",
         )
 
 
@@ -123,7 +123,7 @@ def _found(place: Path) -> list[Path]:
 
 
 def _make_ready(manifest: Manifest, ready: Path) -> Path:
-    """Make a durable copy of the backup, with the original's owner and mode; verify it by reading it from the device."""
+    """Write a durable copy of the backup, with the original's owner and mode; verify it by reading it from the device."""
     with files.disk_errors(ready):
         ready.unlink(missing_ok=True)
     files.require_space({ready.parent: manifest.bytes + _MARGIN})
@@ -148,7 +148,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
             where=str(manifest.file),
             expected=f"SHA-256 {manifest.sha256}",
             found="; ".join(damage),
-            do="Look for another copy of the backup. The found database is still in its place; its fence can be lifted.",
+            do="Find another copy of the backup. The database is unchanged; its fence can be lifted.",
         )
     try:
         with files.disk_errors(ready):
@@ -252,7 +252,7 @@ def _result(place: Path, manifest: Manifest, copy: Path | None, kept: Path) -> R
     wrong = [item for item in checks if item.outcome != "passed"]
     if wrong:
         raise StepFailed(
-            "the restored database is not as it must be",
+            "the restored database failed its checks",
             where=str(place),
             expected="; ".join(item.expected for item in wrong),
             found="; ".join(item.found for item in wrong),

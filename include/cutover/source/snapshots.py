@@ -1,4 +1,4 @@
-"""Opens SQLite files that nobody writes to: clones and backups.
+"""Opens SQLite files without a writer: clones and backups.
 
 They are opened with ``immutable=1``: no lock is taken, no side file is made, and no writer waits. All of this uses apsw,
 which brings its own SQLite: the one of the operating system is often too old to print a REAL so that it can be read back.
@@ -100,7 +100,7 @@ def explained(path: Path) -> Iterator[None]:
 
 def explain(error: apsw.Error, where: str) -> CutoverError:
     """Translate an error of SQLite about the file ``where``."""
-    found = str(error) if str(error) != "not an error" else ""  # of some faults SQLite keeps no words
+    found = str(error) if str(error) != "not an error" else ""  # SQLite has no text for some faults
     if isinstance(error, apsw.NotADBError):
         return CannotCheck(
             "the file is not an SQLite database, or it is encrypted",
@@ -111,7 +111,7 @@ def explain(error: apsw.Error, where: str) -> CutoverError:
     if isinstance(error, apsw.CorruptError):
         return CannotCheck(DAMAGED, where=where, found=found, do=REPAIR)
     if isinstance(error, apsw.BusyError | apsw.LockedError):
-        return Unreachable("the database is locked", where=where, found=found, do="Try again when the writer is done.")
+        return Unreachable("the database is locked", where=where, found=found, do="Wait for the writer, then retry.")
     if isinstance(error, apsw.FullError):
-        return StepFailed("the disk is full", where=where, found=found, do="Make room, then run the step again.")
-    return CannotCheck("SQLite cannot read the database", where=where, found=found)
+        return StepFailed("the disk is full", where=where, found=found, do="Free disk space, then run the step again.")
+    return CannotCheck("SQLite cannot read the database", where=where, found=found, do="Check the file and its disk.")

@@ -87,7 +87,7 @@ def _compare(restored: _Restored, digests: Digests) -> list[Check]:
     promised = f"{sum(manifest.counts.values()):,} rows"
     checks.append(_check(tested, "counts", "The copy has every row", not wrong, promised, wrong or "the same"))
     wrong = _differences(expected, found)
-    title = f"Every table of the copy holds what {reference.name} holds"
+    title = f"Every table of the copy equals that of {reference.name}"
     checks.append(_check(tested, "content", title, not wrong, f"{len(expected)} equal digests", wrong or "the same"))
     return checks
 
@@ -132,7 +132,7 @@ def _reference(manifest: Manifest) -> Path:
 
 
 def _differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> str:
-    """Name the tables that differ, with what was expected and found; empty when none differs."""
+    """Return the tables that differ, with what was expected and found; empty when none differs."""
     wrong = sorted(table for table in expected.keys() | found.keys() if expected.get(table) != found.get(table))
     shown = [
         f"{table}: {expected.get(table, 'nothing')!s:.16} became {found.get(table, 'nothing')!s:.16}" for table in wrong[:10]

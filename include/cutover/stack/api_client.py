@@ -89,7 +89,12 @@ class Client:
         self._http.headers.pop("Authorization", None)
         response = self._send("POST", "/auth/token", {"username": self.user, "password": self._password}, {})
         if response.status_code == httpx.codes.UNAUTHORIZED:
-            raise Refused("Airflow does not accept the log-in", where=self.url, found=f"user {self.user}")
+            raise Refused(
+                "Airflow does not accept the log-in",
+                where=self.url,
+                found=f"user {self.user}",
+                do="Check user name and password.",
+            )
         self._http.headers["Authorization"] = f"Bearer {self._read(response, 'log in')['access_token']}"
 
     def trigger(self, dag_id: str, conf: dict[str, Any] | None = None, run_id: str | None = None) -> str:
@@ -213,7 +218,12 @@ class Client:
             if state in ENDED:
                 return state
             if time.monotonic() >= deadline:
-                raise StepFailed("the run has not ended in time", where=f"{dag_id} {run_id}", found=f"state {state}")
+                raise StepFailed(
+                    "the run has not ended in time",
+                    where=f"{dag_id} {run_id}",
+                    found=f"state {state}",
+                    do="Read the run's log in Airflow.",
+                )
             time.sleep(poll_seconds)
 
     def dag_ready(self, dag_id: str) -> bool:
@@ -259,16 +269,25 @@ class Client:
             content: dict[str, Any] = response.json()
             return content
         if status == httpx.codes.UNAUTHORIZED:
-            raise Refused("Airflow does not accept the log-in", where=self.url, found=f"user {self.user}")
+            raise Refused(
+                "Airflow does not accept the log-in",
+                where=self.url,
+                found=f"user {self.user}",
+                do="Check user name and password.",
+            )
         if status == httpx.codes.FORBIDDEN:
             raise Refused(
                 f"the user {self.user} may not do this", where=what, found=_detail(response),
                 do="Ask the lead, or log in as a user who may.",
             )  # fmt: skip
         if status >= httpx.codes.INTERNAL_SERVER_ERROR:
-            raise Unreachable("Airflow answered with a server error", where=what, found=f"HTTP {status}")
+            raise Unreachable(
+                "Airflow answered with a server error", where=what, found=f"HTTP {status}", do="Read the API server's log."
+            )
         if status == httpx.codes.NOT_FOUND:
-            raise CannotCheck("Airflow does not know this", where=what, found=_detail(response))
+            raise CannotCheck(
+                "Airflow does not know this", where=what, found=_detail(response), do="Check the name in Airflow."
+            )
         raise Refused("Airflow did not accept the request", where=what, found=f"HTTP {status}, {_detail(response)}")
 
 

@@ -239,7 +239,12 @@ class Stack:
                 return
             if time.monotonic() > deadline:
                 found = f"not healthy: {', '.join(waiting)}" if answer else "the API server does not answer"
-                raise StepFailed("Airflow did not come up in time", where=str(self.folder / "logs"), found=found)
+                raise StepFailed(
+                    "Airflow did not come up in time",
+                    where=str(self.folder / "logs"),
+                    found=found,
+                    do="Read the logs there.",
+                )
             time.sleep(0.1)
 
     def _wait_for_dags(self, dags: Sequence[str], cluster: Cluster, deadline: float) -> None:
@@ -249,10 +254,20 @@ class Stack:
                 self._require_alive()
                 if errors := connection.execute("SELECT filename, stacktrace FROM import_error").fetchall():
                     described = "; ".join(f"{file}: {trace.strip().splitlines()[-1]}" for file, trace in errors)
-                    raise StepFailed("a DAG file does not parse", where=str(self._settings.dags_folder), found=described)
+                    raise StepFailed(
+                        "a DAG file does not parse",
+                        where=str(self._settings.dags_folder),
+                        found=described,
+                        do="Correct the file.",
+                    )
                 if time.monotonic() > deadline:
                     found = f"missing: {', '.join(sorted(missing))}"
-                    raise StepFailed("Airflow does not know a DAG", where=str(self._settings.dags_folder), found=found)
+                    raise StepFailed(
+                        "Airflow does not know a DAG",
+                        where=str(self._settings.dags_folder),
+                        found=found,
+                        do="Check the plans and the log of the DAG processor.",
+                    )
                 time.sleep(0.1)
 
     def _require_alive(self) -> None:

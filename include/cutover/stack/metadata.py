@@ -49,12 +49,12 @@ def start(home: Path, accounts: Accounts, roster: Roster, fernet_key: str) -> Cl
     stamp = home / "template"
     made = stamp.read_text().split() if stamp.exists() else []
     if made[:1] != [base.name]:
-        # Of another version, or a copy that was interrupted. A local stack's history is not worth a migration.
+        # Of another version, or a copy that was interrupted. The history of a local stack is not migrated.
         shutil.rmtree(home, ignore_errors=True)
         _copy(_template(base, people, accounts), home)
         made = [base.name, people]
     # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
-    # rows that it had locked stay locked, and the next scheduler passes over their runs for ever.
+    # rows that it had locked stay locked, and the next scheduler skips their runs forever.
     settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
     roster.add("metadata", cluster.start(settings), ending="SIGINT", stage=0)
     if made[1:] != [people]:
@@ -139,7 +139,7 @@ def _migrate(cluster: Cluster) -> None:
 
 
 def _apply(accounts: Accounts, cluster: Cluster, fernet_key: str = "") -> None:
-    """Make roles and users, through FAB's own code: importing it takes 3 s, so not at each start."""
+    """Create roles and users, through FAB's own code: importing it takes 3 s, so not at each start."""
     _run_on(cluster, ["include.cutover.accounts.roles"], accounts.to_json(), fernet_key)
 
 

@@ -104,7 +104,7 @@ class Cluster:
         return f"{driver}://{OWNER}:{self.password}@127.0.0.1:{self.port}/{database}"
 
     def create(self) -> None:
-        """Make the cluster, unless it exists."""
+        """Create the cluster, unless it exists."""
         if (self._data / "PG_VERSION").exists():
             return
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +124,12 @@ class Cluster:
         )  # fmt: skip
         if done.returncode != 0:
             shutil.rmtree(self._data, ignore_errors=True)
-            raise StepFailed("initdb failed", where=str(self.folder), found=done.stderr.strip()[-500:])
+            raise StepFailed(
+                "initdb failed",
+                where=str(self.folder),
+                found=done.stderr.strip()[-500:],
+                do="Check the rights and the disk there.",
+            )
 
     def start(self, settings: dict[str, str] | None = None, seconds: float = 30) -> int:
         """Start the server in a session of its own and wait until it answers.
@@ -158,7 +163,12 @@ class Cluster:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if process.poll() is not None:
-                raise StepFailed("PostgreSQL did not start", where=str(self.folder), found=self._last_log_lines())
+                raise StepFailed(
+                    "PostgreSQL did not start",
+                    where=str(self.folder),
+                    found=self._last_log_lines(),
+                    do="Correct the cause, then start again.",
+                )
             ready = subprocess.run(
                 [str(binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
             )
@@ -166,7 +176,12 @@ class Cluster:
                 return process.pid
             time.sleep(0.05)
         os.kill(process.pid, signal.SIGQUIT)
-        raise StepFailed("PostgreSQL did not answer in time", where=str(self.folder), found=self._last_log_lines())
+        raise StepFailed(
+            "PostgreSQL did not answer in time",
+            where=str(self.folder),
+            found=self._last_log_lines(),
+            do="Read its log there.",
+        )
 
     def postmaster(self) -> int | None:
         """Return the process id of the running postmaster; None where none runs."""
@@ -190,7 +205,12 @@ class Cluster:
             if self.postmaster() is None:
                 return
             time.sleep(0.05)
-        raise StepFailed("PostgreSQL did not stop in time", where=str(self.folder), found=f"pid {pid}")
+        raise StepFailed(
+            "PostgreSQL did not stop in time",
+            where=str(self.folder),
+            found=f"pid {pid}",
+            do="End this process, then start again.",
+        )
 
     def _last_log_lines(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []

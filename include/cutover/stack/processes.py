@@ -139,7 +139,7 @@ class Roster:
         """
         stat = _stat(pid)
         if stat is None:
-            raise StepFailed("the process ended at once", where=name, found=f"no process {pid}", do="Its log says why.")
+            raise StepFailed("the process ended immediately", where=name, found=f"no process {pid}", do="Read its log.")
         leader = Leader(name, pid, stat.started, _boot(), ending, stage)
         with locked(self.path.with_suffix(".lock")):
             self._write([*self.leaders(), leader])
@@ -221,7 +221,12 @@ class Roster:
         finally:
             guard.communicate()  # closes the pipe
         if guard.returncode != 0:
-            raise StepFailed("some processes could not be ended", where=str(self.path), found=f"status {guard.returncode}")
+            raise StepFailed(
+                "some processes could not be ended",
+                where=str(self.path),
+                found=f"status {guard.returncode}",
+                do="Find them with ps, and end them.",
+            )
 
     def _write(self, leaders: list[Leader]) -> None:
         write_atomically(self.path, json.dumps([asdict(leader) for leader in leaders], indent=1).encode() + b"\n")

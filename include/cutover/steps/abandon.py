@@ -21,9 +21,7 @@ def call_off(step: Step) -> Report:
             cleared = f"{len(dropped)} empty tables dropped"
         except (CutoverError, psycopg.Error) as error:
             step.evidence.append("target.pending", run_id=step.run_id)
-            cleared = (
-                f"the next run sets the target aside, as it could not be cleared now: {str(error).strip().splitlines()[0]}"
-            )
+            cleared = f"the next run sets the target aside, as it could not be cleared: {str(error).strip().splitlines()[0]}"
     if step.evidence.last("notice", notice="start") is not None:
         announce(step, notice="cancelled", reason=_first_reason(step.evidence))
     return Report(f"called off; {cleared}")

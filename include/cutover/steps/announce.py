@@ -9,7 +9,7 @@ from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Report, Step
 
 ANNOUNCE_SECONDS = 5.0
-"""How long an announcing step tries its channels; the outbox goes on after that."""
+"""How long an announcing step tries its channels; the outbox continues after that."""
 
 
 def announce(step: Step, *, notice: str, reason: str = "") -> Report:

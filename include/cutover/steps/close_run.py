@@ -53,11 +53,16 @@ def close(step: Step) -> Report:
 
 
 def _seal(step: Step, events: list[Event]) -> str:
-    """Give the leases back and seal the evidence; return the outcome."""
+    """Release the leases and seal the evidence; return the outcome."""
     try:
         lease.check(step.plan.name, step.run_id, step.holder)
     except LeaseLost as lost:
-        raise StepFailed("another run took over; this one does nothing more", where=step.run_id, found=lost.found) from None
+        raise StepFailed(
+            "another run took over; this one does nothing more",
+            where=step.run_id,
+            found=lost.found,
+            do="Follow the run that holds the lease.",
+        ) from None
     outcome = outcome_of(events)
     if outcome in ("live", "abandoned", "released"):
         _release_target(step, events, live=outcome == "live")
@@ -91,7 +96,7 @@ def _release_source(step: Step) -> None:
     try:
         source_lease.release(step.source, step.run_id)
     except (CutoverError, OSError) as error:
-        step.log.warning("the lease of the source was not given back: %s", error)
+        step.log.warning("the lease of the source was not released: %s", error)
 
 
 def _release_target(step: Step, events: list[Event], *, live: bool) -> None:
@@ -103,6 +108,6 @@ def _release_target(step: Step, events: list[Event], *, live: bool) -> None:
         if held is not None and held.run_id == step.run_id:
             ledger.release(step.target, step.run_id, held.epoch)
     except CutoverError as error:
-        step.log.warning("the lease of the target was not given back: %s", error)
+        step.log.warning("the lease of the target was not released: %s", error)
         if not live:
             step.evidence.append("target.pending", run_id=step.run_id)

@@ -13,7 +13,7 @@ from include.cutover.target.sides import Sides
 
 
 def copy(step: Step, *, table: str, stream: int = 0) -> Report:
-    """Copy one table, or one stream of its chunks, from the verified backup. A retry goes on after the last whole chunk.
+    """Copy one table, or one stream of its chunks, from the verified backup. A retry continues after the last whole chunk.
 
     When the time is up the copy stops where it is: the run goes back.
 
@@ -29,7 +29,7 @@ def copy(step: Step, *, table: str, stream: int = 0) -> Report:
     def report(progress: CopyProgress) -> None:
         step.log.info("%s", progress)
         if clock is not None:
-            clock.require_in_time(step.name, rest_from=runbook.BUILD_KEYS)  # the rest after the copy
+            clock.require_in_time(step.name, rest_from=runbook.BUILD_KEYS)  # the remaining statements run after the copy
 
     result = copying.copy_table(
         Sides.of_plan(step.plan, step.decided.file, step.target),

@@ -58,7 +58,7 @@ def _extras_missing(step: Step, events: list[Event]) -> list[str]:
     """Warn of extras without a recorded pass: their step may have been killed, or removed by a person."""
     if not step.plan.extras.wanted or verdict.has_passed(events, runbook.SNAPSHOT_EXTRAS):
         return []
-    return [f"the extras of the plan are not known to be kept: {runbook.SNAPSHOT_EXTRAS} did not pass"]
+    return [f"the plan's extras may not be kept: {runbook.SNAPSHOT_EXTRAS} did not pass"]
 
 
 def _again(events: list[Event], course: str) -> verdict.Decision:

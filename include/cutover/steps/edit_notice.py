@@ -52,7 +52,12 @@ def subject(plan: Plan, wanted: str) -> Evidence:
         opened = [run for run in runs(plan.name) if run.last("run.opened") is not None]
         found = [schedule.of(plan.name, scheduled["run_id"])] if scheduled else opened[-1:]
     if not found:
-        raise Refused("there is no such run", where=f"plan {plan.name}", found=wanted or "no run has opened yet")
+        raise Refused(
+            "there is no such run",
+            where=f"plan {plan.name}",
+            found=wanted or "no run has opened yet",
+            do="Name a run of this plan.",
+        )
     return found[0]
 
 

@@ -37,14 +37,14 @@ def load_reference_data(step: Step) -> Report:
     overwritten = sorted(table for table in brought if before[table])
     if overwritten:
         raise StepFailed(
-            "reference data went into a table that the source had filled",
+            "reference data was inserted into a table that the source had filled",
             where=", ".join(overwritten),
             do="Let the SQL file insert only where the table has no rows.",
         )
     if brought:
         step.evidence.append("reference.rows", rows=brought)
     inserted = ", ".join(f"{rows} into {table}" for table, rows in brought.items())
-    return Report(f"{report.summary}; {inserted or 'the source had brought it all'}", {"rows": brought})
+    return Report(f"{report.summary}; {inserted or 'the source already had all of it'}", {"rows": brought})
 
 
 def declare_foreign_keys(step: Step) -> Report:
@@ -65,7 +65,7 @@ def analyze_tables(step: Step) -> Report:
 
 
 def grant_access(step: Step) -> Report:
-    """Give the tables to their owner, and reporting the right to read all but the secret columns. Safe to run again."""
+    """Transfer the tables to their owner; let reporting read all but the secret columns. Safe to run again."""
     roles = access_statements.required(step.plan)
     done = access.apply(step.target, step.plan, roles=False, guard=step.guard)
     about = ", ".join(name for name in (roles.owner, roles.reporting) if name is not None)

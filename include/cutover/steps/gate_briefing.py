@@ -74,7 +74,7 @@ class Situation:
     def with_distance(self, until: datetime) -> str:
         """Return an instant, and how far away it is."""
         seconds = (until - self.now).total_seconds()
-        away = f"in {duration(seconds)}" if seconds > 0 else f"over for {duration(-seconds)}"
+        away = f"in {duration(seconds)}" if seconds > 0 else f"{duration(-seconds)} ago"
         return f"{until:%Y-%m-%d %H:%M} UTC ({away})"
 
 

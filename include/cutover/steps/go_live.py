@@ -52,7 +52,7 @@ def switch_configuration(step: Step) -> Report:
     configuration.switch(settings, values, keep_as=kept_configuration(step, settings), remote=step.remote)
     up = [name for name, is_up in services.status(step.plan.services, step.remote).items() if is_up]
     services.stop([service for service in step.plan.services if service.name in up], step.remote)
-    stopped = f"; {', '.join(up)} had been started since the stop, and rest again" if up else ""
+    stopped = f"; {', '.join(up)} had started since the stop and were stopped again" if up else ""
     return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}{stopped}")
 
 

@@ -122,11 +122,11 @@ def delivery_status(evidence: Evidence, notice: str, plan: Plan) -> tuple[list[s
     found = notices.outbox(evidence.events())[notice]
     sent = sorted(found.sent)
     missing = found.missing(names(plan)) if wanted(evidence) else []
-    words = f"sent to {', '.join(sent)}" if sent else "sent to nobody"
+    words = f"sent to {', '.join(sent)}" if sent else "not sent"
     if missing and found.withheld_by:
         words += f", withheld by {found.withheld_by}"
     elif missing and datetime.now(UTC) < found.ready:
         words += f", held until {found.ready:%H:%M} UTC for the communicator"
     elif missing:
-        words += f", not to {', '.join(missing)}"
+        words += f", missing: {', '.join(missing)}"
     return sent, missing, words

@@ -18,7 +18,7 @@ from include.cutover.steps.wait_for_window import window_start
 
 
 def open_run(step: Step) -> Report:
-    """Take the lease, freeze the plan, start the evidence. A second try of the same run finds it open and goes on.
+    """Take the lease, freeze the plan, start the evidence. A second try of the same run finds it open and continues.
 
     Raises:
         Refused: When anyone but the lead or a deputy started it, when automatic approval is not allowed, when another run is
@@ -44,7 +44,7 @@ def open_run(step: Step) -> Report:
     start = window_start(step.params.get("window_start"))
     _refuse_short_window(plan.name, Clock.of(plan.window, start, rehearsals.measured(plan)))
     lease.acquire(plan.name, step.run_id, step.holder)
-    # Before the run counts as open: from then on its plan is the frozen one, whatever becomes of the file.
+    # Before the run counts as open: from then on it uses the frozen plan, not the file.
     step.evidence.save(FROZEN_PLAN, plan.model_dump_json(indent=1))
     opened = step.evidence.append(
         "run.opened",
@@ -82,7 +82,7 @@ def _refuse_short_window(plan: str, clock: Clock) -> None:
     """Refuse a window too short to go live in: such a run could only go back."""
     if late := clock.late(runbook.OPEN_RUN):
         raise Refused(
-            "the window is over before the run begins",
+            "the window ends before the run can be live",
             where=f"plan {plan}: window_start",
             expected=f"a run that can be live before {clock.deadline:%Y-%m-%d %H:%M:%S} UTC",
             found=late,

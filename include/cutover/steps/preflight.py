@@ -215,7 +215,7 @@ def _configuration(step: Step) -> list[Check]:
 
 
 def count(checks: list[Check]) -> str:
-    """Say how many of the checks passed, and which did not."""
+    """Report how many checks passed, and which did not."""
     bad = [check for check in checks if check.outcome == "failed"]
     unknown = [check for check in checks if check.outcome == "unknown"]
     text = f"{len(checks) - len(bad) - len(unknown)} of {len(checks)} checks passed"

@@ -23,8 +23,10 @@ def fence_source(step: Step) -> Report:
     state = fence.raise_fence(step.source, run_id=step.run_id, note=f"Cutover of {step.plan.application} to PostgreSQL")
     step.evidence.append("fence.raised", note=str(state.note))
     seen = unheld.outcome == "passed"
-    # Where not every process can be seen, SQLite's switch out of WAL mode and its exclusive lock were the detector.
-    detector = "" if seen else f"; {unheld.found}, so SQLite's own locks were the detector"
+    # Where not every process can be seen, SQLite's switch out of WAL mode and its exclusive lock are the only check.
+    detector = "" if seen else f"; {unheld.found}, so only SQLite's own locks were checked"
     return Report(
-        f"no SQLite can write to {step.source.name} any more{detector}", {"sha256": state.sha256}, [unheld] if seen else []
+        f"no SQLite client can write to {step.source.name} any more{detector}",
+        {"sha256": state.sha256},
+        [unheld] if seen else [],
     )

@@ -40,7 +40,11 @@ class RehearsalEnds:
         """Return the clone."""
         opened = self._evidence.last("run.opened")
         if opened is None:
-            raise CannotCheck("this rehearsal did not open", where=str(self._evidence.folder))
+            raise CannotCheck(
+                "this rehearsal did not open",
+                where=str(self._evidence.folder),
+                do="See the task open_rehearsal for the reason.",
+            )
         return Path(opened["source"])
 
     def target_conninfo(self, plan: Plan, application_name: str) -> str:
@@ -51,6 +55,7 @@ class RehearsalEnds:
                 "this rehearsal has no database",
                 where=str(self._evidence.folder),
                 expected="the step create_database passed",
+                do="See the task create_database for the reason.",
             )
         return disposable.conninfo(self.production.target_conninfo(plan, application_name), database["name"])
 
@@ -91,16 +96,16 @@ class RehearsalStep(Step):
         self.ends = RehearsalEnds(ends, self.evidence)
 
     def give_way(self) -> None:
-        """Refuse to go on beside an open cutover of the same plan."""
+        """Refuse to continue beside an open cutover of the same plan."""
         held = lease.read(self.plan.name)
         run = None if held is None else Evidence.of(self.plan.name, held.subject)
         if held is not None and run is not None and run.exists and run.sealed is None:
             raise Refused(
-                "a cutover of this plan is open, and a rehearsal gives way to it",
+                "a cutover of this plan is open, and a rehearsal must not run beside it",
                 where=f"plan {self.plan.name}",
                 expected="no open run",
                 found=f"{held.holder}, since {held.since}",
-                do="Rehearse when it is over.",
+                do="Rehearse again after its end.",
             )
 
 

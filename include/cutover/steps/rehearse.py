@@ -1,7 +1,7 @@
 """The steps of ``rehearsal_<plan>`` that are not those of a cutover: clone, disposable database, way back, judgement.
 
 The application is left alone: its services, its configuration, its file and the target's database are checked and not
-changed, and no notice is sent. A rehearsal has its own evidence and lease, and gives way to a cutover.
+changed, and no notice is sent. A rehearsal has its own evidence and lease, and stops when a cutover opens.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SENTENCES = {
 
 
 def open_rehearsal(step: Step) -> Report:
-    """Take the lease of the rehearsals, freeze the plan, start the evidence. A second try finds it open and goes on.
+    """Take the lease of the rehearsals, freeze the plan, start the evidence. A second try finds it open and continues.
 
     An earlier rehearsal that is still open was killed: it can do nothing more.
 
@@ -129,7 +129,7 @@ def _earlier(own: RehearsalStep, server: str) -> tuple[list[str], list[str]]:
 
 
 def _left(evidence: Evidence) -> list[str]:
-    """Name the database and the folders that a rehearsal still has."""
+    """Return the database and the folders that a rehearsal still has."""
     database = evidence.last(rehearsals.DATABASE)
     found = [f"database {database['name']}"] if database is not None and database["state"] != "dropped" else []
     return found + [str(folder) for folder in _folders(evidence) if folder.exists()]
@@ -200,10 +200,15 @@ def take_backup(step: Step) -> Report:
 
 
 def keep_target(step: Step) -> Report:
-    """Set the schema aside as a rollback does. With the target out of reach a rollback goes on; a rehearsal does not."""
+    """Set the schema aside as a rollback does. Without the target a rollback continues; a rehearsal does not."""
     kept = rollback.keep_target(step)
     if kept.figures["pending"]:
-        raise StepFailed("the schema was not set aside", where=step.run_id, found=str(kept.figures["reason"]))
+        raise StepFailed(
+            "the schema was not set aside",
+            where=step.run_id,
+            found=str(kept.figures["reason"]),
+            do="Correct the cause, then rehearse again.",
+        )
     return kept
 
 
@@ -224,7 +229,7 @@ def check_restored(step: Step) -> Report:
         "restored_fence", "No fence is left around it", "failed" if state.raised else "passed", "no fence", state.detail
     )
     return Report(
-        "the way back is whole" if found == expected else "the way back is NOT whole",
+        "the way back is complete" if found == expected else "the way back is NOT complete",
         {"sha256": found},
         [same, open_again, writable.check_writable(step.source)],
     )
@@ -239,7 +244,7 @@ BODIES: dict[str, Body] = {
 
 
 def close_rehearsal(step: Step) -> Report:
-    """Judge by the evidence, remove database and files of a green rehearsal, write the report. Safe to run again.
+    """Close by the evidence, remove database and files of a green rehearsal, write the report. Safe to run again.
 
     Raises:
         StepFailed: Unless everything passed; Airflow shows the rehearsal red. Database and files are kept, and named.
@@ -252,7 +257,9 @@ def close_rehearsal(step: Step) -> Report:
         try:
             lease.check(own.series, own.run_id, own.holder)
         except LeaseLost as lost:
-            raise StepFailed("another rehearsal took over", where=own.run_id, found=lost.found) from None
+            raise StepFailed(
+                "another rehearsal took over", where=own.run_id, found=lost.found, do="Follow that rehearsal."
+            ) from None
         judged = verdict.decide(
             own.evidence.events(),
             required=runbook.required(own.plan, Point.REHEARSAL),

@@ -34,11 +34,11 @@ def _work_off(step: Step, what: Kind) -> Report:
     checks = [
         Check(
             "retention",
-            f"{deed.what} could be dealt with",
+            f"{deed.what} could be processed",
             "failed",
-            "nothing in the way",
+            "no error",
             deed.why,
-            "Find the cause in the log; the next run tries again.",
+            "Find the cause in the log; the next run retries.",
             deed.run,
         )
         for deed in failed
@@ -51,4 +51,4 @@ def sentence(deeds: list[Deed], what: Kind, *, dry_run: bool) -> str:
     words = {"archive": "archived", "remove": "removed", "drop": "dropped"}
     done, left = sum(deed.done for deed in deeds), sum(not deed.done for deed in deeds)
     summary = f"{done} {'would be ' if dry_run else ''}{words[what]}"
-    return summary + (f", {left} left" if left else "")
+    return summary + (f", {left} not yet" if left else "")

@@ -26,14 +26,14 @@ from include.cutover.steps.step import Body, Report, Step
 
 
 def stop_services(step: Step) -> Report:
-    """Stop every running service, on either database, and keep the services' logs for the inquiry. Safe to run again."""
+    """Stop every running service, on either database, and keep their logs for the investigation. Safe to run again."""
     if step.evidence.last("services.stopped") is None or step.evidence.last("services.started") is not None:
         step.evidence.append("services.stopped")
     results = services.stop(step.plan.services, step.remote)
     missing = _keep_logs(step)
     return Report(
         f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}"
-        + (f"; no log is kept of {', '.join(missing)}" if missing else ""),
+        + (f"; no log was kept of {', '.join(missing)}" if missing else ""),
         {"logs_missing": missing},
     )
 
@@ -92,7 +92,7 @@ def restore_source(step: Step) -> Report:
         return lift_fence(step)
     if _ran_on_source(events):
         lift_fence(step)
-        return Report(f"{step.source.name} stays as it is: the application was started on it since it was brought back")
+        return Report(f"{step.source.name} stays as it is: the application was started on it since the restore")
     result = restore.restore(step.source, step.manifest, step.evidence.folder / "kept")
     return Report(
         f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
@@ -115,11 +115,11 @@ def revert_configuration(step: Step) -> Report:
         return Report(f"{configuration.name(settings)} was never switched")
     values = fill(settings.rolled_back, source_path=str(step.source))
     configuration.restore(settings, kept, values, remote=step.remote)
-    return Report(f"{configuration.name(settings)} is back, with {', '.join(sorted(values))} set")
+    return Report(f"{configuration.name(settings)} is restored: {', '.join(sorted(values))} set")
 
 
 def write_incident(step: Step) -> Report:
-    """Write the incident document for the inquiry: what failed, when, and where the evidence is."""
+    """Write the incident document for the investigation: what failed, when, and where the evidence is."""
     path = step.evidence.save(
         "incident.md", incident_document.incident_document(step.evidence, step.plan, rollback_reason(step))
     )
@@ -139,7 +139,7 @@ def rollback_reason(step: Step) -> str:
     """Return why the run is rolled back: the person's reason, else the first failure."""
     asked = step.evidence.last("reopened") or step.evidence.last("rollback.asked")
     if asked is not None:
-        return f"{asked['reason']} (asked for by {asked['by']})"
+        return f"{asked['reason']} (requested by {asked['by']})"
     decided = step.evidence.last("decision")
     return str(decided["why"][0]) if decided and decided["why"] else "no reason is recorded"
 

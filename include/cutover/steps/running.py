@@ -68,7 +68,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
             )
             report = body(step, **(arguments or {}))
         except LeaseLost:
-            raise  # nothing more is done by this run, not even a record
+            raise  # this run does nothing more, and records nothing
         except BaseException as error:
             _record_error(step, started, error)
             raise
@@ -86,7 +86,7 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
 
 
 def _record_end(step: Step, started: float, outcome: str, **result: Any) -> None:
-    # A run without evidence has nowhere to record: opening it is what failed.
+    # A run without evidence cannot record: it failed to open.
     if step.evidence.exists:
         seconds = round(time.monotonic() - started, 3)
         step.evidence.append("step.end", step=step.name, outcome=outcome, seconds=seconds, **result)
@@ -147,7 +147,7 @@ def may_run(step: Step, terms: Terms) -> None:
             where=step.run_id,
             expected="the same plan, SQL files and code until the run ends",
             found=f"changed: {', '.join(changed)}",
-            do="The run goes back by itself. Leave the files alone until then, then trigger a new run.",
+            do="The run goes back by itself. Do not change the files until then; then trigger a new run.",
         )
     events = step.evidence.events()
     _require_place(step, terms, events)
@@ -181,14 +181,18 @@ def _require_place(step: Step, terms: Terms, events: list[Event]) -> None:
     course = verdict.course(events)
     if terms.course and course not in terms.course:
         raise Refused(
-            "the run is not where this step belongs",
+            "the run is not in the right phase for this step",
             where=step.run_id,
-            expected=f"a run that goes {' or '.join(terms.course)}",
+            expected=f"a run with the course {' or '.join(terms.course)}",
             found=course,
-            do="Leave the run alone, or trigger the rollback.",
+            do="Do nothing, or trigger the rollback.",
         )
     if terms.touched and not verdict.has_touched(events):
-        raise Refused("this run has stopped nothing, so there is nothing to roll back", where=step.run_id)
+        raise Refused(
+            "this run has stopped nothing, so there is nothing to roll back",
+            where=step.run_id,
+            do="Answer its gate with No-go; it then ends by itself.",
+        )
     before = [*terms.after, *terms.in_turn]
     missing = [name for name in before if not verdict.has_passed(events, name)]
     if missing or not verdict.passed_in_turn(events, terms.in_turn):
@@ -197,5 +201,5 @@ def _require_place(step: Step, terms: Terms, events: list[Event]) -> None:
             where=step.run_id,
             expected=f"{', then '.join(terms.in_turn) or ', '.join(terms.after)} passed",
             found=", ".join(f"{name} {verdict.last_word(events, name)}" for name in missing or before),
-            do="Marking a task as success is no proof. Clear the first of these steps with all behind it, or roll back.",
+            do="Marking a task as success is no proof. Clear the first of these steps and all after it, or roll back.",
         )

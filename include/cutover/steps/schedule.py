@@ -20,7 +20,7 @@ OPEN_SECONDS = 600.0  # how long the triggered cutover may take until it has ope
 
 
 def open_schedule(call: Call) -> str:
-    """Record the schedule and announce it at once; or call the scheduled cutover off. Safe to run again."""
+    """Record the schedule and announce it immediately; or call the scheduled cutover off. Safe to run again."""
     plan, params = load_plan(call.plan), call.caller.params
     if params["action"] == "call off":
         called_off = schedule.call_off(plan, actor=call.caller.actor, reason=params["reason"])
@@ -70,7 +70,12 @@ def begin(call: Call) -> tuple[str, dict[str, Any]]:
     _require_scheduled(call)
     freeze = notice_steps.clock_of(evidence_of(call), load_plan(call.plan)).freeze
     if datetime.now(UTC) < freeze:
-        raise Refused("the freeze has not begun", where=call.caller.run_id, expected=f"{freeze:%Y-%m-%d %H:%M} UTC or later")
+        raise Refused(
+            "the freeze has not begun",
+            where=call.caller.run_id,
+            expected=f"{freeze:%Y-%m-%d %H:%M} UTC or later",
+            do="Clear this task after that time.",
+        )
     opened = opened_by(call)
     return opened["cutover"], {
         "approve": opened["approve"],
@@ -95,10 +100,17 @@ def see_it_open(call: Call) -> str:
         return f"{opened['cutover']} has opened"
     ended = run.step(runbook.OPEN_RUN) if run.exists else None
     if ended is not None and ended["outcome"] == "refused":
-        raise StepFailed("the scheduled cutover refused to open", where=opened["cutover"], found=ended["summary"])
+        raise StepFailed(
+            "the scheduled cutover refused to open",
+            where=opened["cutover"],
+            found=ended["summary"],
+            do="Read the report of that run.",
+        )
     freeze = notice_steps.clock_of(evidence_of(call), load_plan(call.plan)).freeze
     if datetime.now(UTC) > freeze + timedelta(seconds=OPEN_SECONDS):
-        raise StepFailed("the scheduled cutover did not open in time", where=opened["cutover"])
+        raise StepFailed(
+            "the scheduled cutover did not open in time", where=opened["cutover"], do="Check that run in Airflow."
+        )
     raise NotYet(datetime.now(UTC) + timedelta(seconds=5))
 
 
@@ -114,7 +126,7 @@ def close_schedule(call: Call) -> str:
     if _close(load_plan(call.plan), evidence_of(call), call.ends) != "opened":
         word = evidence_of(call).last(schedule.CALLED_OFF) or {}
         raise StepFailed("the cutover does not take place", where=opened["run_id"], found=str(word.get("reason") or ""))
-    return f"the cutover goes on as {opened['cutover']}"
+    return f"the cutover continues as {opened['cutover']}"
 
 
 def _close(plan: Plan, evidence: Evidence, ends: Ends) -> str:
@@ -150,7 +162,8 @@ def _require_scheduled(call: Call) -> None:
         raise Refused(
             "the scheduled cutover was called off",
             where=opened["run_id"],
-            found=f"{word['reason']} ({word['by'] or 'by itself'})",
+            found=f"{word['reason']} ({word['by'] or 'automatically'})",
+            do="Schedule it again.",
         )
 
 

@@ -199,7 +199,12 @@ class Step:
         """The verified backup of this run, from the first of its copies that can be read."""
         event = self.evidence.last("backup")
         if event is None:
-            raise CannotCheck("this run has no backup", where=self.run_id, expected=f"the step {runbook.TAKE_BACKUP} passed")
+            raise CannotCheck(
+                "this run has no backup",
+                where=self.run_id,
+                expected=f"the step {runbook.TAKE_BACKUP} passed",
+                do="See the task take_backup for the reason.",
+            )
         return backup_manifest.load(*(Path(event[name]) for name in ("manifest", "second_manifest") if event.get(name)))
 
     @cached_property
@@ -208,7 +213,10 @@ class Step:
         event = self.evidence.last("snapshot")
         if event is None:
             raise CannotCheck(
-                "this run has no snapshot", where=self.run_id, expected=f"the step {runbook.TAKE_BACKUP} passed"
+                "this run has no snapshot",
+                where=self.run_id,
+                expected=f"the step {runbook.TAKE_BACKUP} passed",
+                do="See the task take_backup for the reason.",
             )
         return Decided.from_dict(event["decided"])
 
@@ -228,7 +236,7 @@ class Step:
         return lease.holds(self.series, self.run_id, self.holder)
 
     def give_way(self) -> None:
-        """Refuse to go on where another run takes precedence; a cutover gives way to nothing."""
+        """Refuse to continue where another run takes precedence. For a cutover there is none."""
 
     @property
     def changed(self) -> list[str]:
@@ -268,7 +276,7 @@ def frozen_plan(evidence: Evidence) -> Plan | None:
         if fingerprints.of_plan(plan) == opened.get("fingerprints", {}).get("plan"):
             return plan
     raise CannotCheck(
-        "the plan frozen in the evidence is not what was recorded",
+        "the plan in the evidence differs from its record",
         where=str(evidence.folder / FROZEN_PLAN),
         expected=f"SHA-256 {recorded['sha256']}",
         do="Restore it from a copy of the evidence, or restore the plan's file as it was then.",

@@ -40,7 +40,7 @@ def check_tables(step: Step) -> Report:
 
 
 def validate_foreign_keys(step: Step) -> Report:
-    """Let PostgreSQL validate every foreign key; check every constraint and index. Safe to run again."""
+    """Validate every foreign key in PostgreSQL; check every constraint and index. Safe to run again."""
     keys = constraints.validate_foreign_keys(
         step.target,
         step.plan.target_schema,

@@ -32,7 +32,10 @@ def wait_for_window(step: Step) -> Report:
     clock = notice_steps.clock_of(step.evidence, step.plan)
     if datetime.now(UTC) < clock.start:
         raise Refused(
-            "the window has not begun", where=step.run_id, expected=f"{clock.start:%Y-%m-%d %H:%M:%S} UTC or later"
+            "the window has not begun",
+            where=step.run_id,
+            expected=f"{clock.start:%Y-%m-%d %H:%M:%S} UTC or later",
+            do="Clear this task after that time.",
         )
     recorded = step.evidence.last(schema_drift.EVENT)
     if recorded is None:

@@ -139,7 +139,7 @@ def _application(connection: psycopg.Connection, role: str, schema: str, apply: 
 def _reporting(connection: psycopg.Connection, plan: Plan, role: str, apply: str) -> list[Check]:
     ledger_rights = _ledger_rights(connection, role)
     found = [
-        _none("access_reporting_writes", f"{role} writes nothing", _written(connection, role), apply, role),
+        _none("access_reporting_writes", f"{role} cannot write", _written(connection, role), apply, role),
         _none("access_reporting_secrets", f"{role} reads no secret column", _secrets(connection, plan, role), apply, role),
         _none("access_reporting_ledger", f"{role} does not see the ledger", ledger_rights, apply, role),
     ]
@@ -153,7 +153,7 @@ def _reporting(connection: psycopg.Connection, plan: Plan, role: str, apply: str
             f"{role} reads every table but its secret columns",
             "failed" if missing else "passed",
             expected,
-            rights if made else "the tables are not there yet; the cutover gives the rights",
+            rights if made else "the tables do not exist yet; the cutover grants the rights",
             apply if missing else "",
             role,
         )

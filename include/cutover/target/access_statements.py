@@ -56,6 +56,7 @@ def required(plan: Plan) -> Access:
             "the plan names no roles",
             where=f"plan {plan.name}",
             expected="access: with pipeline and application, and owner and reporting where there are any",
+            do="Add access to the plan.",
         )
     return plan.access
 
@@ -202,7 +203,7 @@ class _Statements:
         self.done.append(f"{verb} {', '.join(rights)} {text};")
 
     def schema(self, schema: str, owners: Sequence[str]) -> None:
-        """Let one of ``owners`` own the schema: after a rollback it is the pipeline's until its tables are handed over."""
+        """Set one of ``owners`` as the owner of the schema: after a rollback the pipeline owns it for a while."""
         found = self._names(
             "SELECT pg_get_userbyid(nspowner), has_schema_privilege('public', oid, 'CREATE') FROM pg_namespace"
             " WHERE nspname = %(schema)s",
@@ -217,7 +218,7 @@ class _Statements:
             self._add("REVOKE CREATE ON SCHEMA {schema} FROM PUBLIC", schema=schema)
 
     def hand_over(self, schema: str, pipeline: str, owner: str) -> None:
-        """Give the owner what the pipeline made. As a member of the owner's role, the pipeline keeps its rights."""
+        """Transfer the pipeline's objects to the owner. As a member of the owner's role, the pipeline keeps its rights."""
         values = {"schema": schema, "pipeline": pipeline}
         # In a database that the pipeline made itself, public is its own as the database's owner.
         if self._names(
@@ -259,7 +260,7 @@ class _Statements:
         return found
 
     def default_privileges(self, schema: str, creator: str, role: str, kind: LiteralString, rights: LiteralString) -> None:
-        """Give a role these rights, and no others, to what is created later.
+        """Grant a role these rights, and no others, on what is created later.
 
         Args:
             schema: Where it is created.

@@ -105,7 +105,7 @@ def read_chunks(connection: psycopg.Connection, run_id: str, tables: Iterable[st
 
 
 def claim(connection: psycopg.Connection, run_id: str, chunk: Chunk) -> bool:
-    """Claim a chunk until the transaction ends; return False at once while another session holds it."""
+    """Claim a chunk until the transaction ends; return False immediately while another session holds it."""
     query = "SELECT pg_try_advisory_xact_lock(hashtextextended(%s, 0))"
     return bool(ledger.value(connection, query, _claim_name(run_id, chunk)))
 

@@ -62,7 +62,12 @@ def validate_foreign_keys(
             )
         left = catalog.unvalidated_constraints(connection, schema)
         if left:
-            raise StepFailed("constraints are still NOT VALID", where=f"schema {schema}", found=", ".join(left))
+            raise StepFailed(
+                "constraints are still NOT VALID",
+                where=f"schema {schema}",
+                found=", ".join(left),
+                do="Read the server's log, then run the step again.",
+            )
         return catalog.foreign_keys(connection, schema)
 
 

@@ -35,7 +35,7 @@ def conninfo(target: str, database: str) -> str:
 
 
 def make(target: str, database: str) -> tuple[bool, list[str]]:
-    """Make a database with the encoding, the locale and the extensions of the target; keep one that exists.
+    """Create a database with the encoding, the locale and the extensions of the target; keep one that exists.
 
     An extension that only an administrator may make is left out; the plan's SQL fails if it needs it.
 
@@ -75,7 +75,7 @@ def _make(connection: psycopg.Connection, database: str) -> None:
     if not may:
         (role,) = connection.execute("SELECT current_user").fetchone() or ("",)
         raise Refused(
-            "the pipeline's role may not make databases, and a rehearsal needs one of its own",
+            "the pipeline's role may not create databases, and a rehearsal needs one of its own",
             where=f"PostgreSQL at {connection.info.host}:{connection.info.port}",
             expected=f"CREATEDB for the role {role}",
             do=f'Let an administrator run: ALTER ROLE "{role}" CREATEDB;',
@@ -86,7 +86,7 @@ def _make(connection: psycopg.Connection, database: str) -> None:
         )
     except psycopg.Error as error:
         raise StepFailed(
-            "the disposable database could not be made",
+            "the disposable database could not be created",
             where=f"database {database}",
             found=target_session.primary_message(error),
             do="Check the server's log; then trigger a new rehearsal.",

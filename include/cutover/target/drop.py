@@ -82,7 +82,7 @@ def _refuse_rows(connection: psycopg.Connection, schema: str, tables: list[str])
             filled.append(table)
     if filled:
         raise Refused(
-            "tables that this run made hold rows",
+            "tables that this run created hold rows",
             where=f"schema {schema}",
             expected="empty tables",
             found=f"rows in {', '.join(filled)}",
@@ -112,8 +112,8 @@ def drop_objects(connection: psycopg.Connection, schema: str, made: set[str]) ->
                 problems.append((error.diag.message_detail or primary_message(error)).replace("\n", ", "))
         if objects(connection, schema) & made == left:
             raise Refused(
-                "something else depends on what this run made",
+                "other objects depend on the tables of this run",
                 where=f"schema {schema}",
                 found=problems[0],
-                do="Find in psql (\\d+) what depends on it; drop that first, or leave the tables.",
+                do="Find in psql (\\d+) the dependent objects; drop them first, or keep the tables.",
             )

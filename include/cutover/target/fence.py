@@ -139,7 +139,7 @@ def open_doors(connection: psycopg.Connection, role: str, way: Way) -> list[Faul
     members = _actors(connection, role)
     if members:
         do = f"REVOKE {quoted(role)} FROM {', '.join(map(quoted, members))};"
-        found.append(Fault(f"others act as it: {listed(members)}", do))
+        found.append(Fault(f"other roles act as it: {listed(members)}", do))
     if way == "login":
         elsewhere = _names(
             connection,
@@ -228,7 +228,7 @@ def shut_out(
 
 
 def let_in(conninfo: str, schema: str, role: str, way: Way, guard: Guard | None = None) -> None:
-    """Let the role log in, read and write the tables of the schema, and no more. Atomic; safe to run again.
+    """Allow the role to log in, read and write the tables of the schema, and no more. Atomic; safe to run again.
 
     Args:
         conninfo: The target, with the pipeline's role.
@@ -391,7 +391,7 @@ def _ways_in(connection: psycopg.Connection, schema: str, role: str, way: Way) -
     )
     if row is not None and row[0]:
         do = f"REVOKE CREATE ON SCHEMA {quoted(schema)} from the roles that it is a member of."
-        found.append(Fault("it may make tables in the schema", do))
+        found.append(Fault("it may create tables in the schema", do))
     return found
 
 

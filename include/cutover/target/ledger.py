@@ -102,7 +102,7 @@ def _run_prefix(run_id: str) -> str:
 
 
 def ensure(conninfo: str) -> None:
-    """Make the ledger where it is missing. Safe to run again, and from several processes at once.
+    """Create the ledger where it is missing. Safe to run again, and from several processes at once.
 
     Raises:
         Refused: When a schema of that name exists and is not the ledger.
@@ -260,7 +260,7 @@ def _raise_epoch(connection: psycopg.Connection, run_id: str, by: str) -> int:
         by=by,
     )
     if epoch is None:
-        raise Unreachable("the lease's row is gone", where=f"{SCHEMA}.lease", do="Retry.")
+        raise Unreachable("the lease's row is missing", where=f"{SCHEMA}.lease", do="Retry.")
     return int(epoch)
 
 

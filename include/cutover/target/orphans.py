@@ -145,7 +145,12 @@ def _rows_in_source(conn: apsw.Connection, key: ForeignKey, types: Types) -> str
 def _require_columns(conn: apsw.Connection, table: str, names: Sequence[str]) -> None:
     known = {column.name for column in source_schema.columns(conn, table)}
     if missing := [name for name in names if name not in known]:
-        raise CannotCheck("a column of the foreign key is not in the source", where=table, expected=", ".join(missing))
+        raise CannotCheck(
+            "a column of the foreign key is not in the source",
+            where=table,
+            expected=", ".join(missing),
+            do="Correct the plan's SQL.",
+        )
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------------

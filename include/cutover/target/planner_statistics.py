@@ -29,4 +29,9 @@ def gather(conninfo: str, schema: str, guard: Guard | None = None) -> None:
                     guard(connection)
                 connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(schema, table)))
     if warnings:
-        raise StepFailed("statistics were not gathered for every table", where=f"schema {schema}", found="; ".join(warnings))
+        raise StepFailed(
+            "statistics were not gathered for every table",
+            where=f"schema {schema}",
+            found="; ".join(warnings),
+            do="Let the pipeline's role own these tables, then retry.",
+        )

@@ -48,21 +48,21 @@ def build(
     with target_session.session(conninfo, schema, application_name=application_name) as connection:
         info, where = connection.info, f"database {connection.info.dbname}"
         if info.parameter_status("in_hot_standby") == "on":
-            raise Refused("the target takes no writes", where=where, found="a standby", do="Name the primary server.")
+            raise Refused("the target accepts no writes", where=where, found="a standby", do="Name the primary server.")
         if (encoding := info.parameter_status("server_encoding")) != "UTF8":
             raise CannotCheck(
                 "the target does not store text as UTF-8",
                 where=where,
                 expected="server_encoding UTF8",
                 found=str(encoding),
-                do="Make the database with ENCODING 'UTF8' TEMPLATE template0.",
+                do="Create the database with ENCODING 'UTF8' TEMPLATE template0.",
             )
         with connection.transaction(force_rollback=True):
             try:
                 connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
             except errors.InsufficientPrivilege as error:
                 raise Refused(
-                    "the pipeline's role may not make a scratch schema, in which the plan's SQL is tried",
+                    "the pipeline's role may not create a scratch schema, in which the plan's SQL is tried",
                     where=where,
                     found=target_session.primary_message(error),
                     do=f'GRANT CREATE ON DATABASE "{info.dbname}" TO "{info.user}";',

@@ -15,7 +15,7 @@ from include.cutover.target.catalog import Sequence
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import session
 
-SET_AGAIN = "Do not go live: new rows would collide with old ones. Set the sequences again."
+SET_AGAIN = "Do not go live: new keys would collide with old ones. Set the sequences again."
 
 _LARGEST = {"smallint": 2**15 - 1, "integer": 2**31 - 1, "bigint": 2**63 - 1}
 
@@ -158,7 +158,7 @@ def next_keys(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *,
             for name, columns in _by_sequence(uses).items():
                 drawn = _draw(connection, schema, name) if draw else None
                 taken = [_taken(connection, schema, use, sqlite_sequence) for use in columns]
-                if not draw:  # after the keys: a sequence that others draw from only moves on
+                if not draw:  # after the keys: a sequence in use only increases
                     drawn = _standing(connection, schema, name)
                 found += [NextKey(use.table, use.column, drawn, *last) for use, last in zip(columns, taken, strict=True)]
             there = set(catalog.tables(connection, schema))
@@ -193,7 +193,9 @@ def _standing(connection: psycopg.Connection, schema: str, name: str) -> int | N
     _, increment, largest = _properties(connection, schema, name)
     row = connection.execute(sql.SQL("SELECT last_value, is_called FROM {}").format(sql.Identifier(schema, name))).fetchone()
     if row is None:
-        raise CannotCheck("the sequence is gone", where=f"{schema}.{name}")
+        raise CannotCheck(
+            "the sequence is missing", where=f"{schema}.{name}", do="Create it with the plan's SQL, then run the step again."
+        )
     following = int(row[0]) + (increment if row[1] else 0)
     return following if following <= largest else None
 
@@ -207,7 +209,11 @@ def _taken(
     ).fetchone()
     greatest = row[0] if row else None
     if greatest is not None and greatest != int(greatest):
-        raise CannotCheck("a key that a sequence fills is not an integer", where=f"{use.table}.{use.column}")
+        raise CannotCheck(
+            "a key that a sequence fills is not an integer",
+            where=f"{use.table}.{use.column}",
+            do="Correct the key in the source.",
+        )
     # SQLite counts for the INTEGER PRIMARY KEY alone; another column with a sequence has nothing to do with it.
     primary = catalog.primary_key(connection, schema, use.table)
     counted = use.table in sqlite_sequence and (not primary or use.column in primary)
@@ -253,5 +259,7 @@ def _properties(connection: psycopg.Connection, schema: str, name: str) -> tuple
         [sql.Identifier(schema, name).as_string(connection)],
     ).fetchone()
     if row is None:
-        raise CannotCheck("the sequence is gone", where=f"{schema}.{name}")
+        raise CannotCheck(
+            "the sequence is missing", where=f"{schema}.{name}", do="Create it with the plan's SQL, then run the step again."
+        )
     return int(row[0]), int(row[1]), int(row[2])

@@ -27,7 +27,7 @@ OLDEST_VERSION = 140000  # client_connection_check_interval, which every session
 URL_FORM = "postgresql://USER@HOST:PORT/DATABASE, with the password behind USER or in PGPASSWORD"
 CONNECT_SECONDS = 10
 ANSWER_SECONDS = 15.0  # beyond the server's own time-outs; if it is silent for longer, the server or the network hangs
-LOCK_TIMEOUT = "10s"  # the target is ours alone: a lock that is held longer is a reason to stop and report
+LOCK_TIMEOUT = "10s"  # only the cutover uses the target: a lock that is held longer is a reason to stop and report
 STATEMENT_TIMEOUT = "30min"  # half of a maintenance window
 
 # After kill -9 of a client its statement goes on in the server until the server checks the connection.
@@ -86,7 +86,7 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "a lock was not granted in time",
             where=where,
             found=found,
-            do="Find in pg_stat_activity and pg_locks who uses these tables; retry when that has ended.",
+            do="Find in pg_stat_activity and pg_locks which session uses these tables; retry after its end.",
         )
     if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure | errors.TooManyConnections):
         return Unreachable("the target could not serve this now", where=where, found=found, do="Retry.")
@@ -104,7 +104,7 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
             "the target's disk is full",
             where=where,
             found=found,
-            do="Make room where the server keeps its data, its write-ahead log and its temporary files.",
+            do="Free disk space where the server keeps its data, its write-ahead log and its temporary files.",
         )
     if isinstance(error, errors.InsufficientPrivilege):
         return Refused(
@@ -115,9 +115,13 @@ def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
         )
     if isinstance(error, errors.QueryCanceled):
         return StepFailed(
-            "the target cancelled a statement", where=where, expected=f"less than {STATEMENT_TIMEOUT}", found=found
+            "the target cancelled a statement",
+            where=where,
+            expected=f"less than {STATEMENT_TIMEOUT}",
+            found=found,
+            do="Check the server's load, then retry.",
         )
-    return StepFailed("the target refused a statement", where=where, found=found)
+    return StepFailed("the target refused a statement", where=where, found=found, do="Read the server's log.")
 
 
 class Connection(psycopg.Connection[Any]):
@@ -145,11 +149,11 @@ class Connection(psycopg.Connection[Any]):
         try:
             return super().wait(gen, interval, self.patience)
         except errors._WaitTimeout:
-            self.pgconn.finish()  # a statement is still under way: this connection is of no more use
+            self.pgconn.finish()  # a statement is still running: this connection cannot be used again
             raise psycopg.OperationalError(f"no answer in {self.patience:g} s: the server or the network hangs") from None
 
     def cut(self) -> None:
-        """End the connection from another thread: a wait for an answer over it fails at once, hung or not.
+        """End the connection from another thread: a wait for an answer over it fails immediately, hung or not.
 
         The server notices soon, and ends the statement.
         """
@@ -242,7 +246,7 @@ def _not_open(found: str, where: str) -> Unreachable:
     """Return the error for a log-in that failed: TLS, refused by the server, or not answered."""
     if (insecure := tls.problem(found)) is not None:
         return Unreachable(insecure[0], where=where, found=found, do=insecure[1])
-    answered = "FATAL:" in found  # a word of the server, never of libpq itself
+    answered = "FATAL:" in found  # sent by the server, never by libpq itself
     return Unreachable(
         "the target does not let this user in" if answered else "the target does not answer",
         where=where,
@@ -267,5 +271,5 @@ def _configure(connection: Connection, settings: Mapping[str, str]) -> None:
 
 
 def use_schema(connection: psycopg.Connection, schema: str) -> None:
-    """Let unqualified names mean ``schema``, from here to the end of the session."""
+    """Resolve unqualified names in ``schema``, from here to the end of the session."""
     connection.execute("SELECT set_config('search_path', quote_ident(%s), false)", [schema])

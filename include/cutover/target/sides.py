@@ -14,7 +14,7 @@ class Sides:
     """A snapshot of the source, and the schema of the target that holds, or is to hold, the same rows.
 
     Attributes:
-        snapshot: SQLite file that nobody writes to: the verified backup, or the clone in which decisions were carried out.
+        snapshot: SQLite file without a writer: the verified backup, or the clone in which decisions were carried out.
         conninfo: libpq connection string of the target.
         schema: The application's schema in the target.
         secret: Columns per table whose content is never shown, not even as a key.

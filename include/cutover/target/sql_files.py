@@ -98,7 +98,7 @@ def _files(folder: Path, kind: str, faults: list[str]) -> list[SqlFile]:
             faults.append(f"{name}: {problem}")
         found.append(SqlFile(kind, int(match.group(1)), name, path, hashlib.sha256(content).hexdigest()))
     if not found and not any(fault.startswith(f"{kind}/") for fault in faults):
-        faults.append(f"{kind}/: holds no SQL file; put them back, or remove the folder")
+        faults.append(f"{kind}/: holds no SQL file; restore them, or remove the folder")
     expected = 1
     for file in found:
         if file.number < expected:

@@ -86,7 +86,7 @@ def apply(
 ) -> list[str]:
     """Apply the files of one kind that were not applied yet, and return their names.
 
-    A schema that is missing is made. Safe to run twice and from two processes at once: a file and its record commit
+    A missing schema is created. Safe to run twice and from two processes at once: a file and its record commit
     together, one runner at a time works on a schema, and a file with a record is skipped. After a kill, the next call goes
     on after the last file that committed.
 
@@ -183,7 +183,11 @@ def _apply_one(
                 if row is not None and row[0] == file.sha256:
                     return False
                 if row is not None:
-                    raise Refused("another runner applied other content under this name", where=file.name)
+                    raise Refused(
+                        "another runner applied other content under this name",
+                        where=file.name,
+                        do="Find out who changed the file, then run the step again.",
+                    )
                 before = objects(connection, schema)
                 _execute(connection, text)
                 made = sorted(objects(connection, schema) - before)
@@ -251,7 +255,7 @@ def _record_table(schema: str) -> sql.Identifier:
 
 
 def _prepare(connection: psycopg.Connection, schema: str) -> None:
-    """Make schema and record table where they are missing, in the transaction of the first file."""
+    """Create schema and record table where they are missing, in the transaction of the first file."""
     # Not IF NOT EXISTS alone: it asks for the right to create a schema even where the schema is there.
     if connection.execute("SELECT to_regnamespace(quote_ident(%s))", [schema]).fetchone() == (None,):
         connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))

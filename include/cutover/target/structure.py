@@ -30,7 +30,7 @@ _TITLES: dict[Kind, str] = {
     "sequence": "every sequence is there",
     "trigger": "every trigger is there, and no other",
 }
-_DO = "Do not go live. Find out who changed the schema; make the object again with the plan's SQL, or start over."
+_DO = "Do not go live. Find out who changed the schema; create the object again with the plan's SQL, or start a new run."
 
 # Definitions come from functions that leave out the schema's name where the search path begins with it.
 _OBJECTS = """
@@ -140,7 +140,11 @@ def differences(
         use_schema(connection, schema)
         found = _objects(connection, schema, schema, wanted)
     if not wanted:
-        raise CannotCheck("the plan's SQL makes none of the tables", where=str(sql_folder))
+        raise CannotCheck(
+            "the plan's SQL creates none of the tables",
+            where=str(sql_folder),
+            do="Check the plan's SQL folder and its tables.",
+        )
     there = {table for kind, table, _ in found if kind == "table"}
     return wanted, [
         Difference(kind, table, name, planned.get((kind, table, name), ""), found.get((kind, table, name), ""))
@@ -188,7 +192,7 @@ def checks(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str]
     with session(conninfo, schema) as connection:
         not_valid = [f"{table}.{name}" for table, name in catalog.not_valid(connection, schema) if table in wanted]
         invalid = _invalid_indexes(connection, schema, wanted)
-    title = "every constraint was held against the rows that are there"
+    title = "every constraint is validated against the existing rows"
     results.append(_check("constraints_validated", title, bool(not_valid), "none left NOT VALID", not_valid, schema))
     title = "every index is valid and ready"
     results.append(_check("indexes_valid", title, bool(invalid), "none left by a build that failed", invalid, schema))

@@ -35,10 +35,10 @@ class AftercareOperator(StepOperator):
 
 
 class RollbackQuestion(Gate):
-    """Waits for a red look, without a worker, then asks the lead and the deputies whether to roll back.
+    """Waits for a red round, without a worker, then asks the lead and the deputies whether to roll back.
 
-    No answer means that the application stays live: its rows since go-live are not given up by silence.
-    Skipped when the aftercare ends without a red look.
+    No answer means that the application stays live: its rows since go-live are not lost without an answer.
+    Skipped when the aftercare ends without a red round.
     """
 
     def __init__(self, *, plan: Plan, **kwargs: Any) -> None:
@@ -49,7 +49,7 @@ class RollbackQuestion(Gate):
         self.defaults = [aftercare_record.STAY]
 
     def execute(self, context: Any) -> Any:
-        """Come back later, skip, or ask."""
+        """Reschedule, skip, or ask."""
         step = watch_of(self.plan_name, self.task_id, context)
         try:
             question = ask.wait_for_question(step)
@@ -102,7 +102,7 @@ class StartRollback(BaseOperator):
         run_id = ask.request_rollback(step)
         if run_id is None:
             raise AirflowSkipException("there is no request for a rollback")
-        raise _trigger(f"rollback_{self.plan}", run_id, {"run_id": step.run_id, "reason": "asked for by the aftercare"})
+        raise _trigger(f"rollback_{self.plan}", run_id, {"run_id": step.run_id, "reason": "requested by the aftercare"})
 
 
 def _trigger(dag_id: str, run_id: str, form: dict[str, str]) -> DagRunTriggerException:

@@ -160,7 +160,10 @@ def _undelivered(connection: str, error: Exception, secrets: list[Any]) -> StepF
         if secret:
             found = found.replace(str(secret), "***")
     return StepFailed(
-        "the notice was not delivered", where=f"connection {connection}", found=f"{type(error).__name__}: {found}"
+        "the notice was not delivered",
+        where=f"connection {connection}",
+        found=f"{type(error).__name__}: {found}",
+        do="Check this connection.",
     )
 
 

@@ -41,9 +41,9 @@ class Gate(HITLOperator):
             options=[GO, NO_GO],
             defaults=NO_GO,
             body="",
-            response_timeout=timedelta(minutes=plan.gates.response_minutes),  # who may answer is looked up when it asks
-            # A no-go is final and not retried. Retried is an answer that Airflow lost: one that comes before the scheduler
-            # knows that the task waits makes it take the task for failed.
+            response_timeout=timedelta(minutes=plan.gates.response_minutes),  # respondents are read when it asks
+            # A no-go is final and not retried. The retries are for an answer that Airflow lost: one before the scheduler
+            # knows that the task waits makes the task fail.
             retries=2,
             retry_delay=timedelta(seconds=1),
             **kwargs,
@@ -52,7 +52,7 @@ class Gate(HITLOperator):
         self.gate = gate
 
     def execute(self, context: Any) -> Any:
-        """Answer at once where the run was opened with automatic approval, else ask."""
+        """Answer immediately where the run was opened with automatic approval, else ask."""
         step = step_of(self.plan_name, self.gate, context)
         may_run(step, runbook.terms_of(self.gate, step.plan))
         events = step.evidence.events()
@@ -103,18 +103,18 @@ class Gate(HITLOperator):
         if late:
             step.evidence.append("late", step=self.gate, reason=late)
         step.evidence.append("gate", gate=self.gate, answer=answer, by=by, automatic=automatic, late=late)
-        step.log.info("%s: %s by %s", self.gate, answer, "the plan's permission" if automatic else by or "nobody in time")
+        step.log.info("%s: %s by %s", self.gate, answer, "the plan's permission" if automatic else by or "the time limit")
         if late:
             raise AirflowFailException(f"{self.gate}: no-go, there is no time left: {late}")
         if answer != GO:
-            raise AirflowFailException(f"{self.gate}: no-go" + ("" if automatic or by else ", nobody answered in time"))
+            raise AirflowFailException(f"{self.gate}: no-go" + ("" if automatic or by else ", no answer in time"))
 
 
 def respondents(step: Step) -> list[HITLUser]:
     """Return lead and deputies, by their current ids in the auth manager.
 
     Raises:
-        AirflowFailException: When none of them has an account: without respondents Airflow would let anybody answer.
+        AirflowFailException: When none of them has an account: without respondents Airflow would let any user answer.
     """
     known = step.ends.identities()
     found = [
@@ -124,6 +124,6 @@ def respondents(step: Step) -> list[HITLUser]:
     ]
     if not found:
         raise AirflowFailException(
-            f"nobody could answer: neither the lead nor a deputy of the plan is in {known.where}. {known.do}"
+            f"the gate cannot be answered: neither the lead nor a deputy is in {known.where}. {known.do}"
         )
     return found

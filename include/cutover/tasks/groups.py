@@ -21,7 +21,7 @@ from include.cutover.tasks.plans import task_name
 def preflight_group(
     step: StepFactory, *, check_target: Body = preflight.check_target, check_places: Body = preflight.check_places
 ) -> TaskGroup:
-    """Make the checks that change nothing."""
+    """Create the checks that change nothing."""
     with TaskGroup("preflight", tooltip="Check everything; change nothing") as group:
         step("check_target", check_target)
         step("check_source", preflight.check_source)
@@ -31,7 +31,7 @@ def preflight_group(
 
 
 def prepare_group(step: StepFactory) -> TaskGroup:
-    """Make the steps that create the empty tables."""
+    """Create the steps that create the empty tables."""
     with TaskGroup("prepare_target", tooltip="Create the empty tables") as group:
         chain(
             step("apply_ddl", prepare_target.apply_ddl),
@@ -41,7 +41,7 @@ def prepare_group(step: StepFactory) -> TaskGroup:
 
 
 def quiesce_group(step: StepFactory) -> TaskGroup:
-    """Make the steps that begin the downtime."""
+    """Create the steps that begin the downtime."""
     with TaskGroup("quiesce", tooltip="The downtime begins") as group:
         chain(
             step("stop_services", quiesce.stop_services),
@@ -51,7 +51,7 @@ def quiesce_group(step: StepFactory) -> TaskGroup:
 
 
 def move_and_prove(step: StepFactory, take_backup: Any) -> list[Any]:
-    """Make the steps that copy from the backup, finish the target and prove it; restore test and extras run beside them.
+    """Create the steps that copy from the backup, finish the target and prove it; restore test and extras run beside them.
 
     Args:
         step: Makes the tasks.
@@ -108,7 +108,7 @@ def _verify_group(step: StepFactory) -> TaskGroup:
 
 
 def go_live_group(step: StepFactory) -> TaskGroup:
-    """Make the gate and the steps that end the downtime on PostgreSQL."""
+    """Create the gate and the steps that end the downtime on PostgreSQL."""
     with TaskGroup("go_live", tooltip="The downtime ends") as group:
         chain(
             Gate(
@@ -125,7 +125,7 @@ def go_live_group(step: StepFactory) -> TaskGroup:
 
 
 def rollback_group(step: StepFactory) -> TaskGroup:
-    """Make the way back to SQLite: stop, keep the target, restore, revert, start, check, document, notify.
+    """Create the way back to SQLite: stop, keep the target, restore, revert, start, check, document, notify.
 
     The first task runs however the tasks before it ended: a branch task that was killed must not leave the services down.
     """
@@ -135,7 +135,7 @@ def rollback_group(step: StepFactory) -> TaskGroup:
 
 
 def release_group(step: StepFactory) -> TaskGroup:
-    """Make the way back to SQLite where nothing was copied yet."""
+    """Create the way back to SQLite where nothing was copied yet."""
     return _way_back(step, RELEASE, release_steps.BODIES, "Nothing was copied: lift the fence, start the services")
 
 
@@ -153,5 +153,5 @@ def _way_back(
 
 
 def rehearsed_way_back_group(step: StepFactory, bodies: dict[str, Body]) -> TaskGroup:
-    """Make the way back of a rehearsal, on the clone."""
-    return _way_back(step, runbook.REHEARSED_BACK, bodies, "As a rollback does, as far as the clone goes")
+    """Create the way back of a rehearsal, on the clone."""
+    return _way_back(step, runbook.REHEARSED_BACK, bodies, "Like a rollback, on the clone")

@@ -63,10 +63,10 @@ def for_airflow(log: Any) -> Iterator[None]:
         text = mask(str(error))
         if not error.retry_helps:
             raise AirflowFailException(text) from None
-        log.warning("another try may help: %s", text)
+        log.warning("a retry may help: %s", text)
         raise RuntimeError(text) from None
     except _FAULTS as error:
-        raise AirflowFailException(f"another try cannot help: {type(error).__name__}: {mask(str(error))}") from error
+        raise AirflowFailException(f"a retry cannot help: {type(error).__name__}: {mask(str(error))}") from error
 
 
 def step_name(task_id: str, given: str | None = None) -> str:
@@ -154,11 +154,11 @@ class StepOperator(BaseOperator):
 class WindowOperator(StepOperator):
     """Waits for the run's window without a worker: the task ends, and Airflow starts it again at the window's start.
 
-    Every five minutes it checks that the run still goes forward. When the window has begun it passes at once.
+    Every five minutes it checks that the run still goes forward. When the window has begun it passes immediately.
     """
 
     def before(self, step: Step) -> None:
-        """Come back later while the window has not begun."""
+        """Reschedule while the window has not begun."""
         now, start = datetime.now(UTC), notice_steps.clock_of(step.evidence, step.plan).start
         if now < start:
             running.may_run(step, self.terms)
@@ -221,7 +221,7 @@ class StepFactory:
         return kind(task_id=task_id, plan=self.plan.name, step=step, body=body, **{**self.settings(name, kind), **settings})
 
     def mapped(self, task_id: str, body: Body, arguments: Sequence[dict[str, Any]], *, step: str, **settings: Any) -> None:
-        """Make one task for each of the arguments of a step.
+        """Create one task for each of the arguments of a step.
 
         Args:
             task_id: The task's id within its group.

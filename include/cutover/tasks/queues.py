@@ -10,7 +10,7 @@ from include.cutover.tasks.operators import step_name
 
 
 def assign_queues(dag: Any, plan: Plan) -> None:
-    """Give each task of a DAG its queue; see ``runs.queues``. The factory calls this at the end of each DAG."""
+    """Set the queue of each task of a DAG; see ``runs.queues``. The factory calls this at the end of each DAG."""
     for task in dag.tasks:
         mapped: dict[str, Any] | None = getattr(task, "partial_kwargs", None)
         given = getattr(task, "step", None) if mapped is None else mapped.get("step")

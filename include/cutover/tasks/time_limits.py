@@ -32,7 +32,7 @@ def in_time(body: Body, limit: timedelta | None) -> Body:
                 "the step was ended because it took too long",
                 where=_place(timeout),
                 expected="its end" if limit is None else f"its end within {limit.total_seconds() / 60:g} minutes",
-                do="Find out what it waited for there. Steps that move data get more time from a longer window in the plan.",
+                do="Find out why it waited there. Steps that move data get more time from a longer window in the plan.",
             ) from None
 
     return limited

@@ -36,11 +36,11 @@ def test_a_quiet_aftercare_completes_its_looks_backs_up_notifies_and_reports(sho
     report = shop.do("close_aftercare", close_aftercare)
     assert report.figures["outcome"] == "quiet"
     assert [subject for subject, _ in shop.mailbox.got] == ["Shop: the aftercare is over"]
-    assert "Every look was green" in shop.mailbox.got[0][1]
+    assert "Every round was green" in shop.mailbox.got[0][1]
     closed = shop.evidence.last(aftercare_record.CLOSED)
     assert closed is not None and closed["written"] == f"{len(made)} rows (pings: {len(made)} inserted)"
     page = (shop.evidence.folder / "post_cutover.html").read_text(encoding="utf-8")
-    assert "every look was green" in page and f"{len(made)} rows" in page and "Taken live by" in page and ">lead<" in page
+    assert "every round was green" in page and f"{len(made)} rows" in page and "Taken live by" in page and ">lead<" in page
     assert shop.cutover.events() == sealed, "the sealed evidence of the run is as it was"
     shop.do("close_aftercare", close_aftercare)
     assert len(shop.mailbox.got) == 1, "closing again tells nobody again"
@@ -120,7 +120,7 @@ def test_only_the_lead_rolls_back_and_no_answer_stays_live(shop: Shop, chosen: s
         time.sleep(1)
         with pytest.raises(NotYet):
             shop.do("look", look)
-        assert ask.wait_for_question(shop.watch("ask_2")) is not None, "the next red look asks again"
+        assert ask.wait_for_question(shop.watch("ask_2")) is not None, "the next red round asks again"
     else:
         assert ask.wait_for_question(shop.watch("ask_2")) is None
         assert ask.request_rollback(shop.watch("start_rollback")) == run_id, "one answer, one rollback"

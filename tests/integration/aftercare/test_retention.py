@@ -362,7 +362,7 @@ def test_the_schema_of_a_rolled_back_run_is_dropped_after_its_time(house: House,
         connection.execute(f"CREATE VIEW public.inquiry AS SELECT count(*) FROM {kept}.t")
     assert drop(29) == []
     (deed,) = drop()
-    assert "incident" in deed.why and there(), "not before the inquiry is over"
+    assert "incident" in deed.why and there(), "not before the investigation is over"
     evidence.append(incident.CLOSED, by="lead", cause="c", fix="f", reference="r")
     (deed,) = drop()
     assert deed.failed and "depends on" in deed.why and there(), "what somebody else made of it is not dropped"

@@ -346,7 +346,7 @@ def test_counting_while_the_application_writes_gives_one_moment(site: Site) -> N
     ("change", "found"),
     [
         ({"server": "1"}, "on another server"),
-        ({"snapshot": "9000000000:9000000000:"}, "set back"),
+        ({"snapshot": "9000000000:9000000000:"}, "restored to a time"),
         ({"snapshot": "-3000000000:-3000000000:"}, "transactions have passed"),
     ],
 )

@@ -59,7 +59,7 @@ def test_statistics_that_were_reset_are_unknown(shop: Shop) -> None:
         "aftercare_transactions_rolled_back",
         "aftercare_cache_hit",
     }
-    with pytest.raises(StepFailed, match="not every look was green"):
+    with pytest.raises(StepFailed, match="not every round was green"):
         shop.look_on()
 
 

@@ -177,7 +177,7 @@ def test_a_missing_project_or_service_is_an_error_and_not_a_stopped_service(proj
         services.stop([project.service("api", directory=str(tmp_path))])
     # Containers under another name are not seen, and that is not taken for rest before the window.
     other = services.states([project.service("api", project="another")])["ward"]
-    assert other.failing and "is the project's name the right one?" in str(other)
+    assert other.failing and "check the project's name" in str(other)
 
 
 # --- Docker Compose, played back ----------------------------------------------------------------------------------------

@@ -192,7 +192,7 @@ def test_headers_that_never_end_fail_in_time(site: Site, monkeypatch: pytest.Mon
 
     site.routes["/health"] = drip
     monkeypatch.setattr(requests, "_ASK_SECONDS", 0.3)
-    assert requests.health(site.smoke(), "target").found.startswith("no whole answer in")
+    assert requests.health(site.smoke(), "target").found.startswith("no complete answer in")
 
 
 def test_an_answer_without_bounds_is_cut_off(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:

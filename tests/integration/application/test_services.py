@@ -227,7 +227,7 @@ def test_a_service_that_ignores_the_order_fails_with_its_log(supervisord: Superv
         with pytest.raises(StepFailed) as caught:
             services.stop([api, stubborn])
         assert caught.value.message == "the service did not stop"
-        assert caught.value.expected == "at rest within 1 s"
+        assert caught.value.expected == "stopped within 1 s"
         assert caught.value.found.startswith("stopping")
         assert "not listening" in caught.value.found
         # It was told to stop as well, without waiting for the one that does not.

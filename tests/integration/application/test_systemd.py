@@ -160,7 +160,7 @@ def test_sudo_that_wants_a_password_is_found_before_anything_is_stopped(systemd:
     systemd.plays(RUNNING)
     systemd.sudo_allows(STOP)
     check = preflight_services.check_services([unit(sudo=True)], smoke)[0]
-    assert (check.outcome, check.found) == ("failed", "sudo does not let start through without a password")
+    assert (check.outcome, check.found) == ("failed", "sudo asks for a password for start")
     assert systemd.calls() == [SHOW, f"sudo -n -l -- {STOP}", f"sudo -n -l -- {START}"]
     systemd.sudo_allows(STOP, START)
     assert preflight_services.check_services([unit(sudo=True)], smoke)[0].outcome == "passed"
@@ -175,7 +175,7 @@ def test_a_unit_that_does_not_stop_is_reported_with_the_journal(systemd: Systemd
     with pytest.raises(StepFailed) as caught:
         services.stop([unit(stop_seconds=1)])
     assert caught.value.where == "service api, unit ward-api.service of systemd"
-    assert caught.value.expected == "at rest within 1 s"
+    assert caught.value.expected == "stopped within 1 s"
     assert caught.value.found.startswith("deactivating (stop-sigterm); last lines of its output:\n  waiting for jobs\n")
     assert "hunter2" not in str(caught.value)
     assert systemd.calls()[-1] == "journalctl --unit ward-api.service -n 20 --no-pager -o cat"

@@ -52,7 +52,7 @@ def test_references_are_followed_after_the_decisions(conninfo: str, tmp_path: Pa
     assert not found.blocks and "orphans_not_assessed" not in {item.code for item in found.findings}
     insert(path, "t", [(3, "y\0")])
     (finding,) = assess_decided(path, plan, target).blocks
-    assert finding.code == "decision_fails" and "t.of_p: rows would point nowhere" in finding.value
+    assert finding.code == "decision_fails" and "t.of_p: rows would become orphans" in finding.value
 
 
 def test_a_reference_set_to_null_that_others_depend_on_blocks(conninfo: str, tmp_path: Path) -> None:
@@ -73,7 +73,7 @@ def test_a_reference_set_to_null_that_others_depend_on_blocks(conninfo: str, tmp
     )
     decided = {"foreign_keys": {"of_p": {"orphans": "set_null"}}}
     (finding,) = assess_decided(path, plan_of({"p": None, "a": decided, "b": None}), target).blocks
-    assert finding.code == "decision_fails" and "b.of_a: rows would point nowhere" in finding.value
+    assert finding.code == "decision_fails" and "b.of_a: rows would become orphans" in finding.value
 
 
 def test_decisions_are_not_tried_when_something_else_blocks(conninfo: str, tmp_path: Path) -> None:
@@ -123,7 +123,7 @@ def test_references_that_a_decision_breaks_or_mends_are_followed(conninfo: str, 
     assert not mended.blocks and "orphans_not_assessed" not in {item.code for item in mended.findings}
     (lost,) = assessed_pair(conninfo, tmp_path, [("a\0",)], [(1, "b", 1)], settings).blocks
     assert (lost.code, lost.table, lost.column) == ("decision_fails", "t", "")
-    assert "point nowhere" in lost.becomes and "id=1" in lost.becomes and lost.value.startswith("t.of_p: ")
+    assert "become orphans" in lost.becomes and "id=1" in lost.becomes and lost.value.startswith("t.of_p: ")
 
 
 def test_a_decision_that_touches_no_row_does_not_hide_orphans(conninfo: str, tmp_path: Path) -> None:

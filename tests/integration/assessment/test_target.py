@@ -18,7 +18,7 @@ def test_a_role_without_rights_is_refused(conninfo: str, tmp_path: Path) -> None
         name = f"looker_{tmp_path.name[-8:]}".lower().replace("-", "_")
         connection.execute(f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'p'")
     try:
-        with pytest.raises(Refused, match="may not make a scratch schema"):
+        with pytest.raises(Refused, match="may not create a scratch schema"):
             target_of(psycopg.conninfo.make_conninfo(conninfo, user=name, password="p"), tmp_path, "CREATE TABLE t (id int)")
     finally:
         with psycopg.connect(conninfo, autocommit=True) as connection:

@@ -292,7 +292,7 @@ def test_a_log_of_another_file_is_refused(run: Run, shop: Shop, tmp_path: Path) 
     before = state(path.parent)
     for command in INSIDE:
         told = refused(run(command, path))
-        assert "the database is damaged" in told and "First find out whether s.db-wal belongs to this file" in told
+        assert "the database is damaged" in told and "First check that s.db-wal belongs to this file" in told
     assert state(path.parent) == before
 
 
@@ -389,7 +389,7 @@ def test_databases_in_other_forms_give_the_same_result(run: Run, shop: Shop, tmp
 def test_a_missing_scratch_folder_is_an_error(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "gone"))
     for command in INSIDE:
-        assert "the scratch folder cannot be made" in refused(run(command))
+        assert "the scratch folder cannot be created" in refused(run(command))
 
 
 # --- the plan -----------------------------------------------------------------------------------------------------------

@@ -159,7 +159,7 @@ def test_a_changed_frozen_plan_is_refused(site: Site, capsys: pytest.CaptureFixt
     frozen.write_text(whole.replace("etc/app.env", "etc/other.env"))
     (site.plans / f"{PLAN}.yaml").unlink()
     assert typed(evidence) == 2
-    assert "the plan frozen in the evidence is not what was recorded" in capsys.readouterr().err
+    assert "the plan in the evidence differs from its record" in capsys.readouterr().err
     assert evidence.last("rollback.asked") is None, "nothing was done"
     frozen.write_text(whole)
     assert typed(evidence) == 0

@@ -658,7 +658,7 @@ def test_a_missing_table_is_refused_on_either_side(bench: Bench) -> None:
 def test_rows_of_somebody_else_are_never_mixed_with(bench: Bench) -> None:
     bench.source("CREATE TABLE t(a INTEGER)", "INSERT INTO t VALUES (1)")
     bench.target("CREATE TABLE t(a integer)", "INSERT INTO t VALUES (99)")
-    with pytest.raises(Refused, match="rows that this run did not bring"):
+    with pytest.raises(Refused, match="rows that this run did not copy"):
         bench.copy()
     assert bench.read() == [(99,)]
 

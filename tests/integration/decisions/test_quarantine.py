@@ -38,7 +38,7 @@ def test_rows_are_kept_whole_in_the_target(place: Path, sites: Path, conninfo: s
     assert rows["alerts", "id=3"]["note"] == {"text": b"nul\0".hex()}
     assert rows["alerts", "id=4"]["note"] == {"real": "Infinity"}
     reasons = {(table, key): (kind, reason) for _, table, key, kind, reason, _ in first}
-    assert reasons["alerts", "id=2"] == ("taken out", "alerts_device_fkey: the row it points to is in quarantine")
+    assert reasons["alerts", "id=2"] == ("taken out", "alerts_device_fkey: the row that it refers to is in quarantine")
 
     assert quarantine.store(conninfo, "run 1", quarantine.rows(decided, plan)) == expected
     assert quarantined(conninfo) == first

@@ -202,7 +202,7 @@ def test_a_numeric_column_does_not_turn_text_into_a_number(place: Path) -> None:
 
 
 def test_value_that_the_column_cannot_keep_is_refused(place: Path) -> None:
-    with pytest.raises(Refused, match="does not keep what the decision makes"):
+    with pytest.raises(Refused, match="declared type of the column changes"):
         one_column(place, "REAL", "boolean", {"boolean": {"yes": True}}, ["yes"])
 
 

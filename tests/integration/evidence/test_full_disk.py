@@ -72,7 +72,7 @@ def test_an_event_is_recorded_whole_or_not_at_all(disk: Path) -> None:
     with pytest.raises(StepFailed, match="the disk is full") as caught:
         while True:
             recorded.append(evidence.append("step.end", step="check_source", outcome="passed", summary="x" * 700))
-    assert str(evidence.folder / EVENTS) in caught.value.where and "Make room" in caught.value.do
+    assert str(evidence.folder / EVENTS) in caught.value.where and "Free disk space" in caught.value.do
     content = (evidence.folder / EVENTS).read_bytes()
     assert content.endswith(b"\n") and evidence.events() == recorded
 

@@ -132,7 +132,7 @@ def test_a_step_spends_little_on_channels_that_hang_and_the_outbox_goes_on(
         tried = notice_steps.deliver(evidence, plan, channels.channels, seconds=0.5)
         assert {item.error for item in tried} == {"no answer within 0.5 s"} and time.monotonic() - began < 5
         assert notice_steps.deliver(evidence, plan, channels.channels) == [], "the next step does not wait for them again"
-    assert notice_steps.delivery_status(evidence, "start", plan)[2] == "sent to nobody, not to slack, mail"
+    assert notice_steps.delivery_status(evidence, "start", plan)[2] == "not sent, missing: slack, mail"
 
 
 def test_run_without_notices_sends_none(plan: Plan, receivers: Receivers, tmp_path: Path) -> None:

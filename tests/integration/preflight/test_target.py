@@ -109,7 +109,7 @@ def test_a_standby_fails(cluster: Cluster, plan: Plan, tmp_path: Path) -> None:
     standby.start({"hot_standby": "on", "max_prepared_transactions": "5"})
     try:
         found = bad(check_target(standby.conninfo(), plan))
-        with pytest.raises(Refused, match=r"the target takes no writes.*Name the primary server"):
+        with pytest.raises(Refused, match=r"the target accepts no writes.*Name the primary server"):
             read_target(standby.conninfo(), sql_folder(tmp_path / "sql", "CREATE TABLE devices (id int)"))
     finally:
         standby.stop()
@@ -198,7 +198,7 @@ def test_missing_rights_of_a_role_are_named(role: str, other_role: str, conninfo
     }
     named = by_name(checks)
     assert named["target_free_disk"].outcome == "unknown"
-    assert "it may go on writing into the target" in named["target_may_end_sessions"].do
+    assert "could write to the target after a rollback" in named["target_may_end_sessions"].do
 
     # The commands that the checks name are enough, each as it stands there.
     run(

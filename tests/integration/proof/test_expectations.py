@@ -116,7 +116,7 @@ def test_rows_in_memory_are_held_and_named(target: str, tmp_path: Path) -> None:
     wanted = Requirement("ones", "ones", "1", "Here.", in_set("number", [1]), names_at_fault, "Look.")
     result = stage(target, tmp_path / "docs", Asset("in memory", [wanted], rows=rows))
     assert outcomes(result.checks) == {"ones": "failed"}
-    assert result.checks[0].found == "not so for c %s {x} :d, é'\\:e"
+    assert result.checks[0].found == "not true for c %s {x} :d, é'\\:e"
     assert "c %s {x} :d" in result_page(tmp_path / "docs", "in memory").text
 
 
@@ -275,7 +275,7 @@ def test_a_list_of_checks_is_a_stage(target: str, tmp_path: Path) -> None:
     assert "<b>" not in page.tags and "there second failed" in page.text
     for outcome in ("failed", "unknown"):  # the expectation and the row that it is about
         assert page.source.count(f'<tr class="{outcome}">') == 2
-    assert (listed.checks[3].found, listed.checks[4].found) == ("not so for c", "not so for there")
+    assert (listed.checks[3].found, listed.checks[4].found) == ("not true for c", "not true for there")
     assert listed.summary == "2 of 3 checks did not pass: second: <b>; third: "
     with pytest.raises(CannotCheck, match="nothing was checked"):
         run_list("listed", "A list", [], target, SCHEMA, DocsSite(tmp_path / "docs"))

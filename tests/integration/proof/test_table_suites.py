@@ -173,7 +173,7 @@ def good(pair: Pair, tmp_path_factory: pytest.TempPathFactory) -> StageResult:
 
 def test_a_true_copy_passes_every_check_of_every_table(good: StageResult) -> None:
     assert good.success, bad(good)
-    assert good.summary == "8 tables, 19 rows: counts, content, keys, references and sequences are as they must be"
+    assert good.summary == "8 tables, 19 rows: counts, content, keys, references and sequences are correct"
     assert good.checks[0].name == "row_count_branches" and good.checks[-1].name == "reconciliation_delta"
     assert good.figures["foreign_keys"] == 2 and good.figures["orphans"] == []
     assert {row["table"]: row["target_rows"] for row in good.figures["tables"]} == {**COUNTS, "colours": 1}

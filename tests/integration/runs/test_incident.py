@@ -49,7 +49,7 @@ def test_refusal_of_a_new_run_names_the_incident_and_everything_kept(source: Pat
     said = str(refused.value)
     for part in (
         "the run one ended as rolled_back",
-        "alerts are late (asked for by lead)",
+        "alerts are late (requested by lead)",
         "schema public_one in the target, 7 rows",
         f"{rolled_back.folder}/kept/rows_after_go_live, 1 lines",
         "kept/logs: api.log",

@@ -25,7 +25,7 @@ def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, 
         ("restore_test_counts", "passed"),
         ("restore_test_content", "passed"),
     ]
-    assert checks[-1].title == "Every table of the copy holds what ward_ops.db holds"
+    assert checks[-1].title == "Every table of the copy equals that of ward_ops.db"
     assert list((tmp_path / "scratch").iterdir()) == []
 
 

@@ -73,7 +73,7 @@ def test_a_run_of_other_evidence_on_the_same_file_is_refused(
 ) -> None:
     open_run(source, "one")
     monkeypatch.setenv("CUTOVER_EVIDENCE", str(tmp_path / "elsewhere"))
-    with pytest.raises(Refused, match=r"another run works on this database.*found one of the plan ward_ops"):
+    with pytest.raises(Refused, match=r"another run uses this database.*found one of the plan ward_ops"):
         open_run(source, "two")
     newest = Evidence.of("ward_ops", "two").step("open_run")
     assert newest is not None and newest["outcome"] == "refused"

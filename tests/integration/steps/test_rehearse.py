@@ -223,7 +223,7 @@ def test_it_gives_way_to_a_cutover_and_is_no_run_of_the_plan(site: Site) -> None
     gone = Evidence.of(runs_rehearsals.series(PLAN), "first")
     sealed = gone.sealed
     assert sealed is not None and sealed["outcome"] == runs_rehearsals.RED
-    assert "gives way" in sealed["why"]
+    assert "must not run beside it" in sealed["why"]
     refused = Evidence.of(runs_rehearsals.series(PLAN), "second")
     assert second.state == "failed" and refused.last("run.opened") is None
     with pytest.raises(CannotCheck, match="not the evidence of a run"):

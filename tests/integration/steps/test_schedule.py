@@ -81,8 +81,8 @@ def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: 
     assert opened is not None and (opened["actor"], opened["scheduled"]) == ("lead", "s1")
     assert opened["window_start"] == schedule_steps.opened_by(scheduled)["window_start"]
     schedule_steps.see_it_open(scheduled)
-    assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
-    assert schedule_steps.close_schedule(scheduled).startswith("the cutover goes on")
+    assert schedule_steps.close_schedule(scheduled).startswith("the cutover continues")
+    assert schedule_steps.close_schedule(scheduled).startswith("the cutover continues")
 
     ends.boxes["mail"].error = None
     step.name = "announce_start"
@@ -239,7 +239,7 @@ def edit(ends: FakeEnds, actor: str | None = "communicator", **form: Any) -> str
 def test_the_communicator_edits_and_releases(ends: FakeEnds, held: Step) -> None:
     shown = edit(ends, action="preview")
     assert "Heads up: Ward OPS database migration" in shown and "delay.half (due at " in shown
-    assert edit(ends, action="withhold") == "start: sent to nobody, withheld by communicator"
+    assert edit(ends, action="withhold") == "start: not sent, withheld by communicator"
     told = edit(ends, text="Tonight at ten.\nTamar")
     assert told == "start: sent to mail, slack"
     assert ends.boxes["slack"].got == [("Ward OPS: migration to PostgreSQL begins", "Tonight at ten.\nTamar")]

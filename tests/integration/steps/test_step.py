@@ -134,7 +134,7 @@ def test_no_step_goes_forward_once_a_way_back_is_decided(ends: FakeEnds, evidenc
     passed(evidence, "copy")
     decided(evidence, outcome)
     for step, terms in (("copy", Terms()), *((row.name, terms_of(row.name)) for row in runbook.way("go_live"))):
-        with pytest.raises(Refused, match=f"the run is not where this step belongs.*found {outcome}"):
+        with pytest.raises(Refused, match=f"the run is not in the right phase for this step.*found {outcome}"):
             do(ends, step, terms=terms)
     assert newest(evidence, "copy")["outcome"] == "refused"
 

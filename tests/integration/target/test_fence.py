@@ -335,7 +335,7 @@ def test_open_doors_are_found_before_the_window(site: Site, cluster: Cluster) ->
     try:
         assert found() == [], "who may only grant it does not act as it"
         site.run(f"GRANT {site.role} TO {other} WITH SET TRUE")
-        assert found() == [f"others act as it: {other}"]
+        assert found() == [f"other roles act as it: {other}"]
         with psycopg.connect(site.pipeline, autocommit=True) as connection:
             site.run(target_fence.open_doors(connection, site.role, "login")[0].do)
         assert found() == []

@@ -149,6 +149,6 @@ def test_a_store_and_services_on_another_host_in_the_steps(host: Host, plan: Pla
     configuration.switch(settings_of, live, keep_as=kept, remote=step.remote)
     assert json.loads(values.read_text()) == {**live, "OTHER": "hunter2"}
     report = rollback.revert_configuration(step)
-    assert "s3cret" not in report.summary and "is back, with DATABASE_URL set" in report.summary
+    assert "s3cret" not in report.summary and "is restored: DATABASE_URL set" in report.summary
     assert json.loads(values.read_text()) == {"DATABASE_URL": f"sqlite:///{tmp_path}/ward_ops.db", "OTHER": "hunter2"}
     assert asked == [ID], "one connection for all of it"

@@ -44,7 +44,7 @@ def test_run_that_lost_the_lease_is_refused() -> None:
 
 
 def test_run_without_a_lease_is_refused() -> None:
-    with pytest.raises(LeaseLost, match="nobody"):
+    with pytest.raises(LeaseLost, match="a free lease"):
         lease.check("p", "one", "cutover_p/one")
 
 

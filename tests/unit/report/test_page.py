@@ -175,7 +175,7 @@ def test_no_go_is_the_first_failure_when_no_step_failed(run: Run, plan: Plan) ->
     run.open()
     run.append("gate", 900, gate="go_no_go", answer="No-go", by=None, automatic=False)
     run.append("sealed", 1, outcome="abandoned", summary="", by="x")
-    assert summary(run.evidence, plan)["first_failure"] == "go_no_go: No-go: nobody answered in time"
+    assert summary(run.evidence, plan)["first_failure"] == "go_no_go: No-go: no answer in time"
 
 
 def test_damaged_evidence_is_shown_as_far_as_it_is_legible(run: Run, plan: Plan) -> None:

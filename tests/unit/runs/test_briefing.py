@@ -126,6 +126,6 @@ def test_gate_is_assigned_to_the_deciders_by_their_ids() -> None:
 
 
 def test_gate_without_respondents_fails() -> None:
-    """Airflow lets anybody answer a question to nobody."""
-    with pytest.raises(AirflowFailException, match="nobody could answer"):
+    """Airflow lets any user answer a question without respondents."""
+    with pytest.raises(AirflowFailException, match="cannot be answered"):
         respondents(cast(Any, Known({"observer": "8"})))

@@ -118,7 +118,7 @@ def test_stages_end_from_the_highest(roster: Roster, tmp_path: Path) -> None:
 def test_a_process_that_ended_at_once_is_an_error(roster: Roster) -> None:
     process = subprocess.Popen(["true"], start_new_session=True)
     process.wait()
-    with pytest.raises(StepFailed, match="ended at once"):
+    with pytest.raises(StepFailed, match="ended immediately"):
         roster.add("true", process.pid)
 
 

@@ -42,9 +42,11 @@ def archive(work: Work, run: PastRun) -> Iterator[Deed]:
 
 def _compress(work: Work, run: PastRun, file: Path, sha256: str) -> Deed:
     to = backup_archive.archive_of(file)
-    if os.path.lexists(to):  # of a call that was killed, and complete; anything else is not ours
+    if os.path.lexists(to):  # complete, and written by a call that was killed; refuse any other file
         if not own_files.is_plain(to) or own_files.archived_digest(to) != sha256:
-            return Deed("archive", run.name, str(file), False, f"{to.name} is there and is not its archive", failed=True)
+            return Deed(
+                "archive", run.name, str(file), False, f"{to.name} exists and is not the archive of this file", failed=True
+            )
     else:
         files.require_space({file.parent: file.stat().st_size})
         backup_archive.compress(file, sha256)
@@ -60,7 +62,7 @@ def _compress(work: Work, run: PastRun, file: Path, sha256: str) -> Deed:
 
 
 def _name_in_manifests(file: Path, archive: Path) -> None:
-    """Name the archive in the manifest beside the file, where that is this backup's, and in the other copy's."""
+    """Record the archive in the manifest beside the file, where that is this backup's, and in the other copy's."""
     beside = backup_manifest.manifest_of(file)
     if not own_files.is_plain(beside):
         return

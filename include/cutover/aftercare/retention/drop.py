@@ -40,7 +40,7 @@ def drop(work: Work, run: PastRun, conninfo: Callable[[], str] | None) -> Iterat
         yield Deed("drop", run.name, schema, False, "its name is not that of a kept schema", failed=True)
         return
     if conninfo is None:
-        yield Deed("drop", run.name, schema, False, "nothing says how to log in to the target", failed=True)
+        yield Deed("drop", run.name, schema, False, "the log-in for the target is not defined", failed=True)
         return
     with target_session.session(conninfo(), "pg_catalog") as connection:
         there = connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None

@@ -72,4 +72,4 @@ def _deeds(work: Work, what: Kind, conninfo: Callable[[], str] | None) -> Iterat
                 yield from drop(work, run, conninfo)
         except (CutoverError, OSError, psycopg.Error) as error:
             found = target_session.primary_message(error) if isinstance(error, psycopg.Error) else str(error)
-            yield Deed(what, run.name, "what it left", False, found, failed=True)
+            yield Deed(what, run.name, "files and schema", False, found, failed=True)

@@ -84,7 +84,7 @@ def all_of(plan: str) -> list[PastRun]:
         try:
             events = Evidence(item).events()
         except CannotCheck as error:
-            log.warning("nothing of it is touched: %s", error)
+            log.warning("nothing of it is changed: %s", error)
             continue
         if any(event["event"] == "run.opened" for event in events):
             found.append(PastRun(Evidence(item), events))
@@ -116,7 +116,7 @@ def _keep_reason_of_live(run: PastRun, plan: Plan, now: datetime, sealed: Event)
             return "its aftercare is not over"
     due = datetime.fromisoformat(sealed["time"]) + timedelta(minutes=plan.aftercare.minutes)
     if not watched.exists and plan.aftercare.enabled and now < due:
-        return "the time of its aftercare is not over"
+        return "its aftercare period is not over"
     held = lease.read(plan.name)
     if held is not None and _rolls_back(held, run):
         return _ROLLING_BACK

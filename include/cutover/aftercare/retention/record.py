@@ -37,7 +37,7 @@ class Deed:
 
     def __str__(self) -> str:
         words = {"archive": "archived", "remove": "removed", "drop": "dropped"}
-        return f"{self.run}: {self.what} {words[self.kind] if self.done else f'is left: {self.why}'}"
+        return f"{self.run}: {self.what} {words[self.kind] if self.done else f'stays: {self.why}'}"
 
 
 def evidence_of(plan: str) -> Evidence:
@@ -70,5 +70,5 @@ def refuse_removed(plan: str, run: str) -> None:
             "the backup of this run was removed by retention, so there is nothing to roll back to",
             where=run,
             found=f"removed at {event['time'][:16].replace('T', ' ')} UTC, as the plan says",
-            do="Nothing was stopped. Another copy of the backup can be put back by hand; see README.",
+            do="Nothing was stopped. Restore another copy of the backup by hand; see README.",
         )

@@ -65,7 +65,7 @@ class Removal:
         work = self._work
         because = past_runs.keep_reason(run, work.plan, work.now)
         damaged = not because and not _has_backup(run)
-        because = because or ("no copy of it is as it was recorded" if damaged else self._keep_only_one(run))
+        because = because or ("every copy of it differs from its record" if damaged else self._keep_only_one(run))
         if because:
             return Deed("remove", run.name, what, False, because, failed=damaged)
         if work.dry_run:
@@ -129,7 +129,7 @@ class _RunFiles:
     def _unlink_extras(self, folder: Path) -> None:
         if not folder.is_dir() or folder.is_symlink():
             if os.path.lexists(folder):
-                self.left[str(folder)] = "it is not a folder of ours"
+                self.left[str(folder)] = "it is not a folder of this project"
             return
         known = _kept_extras(folder, self._run)
         if not any(folder.iterdir()):  # an earlier call was killed right before the folder itself

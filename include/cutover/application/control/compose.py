@@ -67,7 +67,7 @@ class Compose(ByCommands):
                 where=self.where,
                 expected="JSON from 'ps --format json' of Docker Compose v2 or podman-compose",
                 found=ran.excerpt(),
-                do="Compare the plan's engine with what is installed.",
+                do="Compare the plan's engine with the installed program.",
             ) from None
         if found:
             return self._of(found)
@@ -78,7 +78,7 @@ class Compose(ByCommands):
                 expected=f"a service {self._control.service}",
                 do="Compare the plan's services with 'config --services' there.",
             )
-        return ServiceState("absent", False, True, failing=True, detail="no container; is the project's name the right one?")
+        return ServiceState("absent", False, True, failing=True, detail="no container; check the project's name")
 
     def _of(self, found: Sequence[Container]) -> ServiceState:
         rests = [self._rests(item) for item in found]
@@ -106,7 +106,7 @@ class Compose(ByCommands):
         self._tell(seconds, "stop", self._control.service)
 
     def start(self, seconds: float) -> None:
-        """Bring it up alone. Not with ``start``: a container keeps the environment that it was made with."""
+        """Start it alone. Not with ``start``: a container keeps the environment that it was made with."""
         anew = ["--force-recreate"] if self._control.recreate else []
         self._tell(seconds, "up", "--detach", "--no-deps", "--no-build", *anew, self._control.service)
 
@@ -154,7 +154,7 @@ class Compose(ByCommands):
                 where=self.where,
                 expected=f"an answer to '{' '.join(self._control.engine)} {arguments[0]}'",
                 found=f"{ran.ended}, {ran.excerpt()}",
-                do="Run it by hand there as the user of the tasks: the engine must run, and the project must be whole.",
+                do="Run it by hand there as the user of the tasks: the engine must run, and the project must be complete.",
             )
         return ran
 

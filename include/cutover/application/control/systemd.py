@@ -83,7 +83,7 @@ class Systemd(ByCommands):
         for verb in ("stop", "start"):
             ran = self._look([*self._sudo, "-l", "--", *self._command(verb)[len(self._sudo) :]])
             if ran.code != 0:
-                return f"sudo does not let {verb} through without a password"
+                return f"sudo asks for a password for {verb}"
         return ""
 
     def environment(self) -> Mapping[str, str] | None:

@@ -87,7 +87,7 @@ class Page:
 
 
 class StartPage:
-    """All suites of a stage, those that are not as they must be first.
+    """All suites of a stage, those that did not pass first.
 
     Args:
         stage: ``heading``, ``about``, ``task_log_url``, ``moment``, and ``suites``: for each its ``name``, whether it stands

@@ -50,7 +50,7 @@ def briefing(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
     made = aftercare_record.looks(watch.evidence.events())
     lines = [
         f"**{watch.plan.application}** is live on PostgreSQL since {aftercare_record.started_at(watch.cutover):%H:%M} UTC "
-        f"(run `{watch.run_id}`). {len(made)} looks, {sum(event['outcome'] == 'green' for event in made)} green.",
+        f"(run `{watch.run_id}`). {len(made)} rounds, {sum(event['outcome'] == 'green' for event in made)} green.",
         "",
         "| check | outcome | expected | found |",
         "|---|---|---|---|",
@@ -59,11 +59,11 @@ def briefing(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
     lines += [
         f"| {_cell(check.title)} | {check.outcome} | {_cell(check.expected)} | {_cell(check.found)} |" for check in bad
     ]
-    lines += ["", f"**A rollback would leave behind, in the kept schema and exported:** {written_since(watch)}.", ""]
+    lines += ["", f"**After a rollback, only the kept schema and the export hold:** {written_since(watch)}.", ""]
     lines += [f"- {_cell(check.do)}" for check in bad if check.do]
     lines += [
         "",
-        f"**No answer within {watch.plan.gates.response_minutes:g} minutes means that it stays live**; the next red look "
+        f"**No answer within {watch.plan.gates.response_minutes:g} minutes means that it stays live**; the next red round "
         f"asks again. A rollback can be triggered at any time: `rollback_{watch.plan.name}`.",
     ]
     return "\n".join(lines)
@@ -109,7 +109,7 @@ def record_answer(watch: Watch, chosen: str, by: str | None) -> str:
         else aftercare_record.STAY
     )
     watch.evidence.append(aftercare_record.ANSWERED, gate=aftercare_record.QUESTION, answer=answer, by=by, automatic=False)
-    watch.log.info("%s by %s", answer, by or "nobody in time")
+    watch.log.info("%s by %s", answer, by or "the time limit")
     if by is None:
         events = watch.evidence.events()
         last = next(
@@ -121,7 +121,7 @@ def record_answer(watch: Watch, chosen: str, by: str | None) -> str:
 
 
 def request_rollback(watch: Watch) -> str | None:
-    """Record why and by whom the rollback is asked for, and return its run id; None where nobody asked.
+    """Record why and by whom the rollback is asked for, and return its run id; None where no one requested it.
 
     Safe to run again: one answer has one run.
     """

@@ -17,7 +17,7 @@ def close_aftercare(watch: Watch) -> Report:
     """Send the closing notice and write the post-cutover report. Safe to run again: a notice is sent once.
 
     Raises:
-        StepFailed: On purpose, unless every look was green and every check could be made: the run is red then.
+        StepFailed: On purpose, unless every round was green and every check could be made: the run is red then.
     """
     if not watch.evidence.exists or watch.evidence.last(aftercare_record.OPENED) is None:
         raise StepFailed(
@@ -27,7 +27,7 @@ def close_aftercare(watch: Watch) -> Report:
     if closed is None:
         events = watch.evidence.events()
         if aftercare_record.answer(events, watch.entitled) is not None and aftercare_record.is_live(watch.cutover):
-            ended = "rolled_back"  # the rollback is on its way
+            ended = "rolled_back"  # the rollback is running
         else:
             ended = aftercare_record.outcome(events, live=aftercare_record.is_live(watch.cutover))
         written = written_since(watch) if ended != "rolled_back" else ""
@@ -35,18 +35,18 @@ def close_aftercare(watch: Watch) -> Report:
             aftercare_record.CLOSED, outcome=ended, summary=aftercare_record.ENDS[ended], written=written
         )
     ended = str(closed["outcome"])
-    if ended != "rolled_back":  # that has a notice of its own
+    if ended != "rolled_back":  # a rollback has its own notice
         notify(watch, "closing", "closing", as_sentence(_ended(watch, closed)))
     watch.evidence.save(aftercare_report.FILE, aftercare_report.render(watch.evidence, watch.cutover, watch.plan))
     if ended != "quiet":
         raise StepFailed(
             closed["summary"],
             where=watch.run_id,
-            do="Read the post-cutover report, and correct the causes of the red looks.",
+            do="Read the post-cutover report, and correct the causes of the red rounds.",
         )
     return Report(_ended(watch, closed), {"outcome": ended})
 
 
 def _ended(watch: Watch, closed: Mapping[str, Any]) -> str:
     made = aftercare_record.looks(watch.evidence.events())
-    return f"{closed['summary']}, of {len(made)} looks in {watch.settings.minutes:g} minutes"
+    return f"{closed['summary']}, of {len(made)} rounds in {watch.settings.minutes:g} minutes"

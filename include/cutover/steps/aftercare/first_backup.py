@@ -11,7 +11,7 @@ from include.cutover.steps.step import Report
 def first_backup(watch: Watch) -> Report:
     """Dump PostgreSQL, restore the dump elsewhere and compare. Safe to run again; a proven dump is kept.
 
-    A failed check is reported, and people are asked about it, as for a red look.
+    A failed check is reported, and people are asked about it, as for a red round.
     """
     known = watch.evidence.last(aftercare_record.BACKUP)
     if known is not None and known["dump"]["proven"]:

@@ -1,4 +1,4 @@
-"""Watches the application on PostgreSQL: one look at a time, until the aftercare's time is over."""
+"""Watches the application on PostgreSQL: one round of checks at a time, until the aftercare's time is over."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ from include.cutover.target import session as target_session
 
 
 def look(watch: Watch) -> Report:
-    """Make the look that is due and record it; the last one ends the watch. A killed look is made again.
+    """Run the round of checks that is due and record it; the last one ends the watch. A killed round runs again.
 
     Raises:
-        NotYet: After each look but the last, and when none is due.
-        StepFailed: After the last, unless every look was green.
+        NotYet: After each round but the last, and when none is due.
+        StepFailed: After the last, unless every round was green.
     """
     settings = watch.settings
     if not aftercare_record.is_live(watch.cutover):
@@ -51,12 +51,12 @@ def _watched(watch: Watch, why: str) -> Report:
         watch.evidence.append(aftercare_record.WATCHED, why=why)
     made = aftercare_record.looks(watch.evidence.events())
     bad = [event for event in made if event["outcome"] != "green"]
-    summary = f"{why}; {len(made)} looks, {len(made) - len(bad)} green"
+    summary = f"{why}; {len(made)} rounds, {len(made) - len(bad)} green"
     if bad:
         raise StepFailed(
-            "not every look was green",
+            "not every round was green",
             where=watch.run_id,
-            expected=f"{len(made)} green looks",
+            expected=f"{len(made)} green rounds",
             found="; ".join(f"{event['time'][11:19]} {event['outcome']}: {event['summary']}" for event in bad[-5:]),
             do="Read the post-cutover report.",
         )
@@ -83,7 +83,7 @@ def _look(watch: Watch) -> None:
     )
     checks += logs
     checks += _checked(
-        "aftercare_statistics", "PostgreSQL's statistics are as they should be", lambda: _statistics(watch, opened)
+        "aftercare_statistics", "PostgreSQL's statistics are within their limits", lambda: _statistics(watch, opened)
     )
     checks += _checked(
         "aftercare_sequences",
@@ -107,7 +107,7 @@ def _look(watch: Watch) -> None:
         wrote=sum(check.outcome == "passed" for check in written),
     )
     passed = sum(check.outcome == "passed" for check in checks)
-    watch.log.info("look %s: %s, %d of %d checks passed", event["number"], outcome, passed, len(checks))
+    watch.log.info("round %s: %s, %d of %d checks passed", event["number"], outcome, passed, len(checks))
     if outcome != "green" and (before is None or before["outcome"] != outcome or before["summary"] != event["summary"]):
         notify(watch, f"aftercare.{event['seq']}", "aftercare", as_sentence(event["summary"]))
 
@@ -147,7 +147,7 @@ def _growth(
             found = aftercare_checks.growth(watch.target, watch.plan.target_schema, growing, rate, seen)
             return [found] if found is not None else []
 
-        checks += _checked(f"aftercare_growth_{growing.table}", f"Rows of {growing.table} come as fast as before", check)
+        checks += _checked(f"aftercare_growth_{growing.table}", f"{growing.table} grows as fast as before", check)
     return checks
 
 

@@ -30,7 +30,12 @@ def open_aftercare(watch: Watch) -> Report:
     opened = watch.evidence.last(aftercare_record.OPENED) if watch.evidence.exists else None
     if opened is not None:
         if opened["own_run_id"] != watch.own_run_id:
-            raise Refused("another run watches this cutover already", where=run, found=f"by {opened['own_run_id']}")
+            raise Refused(
+                "another run watches this cutover already",
+                where=run,
+                found=f"by {opened['own_run_id']}",
+                do="Follow that run.",
+            )
         return Report("the aftercare is open")
     live = watch.cutover.last("run.opened") or {}
     kept = watch.cutover.last(aftercare_record.BASELINE) or {}
@@ -47,7 +52,7 @@ def open_aftercare(watch: Watch) -> Report:
         plan=watch.plan.name,
         application=watch.plan.application,
         own_run_id=watch.own_run_id,
-        actor=live.get("actor"),  # the person who took it live; this DAG may be triggered by anybody
+        actor=live.get("actor"),  # the person who took it live; any user may have triggered this DAG
         notices=bool(live.get("notices", True)),
         started=started.isoformat(),
         until=(aftercare_record.now() + timedelta(minutes=settings.minutes)).isoformat(),
