@@ -12,6 +12,11 @@ import pytest
 from include.cutover.places import ROOT
 
 MODULE_LINES, FUNCTION_LINES, PARAMETERS = 500, 60, 8
+DOCUMENTED = 4
+"""A public function with so many parameters documents them."""
+
+DOCUMENTED_BY_RUNNER = {"connections/commands.py": "run", "connections/ssh.py": "run"}
+"""Methods that implement ``Runner.run``, whose docstring they refer to."""
 PRODUCT = ("include", "dags", "plugins")
 PACKAGE = ROOT / "include" / "cutover"
 AT_THE_TOP = {"__init__", "__main__", "checks", "errors", "files", "locks", "masking", "places"}
@@ -55,6 +60,22 @@ def test_no_function_is_longer_than_a_page() -> None:
 def test_no_function_has_too_many_parameters() -> None:
     counts = {name: parameters(node) for name, node in functions()}
     assert {name: count for name, count in counts.items() if count > PARAMETERS} == {}
+
+
+def test_public_functions_document_their_parameters() -> None:
+    found = []
+    for file, tree in modules().items():
+        owners: list[ast.Module | ast.ClassDef] = [tree]
+        owners += [node for node in tree.body if isinstance(node, ast.ClassDef) and not node.name.startswith("_")]
+        for owner in owners:
+            for node in owner.body:
+                if not isinstance(node, Function) or node.name.startswith("_") or parameters(node) < DOCUMENTED:
+                    continue
+                if DOCUMENTED_BY_RUNNER.get("/".join(file.parts[-2:])) == node.name:
+                    continue
+                if "Args:" not in (ast.get_docstring(node) or ""):
+                    found.append(f"{file}:{node.lineno} {node.name}")
+    assert found == []
 
 
 def test_only_what_belongs_to_everything_lies_at_the_top() -> None:
