@@ -65,7 +65,7 @@ def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
             in it, and so on: kept files are never overwritten.
 
     Raises:
-        Refused: When a process has the database open (it is named), no copy of the backup is whole, there is no room, the
+        Refused: When a process has the database open (it is named), no copy of the backup is intact, there is no room, the
             file is a mount of its own, or it cannot be given to its owner. Nothing was moved.
         CannotCheck: When the open files of processes cannot be checked.
         StepFailed: When a place cannot be written, or the restored file is not the backup.
