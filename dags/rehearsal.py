@@ -3,7 +3,7 @@
 For the lead or a deputy, as often as wanted, best on the day before. Nothing is stopped and no notice is sent: a **clone
 of the live file**, taken atomically, is moved into a **disposable database** on the target's server, with the steps of the
 cutover itself. Services, configuration, the live file's fence, the target's own database and the lease of the cutovers are
-left alone.
+not changed.
 
 | part | what it does |
 |---|---|

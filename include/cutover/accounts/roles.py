@@ -79,7 +79,7 @@ def look(wanted: Accounts) -> Found:
 def apply(wanted: Accounts, *, make_users: bool = False) -> Found:
     """Set exactly the permissions and members of the roles, and write the identity map. Safe to run again.
 
-    Other roles are left alone, and so are their members.
+    Other roles and their members are not changed.
 
     Args:
         wanted: The accounts.

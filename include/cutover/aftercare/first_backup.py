@@ -1,6 +1,6 @@
 """The first backup of PostgreSQL: dumped, restored elsewhere, compared, and only then called a backup.
 
-The dump is of one moment: a transaction of ours exports its snapshot, pg_dump reads in it, and the digests that the restored
+The dump is of one moment: one transaction exports its snapshot, pg_dump reads in it, and the digests that the restored
 copy must have are computed in the same transaction. The scratch database is always dropped afterwards; one that a killed
 attempt left is dropped by the next.
 """
@@ -178,7 +178,7 @@ def _dump(dump: str, environment: dict[str, str], file: Path, snapshot: str, but
             os.fsync(out.fileno())
         if done.returncode != 0:
             raise CannotCheck(
-                "pg_dump failed", where=dump, found=_said(done), do="Give its role the rights, or make space on the disk."
+                "pg_dump failed", where=dump, found=_said(done), do="Grant its role the rights, or free disk space."
             )
         partial.rename(file)
         sync_folder(file.parent)

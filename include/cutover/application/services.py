@@ -70,9 +70,9 @@ class ServiceResult:
 
 
 def stop(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
-    """Stop the services, the last of the plan first, and verify that all of them are at rest.
+    """Stop the services, the last of the plan first, and verify that all of them have stopped.
 
-    Safe to run again: a service that is at rest already is left alone and reported so.
+    Safe to run again: a service that has stopped already is not changed, and reported so.
 
     Args:
         services: In the plan's order.
@@ -92,7 +92,7 @@ def stop(services: Sequence[Service], remote: Remote = no_remote) -> list[Servic
 def start(services: Sequence[Service], remote: Remote = no_remote) -> list[ServiceResult]:
     """Start the services, in the order of the plan, and verify that all of them run and stay up.
 
-    Safe to run again: a service that runs already is left alone and reported so. A service that its controller would go on
+    Safe to run again: a service that runs already is not changed, and reported so. A service that its controller would go on
     trying to start is stopped, so that it does not come up later by itself.
 
     Raises:

@@ -71,7 +71,7 @@ class EndsOfEvidence:
             raise CannotCheck(
                 "the evidence does not name the SQLite file",
                 where=str(self.evidence.folder),
-                do="Name it with --source.",
+                do="Set --source.",
             )
         return Path(found)
 
@@ -83,7 +83,7 @@ class EndsOfEvidence:
                 "there is no log-in for the target",
                 where=f"connection {plan.connections.target}",
                 expected=f"--target, or {environment.variable(plan.connections.target)} in the environment",
-                do="Name it with --target.",
+                do="Set --target.",
             )
         where = f"connection {plan.connections.target}" if self.target is None else "--target"
         conninfo = tls.demanded(given, plan.tls, where)

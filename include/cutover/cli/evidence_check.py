@@ -47,7 +47,7 @@ def check(folder: Path) -> list[Check]:
         checks.append(_check("torn", "The last event is complete", "unknown", "a complete line", found))
     recorded = {event["name"]: event for event in events if event["event"] == "file"}
     for name, event in recorded.items():
-        checks.append(_file(folder / name, event["sha256"], f"file_{name}", f"{name} is as it was recorded"))
+        checks.append(_file(folder / name, event["sha256"], f"file_{name}", f"{name} is unchanged since it was recorded"))
     gone = removed(folder.parent.name, folder.name)
     return [*checks, *([_removed(gone)] if gone is not None else _backups(events))]
 
@@ -67,9 +67,15 @@ def _backups(events: list[Event]) -> list[Check]:
                 path, archive = Path(event[key]), backup_archive.archive_of(Path(event[key]))
                 archived = not path.exists() and archive.exists()
                 checks.append(
-                    _file(archive, event["sha256"], key, f"{title}, archived, is as it was taken", backup_archive.digest)
+                    _file(
+                        archive,
+                        event["sha256"],
+                        key,
+                        f"{title}, archived, is unchanged since it was taken",
+                        backup_archive.digest,
+                    )
                     if archived
-                    else _file(path, event["sha256"], key, f"{title} is as it was taken")
+                    else _file(path, event["sha256"], key, f"{title} is unchanged since it was taken")
                 )
     return checks
 

@@ -74,7 +74,7 @@ def command(options: RunOptions) -> None:
     stack = Stack(options.folder, settings)
     if stack.running:
         raise Refused(
-            "a local Airflow runs there already", where=stack.url, do="Stop it with 'make down', or give another --folder."
+            "a local Airflow runs there already", where=stack.url, do="Stop it with 'make down', or set another --folder."
         )
     console.print("Airflow is starting …")
     with _kept(stack) if options.keep_stack else stack.roster.guarded():

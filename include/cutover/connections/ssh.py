@@ -252,7 +252,7 @@ class Ssh:
                 quiet_since = now
             elif over or (ended and now - quiet_since > _AFTERWARDS_SECONDS):
                 break
-            elif now >= deadline:  # the host's own time limit has passed without a word from it
+            elif now >= deadline:  # the host's own time limit has passed without an answer
                 raise TimeoutError("the host stopped answering")
             else:
                 time.sleep(_PAUSE)

@@ -71,7 +71,7 @@ def problem(found: str) -> tuple[str, str] | None:
     if "does not match host name" in text or "server certificate for" in text:
         return (
             "the target's certificate is for another host",
-            "Connect by a name that stands in its certificate; or another host answers in the target's place.",
+            "Connect by a name in its certificate; otherwise another host may answer in the target's place.",
         )
     if "root certificate file" in text:
         return (

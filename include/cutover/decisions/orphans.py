@@ -134,7 +134,7 @@ class OrphanSettler:
             expected="no orphans",
             found=f"{rows:,} rows, e.g. {self._work.examples(self._work.shape(key.table), 'work.hit')}",
             do=(
-                f"They point to rows of {key.referenced_table} that are not there, or that other decisions take out or "
+                f"They point to rows of {key.referenced_table} that are missing, or that other decisions remove or "
                 "change. Decide for them too, or correct the rows in the source. Nothing was changed."
             ),
         )

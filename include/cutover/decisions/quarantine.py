@@ -72,8 +72,8 @@ def rows(decided: Decided, plan: Plan) -> Iterator[QuarantinedRow]:
     with decided_snapshot.opened(decided) as connection:
         encoding = decided_snapshot.text_encoding(connection)
         kinds: dict[Literal["taken out", "changed"], str] = {
-            "taken out": "SELECT place, foreign_key || CASE WHEN follows THEN ': the row it points to is in quarantine'"
-            " ELSE ': it points to no row' END AS reason FROM record.removed WHERE t = {t}",
+            "taken out": "SELECT place, foreign_key || CASE WHEN follows THEN ': the row that it refers to is in quarantine'"
+            " ELSE ': it refers to no row' END AS reason FROM record.removed WHERE t = {t}",
             "changed": "SELECT place, group_concat(c || ': ' || decision || coalesce(' by ' || foreign_key, ''), '; ')"
             " AS reason FROM record.touched WHERE t = {t} GROUP BY place",
         }

@@ -54,7 +54,7 @@ class ValueChanger:
         c = quote(name)
         self._work.run(
             f"UPDATE OR ABORT main.{quote(table)} AS r"
-            # Without the plus the rowid's type would be applied to x.place, and its index be of no use.
+            # Without the plus the rowid's type would be applied to x.place, and its index could not be used.
             f" SET {c} = (SELECT x.new FROM work.change AS x WHERE x.place = +{at})"
             f" WHERE {at} IN (SELECT x.place FROM work.change AS x)"
         )

@@ -205,7 +205,7 @@ def rehearsals(plan: str) -> list[Evidence]:
         try:
             events = Evidence(item).events()
         except CannotCheck as error:
-            log.warning("a rehearsal is left out: %s", error)
+            log.warning("a rehearsal is ignored: %s", error)
             continue
         if events:
             found.append((events[0]["time"], Evidence(item)))

@@ -5,7 +5,7 @@ it, any later step, or the outbox's own DAG, whichever comes first.
 
 A notice may be due later, may belong to an open run only, and may be held for the communicator, for some minutes and no
 longer. It never blocks a cutover: a drain takes the seconds it is given, a failure is recorded and not raised, and a channel
-that failed is left alone for a pause that grows with each failure.
+that failed is not used for a pause that grows with each failure.
 """
 
 from __future__ import annotations

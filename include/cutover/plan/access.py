@@ -62,9 +62,9 @@ class Secret(Model):
     @model_validator(mode="after")
     def _one(self) -> Secret:
         if sum(item is not None for item in (self.env, self.file, self.connection)) != 1:
-            raise ValueError("give exactly one of env, file, connection")
+            raise ValueError("set exactly one of env, file, connection")
         if self.file is not None and not self.file.is_absolute():
-            raise ValueError("file: give an absolute path")
+            raise ValueError("file: set an absolute path")
         return self
 
 

@@ -171,7 +171,7 @@ class CountTest(Model):
     @model_validator(mode="after")
     def _one_way_to_read(self) -> CountTest:
         if (self.field is None) == (self.pattern is None):
-            raise ValueError("give either field (for JSON) or pattern (for a page)")
+            raise ValueError("set either field (for JSON) or pattern (for a page)")
         if self.pattern is not None and re.compile(self.pattern).groups != 1:
             raise ValueError("pattern needs exactly one group, around the number")
         return self

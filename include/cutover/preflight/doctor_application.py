@@ -26,7 +26,7 @@ def place_checks(site: Site) -> list[Check]:
     """Check the places for backups and extras."""
     checks = [item.preview if item.required else _optional(item) for item in preview_extras(site.plan)]
     if site.live is None:
-        do = "Give --source."
+        do = "Set --source."
         return [*checks, result("backup_directory", "Backups can be written", None, "", "the source is not named", do)]
     return [*check_places(site.live, plan=site.plan), *checks]
 

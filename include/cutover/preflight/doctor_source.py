@@ -25,7 +25,7 @@ def source_checks(site: Site) -> list[Check]:
     """Run the checks of preflight on the file and on a clone of it; check the schema's version and changes."""
     plan = site.plan
     if site.live is None:
-        do = f"Give --source, or {environment.variable(plan.connections.source)} in the environment."
+        do = f"Set --source, or {environment.variable(plan.connections.source)} in the environment."
         return [result("source_connection", "The source's file is named", None, "", "it is not defined", do)]
     checks = check_source_file(site.live)
     if checks[0].outcome != "passed":
@@ -57,7 +57,7 @@ def _alembic(reading: Any, plan: Plan) -> Check:
     if wanted is None and revisions:
         do = f"Compare the plan's SQL with that revision, then write schema_version: {revisions[0]} into the plan."
         return result(name, title, None, "a revision in the plan", f"{found}; the plan names none", do)
-    do = "Bring the plan's SQL and schema_version up to the application's release, or freeze its releases."
+    do = "Update the plan's SQL and schema_version to the application's release, or freeze its releases."
     return result(
         name, title, wanted is None or revisions == [wanted], f"revision {wanted}" if wanted else "no revision", found, do
     )
@@ -70,5 +70,5 @@ def _drift(plan: Plan, objects: Mapping[str, str]) -> Check:
         return result(name, title, True, "no change", "no run has proven one yet", "")
     run, recorded = before
     drift = schema_drift.between(recorded["objects"], objects)
-    do = "Rehearse again with this schema, and freeze it until the migration is over."
+    do = "Rehearse again with this schema, and freeze it until the migration is complete."
     return result(name, title, not drift, "no change", f"since {run}: {drift}", do)

@@ -19,7 +19,7 @@ def target_checks(site: Site) -> list[Check]:
     """Run the checks of preflight, and check the log-in of the application."""
     plan = site.plan
     if site.target is None:
-        do = f"Give --target, or {environment.variable(plan.connections.target)} in the environment."
+        do = f"Set --target, or {environment.variable(plan.connections.target)} in the environment."
         return [result("target_connection", "The target's connection is defined", None, "", "it is not defined", do)]
     size = site.live.stat().st_size if site.live is not None and site.live.exists() else 0
     checks = check_target(site.target, plan=plan, source_bytes=size, application_role=site.role)

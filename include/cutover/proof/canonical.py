@@ -279,7 +279,7 @@ def _micros(hour: str, minute: str, second: str | None, fraction: str | None) ->
 
 
 def _text(encoding: str, data: bytes) -> str:
-    """Return text with its length in UTF-8; ``!text`` where SQLite would mend broken pairs of UTF-16 in silence."""
+    """Return text with its length in UTF-8; ``!text`` where SQLite would silently repair broken pairs of UTF-16."""
     try:
         text = data.decode(encoding)
         return f"{len(text.encode())}:{text}"

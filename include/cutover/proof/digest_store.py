@@ -37,7 +37,7 @@ class DigestStore:
         return [str(snapshot.resolve()), found.st_size, found.st_mtime_ns, found.st_ino]
 
     def load(self, identity: Sequence[Any], wanted: Mapping[str, ComparedTable]) -> dict[str, Digests]:
-        """Return the digests that were computed from this snapshot in this way; none where the file is of no use."""
+        """Return the digests that were computed from this snapshot in this way; none where the file cannot be used."""
         try:
             content: dict[str, Any] = json.loads(self.file.read_bytes())
             if content.get("snapshot") != list(identity):

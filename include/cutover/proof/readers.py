@@ -82,7 +82,7 @@ class Readers:
         return self._begun[-1]
 
     def give_up(self) -> None:
-        """End the work under way: it is of no use any more, and might go on for minutes."""
+        """End the work under way: its result is not needed, and it might run for minutes."""
         self._at_source.shutdown(wait=False, cancel_futures=True)
         self._at_target.shutdown(wait=False, cancel_futures=True)
         # A cancelled one never ends, as no thread waits for it.

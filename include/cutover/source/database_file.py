@@ -68,7 +68,7 @@ def read_header(path: Path) -> bytes:
             "the file has zero bytes",
             where=str(path),
             expected="an SQLite database",
-            do="SQLite makes such a file when it is given a wrong path: check the path first.",
+            do="SQLite creates such a file at a wrong path: check the path first.",
         )
     if not header.startswith(MAGIC):
         raise _not_a_database(path, header, found.st_size)

@@ -115,7 +115,7 @@ def read(database: Path) -> FenceNote | None:
             "the fence's note is unreadable",
             where=str(path),
             found=type(error).__name__,
-            do="Byte 18 of the file says whether it is fenced (3 is fenced); repair or remove the note by hand.",
+            do="Byte 18 of the file is 3 when it is fenced; repair or remove the note by hand.",
         ) from None
     if note.version != _VERSION:
         raise CannotCheck(

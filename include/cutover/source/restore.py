@@ -65,7 +65,7 @@ def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
             in it, and so on: kept files are never overwritten.
 
     Raises:
-        Refused: When a process has the database open (it is named), no copy of the backup is whole, there is no room, the
+        Refused: When a process has the database open (it is named), no copy of the backup is intact, there is no room, the
             file is a mount of its own, or it cannot be given to its owner. Nothing was moved.
         CannotCheck: When the open files of processes cannot be checked.
         StepFailed: When a place cannot be written, or the restored file is not the backup.
@@ -75,7 +75,7 @@ def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
         raise Refused(
             "the database is a mount of its own and cannot be replaced in one step",
             where=str(place),
-            do="Mount the folder that it lies in instead. To go back now, write the backup into the file by hand.",
+            do="Mount its folder instead. To go back now, write the backup into the file by hand.",
         )
     files.make_private(kept)
     with locked(kept / ".lock"):
@@ -144,7 +144,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
             ready.unlink()
     else:
         raise Refused(
-            "no copy of the backup is whole; the database was left as it is",
+            "no copy of the backup is intact; the database is unchanged",
             where=str(manifest.file),
             expected=f"SHA-256 {manifest.sha256}",
             found="; ".join(damage),
@@ -156,7 +156,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
         found = files.digest(ready, from_disk=True)
         if found != manifest.sha256:
             raise StepFailed(
-                "the copy does not read back as it was written; the database was left as it is",
+                "the copy does not read back as it was written; the database is unchanged",
                 where=str(ready.parent),
                 expected=f"SHA-256 {manifest.sha256}",
                 found=found,

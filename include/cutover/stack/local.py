@@ -207,7 +207,7 @@ class Stack:
             try:
                 yield parse_plan(file.read_text(encoding="utf-8"), str(file), values)
             except (PlanInvalid, OSError, UnicodeDecodeError) as error:
-                log.warning("no rights are given to this plan's DAGs: %s", error)
+                log.warning("no rights are granted on this plan's DAGs: %s", error)
 
     def _start_metadata(self, accounts: Accounts) -> Cluster:
         return metadata.start(self._metadata, accounts, self.roster, self._keys()["CORE__FERNET_KEY"])

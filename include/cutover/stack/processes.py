@@ -47,7 +47,7 @@ def _boot() -> str:
 
 @dataclass(frozen=True)
 class Leader:
-    """A process that leads a session of ours.
+    """A process that leads a session of this project.
 
     Attributes:
         name: Of its part, e.g. ``scheduler``.

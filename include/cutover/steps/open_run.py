@@ -86,7 +86,7 @@ def _refuse_short_window(plan: str, clock: Clock) -> None:
             where=f"plan {plan}: window_start",
             expected=f"a run that can be live before {clock.deadline:%Y-%m-%d %H:%M:%S} UTC",
             found=late,
-            do="Give a later start, or none for now; or plan a longer window.",
+            do="Enter a later start, or none for now; or plan a longer window.",
         )
 
 

@@ -1,6 +1,6 @@
 """The steps of ``rehearsal_<plan>`` that are not those of a cutover: clone, disposable database, way back, judgement.
 
-The application is left alone: its services, its configuration, its file and the target's database are checked and not
+The application is not changed: its services, its configuration, its file and the target's database are checked and not
 changed, and no notice is sent. A rehearsal has its own evidence and lease, and stops when a cutover opens.
 """
 

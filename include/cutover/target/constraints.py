@@ -50,7 +50,7 @@ def validate_foreign_keys(
             except errors.ForeignKeyViolation:
                 violated.append(_orphans(connection, schema, keys[table, name], secret.get(table, ())))
             except (errors.CheckViolation, errors.NotNullViolation):
-                violated.append(f"{name} of {table}: rows that do not hold to it")
+                violated.append(f"{name} of {table}: rows that violate it")
             except psycopg.Error as error:
                 raise as_cutover_error(error, f"{table}.{name}") from None
         if violated:

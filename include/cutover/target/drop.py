@@ -48,7 +48,7 @@ def drop_empty_schema_objects(conninfo: str, schema: str, run_id: str, guard: Gu
         records = applied(connection, schema)
         others = sorted({record.run_id for record in records if record.run_id != run_id})
         if others or not records:
-            log.info("nothing to drop in schema %s: its tables were made by %s", schema, ", ".join(others) or "no run")
+            log.info("nothing to drop in schema %s: its tables were created by %s", schema, ", ".join(others) or "no run")
             return []
         record_table = sql.Identifier(schema, catalog.RECORD_TABLE)
         made = {

@@ -60,7 +60,7 @@ def kept_name(schema: str, run_id: str) -> str:
 def lock_tables(connection: psycopg.Connection, schema: str) -> None:
     """Wait for transactions that write to a table of the schema; keep writers out until this transaction ends.
 
-    Readers are let in. A table of another owner is left alone.
+    Readers are let in. A table of another owner is not changed.
 
     Raises:
         Unreachable: When such a transaction does not end within the session's ``lock_timeout``; names it.

@@ -157,7 +157,7 @@ def test_a_backup_that_cannot_be_made_is_unclear_and_its_end_is_not_quiet(shop: 
     shop.do("open_aftercare", open_aftercare)
     assert shop.do("first_backup", first_backup).outcome == "failed", "unknown is no pass"
     shop.look_on()
-    with pytest.raises(StepFailed, match="could not be checked"):
+    with pytest.raises(StepFailed, match="could not be made"):
         shop.do("close_aftercare", close_aftercare)
     closed = shop.evidence.last(aftercare_record.CLOSED)
     assert closed is not None and closed["outcome"] == "unclear"

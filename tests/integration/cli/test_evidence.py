@@ -79,10 +79,10 @@ def truncate_the_second_copy(evidence: Evidence) -> None:
     [
         (change_an_event, "the chain of events is broken"),
         (take_an_event_out, "the chain of events is broken"),
-        (change_the_report, "report.html is as it was recorded"),
+        (change_the_report, "report.html is unchanged since it was recorded"),
         (remove_the_report, "no such file"),
-        (remove_the_backup, "The backup is as it was taken"),
-        (truncate_the_second_copy, "The second copy of the backup is as it was taken"),
+        (remove_the_backup, "The backup is unchanged since it was taken"),
+        (truncate_the_second_copy, "The second copy of the backup is unchanged since it was taken"),
     ],
 )
 def test_damage_is_found_and_named(typed: Type, evidence: Evidence, damage: Callable[[Evidence], None], told: str) -> None:

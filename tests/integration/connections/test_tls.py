@@ -93,7 +93,7 @@ def test_verify_full_lets_the_right_server_in(
     [
         ("foreign", "localhost", "ours", "not signed by an authority that the connection trusts", "sslrootcert"),
         ("good", "localhost", "theirs", "not signed by an authority that the connection trusts", "sslrootcert"),
-        ("good", "127.0.0.1", "ours", "certificate is for another host", "name that stands in its certificate"),
+        ("good", "127.0.0.1", "ours", "certificate is for another host", "name in its certificate"),
         ("good", "localhost", None, "no root certificate to check", "sslrootcert"),
         ("without", "localhost", "ours", "does not speak TLS", "ssl = on"),
     ],

@@ -212,7 +212,7 @@ def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: Manifest,
     manifest.file.unlink()
     os.truncate(manifest.second_file, 8192)
     found = files_of(live.parent)
-    with pytest.raises(Refused, match="no copy of the backup is whole") as error:
+    with pytest.raises(Refused, match="no copy of the backup is intact") as error:
         restore.restore(live, manifest, kept)
     assert str(manifest.file) in str(error.value)
     assert str(manifest.second_file) in str(error.value)

@@ -85,7 +85,7 @@ class Controller(Protocol):
         ...
 
     def hopeless(self, state: ServiceState) -> bool:
-        """Return True when it will not run any more after the order to start, so that waiting is of no use."""
+        """Return True when it will not run any more after the order to start, so that waiting cannot help."""
         ...
 
     def may_control(self) -> str:

@@ -15,7 +15,7 @@ def first_backup(watch: Watch) -> Report:
     """
     known = watch.evidence.last(aftercare_record.BACKUP)
     if known is not None and known["dump"]["proven"]:
-        return Report("the first backup is there")
+        return Report("the first backup exists")
     if not aftercare_record.is_live(watch.cutover):
         return Report("the application is rolled back; there is nothing to back up")
     dumped = aftercare_first_backup.take(watch.target, watch.plan, watch.cutover.folder.name)

@@ -25,7 +25,7 @@ def open_aftercare(watch: Watch) -> Report:
             where=run,
             expected="a cutover that is live",
             found="no such run" if not watch.cutover.exists else "it is not live, or is rolled back",
-            do="Give the run id of the cutover.",
+            do="Enter the run id of the cutover.",
         )
     opened = watch.evidence.last(aftercare_record.OPENED) if watch.evidence.exists else None
     if opened is not None:

@@ -35,7 +35,7 @@ class Watch(Step):
         run_id = aftercare_record.subject_of(plan_name, caller.run_id) or str(caller.params.get("run_id") or "").strip()
         if not run_id:
             raise Refused(
-                "the form names no run", where=f"plan {plan_name}", do="Give the run id of a cutover that is live."
+                "the form names no run", where=f"plan {plan_name}", do="Enter the run id of a cutover that is live."
             )
         super().__init__(plan_name, name, Caller(caller.dag_id, run_id, caller.actor, caller.params), ends)
         self.cutover = self.evidence
