@@ -60,9 +60,11 @@ def aftercare(plan: Plan) -> None:
     start_rollback = StartRollback(task_id="start_rollback", plan=plan.name, trigger_rule="all_done", retries=3)
     close = step("close_aftercare", close_aftercare, trigger_rule="all_done", **PATIENCE)
     backup_time = timedelta(minutes=2 * plan.aftercare.first_backup.minutes) + STEP_TIME
+    backup = step.if_planned("first_backup", first_backup, execution_timeout=backup_time)
     chain(opened, looks, close)
     chain(opened, *questions, start_rollback, close)
-    chain(opened, *step.if_planned("first_backup", first_backup, execution_timeout=backup_time), close)
+    if backup:
+        chain(opened, *backup, close)
 
 
 globals().update(

@@ -331,7 +331,7 @@ def phase_of(step: str) -> str:
 def is_copy(step: str) -> bool:
     """Report whether a step copies a table, or a part of one."""
     row = find(step)
-    return row is not None and row.mapped
+    return row is not None and row.mapped and step != row.name
 
 
 def copies(plan: Plan, table: str | None = None) -> list[str]:
