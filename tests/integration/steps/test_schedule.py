@@ -67,6 +67,16 @@ def test_it_is_announced_at_once_waits_and_begins_as_announced(ends: FakeEnds) -
         schedule_steps.open_schedule(soon)
 
 
+def test_a_cutover_scheduled_long_into_the_freeze_has_time_to_open(ends: FakeEnds, monkeypatch: pytest.MonkeyPatch) -> None:
+    scheduled = call(ends, minutes=1)  # the freeze began 14 minutes ago
+    schedule_steps.open_schedule(scheduled)
+    with pytest.raises(NotYet):
+        schedule_steps.see_it_open(scheduled)
+    monkeypatch.setattr(schedule_steps, "OPEN_SECONDS", 0.0)
+    with pytest.raises(StepFailed, match="did not open in time"):
+        schedule_steps.see_it_open(scheduled)
+
+
 def test_the_cutover_counts_as_the_lead_s_and_the_start_is_not_told_twice(ends: FakeEnds) -> None:
     ends.boxes["mail"].error = OSError("down")
     scheduled = call(ends, minutes=10)  # within the freeze
