@@ -66,7 +66,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         shutil.copytree(ours, folder / name)
         shutil.copytree(SECOND / name, folder / name, dirs_exist_ok=True)
     before = dict(os.environ)
-    site = Site(folder, aftercare_seconds=9)
+    site = Site(folder, aftercare_seconds=24)  # two rounds also on a busy machine
     try:
         site.start(pings=PINGS, credentials=5)
         yield site

@@ -88,7 +88,7 @@ def test_a_fence_without_its_note_is_not_lifted(typed: Type, database: Path) -> 
         (("fence", "status"), "--source"),
         (("fence", "lift", "--source", "x"), "--run"),
         (("fence", "status", "--source", "/nowhere/app.db"), "the database cannot be read"),
-        (("fence", "status", "--source", __file__), "not a SQLite database"),
+        (("fence", "status", "--source", __file__), "not an SQLite database"),
         (("evidence", "check"), "Missing argument 'folder'"),
         (("evidence", "check", "/nowhere"), "there is no evidence of this run"),
         (("rollback", "--plan", "ward_ops", "--evidence", "/nowhere", "--reason", "a test"), "no evidence of this run"),
