@@ -30,9 +30,10 @@ while True:
 """
 
 STARTER = """
-import sys, time
+import signal, sys, time
 from pathlib import Path
 from include.cutover.stack.processes import Roster
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
 roster = Roster(Path(sys.argv[1]))
 with roster.guarded([sys.executable, "-c", f"open({sys.argv[2]!r}, 'w').write('cleaned')"]):
     roster.start("sleeper", ["sleep", "600"], log=Path(sys.argv[1]).with_name("log"), environment={"PATH": "/usr/bin:/bin"})
