@@ -168,7 +168,8 @@ def test_work_that_is_given_up_does_not_wait_for_a_server_that_hangs(conninfo: s
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_the_session_of_an_ended_process_ends_too(conninfo: str, ending: signal.Signals) -> None:
     script = (
-        "import sys; from include.cutover.target.session import session\n"
+        "import signal, sys; from include.cutover.target.session import session\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs ignore it
         f"with session(sys.argv[1], 'public', application_name={NAME!r}) as connection:\n"
         "    connection.execute('SELECT pg_sleep(600)')\n"
     )
