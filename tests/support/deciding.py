@@ -108,7 +108,7 @@ def carry_out(place: Path, snapshot: Path, plan: Plan, planned: PlannedSchema) -
 def one_column(
     place: Path, declared: str, kind: str, decision: Mapping[str, Any], values: Sequence[Any], table: str = ""
 ) -> tuple[list[tuple[Any, str]], Decided]:
-    """What becomes of values of one column, each with its storage class."""
+    """The values of one column after the decision, each with its storage class."""
     snapshot = place / "backup.db"
     snapshot.unlink(missing_ok=True)
     shutil.rmtree(place / "evidence", ignore_errors=True)

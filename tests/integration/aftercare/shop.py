@@ -106,7 +106,7 @@ class Shop(FakeEnds):
         )
 
     def go_live(self, pings_before: Sequence[str] = (), **settings: Any) -> None:
-        """What a cutover leaves behind when it ends live."""
+        """The records of a cutover that ended live."""
         plan = self.plan(**settings)
         (self.folder / "plans" / f"{PLAN}.yaml").write_text(plan.model_dump_json())
         with closing(apsw.Connection(str(self.source_path(plan)))) as connection:

@@ -115,7 +115,7 @@ def test_only_the_lead_rolls_back_and_no_answer_stays_live(shop: Shop, chosen: s
     run_id = ask.request_rollback(shop.watch("start_rollback"))
     assert (run_id is not None) == (answer == "Roll back")
     if by is None:
-        assert "No answer within" in shop.mailbox.got[-1][1], "and the lead is told again"
+        assert "No answer within" in shop.mailbox.got[-1][1], "and the lead gets another notice"
     if answer == "Stay live":
         time.sleep(1)
         with pytest.raises(NotYet):

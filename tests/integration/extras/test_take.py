@@ -168,7 +168,7 @@ def test_missing_extra_is_a_warning_and_a_required_one_stops_the_run(tree: Path,
 def test_extra_that_cannot_be_kept_is_found_before_anything_stops(
     tree: Path, places: tuple[Path, Path], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    """A required one fails preflight, where nothing was touched; another is told."""
+    """A required one fails preflight, where nothing was touched; another gives a warning."""
     (tmp_path / "ward_ops.db").write_bytes(b"x")
     with running(tmp_path_factory.mktemp("redis")) as server:
         redis = {"url": server.url, "password_env": "REDIS_PASSWORD", "required": True}
@@ -194,7 +194,7 @@ def test_required_archive_must_be_complete(tree: Path, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("places")
 def test_extras_of_unknown_state_are_a_warning_at_the_gate(tree: Path, tmp_path: Path) -> None:
-    """Their task was killed, or a person marked it as done: it stops nothing that the plan does not require, and is told."""
+    """Their task was killed, or a person marked it as done: a warning, unless the plan requires them."""
     plan = plan_with(archives=[archive(tree)])
     evidence = Evidence.of("ward_ops", "run")
     evidence.append("run.opened", run_id="run", plan="ward_ops")

@@ -30,7 +30,7 @@ def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, 
 
 
 def test_the_restore_test_names_the_table_that_differs(live: Path, places: tuple[Path, Path], tmp_path: Path) -> None:
-    """What neither hash nor counts can show: a backup that is whole, and is not the source's content."""
+    """Neither hash nor counts can show this: an intact backup whose content is not the source's."""
     manifest = take(live, places)
     with closing(sqlite3.connect(live)) as connection, connection:
         connection.execute("UPDATE device SET score = score + 1e-16 WHERE id = 1")
