@@ -31,6 +31,7 @@ from include.cutover.stack.api_client import Client, GateState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.postgres import Cluster
 from include.cutover.stack.settings import StackSettings
+from tests.support.patience import RUN_SECONDS
 
 SECOND = ROOT / "tests" / "second_plan"
 PEOPLE = {
@@ -184,7 +185,7 @@ def forged(site: Site, unanswered: str) -> dict[str, tuple[str, str]]:
 def asked(site: Site, lead: Client, forged: dict[str, tuple[str, str]]) -> Asked:
     """The lead's run, with more in its form than the form has. It asks whether to stop the application."""
     for dag, run_id in forged.values():
-        lead.wait(dag, run_id, seconds=120)
+        lead.wait(dag, run_id, seconds=RUN_SECONDS)
     source = site.source("library")
     more = {"plan": "hasty", "actor": "observer", "allow_auto_approval": True, "dag_id": "cutover_hasty"}
     run_id = lead.trigger("cutover_library", {"reason": "the planned night", **more})
@@ -193,7 +194,7 @@ def asked(site: Site, lead: Client, forged: dict[str, tuple[str, str]]) -> Asked
 
 
 def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str) -> GateState:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         waiting = {task.task_id for task in client.tasks(dag_id, run_id) if task.state == "awaiting_input"}
         for gate in client.gates(dag_id, run_id):
@@ -385,7 +386,7 @@ def test_a_run_that_nobody_entitled_asked_for_refuses_itself(
     site: Site, lead: Client, forged: dict[str, tuple[str, str]], what: str, why: str
 ) -> None:
     dag, run_id = forged[what]
-    assert lead.wait(dag, run_id, seconds=120) == "failed"
+    assert lead.wait(dag, run_id, seconds=RUN_SECONDS) == "failed"
     first = next(task for task in lead.tasks(dag, run_id) if task.task_id in ("open_run", "open_rollback"))
     assert first.state == "failed"
     assert why in lead.log(dag, run_id, first)
@@ -460,7 +461,7 @@ def test_without_a_log_in_and_without_a_part_there_is_nothing_to_see(site: Site,
 def test_a_gate_that_was_marked_as_success_opens_nothing(site: Site, lead: Client, asked: Asked) -> None:
     marked = site.ask("lead", "PATCH", f"{asked.path}/taskInstances/go_no_go", {"new_state": "success"})
     assert marked.status_code == 200
-    assert lead.wait("cutover_library", asked.run_id, seconds=120) == "failed"
+    assert lead.wait("cutover_library", asked.run_id, seconds=RUN_SECONDS) == "failed"
     found = evidence("library", asked.run_id)
     assert found.last("gate", gate="go_no_go") is None
     refused = found.step("wait_for_window")
@@ -476,7 +477,7 @@ def test_a_closed_run_that_is_cleared_and_runs_again_does_nothing_more(site: Sit
     sealed = found.sealed
     clear = {"dry_run": False, "only_failed": False, "dag_run_id": asked.run_id}
     assert site.ask("lead", "POST", "/api/v2/dags/cutover_library/clearTaskInstances", clear).status_code == 200
-    assert lead.wait("cutover_library", asked.run_id, seconds=120) == "failed"
+    assert lead.wait("cutover_library", asked.run_id, seconds=RUN_SECONDS) == "failed"
     assert found.sealed == sealed and sealed is not None
     since = [event for event in found.events() if event["seq"] > sealed["seq"] and event["event"] == "step.end"]
     assert {event["step"] for event in since if event["outcome"] == "passed"} <= {"open_run", "close_run"}
@@ -490,7 +491,7 @@ def test_a_closed_run_that_is_cleared_and_runs_again_does_nothing_more(site: Sit
 def test_no_answer_before_anything_stopped_is_no_go(site: Site, unanswered: str) -> None:
     before = site.source("hasty")
     with site.stack.client("hana") as hana:
-        assert hana.wait("cutover_hasty", unanswered, seconds=120) == "failed"
+        assert hana.wait("cutover_hasty", unanswered, seconds=RUN_SECONDS) == "failed"
     found = evidence("hasty", unanswered)
     gate, sealed = found.last("gate", gate="go_no_go"), found.sealed
     assert gate is not None and (gate["answer"], gate["by"]) == ("No-go", None)
@@ -503,11 +504,11 @@ def test_no_answer_after_the_application_stopped_is_a_rollback(site: Site, unans
     """The deputy answers the first question; the one whom the second asks is not there."""
     before = site.source("hasty")
     with site.stack.client("hana") as hana, site.stack.client("deputy") as deputy:
-        hana.wait("cutover_hasty", unanswered, seconds=120)
+        hana.wait("cutover_hasty", unanswered, seconds=RUN_SECONDS)
         run_id = hana.trigger("cutover_hasty", {"reason": "nobody is there any more"})
         gate = wait_for_gate(hana, "cutover_hasty", run_id, "go_no_go")
         deputy.answer("cutover_hasty", run_id, gate, "Go")
-        assert hana.wait("cutover_hasty", run_id, seconds=240) == "failed"
+        assert hana.wait("cutover_hasty", run_id, seconds=RUN_SECONDS) == "failed"
     found = evidence("hasty", run_id)
     first, second, sealed = found.last("gate", gate="go_no_go"), found.last("gate", gate="approve"), found.sealed
     assert first is not None and (first["answer"], first["by"]) == ("Go", "deputy")

@@ -31,6 +31,7 @@ from include.cutover.places import ROOT
 from include.cutover.runs import rehearsals, schedule
 from include.cutover.stack.api_client import Client
 from tests.support.incidents import close_incidents
+from tests.support.patience import RUN_SECONDS
 
 PINGS = 20_000
 SECOND = ROOT / "tests" / "second_plan"
@@ -66,7 +67,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         shutil.copytree(ours, folder / name)
         shutil.copytree(SECOND / name, folder / name, dirs_exist_ok=True)
     before = dict(os.environ)
-    site = Site(folder, aftercare_seconds=24)  # two rounds also on a busy machine
+    site = Site(folder, aftercare_seconds=45)  # two rounds also on a busy machine
     try:
         site.start(pings=PINGS, credentials=5)
         yield site
@@ -87,8 +88,8 @@ def lead(site: Site) -> Iterator[Client]:
         yield client
 
 
-def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str, seconds: float = 120) -> Any:
-    deadline = time.monotonic() + seconds
+def wait_for_gate(client: Client, dag_id: str, run_id: str, name: str) -> Any:
+    deadline = time.monotonic() + RUN_SECONDS
     while time.monotonic() < deadline:
         for gate in client.gates(dag_id, run_id):
             if gate.task_id.endswith(name) and gate.answer is None:
@@ -104,7 +105,7 @@ def outcome(evidence: Evidence) -> str:
 
 
 def wait(client: Client, dag_id: str, run_id: str) -> str:
-    return str(client.wait(dag_id, run_id, seconds=300))
+    return str(client.wait(dag_id, run_id, seconds=RUN_SECONDS))
 
 
 def may_log_in(site: Site) -> bool:
@@ -341,7 +342,7 @@ def test_the_next_run_puts_the_pending_schema_aside_and_rollback_of_a_run_in_fli
     close_incidents("ward_ops")
     run_id = lead.trigger("cutover_ward_ops", {"approve": "ask", "reason": "in flight"})
     lead.answer("cutover_ward_ops", run_id, wait_for_gate(lead, "cutover_ward_ops", run_id, "go_no_go"), "Go")
-    wait_for_gate(lead, "cutover_ward_ops", run_id, "approve", 180)
+    wait_for_gate(lead, "cutover_ward_ops", run_id, "approve")
     evidence = Evidence.of("ward_ops", run_id)
     look = evidence.step("check_target")
     assert look is not None and len(look["figures"]["pending_fences_executed"]) == 1

@@ -21,8 +21,7 @@ from include.cutover.places import ROOT
 from include.cutover.stack.api_client import Client, GateState
 from tests.faults.judge import Before, State, Verdict, judge
 from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, sha256, until
-
-SECONDS = 420.0
+from tests.support.patience import RUN_SECONDS
 
 
 @dataclass
@@ -96,7 +95,7 @@ class Trial:
             return found
         return None
 
-    def held(self, rule: str, seconds: float = SECONDS) -> dict[str, Any]:
+    def held(self, rule: str, seconds: float = RUN_SECONDS) -> dict[str, Any]:
         """Wait until a process is held by the rule; returns its pid, its parent's and the time."""
         found: dict[str, Any] = until(
             lambda: self.fired(rule), seconds, f"a process is held at {self._rules[int(rule[1:])]}"
@@ -147,7 +146,7 @@ class Trial:
         self.runs.append(f"{ROLLBACK}/{found}")
         return found
 
-    def wait(self, run_id: str, seconds: float = SECONDS) -> str:
+    def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> str:
         """Wait for a run's end, also across a restart of the API server; returns its state."""
 
         def ended() -> str:
@@ -196,7 +195,7 @@ class Trial:
         """Of a run."""
         return Evidence.of(PLAN, run_id)
 
-    def wait_for(self, run_id: str, event: str, seconds: float = SECONDS, **match: Any) -> dict[str, Any]:
+    def wait_for(self, run_id: str, event: str, seconds: float = RUN_SECONDS, **match: Any) -> dict[str, Any]:
         """Wait until an event is in the evidence."""
 
         def look() -> dict[str, Any] | None:
@@ -206,7 +205,7 @@ class Trial:
         found: dict[str, Any] = until(look, seconds, f"{event} {match} in the evidence of {run_id}")
         return found
 
-    def gate(self, run_id: str, name: str, seconds: float = SECONDS) -> GateState:
+    def gate(self, run_id: str, name: str, seconds: float = RUN_SECONDS) -> GateState:
         """Wait until a gate is open for an answer."""
 
         def look() -> GateState | None:

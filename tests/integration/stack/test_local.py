@@ -20,6 +20,7 @@ from include.cutover.stack.api_client import Client, GateState, TaskState
 from include.cutover.stack.local import Stack
 from include.cutover.stack.processes import members
 from include.cutover.stack.settings import StackSettings
+from tests.support.patience import RUN_SECONDS
 
 DAGS = """
 import os
@@ -99,7 +100,7 @@ def test_a_run_is_triggered_followed_and_its_gate_answered(stack: Stack, lead: C
         lead.answer("gate", run_id, gate, "Go")
 
     seen: list[TaskState] = []
-    assert lead.wait("gate", run_id, seconds=180, on_task=seen.append) == "failed"
+    assert lead.wait("gate", run_id, seconds=RUN_SECONDS, on_task=seen.append) == "failed"
     assert [task.state for task in seen if task.task_id == "say"] == ["success"]
     assert [task.state for task in seen if task.task_id == "fail"][-1] == "failed"
     (answered,) = lead.gates("gate", run_id)
