@@ -25,13 +25,13 @@ LOCKS = [ROOT / "requirements.txt", ROOT / "requirements-dev.txt"]
 
 
 def say(text: str) -> None:
-    """One line for whoever waits."""
+    """Print one line of progress."""
     sys.stderr.write(f"setup: {text}\n")
     sys.stderr.flush()
 
 
 def fingerprint() -> str:
-    """What the environment is made of: this Python, the locks, and how this file installs them."""
+    """Return the environment's ingredients: this Python, the locks, and how this file installs them."""
     digest = hashlib.sha256(repr((sys.version_info[:3], sys.base_prefix, sysconfig.get_platform())).encode())
     for path in [*LOCKS, Path(__file__)]:
         digest.update(path.read_bytes())
@@ -39,7 +39,7 @@ def fingerprint() -> str:
 
 
 def finished(wanted: str) -> bool:
-    """Whether the last finished setup made exactly this."""
+    """Return True when the last finished setup made exactly this."""
     try:
         return STAMP.read_text().strip() == wanted and PYTHON.exists()
     except OSError:

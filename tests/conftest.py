@@ -1,4 +1,4 @@
-"""What the tests share: one embedded PostgreSQL for the whole session, and a fresh database for every test that asks."""
+"""Shared by all tests: one embedded PostgreSQL for the whole session, and a fresh database for every test that asks."""
 
 from __future__ import annotations
 

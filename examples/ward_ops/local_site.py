@@ -130,7 +130,7 @@ class LocalSite:
             part.result()
 
     def stop(self) -> None:
-        """Stop all processes of this folder, whoever started them, even after that one was killed."""
+        """Stop all processes of this folder, also those whose parent was killed."""
         if (self.folder / "stack").is_dir():
             Stack(self.folder / "stack").stop()
         if (self.folder / "ward_ops").is_dir():

@@ -265,7 +265,7 @@ class WardOps:
 
 
 def stop(root: Path, seconds: float = 20) -> None:
-    """Stop the stand-in of that root, whoever started it: supervisord stops its services, remaining processes are killed.
+    """Stop the stand-in of that root, also another process's: supervisord stops its services, the rest is killed.
 
     Safe to call twice, and after supervisord was killed: its services are found by their command line and their
     WARD_OPS_ROOT.
@@ -290,7 +290,7 @@ def stop(root: Path, seconds: float = 20) -> None:
 
 
 def service_processes(root: Path) -> list[int]:
-    """Return the process ids of the services with this root, whoever started them. Zombies do not count."""
+    """Return the process ids of the services with this root. Zombies do not count."""
     found = []
     for folder in Path("/proc").iterdir():
         if not folder.name.isdecimal():

@@ -77,7 +77,7 @@ class Browser:
         return str(self._until(lambda: self._ask("GET", f"element/{self._find(xpath)}/text"), f"text of {xpath}"))
 
     def enabled(self, xpath: str) -> bool:
-        """Whether a button or input may be used."""
+        """Return True when a button or input may be used."""
         return bool(self._until(lambda: self._ask("GET", f"element/{self._find(xpath)}/enabled"), f"state of {xpath}"))
 
     def count(self, xpath: str) -> int:
@@ -136,7 +136,7 @@ class Browser:
         })  # fmt: skip
 
     def screenshot(self, path: Path) -> None:
-        """What the window shows, as PNG."""
+        """Return the window's content as PNG."""
         path.write_bytes(base64.b64decode(self._ask("GET", "screenshot")))
 
     def _find(self, xpath: str) -> str:

@@ -26,7 +26,7 @@ class Column:
 
     Attributes:
         declared: Its type in the source, with collation.
-        domain: What the target's domain says beside the type; None where the type is used as it is.
+        domain: Constraint of the target's domain, beside the type; None where the type is used as it is.
         identity: How the target gives keys by itself: ``by default``, ``always``, ``serial``; empty where it does not.
         computed: The column whose being NULL it tells; then ``source`` and ``target`` say how each side has it:
             ``computed``, ``plain``, ``none``.
@@ -169,7 +169,7 @@ class Case:
         return {"pre_data": before, "post_data": after, "foreign_keys": foreign}
 
     def __str__(self) -> str:
-        """Everything as SQL, for whoever has to find out what happened."""
+        """Return the whole case as SQL, so that a failure can be repeated by hand."""
         told = [f"-- source ({self.encoding}), chunks of {self.chunk_rows}, parts of {self.part_rows}", *self.source()]
         for table in self.tables:
             told += [f"-- {table.name}: {row!r}" for row in self.rows[table.name]]

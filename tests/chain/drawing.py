@@ -1,6 +1,6 @@
 """Draws whole cutovers.
 
-What is drawn is plausible, but nothing keeps it from being awkward: any name, any declared type beside any type of the
+The cases are plausible, but nothing keeps it from being awkward: any name, any declared type beside any type of the
 target, values of every storage class, keys of every shape, references that lead nowhere.
 """
 

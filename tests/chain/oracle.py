@@ -1,4 +1,4 @@
-"""What a cutover must leave in the target, worked out in plain Python from the source's rows and the plan's words.
+"""The expected content of the target, worked out in plain Python from the source's rows and the plan's words.
 
 It shares nothing with the product: values are read from SQLite by their storage class, decisions are carried out here once
 more, and what PostgreSQL holds is read in PostgreSQL's own types. The one thing that is left to PostgreSQL is how it prints

@@ -1,4 +1,4 @@
-"""What SQLite lets in, row by row of the list: found before the window, decided by the plan, refused by the copy if not.
+"""Values that SQLite accepts and PostgreSQL does not: found before the window, decided by the plan, or refused by the copy.
 
 All cases live in one source and one target. The source is assessed; each table with a value that blocks is copied without
 the assessment and has to fail on that row; then the plan's decisions are carried out, everything else is copied, and the
@@ -109,12 +109,12 @@ class Case:
     Attributes:
         row: The row of the list.
         source: Statements for SQLite.
-        rows: What is put into its tables.
+        rows: The rows of its tables.
         made: The target's tables.
         later: Keys, indexes and foreign keys, as they are added after the load.
         finds: Code, severity, column, and keys of each finding.
         tables: Settings of its tables in the plan.
-        refused: What the copy says without the assessment: table, column, key, and the class of value.
+        refused: The copy's words without the assessment: table, column, key, and the class of value.
         arrives: Query → what it gives in the target after the decisions and the copy; empty where it must not be copied.
         kept: Table and key → original row in quarantine.
     """
@@ -133,7 +133,7 @@ class Case:
 
     @property
     def decided(self) -> bool:
-        """Whether the plan holds a decision."""
+        """Return True when the plan holds a decision."""
         return any(settings for settings in self.tables.values())
 
 
@@ -572,7 +572,7 @@ def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
 
 
 def copied_without_the_assessment(conninfo: str, file: Path) -> dict[str, tuple[CutoverError | None, int]]:
-    """What the copy says of each table that should not have come so far, and the rows that it left there."""
+    """Return the copy's words about each table that should not have come so far, and the rows that it left there."""
     ledger.ensure(conninfo)
     epoch = ledger.open_run(conninfo, "slipped", "shop")
     slipped: dict[str, tuple[CutoverError | None, int]] = {}
@@ -597,7 +597,7 @@ QUIET = {"table_stays_empty", "sequence_missing", "unique_key"}
 
 
 def told(found: Assessment, case: Case) -> dict[tuple[str, str, str], set[str]]:
-    """Code, severity and column, with all keys: values of several classes are told apart."""
+    """Code, severity and column, with all keys: values of several classes are distinguished."""
     keys: dict[tuple[str, str, str], set[str]] = {}
     for item in found.findings:
         if belongs(case, item) and item.code not in QUIET:
@@ -606,7 +606,7 @@ def told(found: Assessment, case: Case) -> dict[tuple[str, str, str], set[str]]:
 
 
 def expected(case: Case, severity: str) -> dict[tuple[str, str, str], set[str]]:
-    """What is to be told, when what blocks or is decided is of this severity."""
+    """Return the expected findings, when those that block or are decided have this severity."""
     return {(code, was if was == "note" else severity, name): set(keys) for code, was, name, keys in case.finds}
 
 

@@ -1,7 +1,7 @@
 """The whole chain, from the assessment to the proof: everything is equal, or the assessment said why not.
 
 There is no third outcome, whatever the source holds: never a copy that fails although nothing blocked, and never a value
-that is another one in the target. What is equal says an oracle of the tests' own. ``make test-chain EXAMPLES=5000`` tries
+that is another one in the target. An oracle decides about equality. ``make test-chain EXAMPLES=5000`` tries
 many more cases than ``make test``.
 """
 
@@ -56,9 +56,9 @@ class Ended:
     """How the chain ended.
 
     Attributes:
-        error: What stopped it.
+        error: The error that stopped it.
         checks: All checks of the proof, when it came so far.
-        equal: Whether the oracle finds in the target what must be there; None when it never came so far.
+        equal: True when the oracle finds in the target what must be there; None when it never came so far.
     """
 
     error: CutoverError | None = None
@@ -76,7 +76,7 @@ class Ended:
 
     @property
     def told(self) -> str:
-        """What a person is told."""
+        """Return the text that a person reads."""
         return "\n".join([str(self.error or "no error"), *(f"{one.where}: {one.title}: {one.found}" for one in self.red)])
 
     def __str__(self) -> str:

@@ -24,7 +24,7 @@ class Kind:
 
     Attributes:
         base: The type without length and precision.
-        declared: What such a column is called in SQLite.
+        declared: Declared type of such a column in SQLite.
         fit: Values that the target takes.
         near: Values that look like them.
     """
@@ -37,7 +37,7 @@ class Kind:
 
     @property
     def keys(self) -> bool:
-        """Whether PostgreSQL can have it in a primary key."""
+        """Return True when PostgreSQL can have it in a primary key."""
         return self.base not in ("json", "jsonb")
 
 

@@ -1,4 +1,4 @@
-"""What each log-in may do, asked of a real Airflow over HTTP: the auth manager refuses, and where it does not, the steps do.
+"""The rights of each log-in, asked of a real Airflow over HTTP: the auth manager refuses, or else the steps do.
 
 One Airflow is shared, with two plans. Of the first the lead is asked all the time; of the second nobody answers.
 """

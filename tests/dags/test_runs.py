@@ -109,7 +109,7 @@ def wait(client: Client, dag_id: str, run_id: str) -> str:
 
 
 def may_log_in(site: Site) -> bool:
-    """Whether the application's role may log in to the target."""
+    """Return True when the application's role may log in to the target."""
     with psycopg.connect(site.target.conninfo(DATABASE)) as connection:
         row = connection.execute("SELECT rolcanlogin FROM pg_roles WHERE rolname = %s", [ROLE]).fetchone()
         assert row is not None

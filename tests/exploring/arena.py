@@ -1,4 +1,4 @@
-"""What all schedules share: PostgreSQL, the DAGs, and everything imported, so that a fork finds it there."""
+"""Shared by all schedules: PostgreSQL, the DAGs, and everything imported, so that a fork finds it there."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The judge: looks at what is left from outside, and believes neither the evidence's word nor the product's code.
 
-SQLite is read with the standard library's module, PostgreSQL with plain queries, the chain of events is hashed anew. What
-the application was told stands in its own journal.
+SQLite is read with the standard library's module, PostgreSQL with plain queries, the chain of events is hashed anew. The
+application's answers stand in its own journal.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ class Judge:
         """Look at everything; ``outcome`` is how the last run is sealed.
 
         Returns:
-            What is wrong; empty when exactly one of the two states holds, and all that was promised on the way to it.
+            List the faults; empty when exactly one of the two states holds, and all that was promised on the way to it.
         """
         self._chains()
         self._never_both()

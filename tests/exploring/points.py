@@ -16,7 +16,7 @@ from tests.support.killing import CHANGING
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to an attempt.
+    """The fate of an attempt.
 
     Attributes:
         at: How many points it passes unharmed; None is the very end, when all is done and nobody knows it yet.

@@ -1,6 +1,6 @@
 """One schedule: a cutover, and everything that a seed lets happen to it; then the judge.
 
-All that is random comes from the seed. What two processes do to each other at the same time is the operating system's
+All that is random comes from the seed. The order of two processes at the same time is the operating system's
 choice; most schedules therefore let one thing happen at a time, and those are replayed exactly.
 """
 
@@ -33,11 +33,11 @@ POSTGRESQL = {"fsync": "off", "full_page_writes": "off"}  # what is committed su
 
 @dataclass
 class Result:
-    """What became of a schedule.
+    """The end of a schedule.
 
     Attributes:
         ended: How the run ended; and how the one afterwards did.
-        faults: What the judge found; empty when all is well.
+        faults: The judge's findings; empty when all is well.
         kept: Where the evidence of a failure lies.
         seconds: How long it took.
     """
@@ -102,7 +102,7 @@ class Schedule:
         return self.result
 
     def _keep(self) -> None:
-        """What a failure left, for whoever looks into it."""
+        """Return the traces of a failure, for the search of its cause."""
         kept = Path(tempfile.gettempdir()) / "exploring" / f"seed-{self.seed}"
         shutil.rmtree(kept, ignore_errors=True)
         shutil.copytree(self.site.folder, kept, ignore_dangling_symlinks=True)
@@ -313,7 +313,7 @@ class Schedule:
         return sealed is not None and sealed["outcome"] != "failed"
 
     def _again(self, before: Before, outcome: str) -> None:
-        """What ended is no obstacle: a live application goes back, one that is back goes live."""
+        """An ended run is not an obstacle: a live application goes back, one that is back goes live."""
         if outcome == "live":
             self._roll_back()
             self.world.walk()

@@ -1,7 +1,7 @@
 """A very small application under a very small supervisor, for tests that need hundreds of cutovers.
 
 It speaks what the product speaks to: supervisord's XML-RPC, a dotenv file, health and counts over HTTP. Its two programs
-really hold the database that the configuration names, and write into it all the time. What they did stands in a journal
+really hold the database that the configuration names, and write into it all the time. Their writes stand in a journal
 that nobody else writes: each row that a database acknowledged, each refusal, and the SQLite file as they found it.
 Everything is forked from the test's process, so that starting a program takes milliseconds.
 """
@@ -254,7 +254,7 @@ class _Database:
         return key
 
     def _fenced(self) -> bool:
-        """Whether nobody could write into the SQLite file at this moment."""
+        """Return True when no process can write into the SQLite file now."""
         try:
             with self.shop.database.open("rb") as file:
                 return file.read(19)[18:] == b"\x03"

@@ -149,7 +149,7 @@ class Site:
 
     @property
     def environment(self) -> dict[str, str]:
-        """What the steps, the commands and the plan read."""
+        """Return the variables that the steps, the commands and the plan read."""
         login = {"conn_type": "postgres", "host": "127.0.0.1", "port": self.cluster.port, "schema": self.database}
         return {
             "CUTOVER_EVIDENCE": str(self.evidence),

@@ -1,7 +1,7 @@
 """Airflow's part, played in one process: what runs when, what is tried again, what is skipped.
 
 The tasks, their order, trigger rules and retries are those of the DAG objects themselves, and each attempt carries out the
-operator's own ``execute`` in a forked child, so that it can be killed. What Airflow adds is modelled on its scheduler: the
+operator's own ``execute`` in a forked child, so that it can be killed. Airflow's part is modelled on its scheduler: the
 rules ``all_success`` and ``all_done``, branches and what they skip (also when cleared later), retries after a failure or a
 kill but not after ``AirflowFailException``, attempts that were declared dead and go on, clearing and marking by a person.
 """
@@ -110,7 +110,7 @@ class Run:
         return "success" if all(leaf.state in ("success", "skipped") for leaf in leaves) else "failed"
 
     def ready(self) -> list[Instance]:
-        """What may be started now; everything that follows without starting anything is settled first."""
+        """List the tasks that may be started now; everything that follows without starting anything is settled first."""
         while any(self._settle(instance) for instance in self.instances):
             pass
         return [instance for instance in self.instances if instance.state in (None, "up_for_retry") and self._rule(instance)]
@@ -343,7 +343,7 @@ class World:
 
 
 def settle(run: Run, instance: Instance, result: Mapping[str, Any]) -> None:
-    """What Airflow makes of the end of an attempt."""
+    """Airflow's view of the end of an attempt."""
     if result["outcome"] == "success":
         instance.state = "success"
         if result.get("followed") is not None:
@@ -355,7 +355,7 @@ def settle(run: Run, instance: Instance, result: Mapping[str, Any]) -> None:
 
 
 def _outcome(action: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What an attempt comes to, in Airflow's eyes."""
+    """Return the state that Airflow gives to an attempt."""
     try:
         return action()
     except AirflowFailException as error:

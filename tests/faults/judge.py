@@ -1,4 +1,4 @@
-"""What state a site is in, seen from outside: no word of the product is taken for its own outcome.
+"""The state of a site, seen from outside: no word of the product is taken for its own outcome.
 
 Content is compared here value by value with sqlite3 and psycopg, both ends are written to, the application is asked, the
 chain of the evidence is computed anew. Only then is it held against what the pipeline says about itself.
@@ -59,7 +59,7 @@ FINAL_NOTICE: Mapping[State, str] = {
 
 @dataclass
 class Before:
-    """What was noted before the first run of a cell."""
+    """The state noted before the first run of a cell."""
 
     pids: dict[str, int]
     sha256: str
@@ -67,7 +67,7 @@ class Before:
 
 @dataclass
 class Verdict:
-    """What was found.
+    """The findings.
 
     Attributes:
         problems: Everything that must not be; empty where the fault was survived.
@@ -92,7 +92,7 @@ def judge(
     Args:
         runs: Airflow's state of each run, by ``<dag id>/<run id>``.
         marked: Those of them whose state a person had set, so that it says nothing.
-        notices: Whether people must have been told; not where that itself was broken.
+        notices: True when people must have got notices; not where that itself was broken.
     """
     verdict = Verdict(State.BROKEN)
     until(lambda: _health(site).get("status") == "ok" and set(site.ward_ops.pids()) == SERVICES, 12)
@@ -249,12 +249,12 @@ def _kind_of_sqlite(site: FaultSite, before: Before) -> State:
 
 
 def _was_copied_back(site: FaultSite) -> bool:
-    """What was found in the database's place lies in the evidence: the file is another one than before."""
+    """Require that the file found in the database's place lies in the evidence: it is another one than before."""
     return any((site.evidence / PLAN).glob("*/kept/**/ward_ops.db"))
 
 
 def _seen_before_start(site: FaultSite) -> dict[str, Any] | None:
-    """What the source was when the services were about to start on it, for the first time after it was restored.
+    """Return the source's state when the services were about to start on it, for the first time after it was restored.
 
     A second try of that step finds services that run already, and write.
     """
@@ -296,7 +296,7 @@ def _on_sqlite(site: FaultSite, verdict: Verdict) -> None:
 
 
 def sqlite_refuses(database: Path) -> bool:
-    """Whether SQLite takes no row and no table; what was tried is rolled back."""
+    """Return True when SQLite takes no row and no table; every attempt is rolled back."""
     refused = 0
     for statement in ("UPDATE users SET language = language", "CREATE TABLE judge (x)"):
         with contextlib.closing(
@@ -426,7 +426,7 @@ def _compare(
 
 
 def _told(site: FaultSite, verdict: Verdict, runs: Mapping[str, str], marked: Collection[str], notices: bool) -> None:
-    """Whether the pipeline's own words are those of what was found."""
+    """Require that the pipeline's own words agree with the findings."""
     evidence = {folder.name: events for folder, events in all_events(site, verdict).items()}
     cutovers = {name: events for name, events in evidence.items() if any(event["event"] == "run.opened" for event in events)}
     seals = [_seal(events) for events in cutovers.values()]
@@ -454,7 +454,7 @@ def _told(site: FaultSite, verdict: Verdict, runs: Mapping[str, str], marked: Co
 
 
 def _rolled_back(events: Sequence[Mapping[str, Any]], evidence: Mapping[str, Sequence[Mapping[str, Any]]]) -> bool:
-    """Whether the run that a rollback worked on was closed as one that went back."""
+    """Require that the run of a rollback was closed as rolled back."""
     subject = next((_folder(str(event["subject"])) for event in events if event["event"] == "rollback.opened"), "")
     ends = [event["outcome"] for event in evidence.get(subject, []) if event["event"] == "sealed"]
     return bool(ends) and ends[-1] in ("rolled_back", "released")

@@ -46,7 +46,7 @@ class Cell:
         name: Unique; what ONLY matches and a file name can hold.
         fault: In words.
         task: Where, in words.
-        act: Drives the run and breaks it. What it returns are the results of single tasks, where a cell breaks many.
+        act: Drives the run and breaks it. It returns the results of single tasks, where a cell breaks many.
         expects: End states that count as survived.
     """
 

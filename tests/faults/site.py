@@ -1,7 +1,7 @@
 """The site that faults are injected into: a whole local site with quick heart-beats, and a way back to its first state.
 
 It is started once. ``reset`` brings it back between cells in a few seconds: source, configuration, target, evidence,
-backups, services. What a cell left (its evidence, what it saw) is kept in ``cells/<name>``.
+backups, services. The traces of a cell (its evidence, its observations) are kept in ``cells/<name>``.
 
 Everything that may fail is reached through something that can: a proxy before PostgreSQL, the webhook and the mail server,
 and a front before the application (see ``inject``).
@@ -209,7 +209,7 @@ class FaultSite(LocalSite):
         self.start_services()
 
     def set_rules(self, cell: str, rules: list[dict[str, Any]], *, count: bool = False) -> None:
-        """What the fault points do from now on; a process that is held for another cell ends."""
+        """Set the rules of the fault points from now on; a process that is held for another cell ends."""
         temporary = self.points / "rules.new"
         temporary.write_text(json.dumps({"cell": cell, "rules": rules, "count": count}))
         temporary.replace(self.points / "rules.json")

@@ -26,7 +26,7 @@ from tests.support.patience import RUN_SECONDS
 
 @dataclass
 class Result:
-    """What became of a cell, or of one task of a cell that breaks many.
+    """The end of a cell, or of one task of a cell that breaks many.
 
     Attributes:
         seconds: From the fault to the end state; None where nothing had to recover.
@@ -45,7 +45,7 @@ class Trial:
     Attributes:
         runs: Ids of Airflow's runs, ``<dag id>/<run id>``, in the order of starting.
         marked: Those whose state a person set.
-        notices: Whether people must have been told in the end.
+        notices: True when people must have got notices in the end.
     """
 
     def __init__(self, site: FaultSite, name: str) -> None:
@@ -88,7 +88,7 @@ class Trial:
         return CALLS.get(step, 40)
 
     def fired(self, rule: str) -> dict[str, Any] | None:
-        """What is known of the process that acted; None while none did."""
+        """Return the record of the process that acted; None while none did."""
         mark = self.site.points / "fired" / f"{rule}.0"
         with contextlib.suppress(OSError, ValueError):
             found: dict[str, Any] = json.loads(mark.read_text())

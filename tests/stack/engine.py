@@ -48,7 +48,7 @@ class Engine:
         return None
 
     def has(self, image: str) -> bool:
-        """Whether an image is on this machine."""
+        """Return True when an image is on this machine."""
         return subprocess.run([self.program, "image", "inspect", image], capture_output=True, check=False).returncode == 0
 
 
@@ -67,7 +67,7 @@ class Project:
     Args:
         folder: Where its ``.env`` and ``.env.tasks`` lie.
         profiles: Profiles that are on.
-        settings: What differs from what ``make env`` writes into ``.env``.
+        settings: Differences from the ``.env`` that ``make env`` writes.
         tasks: The same of ``.env.tasks``.
     """
 
@@ -156,7 +156,7 @@ class Project:
         return found[0]
 
     def healthy(self, service: str) -> bool:
-        """Whether its health check passes now."""
+        """Return True when its health check passes now."""
         container = self.container(service)
         if self.engine.is_podman:  # which checks by itself only under systemd
             return self._run("healthcheck", "run", container).returncode == 0
@@ -180,7 +180,7 @@ class Project:
             self._engine("restart", "--time", "10", container)
 
     def execute(self, service: str, *command: str, seconds: float = 120, text: str = "") -> str:
-        """What a command in a running container prints."""
+        """Return the output of a command in a running container."""
         return self._engine("exec", "-i", self.container(service), *command, seconds=seconds, text=text)
 
     def fetch(self, service: str, folder: str, to: Path) -> Path:
@@ -195,12 +195,12 @@ class Project:
         return to
 
     def logs(self, service: str) -> str:
-        """What a container printed, both streams."""
+        """Return the output of a container, both streams."""
         done = self._run("logs", "--tail", "200", self.container(service))
         return done.stdout + done.stderr
 
     def inspect(self, service: str) -> dict[str, Any]:
-        """What the engine knows of a container."""
+        """Return the engine's record of a container."""
         found: list[dict[str, Any]] = json.loads(self._engine("inspect", self.container(service)))
         return found[0]
 

@@ -46,10 +46,10 @@ with sqlite3.connect(sys.argv[1], timeout=30) as live:
 
 
 class Site:
-    """What a test does with it.
+    """The site as a test uses it.
 
     Args:
-        say: Tells a line to whoever watches.
+        say: Prints a line of progress.
     """
 
     def __init__(self, project: Project, folder: Path, say: Callable[[str], None]) -> None:
@@ -141,7 +141,7 @@ class Site:
     # --- the application -------------------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
-        """What the application says of itself."""
+        """Return the application's report on itself."""
         try:
             found: dict[str, Any] = httpx.get(f"{self.ward_ops}/api/v1/health", timeout=10, trust_env=False).json()
         except (httpx.HTTPError, ValueError) as error:
@@ -153,7 +153,7 @@ class Site:
         self.project.execute("ward-ops", "python", "-c", _ORPHAN, DATABASE)
 
     def mend_orphan(self) -> None:
-        """What its owner does about it afterwards."""
+        """Remove the orphan, as the application's owner does afterwards."""
         self.project.execute("ward-ops", "python", "-c", _MENDED, DATABASE)
 
     def snapshot(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What the tests of the assessment share: plans, sources with awkward values, targets made by SQL files."""
+"""Shared by the tests of the assessment: plans, sources with awkward values, targets made by SQL files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def as_somebody_else() -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Raw:
-    """Bytes that SQLite is told are text."""
+    """Bytes that are stored in SQLite as text."""
 
     data: bytes
 

@@ -25,7 +25,7 @@ class Page(HTMLParser):
 
     @property
     def text(self) -> str:
-        """What a reader reads, with single blanks."""
+        """Return the readable text, with single blanks."""
         return " ".join(" ".join(self.words).split())
 
 

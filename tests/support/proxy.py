@@ -15,7 +15,7 @@ _SLOW_BYTES = 8192
 
 
 class Proxy:
-    """Forwards connections to a port of this machine, until it is told to fail.
+    """Forwards connections to a port of this machine, until it has to fail.
 
     Args:
         port: Where to.

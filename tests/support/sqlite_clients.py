@@ -58,7 +58,7 @@ class Client:
         assert json.loads(self.output.readline()) == "ready"
 
     def ask(self, sql: str) -> Any:
-        """What SQLite answers: rows, or the error as a string."""
+        """Return SQLite's answer: rows, or the error as a string."""
         self.input.write(json.dumps(sql) + "\n")
         self.input.flush()
         answer = json.loads(self.output.readline())

@@ -1,7 +1,7 @@
 """A PostgreSQL that speaks TLS, with a certificate of its own authority: the embedded one has none built in.
 
 libpq's side of it is the real thing: the request for TLS, OpenSSL's handshake, the check of certificate and host name.
-What is decrypted here goes on to the real server.
+The decrypted bytes go on to the real server.
 """
 
 from __future__ import annotations

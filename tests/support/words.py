@@ -72,6 +72,9 @@ def texts() -> Iterator[Text]:
     for folder in ("include", "dags", "plugins"):
         for file in sorted((ROOT / folder).rglob("*.py")):
             yield from of_module(file)
+    for folder in ("bench", "examples", "scripts", "tests"):  # literals are data there
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            yield from (text for text in of_module(file) if text.sentences)
     for file in [*sorted((ROOT / "include").rglob("*.j2")), *sorted((ROOT / "include" / "plans").rglob("*.yaml"))]:
         yield Text(file, 1, file.read_text(encoding="utf-8"), sentences=False)
 

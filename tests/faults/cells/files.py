@@ -270,7 +270,7 @@ CORRUPTIONS = {
 
 
 def corrupt(name: str) -> None:
-    """The content is spoilt after it was copied and before it is looked at."""
+    """The content is spoilt after it was copied and before it is checked."""
     words, table, key, statement = CORRUPTIONS[name]
 
     @cell(18, f"corruption-{name}", words, "after finish_target", RESTORED)

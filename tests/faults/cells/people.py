@@ -1,4 +1,4 @@
-"""What people do, and the pipeline beside itself: two triggers, two schedulers, cleared tasks, answers, set states."""
+"""Acts of people, and the pipeline beside itself: two triggers, two schedulers, cleared tasks, answers, set states."""
 
 from __future__ import annotations
 

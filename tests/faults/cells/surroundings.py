@@ -1,4 +1,4 @@
-"""What stands around: mail and Slack, the application's services, clocks, and the pipeline's own files."""
+"""The surroundings: mail and Slack, the application's services, clocks, and the pipeline's own files."""
 
 from __future__ import annotations
 

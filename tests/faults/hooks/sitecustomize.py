@@ -52,7 +52,7 @@ def _tell(**fields: Any) -> None:
 
 
 def _fires(rule: dict[str, Any], step: str) -> bool:
-    """Whether this process is the one that acts on the rule; each of its ``times`` happens once."""
+    """Return True when this process is the one that acts on the rule; each of its ``times`` happens once."""
     for number in range(rule.get("times", 1)):
         mark = _FOLDER / "fired" / f"{rule['id']}.{number}"
         try:

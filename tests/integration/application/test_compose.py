@@ -29,7 +29,7 @@ ENGINES = (("docker", "compose"), ("podman-compose",))
 
 
 def usable(engine: tuple[str, ...]) -> bool:
-    """Whether containers can be run by it, from an image that is here."""
+    """Return True when it can run containers from an image of this machine."""
     program = {"docker": "docker", "podman-compose": "podman"}[engine[0]]
     if shutil.which(engine[0]) is None or shutil.which(program) is None:
         return False

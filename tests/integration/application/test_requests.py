@@ -47,7 +47,7 @@ def target(conninfo: str) -> str:
 
 
 def ping(target: str, *, committed: float = 0.0) -> Answer:
-    """What a truthful application does: write a row, answer with its key; ``committed`` seconds after the answer."""
+    """A truthful application: write a row, answer with its key; ``committed`` seconds after the answer."""
 
     def answer(handler: Handler) -> None:
         device = handler.path.split("/")[3]

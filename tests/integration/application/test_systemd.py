@@ -59,7 +59,7 @@ FAKE = dedent(f"""\
 def shown(
     active: str, sub: str, *, load: str = "loaded", result: str = "success", job: str = "", invocation: str = "a1"
 ) -> str:
-    """What ``systemctl show`` prints for our properties, in systemd's own order."""
+    """Return the output of ``systemctl show`` for our properties, in systemd's own order."""
     lines = [
         f"Result={result}",
         f"LoadState={load}",

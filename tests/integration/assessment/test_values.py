@@ -345,7 +345,7 @@ def trial(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 def copied_and_proved(trial: Trial, path: Path, kind: str) -> bool:
-    """Whether the copy takes the file and the proof of equal content holds."""
+    """Return True when the copy takes the file and the proof of equal content holds."""
     table = trial.tables[kind]
     with psycopg.connect(trial.conninfo, autocommit=True) as connection:
         connection.execute(f"CREATE TABLE {table} (id bigint PRIMARY KEY, v {kind})")

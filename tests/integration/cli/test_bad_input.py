@@ -125,7 +125,7 @@ def refused(told: tuple[int, str, str]) -> str:
 
 
 def state(folder: Path) -> dict[str, str]:
-    """What lies in a folder. Of -shm, which every reader of an open WAL database writes, that it is there."""
+    """Return a folder's files with their content; of -shm, which every reader of a WAL database writes, the name."""
     found = {}
     for item in folder.iterdir():
         readable = item.is_file() and not item.name.endswith("-shm")

@@ -1,6 +1,6 @@
 """The rollback that is typed when Airflow is down: at any point of a run, half done before, twice, without PostgreSQL.
 
-The runs are real, on the small site of ``tests.exploring``; what is left is looked at by its judge.
+The runs are real, on the small site of ``tests.exploring``; its judge checks the end.
 """
 
 from __future__ import annotations

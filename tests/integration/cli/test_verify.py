@@ -43,7 +43,7 @@ def without_places(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -
 
 @dataclass(frozen=True)
 class Told:
-    """What the command gave."""
+    """The result of the command."""
 
     status: int
     out: str
@@ -359,7 +359,7 @@ def test_a_source_of_another_application_is_refused(ward: Loaded, tmp_path: Path
 
 
 def test_the_digests_of_another_file_are_not_used(ward: Loaded, tmp_path: Path) -> None:
-    """Whoever copies a backup may bring the digests of another one along."""
+    """A copied backup may come with the digests of another one."""
     assert verify(ward).status == 0  # its own digests are kept now
     shutil.copy(ward.manifest.file, tmp_path / "changed.db")
     with contextlib.closing(apsw.Connection(str(tmp_path / "changed.db"))) as connection:

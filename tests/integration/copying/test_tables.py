@@ -1,4 +1,4 @@
-"""The copy: every value arrives as it is, or the copy says which one cannot. Whole chunks, once each, whoever is killed."""
+"""The copy: every value arrives as it is, or the copy says which one cannot. Whole chunks, once each, also after kills."""
 
 from __future__ import annotations
 

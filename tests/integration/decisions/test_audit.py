@@ -123,7 +123,7 @@ def test_a_changed_record_is_found(audited: tuple[Decided, Plan, PlannedSchema],
 
 
 def test_row_taken_out_without_need_is_found(audited: tuple[Decided, Plan, PlannedSchema]) -> None:
-    """Row 2 refers to an existing row. Who takes it out and says so in the record is found all the same."""
+    """Row 2 refers to an existing row. Leaving it out with a record that says so is found as well."""
     decided, plan, planned = audited
     run_sql(decided.file, "DELETE FROM t WHERE id = 2")
     run_sql(decided.record, "INSERT INTO removed SELECT t, 2, 't_p_fkey', 0, 1 FROM tables WHERE name = 't'")

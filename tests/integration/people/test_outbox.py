@@ -98,7 +98,7 @@ def test_killed_drain_loses_no_notice_and_leaves_no_lock(
 def test_edit_while_the_notice_is_being_sent_is_refused(
     plan: Plan, receivers: Receivers, evidence: Evidence, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What people read and what the evidence says they read is the same."""
+    """Require that people read what the evidence says they read."""
     notices.post(evidence, Message("start", "begins", "the first text"))
     results: list[str] = []
 

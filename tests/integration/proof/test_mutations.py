@@ -559,7 +559,7 @@ STRUCTURE: dict[str, tuple[str, str, str]] = {
 
 @pytest.fixture(scope="module")
 def found_in_schema(ward: Loaded) -> Iterator[dict[str, list[str]]]:
-    """What is found, by the name of the check, when all of that is planted at once."""
+    """Return the findings, by the name of the check, when all of that is planted at once."""
     with ward.spoiled(*(statement for statement, _, _ in STRUCTURE.values())) as conninfo:
         _, differences = structure.differences(conninfo, SCHEMA, ward.plan.sql_folder)
         found = {check.name: check.found.split("; ") for check in structure.checks(conninfo, SCHEMA, ward.plan.sql_folder)}

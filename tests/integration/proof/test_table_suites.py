@@ -156,7 +156,7 @@ def bad(result: StageResult) -> dict[str, Check]:
 
 
 def found(result: StageResult, name: str) -> str:
-    """What a failed check found."""
+    """Return the findings of a failed check."""
     check = bad(result)[name]
     assert check.outcome == "failed", check
     return check.found

@@ -63,7 +63,7 @@ def kept(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Path]:
 
 
 def dump(path: Path) -> list[str]:
-    """What an application finds there, with whatever log lies beside it."""
+    """Return the rows that an application reads there, with any log beside it."""
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
         return list(connection.iterdump())

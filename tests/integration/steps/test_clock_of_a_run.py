@@ -1,4 +1,4 @@
-"""The clock of a run, step by step: until when it goes on, what people are told, and when nothing is stopped yet."""
+"""The clock of a run, step by step: until when it goes on, which notices people get, and when nothing is stopped yet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may open a run, and when; by the bodies of the steps alone."""
+"""The right and the time to open a run; by the bodies of the steps alone."""
 
 from __future__ import annotations
 

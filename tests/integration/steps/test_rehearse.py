@@ -73,7 +73,7 @@ def left_behind(site: Site) -> list[str]:
 
 
 class Untouched:
-    """What a rehearsal must leave as it is."""
+    """Return the parts that a rehearsal must leave as they are."""
 
     def __init__(self, site: Site) -> None:
         self.site = site

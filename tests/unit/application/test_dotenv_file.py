@@ -49,7 +49,7 @@ def kept(tmp_path: Path) -> Path:
 
 
 def by_shell(file: Path, key: str, shell: str) -> str:
-    """What a shell that sources the file holds in ``key``."""
+    """Return the value of ``key`` in a shell that sources the file."""
     script = f'set -u; . "{file}"; printf %s "${key}"'
     return subprocess.run([shell, "-c", script], check=True, capture_output=True, env={}).stdout.decode()
 

@@ -35,7 +35,7 @@ DECLARED = ("INTEGER", "NUMERIC", "REAL", "TEXT", "BLOB", "")
 
 
 def accepted(base: str, declared: str, values: list[Any], *, not_null: bool) -> list[bool]:
-    """What the condition says of values in a column of that declared type."""
+    """Return the condition's answers for values in a column of that declared type."""
     target = TargetColumn("v", base, base, USUAL[base][0], base == "mood", not_null, False)
     table = TargetTable("t", {"v": target}, {}, {"v": ("sad", "happy")}, {}, (), (), (), {})
     column = assessed_column(SourceColumn("v", declared, False, 0), table, None, secret=False)

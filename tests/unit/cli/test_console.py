@@ -1,4 +1,4 @@
-"""What the terminal tells of a run."""
+"""The terminal's account of a run."""
 
 from __future__ import annotations
 

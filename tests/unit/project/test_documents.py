@@ -48,7 +48,7 @@ def test_every_line_of_the_runbook_has_what_does_it_and_a_proof() -> None:
 
 
 def missing() -> set[str]:
-    """What the runbook names and is not there."""
+    """Return the names in the runbook that do not exist."""
     found = set()
     dags = source("dags", "include/cutover/tasks")
     steps = {name for row in runbook.ROWS for name in (row.name, row.name.rpartition(".")[2])}
@@ -73,7 +73,7 @@ def functions(file: Path) -> set[str]:
 
 
 def in_plan(path: list[str], model: Any = Plan) -> bool:
-    """Whether a key is one of the plan's; ``<…>`` stands for any name."""
+    """Return True when a key is one of the plan's; ``<…>`` stands for any name."""
     if not path:
         return True
     models = [item for item in _models(model) if path[0] in item.model_fields]

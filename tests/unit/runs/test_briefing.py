@@ -1,4 +1,4 @@
-"""What a person reads before they answer a gate."""
+"""The text that a person reads before they answer a gate."""
 
 from __future__ import annotations
 

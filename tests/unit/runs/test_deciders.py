@@ -1,4 +1,4 @@
-"""Who may start, decide and edit: one check and one text."""
+"""The right to start, decide and edit: one check and one text."""
 
 from __future__ import annotations
 

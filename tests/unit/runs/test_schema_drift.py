@@ -87,7 +87,7 @@ def record(run: str, fingerprint: str, *, proven: bool = False) -> Evidence:
 
 
 def test_the_run_to_compare_with_is_the_last_that_proved_its_schema() -> None:
-    """A run that only looked at a drifted schema, and was called off for it, must not make the drift disappear."""
+    """A run that only checked a drifted schema, and was called off for it, must not make the drift disappear."""
     me = Evidence.of("p", "me")
     assert schema_drift.baseline("p", me) is None
     record("first", "a")

@@ -1,4 +1,4 @@
-"""What docker-compose.yaml asks every few seconds, against a real HTTP server."""
+"""The health checks of docker-compose.yaml, against a real HTTP server."""
 
 from __future__ import annotations
 
