@@ -84,7 +84,7 @@ def restore_test(step: Step) -> Report:
         checks = trial_restore.restore_test(step.manifest, scratch, digests=digests_of)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Report(f"the copy opens, and {len(checks)} comparisons with the snapshot were made", {}, checks)
+    return Report(f"the backup opens elsewhere, and {len(checks)} comparisons with the source were made", {}, checks)
 
 
 def snapshot_extras(step: Step) -> Report:

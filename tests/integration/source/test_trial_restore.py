@@ -24,8 +24,9 @@ def test_a_restore_elsewhere_proves_the_content(live: Path, places: tuple[Path, 
         ("restore_test_integrity", "passed"),
         ("restore_test_counts", "passed"),
         ("restore_test_content", "passed"),
+        ("restore_test_first_hash", "passed"),
     ]
-    assert checks[-1].title == "Every table of the copy equals that of ward_ops.db"
+    assert checks[3].title == "Every table of the copy equals that of ward_ops.db"
     assert list((tmp_path / "scratch").iterdir()) == []
 
 
@@ -55,10 +56,29 @@ def test_the_restore_test_fails_on_a_damaged_copy(
     manifest = take(live, places)
     damage(manifest.copies[1])
     checks = trial_restore.restore_test(manifest, tmp_path / "scratch")
-    assert [(check.name, check.outcome) for check in checks] == [("restore_test_hash", "failed")]
+    assert [(check.name, check.outcome) for check in checks] == [
+        ("restore_test_hash", "failed"),
+        ("restore_test_first_hash", "passed"),
+    ]
     manifest.copies[1].unlink()
     with pytest.raises(CannotCheck):
         trial_restore.restore_test(manifest, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("place", [0.2, 0.5, 0.7, 0.95])
+def test_the_restore_test_fails_on_a_damaged_first_copy_wherever_the_damage_lies(
+    live: Path, places: tuple[Path, Path], tmp_path: Path, place: float
+) -> None:
+    """Also in an index or in free space, which no table's content shows."""
+    fence.raise_fence(live, run_id=RUN)
+    manifest = take(live, places)
+    content = bytearray(manifest.file.read_bytes())
+    content[int(len(content) * place)] ^= 0x10
+    manifest.file.chmod(0o600)
+    manifest.file.write_bytes(content)
+    checks = trial_restore.restore_test(manifest, tmp_path / "scratch")
+    failed = [(check.name, check.where) for check in checks if check.outcome == "failed"]
+    assert failed == [("restore_test_first_hash", str(manifest.file))]
 
 
 def test_digests_tell_apart_what_looks_alike(tmp_path: Path) -> None:
