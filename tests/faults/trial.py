@@ -20,7 +20,7 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.places import ROOT
 from include.cutover.stack.api_client import Client, GateState
 from tests.faults.judge import Before, State, Verdict, judge
-from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, sha256, until
+from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, delete_run, sha256, until
 from tests.support.patience import RUN_SECONDS
 
 
@@ -247,9 +247,8 @@ class Trial:
 
     def delete_run(self, run_id: str) -> None:
         """Delete a run, as an administrator can in the interface; no role of the plan may."""
-        path = f"/api/v2/dags/{self._dag(run_id)}/dagRuns/{run_id}"
         with self.site.stack.client("administrator") as administrator:
-            self.require(administrator._authorised("DELETE", path, None, {}).is_success, "the run was not deleted")
+            self.require(delete_run(administrator, self._dag(run_id), run_id), "the run was not deleted")
         self.deleted.add(f"{self._dag(run_id)}/{run_id}")
 
     def require(self, holds: bool, problem: str) -> None:

@@ -18,6 +18,7 @@ from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import PLAN, FaultSite, until
 from tests.faults.trial import Result, Trial
+from tests.support.incidents import close_incidents
 
 AT = {
     "begin": "at its start",
@@ -367,6 +368,7 @@ def _(trial: Trial) -> None:
     trial.fault()
     trial.wait(trial.rollback())
     trial.site._start_target()
+    trial.require(bool(close_incidents(PLAN)), "the rollback left no incident")
     trial.wait(trial.cutover())
     # The judge's content is that of the newest run; the older backup is only in the way.
     oldest, *_newer = sorted((trial.folder / "backups").rglob("*.bak"), key=lambda path: path.stat().st_mtime)

@@ -174,13 +174,13 @@ def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
 
 
-def jump(name: str, seconds: float) -> None:
+def jump(name: str, words: str, minutes: int, state: State) -> None:
     """The workers' clock jumps in the middle of the run."""
 
-    @cell(16, f"clock-{name}", f"the workers' clock is {abs(seconds) / 3600:g} hours {name}", "from copy on", LIVE)
+    @cell(16, f"clock-{name}", f"the workers' clock is {words}", "from copy on", state)
     def _(trial: Trial) -> None:
         for step in ("copy.*", *after_copy()):
-            trial.rule(step, "begin", "clock", times=1000, seconds=seconds)
+            trial.rule(step, "begin", "clock", times=1000, seconds=60.0 * minutes)
         trial.wait(trial.cutover())
 
 
@@ -190,8 +190,9 @@ def _(trial: Trial) -> None:
     trial.wait(trial.cutover())
 
 
-jump("ahead", 7200.0)
-jump("behind", -7200.0)
+jump("ahead", "20 minutes ahead", 20, LIVE)
+jump("past-the-deadline", "2 hours ahead, past the deadline", 120, RESTORED)
+jump("behind", "2 hours behind", -120, LIVE)
 
 
 # ---- 17 and 20: the pipeline's own files -----------------------------------------------------------------------------
