@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description="Run the fault matrix.")
     parser.add_argument("only", nargs="*", metavar="PATTERN", help="names of cells, such as 'kill-*'")
     given = parser.parse_args(arguments)
+    for only in given.only:
+        if not any(fnmatch.fnmatch(cell.name, only) for cell in CELLS):
+            parser.error(f"no cell's name matches {only!r}; docs/faults.json lists the names")
     wanted = [cell for only in given.only or ["*"] for cell in CELLS if fnmatch.fnmatch(cell.name, only)]
     cells = list(dict.fromkeys(wanted))  # in the order of the patterns
     FaultSite(FOLDER).stop()

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 
 import pytest
 
 from tests.faults import cells as _  # noqa: F401
+from tests.faults.__main__ import main as command
 from tests.faults.matrix import CELLS, Cell
 from tests.faults.run import try_cell
 from tests.faults.site import FaultSite
@@ -51,3 +53,13 @@ def test_the_dozen_is_twelve_cells_of_many_rows() -> None:
     chosen = [cell for cell in CELLS if cell.name in DOZEN]
     assert len(chosen) == len(DOZEN) == 12
     assert len({cell.row for cell in chosen}) >= 10
+
+
+def test_every_cell_can_be_selected_and_a_pattern_without_a_cell_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [cell.name for cell in CELLS]
+    assert len(set(names)) == len(names)
+    assert [name for name in names if not re.fullmatch(r"[\w-]+", name)] == [], "ONLY is split at blanks"
+    with pytest.raises(SystemExit) as ended:
+        command(["kill-nothing-*"])
+    assert ended.value.code == 2
+    assert "no cell's name matches 'kill-nothing-*'" in capsys.readouterr().err

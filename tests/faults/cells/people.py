@@ -70,10 +70,11 @@ def _(trial: Trial) -> None:
 
 def clear_after(state: str) -> None:
     """Somebody clears the whole run after it has ended, and single tasks of it."""
+    name = state.replace(" ", "-")  # ONLY is split at blanks
 
     @cell(
         10,
-        f"clear-run-{state}",
+        f"clear-run-{name}",
         "the whole run is cleared",
         f"after it ended {state}",
         LIVE if state == "live" else RESTORED,
@@ -89,7 +90,7 @@ def clear_after(state: str) -> None:
             trial.wait_until_running(run_id)
         trial.wait(run_id)
 
-    @cell(10, f"clear-tasks-{state}", "take_backup, a copy and start_services are cleared, one after the other",
+    @cell(10, f"clear-tasks-{name}", "take_backup, a copy and start_services are cleared, one after the other",
           f"after it ended {state}", LIVE if state == "live" else RESTORED)  # fmt: skip
     def _(trial: Trial) -> None:
         run_id = trial.cutover()
