@@ -87,6 +87,7 @@ class Demo:
         self._plan: Plan = load_plan(PLAN)
         self._processes = site.service_pids()
         self._told = 0
+        self._planted = False
 
     def run(self) -> int:
         """Cut over, check the outcome from outside, report it; return the exit status."""
@@ -151,9 +152,13 @@ class Demo:
             raise StepFailed("the run left no evidence", where=f"{dag_id} {run_id}", found=f"{state}: {log[-1500:]}")
 
     def _answer(self, dag_id: str, run_id: str, gate: str) -> None:
-        """Break the data where that was requested, then answer the gate as the lead."""
-        if self._given.fail and gate == "go_no_go":
+        """Break the data where that was requested, then answer the gate as the lead.
+
+        An answer that comes before Airflow has put the gate's task to rest is lost, and the gate asks again.
+        """
+        if self._given.fail and gate == "go_no_go" and not self._planted:
             plant_orphans(self._site.ward_ops.database)
+            self._planted = True
             console.print(f"{'':9}[yellow]! {PLANTED} devices are deleted in the live SQLite now, their credentials stay[/]")
         deadline = time.monotonic() + 60
         while time.monotonic() < deadline:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import fcntl
+import sqlite3
+from contextlib import closing
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import apsw
 import pytest
@@ -26,6 +31,23 @@ def test_exactly_three_credentials_lose_their_device_and_nothing_else_does(tmp_p
     }
     connection.close()
     assert counts == {"snmp_credentials": (3,), "alert_rules": (0,), "monitoring_items": (0,)}
+
+
+def test_a_gate_that_asks_again_is_answered_again_and_nothing_more_is_planted(tmp_path: Path) -> None:
+    """Airflow loses an answer that comes before the gate's task rests; on a quick machine the demo is that early."""
+    database, answered = tmp_path / "ward_ops.db", list[str]()
+    generate(database, pings=100, credentials=5)
+    site = SimpleNamespace(environment={}, service_pids=list, ward_ops=SimpleNamespace(database=database))
+    lead = SimpleNamespace(
+        gates=lambda dag_id, run_id: [SimpleNamespace(task_id="go_no_go", answer=None)],
+        answer=lambda dag_id, run_id, gate, option: answered.append(option),
+    )
+    drill = demo.Demo(cast("Any", site), cast("Any", lead), argparse.Namespace(fail="orphans"))
+    drill._answer("cutover_ward_ops", "run", "go_no_go")
+    drill._answer("cutover_ward_ops", "run", "go_no_go")
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute(ORPHANS.format(table="snmp_credentials")).fetchone() == (demo.PLANTED,)
+    assert answered == ["Go", "Go"]
 
 
 def test_too_few_credentials_are_reported(tmp_path: Path) -> None:
