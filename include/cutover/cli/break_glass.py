@@ -25,7 +25,7 @@ from include.cutover.connections import environment, tls
 from include.cutover.connections.ssh import Ssh
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import claims, lease, source_lease
-from include.cutover.evidence.record import Event, Evidence
+from include.cutover.evidence.record import Event, Evidence, secure
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
 from include.cutover.plan.model import Plan
@@ -191,7 +191,7 @@ def _give_to_owner(folder: Path, own: Path) -> None:
         return
     beside = [item for item in folder.parent.iterdir() if item.is_file()]
     for path in (own, *own.rglob("*"), *folder.rglob("*"), *beside, *(folder.parent / ".claims").rglob("*")):
-        with contextlib.suppress(FileNotFoundError):
+        with contextlib.suppress(OSError):
             if path.lstat().st_uid == 0:
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
@@ -264,7 +264,8 @@ def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
             do="Find the folder of the run below the evidence root, in the folder of its plan.",
         )
     os.environ["CUTOVER_EVIDENCE"] = str(folder.parent.parent)
-    return evidence, opened
+    secure(folder.parent.name, folder.name)
+    return Evidence.of(folder.parent.name, folder.name), opened
 
 
 def login() -> str:

@@ -12,12 +12,12 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from include.cutover.errors import Unreachable
-from include.cutover.evidence.record import evidence_root
-from include.cutover.files import slug
+from include.cutover.evidence.record import evidence_root, first_root
+from include.cutover.files import disk_errors, slug
 from include.cutover.locks import end_holders
 
 WAIT_SECONDS = 120.0  # for an earlier attempt of the same step: it may be about to finish
@@ -45,7 +45,7 @@ def claim(
     Raises:
         Unreachable: When another attempt neither ended nor could be killed; a retry may help.
     """
-    folder = evidence_root() / plan / ".claims"
+    folder = first_root() / plan / ".claims"
     with (
         _lock(folder / f"{slug(run_id)}.{slug(step)}", fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, may_end),
         _plan_lock(plan, alone, may_end),
@@ -56,7 +56,7 @@ def claim(
 @contextmanager
 def opening(plan: str, run_id: str, step: str) -> Iterator[None]:
     """Hold the claim on a step that opens a run; it may run beside the steps of other runs."""
-    path = evidence_root() / plan / ".claims" / f"{slug(run_id)}.{slug(step)}"
+    path = first_root() / plan / ".claims" / f"{slug(run_id)}.{slug(step)}"
     with _lock(path, fcntl.LOCK_EX, f"step {step}", WAIT_SECONDS, _always):
         yield
 
@@ -74,19 +74,40 @@ def wait_for_others(plan: str, may_end: Callable[[], bool] = _always) -> None:
 @contextmanager
 def _plan_lock(plan: str, alone: bool, may_end: Callable[[], bool]) -> Iterator[None]:
     mode, seconds = (fcntl.LOCK_EX, PATIENCE_SECONDS) if alone else (fcntl.LOCK_SH, WAIT_SECONDS)
-    with _lock(evidence_root() / plan / ".claims" / "plan", mode, f"plan {plan}", seconds, may_end):
+    with _lock(first_root() / plan / ".claims" / "plan", mode, f"plan {plan}", seconds, may_end):
         yield
 
 
 @contextmanager
 def _lock(path: Path, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> Iterator[None]:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    descriptor = _open(path)
     try:
         _acquire(descriptor, mode, what, seconds, may_end)
         yield
     finally:
         os.close(descriptor)
+
+
+def _open(path: Path) -> int:
+    """Open the file of a claim. On a volume that cannot be written, one that exists will do.
+
+    Raises:
+        StepFailed: When it can neither be made nor opened.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        with suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        second = evidence_root()
+        if second == first_root():
+            with disk_errors(path):
+                raise error from None
+        place = second / path.relative_to(first_root())
+        with disk_errors(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            return os.open(place, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
 
 def _acquire(descriptor: int, mode: int, what: str, seconds: float, may_end: Callable[[], bool]) -> None:

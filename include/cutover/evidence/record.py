@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from include.cutover.errors import CannotCheck, Refused
+from include.cutover.evidence import second_place
 from include.cutover.files import disk_errors, now, slug, sync_folder, write_atomically
 from include.cutover.locks import locked
 from include.cutover.places import ROOT
@@ -35,8 +36,44 @@ Event = dict[str, Any]
 
 
 def evidence_root() -> Path:
+    """Return the folder of all evidence as it is now: ``first_root``, or its second place."""
+    return second_place.in_force(first_root())
+
+
+def first_root() -> Path:
     """Return the folder of all evidence; ``CUTOVER_EVIDENCE`` overrides it."""
     return Path(os.environ.get("CUTOVER_EVIDENCE") or ROOT / "var" / "evidence")
+
+
+def secure(plan: str, run_id: str) -> str:
+    """Move the evidence to its second place where it cannot be written, and record that for a run; see ``second_place``.
+
+    Returns:
+        Why, in words; empty where nothing was moved.
+
+    Raises:
+        StepFailed: When the second place cannot be written either.
+    """
+    reason = second_place.move(first_root())
+    evidence = Evidence.of(plan, run_id)
+    if reason and evidence.exists:
+        evidence.append("evidence.moved", place=str(evidence.folder), reason=reason)
+    return reason
+
+
+def bring_back() -> str:
+    """Bring the evidence back from its second place, where it can be written again and no run is open.
+
+    Returns:
+        The second place; empty where nothing was brought back.
+    """
+    root = evidence_root()
+    if root == first_root():
+        return ""
+    folders = [*root.iterdir(), *((root / REHEARSALS).iterdir() if (root / REHEARSALS).is_dir() else ())]
+    if any(run.sealed is None for folder in folders for run in runs_below(folder) if run.last("run.opened")):
+        return ""
+    return second_place.bring_back(first_root())
 
 
 @dataclass(frozen=True)

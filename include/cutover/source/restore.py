@@ -129,7 +129,7 @@ def _examine_and_replace(
     copy, damage = _ready_or_damage(manifest, place, ready)
     try:
         found = found_file.examine(place, manifest, ready if copy is not None else None)
-        if _stays(found, place, give_up_rows, intact=copy is not None):
+        if _stays(found, place, give_up_rows, can_replace=copy is not None and _has_room_for_found(place, kept)):
             on_found(found, None)
             ready.unlink(missing_ok=True)
             kept_before = _kept(place, kept)
@@ -150,14 +150,14 @@ def _examine_and_replace(
     return replace(_result(place, manifest, copy, kept), found=found)
 
 
-def _stays(found: Found, place: Path, give_up_rows: int | None, *, intact: bool) -> bool:
-    """Decide whether the file stays in its place.
+def _stays(found: Found, place: Path, give_up_rows: int | None, *, can_replace: bool) -> bool:
+    """Decide whether the file stays in its place; one that is as the run fenced it stays where it cannot be replaced.
 
     Raises:
         Refused: When a person must decide, or agreed to another number of rows.
     """
     if found.state == "fenced":
-        return not intact
+        return not can_replace
     if found.replaceable:
         return False
     beyond = found.differences.beyond
@@ -276,6 +276,15 @@ def _give(path: Path, manifest: Manifest) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _has_room_for_found(place: Path, kept: Path) -> bool:
+    try:
+        _require_room_for_found(place, kept)
+    except Refused as error:
+        log.warning("%s", error)
+        return False
+    return True
 
 
 def _require_room_for_found(place: Path, kept: Path) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 from include.cutover.errors import CutoverError, LeaseLost, Refused
 from include.cutover.evidence import claims, lease
-from include.cutover.evidence.record import Event, sealing
+from include.cutover.evidence.record import Event, bring_back, sealing, secure
 from include.cutover.masking import mask
 from include.cutover.preflight import disk_space
 from include.cutover.runs import clock, verdict
@@ -53,9 +53,11 @@ def run(step: Step, body: Body, terms: Terms = Terms(), arguments: Mapping[str, 
 
 def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any] | None) -> Report:
     started = time.monotonic()
+    _secure_evidence(step, terms)
     with _claim(step, terms):
         try:
-            disk_space.require(step.name, step.plan, lambda: step.source, must_run=terms.must_run, series=step.series)
+            if not terms.must_run:
+                disk_space.require(step.name, step.plan, lambda: step.source, series=step.series)
             if not terms.opens and not terms.closes:
                 may_run(step, terms)
             step.evidence.append(
@@ -83,6 +85,17 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
         )
     _log(step, report)
     return report
+
+
+def _secure_evidence(step: Step, terms: Terms) -> None:
+    """Let a step of a way back record in the second place where the first cannot be written; see ``second_place``."""
+    if terms.must_run:
+        disk_space.require(step.name, step.plan, lambda: step.source, must_run=True, series=step.series)
+        if secure(step.series, step.run_id):
+            step.find_evidence()
+    elif terms.opens and (place := bring_back()):
+        step.find_evidence()
+        step.log.warning("the evidence was continued in %s, and is brought back", place)
 
 
 def _record_end(step: Step, started: float, outcome: str, **result: Any) -> None:

@@ -141,10 +141,14 @@ class Step:
         self.caller = caller
         self.ends = ends
         self.series = series or plan_name
-        self.run_id = subject_of(self.series, caller.run_id) or caller.run_id
-        self.evidence = Evidence.of(self.series, self.run_id)
+        self.find_evidence()
         self.plan = plan or frozen_plan(self.evidence) or load_plan(plan_name)
         self.log = log
+
+    def find_evidence(self) -> None:
+        """Find run and evidence where the evidence lies now."""
+        self.run_id = subject_of(self.series, self.caller.run_id) or self.caller.run_id
+        self.evidence = Evidence.of(self.series, self.run_id)
 
     @property
     def own_run_id(self) -> str:
