@@ -17,7 +17,7 @@ from include.cutover.report import incident_document
 from include.cutover.runs import runbook
 from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_backup, has_begun
-from include.cutover.source import restore
+from include.cutover.source import relink, restore
 from include.cutover.steps.announce import announce
 from include.cutover.steps.configuration import fill, kept_configuration
 from include.cutover.steps.set_aside import set_schema_aside
@@ -93,10 +93,15 @@ def restore_source(step: Step) -> Report:
     if _ran_on_source(events):
         lift_fence(step)
         return Report(f"{step.source.name} stays as it is: the application was started on it since the restore")
-    result = restore.restore(step.source, step.manifest, step.evidence.folder / "kept")
+    kept, others = step.evidence.folder / "kept", step.plan.source_other_names
+    warnings = relink.left_behind(step.source, others)
+    result = restore.restore(step.source, step.manifest, kept)
+    linked = relink.relink(step.source, others, kept)
     return Report(
-        f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
+        f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal"
+        + (f"; linked to it: {', '.join(map(str, linked))}" if linked else ""),
         {"sha256": result.sha256, "kept": [path.name for path in result.kept]},
+        warnings=warnings,
     )
 
 
