@@ -23,7 +23,8 @@ if mode == "delete":  # a transaction that is killed after its pages were writte
     connection.execute("PRAGMA cache_spill=1")
     connection.execute("BEGIN IMMEDIATE")
 for number in range(int(rows)):
-    connection.execute(f"INSERT INTO {table} (name) VALUES (?)", [f"row {number} " + "x" * (2000 if mode == "delete" else 1)])
+    name = f"row {number} " + "x" * (2000 if mode == "delete" else 1)
+    connection.execute(f"INSERT INTO {table} (name) VALUES (?)", [name])
 print("written", flush=True)
 time.sleep(600)
 """

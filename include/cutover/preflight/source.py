@@ -48,7 +48,7 @@ def check_source_file(live: Path, others: Sequence[Path] = ()) -> list[Check]:
         others: Hard links of it that the plan names.
     """
     checks = [_source_file(live), replaceable(live, "source_replaceable", "The source can be replaced by its backup")]
-    if files.real(live).exists():
+    if files.real(live).is_file():
         checks += [other_names.check(live, others), *_replaceable_names(live, others)]
     return checks
 

@@ -13,7 +13,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from include.cutover import files
@@ -147,7 +147,9 @@ def check(source: Path, named: Sequence[Path]) -> Check:
     """
     try:
         names = find(source, named)
-        problems = _problems(names, logs(names, seconds=JOURNAL_SECONDS))
+        # That the source itself is a mounted file is the finding of another check: it cannot be replaced.
+        elsewhere = tuple(mount for mount in names.mounts if mount.pid is not None or mount.path != names.source)
+        problems = _problems(replace(names, mounts=elsewhere), logs(names, seconds=JOURNAL_SECONDS))
     except CannotCheck as error:
         return _check("failed", f"{error.where}: {error.found or error.message}", error.do, source)
     if problems:
