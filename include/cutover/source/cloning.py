@@ -49,8 +49,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0, others: Sequence[
 
     Raises:
         Unreachable: When the database stayed locked or kept changing for longer than that.
-        CannotCheck: When it cannot be read, see ``open_snapshot``, or when rows may lie in a log under another name, see
-            ``other_names``.
+        CannotCheck: When it cannot be read, or when rows may lie in a log under another name.
         StepFailed: When ``to`` cannot be written.
         Refused: When ``to`` is the live file.
     """
@@ -68,17 +67,13 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0, others: Sequence[
         whole = scratch / "clone"
         try:
             _clone_into(live, header, whole, scratch, deadline)
+            other_names.require_readable(live, others)  # a log may have come meanwhile
         except CannotCheck:
             # SQLite says of a truncated file no more than that it is damaged.
             if truncated := truncation(live, header):
                 raise truncated from None
             raise
-        other_names.require_readable(live, others)  # one may have come meanwhile
-        descriptor = os.open(whole, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(whole)
         for suffix in files.SIDE_FILES:  # a log of an earlier database beside the new one would become a part of it
             to.with_name(to.name + suffix).unlink(missing_ok=True)
         whole.replace(to)
@@ -93,6 +88,14 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0, others: Sequence[
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 @contextlib.contextmanager

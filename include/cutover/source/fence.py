@@ -109,7 +109,10 @@ def status(source: Path, *, content: bool = True) -> FenceState:
             broken.append(f"{size:,} bytes long, was {note.bytes:,}")
         elif content and files.digest(database) != note.sha256:
             broken.append("its content changed")
-    mode = stat.S_IMODE(database.stat().st_mode)
+    found = database.stat()
+    if found.st_nlink > 1 + len(others):
+        remarks.append(f"it has {found.st_nlink} hard links, {1 + len(others)} of them were known")
+    mode = stat.S_IMODE(found.st_mode)
     if mode & _ALL_WRITE_BITS:
         remarks.append(f"its mode is {mode:04o}")
     return FenceState(

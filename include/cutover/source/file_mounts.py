@@ -84,25 +84,34 @@ class _Place:
 
 def _place(name: Path) -> _Place | None:
     try:
+        lines = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
         # With O_PATH, closing the descriptor leaves the locks alone that this process holds on the file.
         descriptor = os.open(name, os.O_PATH)
     except OSError:
         return None
     try:
         found = os.fstat(descriptor)
-        info = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
-        mounts = Path("/proc/self/mountinfo").read_text(errors="surrogateescape").splitlines()
-    except OSError:
-        return None
+        mount = _mount_of(descriptor, name, [_Mount.of(line) for line in lines])
     finally:
         os.close(descriptor)
-    number = re.search(r"^mnt_id:\s*(\d+)", info, re.MULTILINE)
-    for mount in map(_Mount.of, mounts):
-        if number is not None and mount.id == number.group(1):
-            below = os.path.relpath(name, mount.point)
-            path = mount.root if below == "." else os.path.normpath(f"{mount.root}/{below}")
-            return _Place(mount.device, path, (found.st_dev, found.st_ino))
-    return None
+    if mount is None:
+        return None
+    below = os.path.relpath(name, mount.point)
+    path = mount.root if below == "." else f"{mount.root.rstrip('/')}/{below}"
+    return _Place(mount.device, path, (found.st_dev, found.st_ino))
+
+
+def _mount_of(descriptor: int, name: Path, mounts: list[_Mount]) -> _Mount | None:
+    with suppress(OSError):
+        info = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        number = re.search(r"^mnt_id:\s*(\d+)", info, re.MULTILINE)
+        for mount in mounts:
+            if number is not None and mount.id == number.group(1):
+                return mount
+    # A process that is not dumpable, as Airflow makes its tasks, may not read that: the longest mount point counts, and of
+    # several at one place the last.
+    above = [mount for mount in mounts if name.is_relative_to(mount.point)]
+    return max(reversed(above), key=lambda mount: len(mount.point), default=None)
 
 
 def _matching(text: str, pid: int, places: list[_Place]) -> Iterator[FileMount]:

@@ -244,11 +244,15 @@ def _command(pid: int) -> str:
 
 
 def _hidden(checked: int, hidden: int) -> str:
+    unlisted = f"the open files of {hidden} of {checked} processes are not visible to this user" if hidden else ""
+    return "; ".join(filter(None, [unlisted, invisible_processes()]))
+
+
+def invisible_processes() -> str:
+    """Return which processes /proc does not show at all, in a sentence; empty when it shows those of this host."""
     parts = []
-    if hidden:
-        parts.append(f"the open files of {hidden} of {checked} processes are not visible to this user")
     # With /proc mounted hidepid=2 the processes of others are not listed; process 1 is never ours.
-    elif not Path("/proc/1").exists():
+    if not Path("/proc/1").exists():
         parts.append("the processes of other users are not visible (hidepid)")
     with suppress(OSError):
         if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:

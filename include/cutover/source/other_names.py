@@ -155,8 +155,8 @@ def check(source: Path, named: Sequence[Path]) -> Check:
     if problems:
         return _check("failed", "; ".join(found for found, _ in problems), " ".join(do for _, do in problems), source)
     # A mount in a namespace whose processes are hidden cannot be seen; that is said, and SQLite's locks remain.
-    unseen = holders.hidden_processes()
-    limit = f"; {unseen}" if unseen and "visible" in unseen else ""
+    unseen = holders.invisible_processes()
+    limit = f"; {unseen}" if unseen else ""
     found = "one name" if not names.named else f"also {_listed(names.named)}"
     return _check("passed", f"{found}{limit}", "", source)
 
@@ -313,9 +313,9 @@ def _entry(path: Path) -> tuple[int, int, str]:
 
 
 def _search(source: Path, inode: tuple[int, int]) -> list[Path]:
-    """Search the source's folder, the one above, and the folders in both for hard links; bounded, on one device."""
+    """Search the source's folder, the two above, and the folders in them for hard links; bounded, on one device."""
     found, left = [], _SEARCHED
-    waiting = [(source.parent, 1), (source.parent.parent, 1)]
+    waiting = [(folder, 1) for folder in list(source.parents)[:3]]
     done: set[Path] = set()
     while waiting and left > 0:
         folder, depth = waiting.pop(0)

@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from contextlib import closing
 from pathlib import Path
 
@@ -169,6 +170,14 @@ def test_log_that_appears_under_the_fence_breaks_it(source: Path, alias: Path) -
         connection.execute("INSERT INTO device (name) VALUES ('d')")
 
 
+def test_hard_link_that_appears_under_the_fence_is_reported(source: Path, alias: Path, tmp_path: Path) -> None:
+    fence.raise_fence(source, run_id=RUN, others=[alias])
+    (tmp_path / "third.db").hardlink_to(source)
+    state = fence.status(source)
+    assert state.intact, "nothing can be written through it"
+    assert state.findings == ("it has 3 hard links, 2 of them were known",)
+
+
 def test_note_of_an_earlier_version_has_no_other_names(source: Path) -> None:
     fence.raise_fence(source, run_id=RUN)
     note = fence_note.note_path(source)
@@ -238,6 +247,25 @@ def test_file_mount_in_another_namespace_is_found_with_its_log(source: Path, tmp
         assert "app.db-wal holds 64 bytes" in error.value.found
     log_of(place / "app.db").unlink()
     assert other_names.check(source, []).outcome == "passed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may become another user")
+def test_user_who_may_not_enter_a_namespace_finds_its_file_mounts_by_their_paths() -> None:
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made)
+        folder.chmod(0o755)
+        source = make_source(folder / "ward.db")
+        source.chmod(0o644)
+        (folder / "app.db").touch()
+        with elsewhere(source, folder / "app.db") as pid:
+            code = (
+                "import os, sys; from pathlib import Path; from include.cutover.source import other_names; os.setuid(65534);"
+                "print(*other_names.find(Path(sys.argv[1])).mounts)"
+            )
+            done = subprocess.run(
+                [sys.executable, "-c", code, str(source)], capture_output=True, text=True, check=False, cwd=ROOT
+            )
+    assert done.stdout.strip() == f"{folder}/app.db as pid {pid} sees it", done.stderr
 
 
 def test_file_mount_of_a_hard_link_is_found(source: Path, alias: Path, tmp_path: Path) -> None:
