@@ -34,6 +34,7 @@ FAULTS = {
     18: "planted corruption in the target",
     19: "DAG paused; run marked failed or success; task marked success; run deleted",
     20: "the plan file is broken; a DAG file fails to parse",
+    23: "the source has another name: hard link, mount of the file; its log lies there",
 }
 
 

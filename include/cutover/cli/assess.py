@@ -89,7 +89,7 @@ def _assess(plan: Plan, file: Path, target: str | None, err: TextIO) -> Assessme
     with files.scratch("assess") as scratch:
         clone = scratch / "clone.db"
         try:
-            cloning.sound_clone(file, clone)
+            cloning.sound_clone(file, clone, others=plan.source_other_names)
             with _target(target, scratch, plan) as conninfo:
                 made = read_target(conninfo, plan.sql_folder)
             progress = _Progress(err)

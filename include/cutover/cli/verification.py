@@ -156,7 +156,7 @@ def _require_target(plan: Plan, conninfo: str) -> None:
 @contextlib.contextmanager
 def _snapshot(plan: Plan, file: Path, conninfo: str) -> Iterator[ComparedSource]:
     with files.scratch("verify") as scratch:
-        snapshot = _backup(file) or _clone(file, scratch / "clone.db")
+        snapshot = _backup(file) or _clone(file, scratch / "clone.db", plan.source_other_names)
         if any(table.columns or table.foreign_keys for table in plan.tables.values()):
             planned = target_schema.planned_schema(conninfo, plan.sql_folder)
             decided = apply_decisions(snapshot.file, scratch / "decided.db", plan, planned)
@@ -186,8 +186,8 @@ def _backup(file: Path) -> ComparedSource | None:
     return ComparedSource(file, found, digest_store.beside(file), f"backup {file.name} of {manifest.time}")
 
 
-def _clone(file: Path, to: Path) -> ComparedSource:
-    cloning.sound_clone(file, to)
+def _clone(file: Path, to: Path, others: Sequence[Path]) -> ComparedSource:
+    cloning.sound_clone(file, to, others=others)
     return ComparedSource(to, "", None, f"a clone of {file.name}")
 
 

@@ -104,7 +104,7 @@ def load_plan(name: str) -> Plan:
     """Read the plan of that name.
 
     With ``CUTOVER_NO_SERVICES=1`` in the environment the plan moves the data only: it has no services, smoke tests,
-    configuration, roles or aftercare.
+    configuration, roles or aftercare, and names no hard links: it is for a copy of the application's file.
 
     Raises:
         PlanInvalid: When the plan does not exist or has faults.
@@ -132,5 +132,5 @@ def load_plan(name: str) -> Plan:
     if os.environ.get("CUTOVER_NO_SERVICES") == "1":
         unwatched = plan.aftercare.model_copy(update={"enabled": False})
         without = {"services": (), "smoke_tests": None, "configuration": None, "access": None, "aftercare": unwatched}
-        return plan.model_copy(update=without)
+        return plan.model_copy(update={**without, "source_other_names": ()})
     return plan

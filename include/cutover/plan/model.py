@@ -21,7 +21,7 @@ from include.cutover.plan.application import AnyConfiguration, Service, SmokeTes
 from include.cutover.plan.backups import Backup, DatabaseBackups, Extras
 from include.cutover.plan.people import Channels, Notices, People
 from include.cutover.plan.tables import Table
-from include.cutover.plan.types import RESERVED_NAMES, Identifier, Model, Reason
+from include.cutover.plan.types import RESERVED_NAMES, AbsolutePath, Identifier, Model, Reason
 
 
 class Connections(Model):
@@ -101,6 +101,8 @@ class Plan(Model):
         name: Name of the plan: that of its file without ``.yaml``, and of its SQL folder.
         application: Name of the application, as notices and reports show it.
         connections: Airflow connections of both ends and of the channels.
+        source_other_names: Hard links of the SQLite file: other paths by which a program may open it. Each must be the same
+            file. No log may lie beside one when the source is fenced; a rollback links them to the restored file.
         target_schema: Schema of the application's tables in the target.
         target_fence: How the application's role is kept out of the target until go-live and during a rollback. ``login``: it
             cannot log in and has no rights. ``privileges``: it has no rights; for a site where the pipeline's role may not
@@ -136,6 +138,7 @@ class Plan(Model):
     name: Identifier
     application: str = Field(min_length=1)
     connections: Connections
+    source_other_names: tuple[AbsolutePath, ...] = ()
     target_schema: str = "public"
     target_fence: Literal["login", "privileges"] = "login"
     source_queue: str | None = None

@@ -14,7 +14,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.preflight.doctor_site import Site, result
 from include.cutover.preflight.source import check_clone, check_source_file
 from include.cutover.runs import schema_drift
-from include.cutover.source import cloning, snapshots
+from include.cutover.source import cloning, other_names, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target.schema import planned_schema
 
@@ -27,12 +27,12 @@ def source_checks(site: Site) -> list[Check]:
     if site.live is None:
         do = f"Set --source, or {environment.variable(plan.connections.source)} in the environment."
         return [result("source_connection", "The source's file is named", None, "", "it is not defined", do)]
-    checks = check_source_file(site.live)
-    if checks[0].outcome != "passed":
+    checks = check_source_file(site.live, plan.source_other_names)
+    if any(check.outcome != "passed" for check in checks if check.name in ("source_file", other_names.NAME)):
         return checks
     with files.scratch("doctor") as scratch:
         clone = scratch / "clone.db"
-        cloning.sound_clone(site.live, clone)
+        cloning.sound_clone(site.live, clone, others=plan.source_other_names)
         with snapshots.snapshot(clone) as reading:
             checks.append(_alembic(reading, plan))
             objects = source_schema.schema_objects(reading)

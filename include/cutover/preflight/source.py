@@ -15,7 +15,7 @@ from include.cutover.errors import CannotCheck
 from include.cutover.plan.model import Plan
 from include.cutover.preflight.sizes import pretty
 from include.cutover.preflight.writing import replaceable
-from include.cutover.source import database_file, fence, snapshots
+from include.cutover.source import database_file, fence, other_names, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog, orphans
 from include.cutover.target.schema import PlannedSchema
@@ -35,12 +35,30 @@ def check_source(live: Path, clone: Path, *, plan: Plan, planned: PlannedSchema)
         plan: Names the tables.
         planned: The schema that the plan's SQL makes in the target.
     """
-    return [*check_source_file(live), *check_clone(clone, plan=plan, planned=planned)]
+    return [*check_source_file(live, plan.source_other_names), *check_clone(clone, plan=plan, planned=planned)]
 
 
-def check_source_file(live: Path) -> list[Check]:
-    """Check that the live file is an SQLite database, not fenced, and replaceable by its backup. Only the header is read."""
-    return [_source_file(live), replaceable(live, "source_replaceable", "The source can be replaced by its backup")]
+def check_source_file(live: Path, others: Sequence[Path] = ()) -> list[Check]:
+    """Check that the live file is an SQLite database, not fenced, replaceable by its backup, and has no unknown name.
+
+    Only the header is read.
+
+    Args:
+        live: The application's file.
+        others: Hard links of it that the plan names.
+    """
+    checks = [_source_file(live), replaceable(live, "source_replaceable", "The source can be replaced by its backup")]
+    if files.real(live).is_file():
+        checks += [other_names.check(live, others), *_replaceable_names(live, others)]
+    return checks
+
+
+def _replaceable_names(live: Path, others: Sequence[Path]) -> list[Check]:
+    """Check that a rollback can link each hard link that the plan names to the restored file."""
+    names = other_names.find(live, others).named
+    made = [replaceable(path, "source_other_names_replaceable", "Its other names can be replaced, too") for path in names]
+    bad = [check for check in made if check.outcome != "passed"]
+    return bad[:1] or made[:1]
 
 
 def _source_file(live: Path) -> Check:

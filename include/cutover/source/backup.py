@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -109,7 +109,7 @@ def _take(attempt: _Attempt) -> Manifest:
     files.require_space(dict.fromkeys(attempt.places, size))
     original = state.original or fence_header.versions(attempt.database)
     try:
-        taken = _manifest(attempt, state, found, *_copy(attempt, original))
+        taken = _manifest(attempt, state, found, *_copy(attempt, original, state.other_names))
         with files.disk_errors(attempt.places[0]):
             for partial in reversed(attempt.partials):  # the first one's makes this attempt one that can be finished
                 write_atomically(partial / _INTENT, taken.to_json().encode(), 0o600)
@@ -125,7 +125,7 @@ def _take(attempt: _Attempt) -> Manifest:
     return taken
 
 
-def _copy(attempt: _Attempt, original: tuple[int, int]) -> tuple[str, _Content]:
+def _copy(attempt: _Attempt, original: tuple[int, int], others: Sequence[Path]) -> tuple[str, _Content]:
     """Clone the database into the first partial folder, without the fence, and copy the clone into the second.
 
     Returns:
@@ -136,7 +136,7 @@ def _copy(attempt: _Attempt, original: tuple[int, int]) -> tuple[str, _Content]:
         files.make_private(partial)
     first = partials[0] / _WHOLE
     try:
-        cloning.clone(attempt.database, first)
+        cloning.clone(attempt.database, first, others=others)
     except StepFailed as error:
         raise StepFailed(error.message, where=str(attempt.places[0]), found=error.found, do=error.do) from None
     fence_header.remove_fence_from_copy(first, original)

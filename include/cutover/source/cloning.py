@@ -11,7 +11,7 @@ import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import apsw
@@ -19,6 +19,7 @@ import apsw
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.files import sync_folder
+from include.cutover.source import other_names
 from include.cutover.source.database_file import (
     CLOCK_TICK,
     HEADER_BYTES,
@@ -30,7 +31,7 @@ from include.cutover.source.database_file import (
 from include.cutover.source.snapshots import DAMAGED, REPAIR, explain, explained, integrity, require_sqlite, snapshot, uri
 
 
-def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
+def clone(live: Path, to: Path, *, busy_seconds: float = 30.0, others: Sequence[Path] = ()) -> None:
     """Copy a live database, with everything that is committed, into ``to``: one step, one consistent moment.
 
     The live database's bytes are never changed, nor those of its logs, and no file is made beside it. In delete mode
@@ -44,10 +45,11 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
         live: The database of the application.
         to: The file to make.
         busy_seconds: How long to wait for a moment without a lock.
+        others: Hard links of the file that the plan names.
 
     Raises:
         Unreachable: When the database stayed locked or kept changing for longer than that.
-        CannotCheck: When it cannot be read; see ``open_snapshot``.
+        CannotCheck: When it cannot be read, or when rows may lie in a log under another name.
         StepFailed: When ``to`` cannot be written.
         Refused: When ``to`` is the live file.
     """
@@ -56,6 +58,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
     if to.exists() and to.samefile(live):
         raise Refused("the clone would replace the live database", where=str(live), do="Name another folder in the plan.")
     header = read_header(live)
+    other_names.require_readable(live, others)
     deadline = time.monotonic() + busy_seconds
     scratch: Path | None = None
     try:
@@ -64,16 +67,13 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
         whole = scratch / "clone"
         try:
             _clone_into(live, header, whole, scratch, deadline)
+            other_names.require_readable(live, others)  # a log may have come meanwhile
         except CannotCheck:
             # SQLite says of a truncated file no more than that it is damaged.
             if truncated := truncation(live, header):
                 raise truncated from None
             raise
-        descriptor = os.open(whole, os.O_RDWR)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(whole)
         for suffix in files.SIDE_FILES:  # a log of an earlier database beside the new one would become a part of it
             to.with_name(to.name + suffix).unlink(missing_ok=True)
         whole.replace(to)
@@ -90,26 +90,38 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0) -> None:
             shutil.rmtree(scratch, ignore_errors=True)
 
 
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDWR)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 @contextlib.contextmanager
-def live_schema(live: Path, scratch: Path, *, busy_seconds: float = 10.0) -> Iterator[apsw.Connection]:
+def live_schema(
+    live: Path, scratch: Path, *, busy_seconds: float = 10.0, others: Sequence[Path] = ()
+) -> Iterator[apsw.Connection]:
     """Open the live database to read its schema: as harmless as ``clone``, and a matter of milliseconds.
 
     Args:
         live: The database of the application.
         scratch: Folder for a clone, which is read where the live file cannot be opened without a change.
         busy_seconds: How long to wait for a moment without a lock.
+        others: Hard links of the file that the plan names.
 
     Raises:
         Unreachable: When the database stayed locked for longer than that.
-        CannotCheck: When it cannot be read.
+        CannotCheck: When it cannot be read, or when rows may lie in a log under another name.
     """
     require_sqlite()
     live = Path(os.path.realpath(live))
+    other_names.require_readable(live, others)
     connection = _open_live(live, busy_seconds)
     if connection is None:
         scratch.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".schema-", dir=scratch) as folder:
-            clone(live, Path(folder) / "clone.db", busy_seconds=busy_seconds)
+            clone(live, Path(folder) / "clone.db", busy_seconds=busy_seconds, others=others)
             with snapshot(Path(folder) / "clone.db") as connection:
                 yield connection
         return
@@ -262,7 +274,7 @@ def _leave_wal_mode(clone: Path) -> None:
         file.write(header)
 
 
-def sound_clone(live: Path, to: Path) -> None:
+def sound_clone(live: Path, to: Path, *, others: Sequence[Path] = ()) -> None:
     """Clone where there is room for it, then run SQLite's integrity check on the clone.
 
     Raises:
@@ -273,7 +285,7 @@ def sound_clone(live: Path, to: Path) -> None:
     with contextlib.suppress(OSError):  # a fault of the file is reported by the clone
         files.require_space({to.parent: live.stat().st_size})
     try:
-        clone(live, to)
+        clone(live, to, others=others)
         if faults := integrity(to):
             raise CannotCheck(
                 DAMAGED,

@@ -17,6 +17,7 @@ import logging
 import os
 import stat
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +27,7 @@ import apsw
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.files import now
-from include.cutover.source import fence_header, fence_note, holders
+from include.cutover.source import fence_header, fence_note, holders, other_names
 from include.cutover.source.fence_header import FENCED, ROLLBACK, WAL, WRITE_VERSION
 from include.cutover.source.fence_note import FenceNote
 
@@ -50,6 +51,7 @@ class FenceState:
         mode: The file's mode before the fence.
         original: Bytes 18 and 19 before the fence; 2, 2 is a database in WAL mode.
         findings: Differences from how the fence left the file, each in plain words.
+        other_names: Hard links of the file that were known when the fence was raised.
     """
 
     source: Path
@@ -62,6 +64,7 @@ class FenceState:
     mode: int | None = None
     original: tuple[int, int] | None = None
     findings: tuple[str, ...] = ()
+    other_names: tuple[Path, ...] = ()
 
     @property
     def detail(self) -> str:
@@ -97,13 +100,19 @@ def status(source: Path, *, content: bool = True) -> FenceState:
     if not fenced:
         broken.append(f"the write version is {header[WRITE_VERSION]}, no longer {FENCED}")
     broken += [f"{item.name} lies beside it" for item in files.side_files(database) if not item.name.endswith("-shm")]
+    others = tuple(Path(name) for name in note.other_names)
+    # An SQLite that opens the file there would read that log, and the header in it, instead of the fenced one.
+    broken += [f"{log} has content" for log in other_names.beside(database, others)]
     if note.state == "raised":
         size = database.stat().st_size
         if size != note.bytes:
             broken.append(f"{size:,} bytes long, was {note.bytes:,}")
         elif content and files.digest(database) != note.sha256:
             broken.append("its content changed")
-    mode = stat.S_IMODE(database.stat().st_mode)
+    found = database.stat()
+    if found.st_nlink > 1 + len(others):
+        remarks.append(f"it has {found.st_nlink} hard links, {1 + len(others)} of them were known")
+    mode = stat.S_IMODE(found.st_mode)
     if mode & _ALL_WRITE_BITS:
         remarks.append(f"its mode is {mode:04o}")
     return FenceState(
@@ -117,10 +126,13 @@ def status(source: Path, *, content: bool = True) -> FenceState:
         mode=note.mode,
         original=note.original,
         findings=(*broken, *remarks),
+        other_names=others,
     )
 
 
-def raise_fence(source: Path, *, run_id: str, note: str = "", busy_seconds: float = 5.0) -> FenceState:
+def raise_fence(
+    source: Path, *, run_id: str, note: str = "", busy_seconds: float = 5.0, others: Sequence[Path] = ()
+) -> FenceState:
     """Make the database unwritable for every SQLite. Reading still works.
 
     SQLite first rolls back a hot journal and checkpoints a WAL, as the application's next start would do. No transaction is
@@ -133,13 +145,15 @@ def raise_fence(source: Path, *, run_id: str, note: str = "", busy_seconds: floa
         run_id: The run that raises the fence.
         note: Words for the person who finds the file.
         busy_seconds: How long to wait for transactions of others to end.
+        others: Hard links of the file that the plan names.
 
     Returns:
         The state, with the SHA-256 of the fenced file.
 
     Raises:
         Refused: When another run's fence stands, when this run's fence was broken, or when others hold the file in a way
-            that the fence would not stop; they are named. The database then is unchanged.
+            that the fence would not stop; they are named. Also when the file has a name that is not given, or a log under
+            another name. The database then is unchanged.
         CannotCheck: When the file is missing or not a SQLite database.
         StepFailed: When the place cannot be written.
     """
@@ -150,13 +164,14 @@ def raise_fence(source: Path, *, run_id: str, note: str = "", busy_seconds: floa
         raise fence_note.of_another_run(database, found)
     if found is not None and found.state == "raised":
         return _require_intact(database)
+    named = other_names.require_known(database, others).named
     if found is None:
         if header[WRITE_VERSION] == FENCED:
             raise fence_note.missing(database)
-        found = fence_note.claim(database, fence_note.new(database, header, run_id, note))
+        found = fence_note.claim(database, fence_note.new(database, header, run_id, note, named))
     try:
         if header[WRITE_VERSION] != FENCED:
-            _close_to_writers(database, busy_seconds)
+            _close_to_writers(database, busy_seconds, named)
     except BaseException:
         _give_up_raising(database, found)
         raise
@@ -165,9 +180,8 @@ def raise_fence(source: Path, *, run_id: str, note: str = "", busy_seconds: floa
     except OSError as error:
         # The byte is the fence; the mode only warns other programs. The file may have another owner.
         log.warning("%s keeps its mode: %s", database, error.strerror)
-    fence_note.replace(
-        database, replace(found, state="raised", bytes=database.stat().st_size, sha256=files.digest(database), time=now())
-    )
+    raised = replace(found, state="raised", bytes=database.stat().st_size, sha256=files.digest(database), time=now())
+    fence_note.replace(database, replace(raised, other_names=tuple(map(str, named))))
     return status(database, content=False)
 
 
@@ -244,7 +258,7 @@ def lift(source: Path, *, run_id: str | None = None) -> FenceState:
     return replace(before, raised=False, note=None, findings=tuple(findings))
 
 
-def _close_to_writers(database: Path, busy_seconds: float) -> None:
+def _close_to_writers(database: Path, busy_seconds: float, others: Sequence[Path]) -> None:
     """Leave WAL mode, then set the write version under SQLite's own exclusive lock."""
     with files.disk_errors(database):
         # Opened before SQLite's descriptor and closed after it: see the module's docstring about locks.
@@ -260,6 +274,8 @@ def _close_to_writers(database: Path, busy_seconds: float) -> None:
                     raise _held(database)
                 time.sleep(0.05)
             _drop_spent_journal(database)
+            # Under this lock no connection by any name has a WAL open, or a transaction: its log was left by a killed one.
+            other_names.require_no_log(database, others)
             with files.disk_errors(database):
                 fence_header.set_write_version(descriptor, FENCED)
             connection.execute("ROLLBACK")

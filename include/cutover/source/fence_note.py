@@ -10,6 +10,7 @@ import os
 import secrets
 import shlex
 import stat
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,7 @@ class FenceNote:
         how_to_lift: Shell commands.
         bytes: Size of the fenced file; None while raising.
         sha256: Of the fenced file; None while raising.
+        other_names: Hard links of the file that the plan names.
     """
 
     version: int
@@ -49,6 +51,7 @@ class FenceNote:
     how_to_lift: str
     bytes: int | None = None
     sha256: str | None = None
+    other_names: tuple[str, ...] = ()
 
 
 def note_path(source: Path) -> Path:
@@ -57,7 +60,7 @@ def note_path(source: Path) -> Path:
     return database.with_name(f"{database.name}.fence.json")
 
 
-def new(database: Path, header: bytes, run_id: str, words: str) -> FenceNote:
+def new(database: Path, header: bytes, run_id: str, words: str, others: Sequence[Path] = ()) -> FenceNote:
     """Return the note for a fence that is about to be raised; writes nothing.
 
     Args:
@@ -65,6 +68,7 @@ def new(database: Path, header: bytes, run_id: str, words: str) -> FenceNote:
         header: Its header.
         run_id: The run that raises the fence.
         words: For the person who finds the file.
+        others: Hard links of the file that the plan names.
     """
     mode = stat.S_IMODE(database.stat().st_mode)
     file, path = shlex.quote(str(database)), shlex.quote(str(note_path(database)))
@@ -80,6 +84,7 @@ def new(database: Path, header: bytes, run_id: str, words: str) -> FenceNote:
         original=original,
         mode=mode,
         how_to_lift=f"chmod {mode:04o} {file} && {how}",
+        other_names=tuple(map(str, others)),
     )
 
 
@@ -105,9 +110,17 @@ def read(database: Path) -> FenceNote | None:
     path = note_path(database)
     try:
         data: dict[str, Any] = json.loads(path.read_bytes())
+        data.setdefault("other_names", ())  # a note of an earlier version has none
         known = {name: data[name] for name in FenceNote.__dataclass_fields__}
         first, second = (int(value) for value in known["original"])
-        note = FenceNote(**{**known, "original": (first, second), "mode": int(known["mode"], 8)})
+        note = FenceNote(
+            **{
+                **known,
+                "original": (first, second),
+                "mode": int(known["mode"], 8),
+                "other_names": tuple(known["other_names"]),
+            }
+        )
     except FileNotFoundError:
         return None
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -34,7 +34,7 @@ class Holder:
     write: bool
 
 
-def open_files(path: Path, *, but: Collection[int] = ()) -> list[Holder]:
+def open_files(path: Path, *, but: Collection[int] = (), others: Collection[Path] = ()) -> list[Holder]:
     """Return every process of this host that has the database or its ``-wal``, ``-shm`` or ``-journal`` open.
 
     Files are compared by device and inode, so another mount path, another name, or a name deleted since does not hide
@@ -43,11 +43,12 @@ def open_files(path: Path, *, but: Collection[int] = ()) -> list[Holder]:
     Args:
         path: The database.
         but: Process ids to leave out; the calling process is not left out by itself.
+        others: Other names of the database, whose side files count as well.
 
     Raises:
         CannotCheck: Without /proc.
     """
-    return search(path, but)[0]
+    return search(path, but, others)[0]
 
 
 def hidden_processes() -> str:
@@ -55,9 +56,9 @@ def hidden_processes() -> str:
     return search(None, ())[1]
 
 
-def check_nobody_holds(path: Path, *, but: Collection[int] = ()) -> Check:
+def check_nobody_holds(path: Path, *, but: Collection[int] = (), others: Collection[Path] = ()) -> Check:
     """Check that no process has the database open; unknown when none was found but not every process could be checked."""
-    holders, hidden = search(path, but)
+    holders, hidden = search(path, but, others)
     return Check(
         "source_not_held_open",
         "No process holds the source open",
@@ -81,43 +82,47 @@ def describe(holders: Collection[Holder]) -> str:
 class _Wanted:
     """The files to search for, by inode and by name."""
 
-    database: Path
+    names: frozenset[str]
     inodes: dict[tuple[int, int], Path]
-    folder: tuple[int, int]
+    folders: dict[tuple[int, int], frozenset[str]]
 
     @classmethod
-    def of(cls, path: Path) -> _Wanted:
-        database = files.real(path)
-        inodes = {}
-        for item in (database, *files.side_files(database)):
+    def of(cls, path: Path, others: Collection[Path]) -> _Wanted:
+        inodes: dict[tuple[int, int], Path] = {}
+        folders: dict[tuple[int, int], frozenset[str]] = {}
+        for database in map(files.real, (path, *others)):
+            for item in (database, *files.side_files(database)):
+                with suppress(OSError):
+                    found = item.stat()
+                    inodes.setdefault((found.st_dev, found.st_ino), item)
+            folder = (-1, -1)
             with suppress(OSError):
-                found = item.stat()
-                inodes[found.st_dev, found.st_ino] = item
-        folder = (-1, -1)
-        with suppress(OSError):
-            found = database.parent.stat()
-            folder = (found.st_dev, found.st_ino)
-        return cls(database, inodes, folder)
+                found = database.parent.stat()
+                folder = (found.st_dev, found.st_ino)
+            names = {database.name, *(database.name + suffix for suffix in files.SIDE_FILES)}
+            folders[folder] = folders.get(folder, frozenset()) | names
+        return cls(frozenset(files.real(item).name for item in (path, *others)), inodes, folders)
 
     def matches(self, found: os.stat_result, name: str) -> bool:
         return (found.st_dev, found.st_ino) in self.inodes or self.is_deleted_one(name, found.st_dev)
 
     def is_deleted_one(self, name: str, device: int) -> bool:
-        """Check whether a name, as /proc shows it, is that of a deleted database or side file of this place."""
+        """Check whether a name, as /proc shows it, is that of a deleted database or side file of one of the places."""
         if not name.endswith(" (deleted)"):
             return False
-        path = name.removesuffix(" (deleted)")
-        if Path(path).name not in {self.database.name, *(self.database.name + suffix for suffix in files.SIDE_FILES)}:
+        path = Path(name.removesuffix(" (deleted)"))
+        here = [folder for folder, names in self.folders.items() if path.name in names]
+        if not here:
             return False
         try:
-            folder = Path(path).parent.stat()
+            folder = path.parent.stat()
         except OSError:  # a folder of another mount namespace: compare the device only
-            return device == self.folder[0]
-        return (folder.st_dev, folder.st_ino) == self.folder
+            return any(device == place for place, _ in here)
+        return (folder.st_dev, folder.st_ino) in here
 
 
-def search(path: Path | None, but: Collection[int]) -> tuple[list[Holder], str]:
-    """Search all processes, except ``but``, for the files of a database.
+def search(path: Path | None, but: Collection[int], others: Collection[Path] = ()) -> tuple[list[Holder], str]:
+    """Search all processes, except ``but``, for the files of a database, under its other names as well.
 
     Returns:
         The holders, and which processes cannot be checked, in words; empty when all can.
@@ -125,7 +130,7 @@ def search(path: Path | None, but: Collection[int]) -> tuple[list[Holder], str]:
     Raises:
         CannotCheck: Without /proc.
     """
-    wanted = _Wanted.of(path) if path is not None else None
+    wanted = _Wanted.of(path, others) if path is not None else None
     pids = _processes()
     seen = [] if wanted is None else list(_locks(wanted))
     checked = hidden = 0
@@ -187,7 +192,9 @@ def _maps(pid: int, wanted: _Wanted) -> Iterator[tuple[str, bool]]:
     with suppress(OSError):
         maps = Path(f"/proc/{pid}/maps").read_bytes()
         # Browsers and the like have thousands of mappings: read them only where one of ours can be among them.
-        if os.fsencode(wanted.database.name) not in maps and not any(b" %d " % inode in maps for _, inode in wanted.inodes):
+        if not any(os.fsencode(name) in maps for name in wanted.names) and not any(
+            b" %d " % inode in maps for _, inode in wanted.inodes
+        ):
             return
         for line in os.fsdecode(maps).splitlines():
             fields = line.split(maxsplit=5)
@@ -237,11 +244,15 @@ def _command(pid: int) -> str:
 
 
 def _hidden(checked: int, hidden: int) -> str:
+    unlisted = f"the open files of {hidden} of {checked} processes are not visible to this user" if hidden else ""
+    return "; ".join(filter(None, [unlisted, invisible_processes()]))
+
+
+def invisible_processes() -> str:
+    """Return which processes /proc does not show at all, in a sentence; empty when it shows those of this host."""
     parts = []
-    if hidden:
-        parts.append(f"the open files of {hidden} of {checked} processes are not visible to this user")
     # With /proc mounted hidepid=2 the processes of others are not listed; process 1 is never ours.
-    elif not Path("/proc/1").exists():
+    if not Path("/proc/1").exists():
         parts.append("the processes of other users are not visible (hidepid)")
     with suppress(OSError):
         if Path("/proc/self/ns/pid").stat().st_ino != _FIRST_PID_NAMESPACE:

@@ -27,7 +27,7 @@ from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import expectations
 from include.cutover.proof.docs_site import DocsSite
 from include.cutover.runs import rehearsals, runbook, schema_drift
-from include.cutover.source import cloning, snapshots
+from include.cutover.source import cloning, other_names, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.steps.configuration import fill
 from include.cutover.steps.set_aside import finish_pending
@@ -58,6 +58,10 @@ def check_source(step: Step) -> Report:
 
     The live file is read once, by the clone. The target is used for its catalog only, through a scratch schema.
     """
+    live = preflight_source.check_source_file(step.source, step.plan.source_other_names)
+    unknown_names = [check for check in live if check.name == other_names.NAME and check.outcome != "passed"]
+    if unknown_names:  # a clone would miss rows
+        return Report(count(live), {}, live)
     with _clone(step) as clone:
         planned = target_schema.planned_schema(step.target, step.plan.sql_folder)
         checks = preflight_source.check_source(step.source, clone, plan=step.plan, planned=planned)
@@ -176,7 +180,7 @@ def _clone(step: Step) -> Iterator[Path]:
     scratch.mkdir(parents=True, mode=0o700)
     try:
         files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
-        cloning.clone(step.source, scratch / "clone.db")
+        cloning.clone(step.source, scratch / "clone.db", others=step.plan.source_other_names)
         yield scratch / "clone.db"
     except CutoverError as error:
         if error.where == str(scratch / "clone.db"):  # which is removed before anyone reads this

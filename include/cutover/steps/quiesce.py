@@ -29,11 +29,16 @@ def stop_again(step: Step) -> list[str]:
 
 
 def fence_source(step: Step) -> Report:
-    """Prove that no process holds the file open, and make it unwritable for every SQLite. Safe to run again."""
-    unheld = holders.check_nobody_holds(step.source)
+    """Prove that no process holds the file open, and make it unwritable for every SQLite. Safe to run again.
+
+    A file with a name that the plan does not give, or with a log under another name, is refused: its newest rows lie there.
+    """
+    others = step.plan.source_other_names
+    unheld = holders.check_nobody_holds(step.source, others=others)
     if unheld.outcome == "failed":
         return Report("a process still holds the database open after the services have stopped", {}, [unheld])
-    state = fence.raise_fence(step.source, run_id=step.run_id, note=f"Cutover of {step.plan.application} to PostgreSQL")
+    words = f"Cutover of {step.plan.application} to PostgreSQL"
+    state = fence.raise_fence(step.source, run_id=step.run_id, note=words, others=others)
     step.evidence.append("fence.raised", note=str(state.note))
     seen = unheld.outcome == "passed"
     # Where not every process can be seen, SQLite's switch out of WAL mode and its exclusive lock are the only check.

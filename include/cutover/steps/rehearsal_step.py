@@ -25,7 +25,8 @@ def harmless(plan: Plan, folder: Path) -> Plan:
     places = {"directory": folder / SCRATCH / "backup"}
     if plan.backup.second_copy is not None:
         places["second_copy"] = folder / SCRATCH / "second_copy"
-    changes = {"services": (), "smoke_tests": None, "configuration": None, "backup": plan.backup.model_copy(update=places)}
+    backup = plan.backup.model_copy(update=places)
+    changes = {"services": (), "smoke_tests": None, "configuration": None, "backup": backup, "source_other_names": ()}
     return plan.model_copy(update=changes)
 
 

@@ -163,7 +163,7 @@ def clone_source(step: Step) -> Report:
     size = sum(item.stat().st_size for item in (live, *files.side_files(live)) if item.exists())
     # The clone, its backups, their copies with the plan's decisions, and the copy that goes back to its place.
     files.require_space({scratch: 6 * size})
-    cloning.clone(live, clone)
+    cloning.clone(live, clone, others=own.production.plan.source_other_names)
     size = clone.stat().st_size
     return Report(f"{live.name}: {size:,} bytes, cloned in one step", {"bytes": size})
 

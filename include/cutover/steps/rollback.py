@@ -19,7 +19,7 @@ from include.cutover.report import incident_document
 from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_backup, has_begun
-from include.cutover.source import restore
+from include.cutover.source import other_names, relink, restore
 from include.cutover.source.found_file import Found
 from include.cutover.steps.announce import announce
 from include.cutover.steps.configuration import fill, kept_configuration
@@ -94,10 +94,14 @@ def restore_source(step: Step) -> Report:
     stop_again(step)
     if not has_backup(step.evidence.events()):
         return lift_fence(step)
+    kept, others = step.evidence.folder / "kept", step.plan.source_other_names
+    warnings = relink.left_behind(step.source, others)
+    if step.source.exists():
+        other_names.require_no_log(step.source, others)
     result = restore.restore(
         step.source,
         step.manifest,
-        step.evidence.folder / "kept",
+        kept,
         give_up_rows=_rows_given_up(step),
         on_found=lambda found, folder: record_found(step, found, folder),
     )
@@ -108,9 +112,12 @@ def restore_source(step: Step) -> Report:
             {"stays": True, "rows_beyond_the_backup": result.found.differences.as_dict()},
             warnings=_warnings(result.found),
         )
+    linked = relink.relink(step.source, others, kept)
     return Report(
-        f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
+        f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal"
+        + (f"; linked to it: {', '.join(map(str, linked))}" if linked else ""),
         {"sha256": result.sha256, "kept": [str(path.relative_to(step.evidence.folder)) for path in result.kept]},
+        warnings=warnings,
     )
 
 

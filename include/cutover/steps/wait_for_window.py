@@ -42,7 +42,8 @@ def wait_for_window(step: Step) -> Report:
         raise CannotCheck(
             "the schema that preflight checked is not recorded", where=step.run_id, do=f"Run {runbook.CHECK_SOURCE} first."
         )
-    with cloning.live_schema(step.source, step.plan.backup.directory) as connection:
+    others = step.plan.source_other_names
+    with cloning.live_schema(step.source, step.plan.backup.directory, others=others) as connection:
         objects = source_schema.schema_objects(connection)
         fingerprint = source_schema.schema_fingerprint(connection)
     if fingerprint != recorded["fingerprint"]:

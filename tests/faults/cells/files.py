@@ -6,6 +6,8 @@ import contextlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -301,3 +303,36 @@ def corrupt(name: str) -> None:
 
 for _name in CORRUPTIONS:
     corrupt(_name)
+
+
+# ---- 23: other names of the SQLite file --------------------------------------------------------------------------------
+
+IN_THE_LOG = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA journal_mode = wal")
+connection.execute("PRAGMA wal_autocheckpoint = 0")
+connection.execute("CREATE TABLE in_the_log (id INTEGER PRIMARY KEY)")
+for number in range(50):
+    connection.execute("INSERT INTO in_the_log DEFAULT VALUES")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@cell(23, "alias-wal", "50 committed rows of a killed process in the log of a hard link", "fence_source", RELEASED)
+def _(trial: Trial) -> None:
+    database = trial.site.ward_ops.database
+    folder = trial.folder / "alias"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    alias, log = folder / "alias.db", folder / "alias.db-wal"
+    trial.afterwards(lambda: shutil.rmtree(folder))
+    with trial.held_at("fence_source", "begin") as run_id:
+        alias.hardlink_to(database)
+        subprocess.run([sys.executable, "-c", IN_THE_LOG, str(alias)], check=False)
+        content = log.read_bytes()
+        trial.require(len(content) > 0, "nothing lies in the log, so nothing was tried")
+    trial.wait(run_id)
+    refused = trial.evidence(run_id).step("fence_source")
+    trial.require(refused is not None and log.name in json.dumps(refused), "the fence did not name the log")
+    trial.require(log.read_bytes() == content, "the log was changed")
