@@ -32,7 +32,7 @@ class Mailbox:
     wait_for: threading.Event | None = None
     got: list[tuple[str, str]] = field(default_factory=list)
 
-    def send(self, subject: str, text: str) -> None:
+    def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
         if self.wait_for is not None:
             self.wait_for.wait(30)
         if self.error is not None:

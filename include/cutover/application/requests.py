@@ -8,13 +8,10 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import re
 import ssl
-import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -23,6 +20,8 @@ import psycopg
 from psycopg import sql
 
 from include.cutover.checks import Check, Outcome
+from include.cutover.connections import http_answers
+from include.cutover.connections.http_answers import Answer, NotUsable
 from include.cutover.masking import mask
 from include.cutover.plan.application import CountTest, SmokeTests, WriteTest
 from include.cutover.target import catalog
@@ -125,24 +124,6 @@ def check_source_side(smoke: SmokeTests, counts: Mapping[str, int]) -> list[Chec
     return checks
 
 
-@dataclass(frozen=True)
-class _Answer:
-    status: int
-    body: str
-    location: str
-
-    def excerpt(self) -> str:
-        """Return the answer, short and masked."""
-        said = f"status {self.status}"
-        if self.location:
-            return _short(f"{said} to {self.location}")
-        return _short(f"{said}: {self.body}" if self.body.strip() else said)
-
-
-class _NotUsable(Exception):
-    """No answer, or not the kind that was requested; the text describes it."""
-
-
 def _client(smoke: SmokeTests) -> httpx.Client:
     # No proxies and no ~/.netrc from the environment: the application itself is asked. With a context of our own, httpx
     # ignores SSL_CERT_FILE; plain HTTP needs none.
@@ -161,64 +142,33 @@ def _short(text: str) -> str:
     return line if len(line) <= _EXCERPT else line[: _EXCERPT - 1] + "…"
 
 
-def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> _Answer:
-    """Return the answer within ``seconds``, whatever the other side, or a name server, does meanwhile.
-
-    httpx bounds each single read, and does not bound the look-up of a name. So the request has a thread of its own, which is
-    left behind when it takes too long.
-    """
-    ended: queue.SimpleQueue[_Answer | Exception] = queue.SimpleQueue()
-
-    def ask() -> None:
-        try:
-            ended.put(_answer(client, method, url, seconds))
-        except Exception as error:  # noqa: BLE001  # raised again, in the thread that asked
-            ended.put(error)
-
-    threading.Thread(target=ask, name="application", daemon=True).start()
+def _fetch(client: httpx.Client, method: str, url: str, seconds: float) -> Answer:
+    """Return the answer within ``seconds``, read to ``_MAX_BYTES``."""
     try:
-        outcome = ended.get(timeout=seconds + 0.5)  # the error of httpx says more
-    except queue.Empty:
-        raise _NotUsable(f"no complete answer in {seconds:.0f} s") from None
-    if isinstance(outcome, Exception):
-        raise outcome
-    return outcome
+        request = client.build_request(method, url)
+    except httpx.InvalidURL as error:
+        raise NotUsable(f"no answer: {error}") from None
+    return http_answers.fetch(client, request, http_answers.Limits(seconds, _MAX_BYTES))
 
 
-def _answer(client: httpx.Client, method: str, url: str, seconds: float) -> _Answer:
-    deadline = time.monotonic() + seconds
-    try:
-        with client.stream(method, url, timeout=seconds) as response:
-            body = bytearray()
-            for part in response.iter_bytes():
-                body += part
-                if len(body) > _MAX_BYTES:
-                    raise _NotUsable(f"an answer of more than {_MAX_BYTES >> 20} MB")
-                if time.monotonic() > deadline:  # httpx bounds each read, not all of them together
-                    raise _NotUsable(f"an answer that did not end in {seconds:.0f} s")
-            encoding = response.charset_encoding or "utf-8"
-            try:
-                text = body.decode(encoding, errors="replace")
-            except LookupError:
-                text = body.decode("utf-8", errors="replace")
-            location = response.headers.get("location", "") if response.has_redirect_location else ""
-            return _Answer(response.status_code, text, location)
-    except httpx.TimeoutException:
-        raise _NotUsable(f"no answer in {seconds:.0f} s") from None
-    except (httpx.HTTPError, httpx.InvalidURL) as error:
-        raise _NotUsable(f"no answer: {error}") from None
+def _excerpt(answer: Answer) -> str:
+    """Return the answer, short and masked."""
+    said = f"status {answer.status}"
+    if answer.location:
+        return _short(f"{said} to {answer.location}")
+    return _short(f"{said}: {answer.body}" if answer.body.strip() else said)
 
 
-def _object(answer: _Answer) -> dict[str, Any]:
+def _object(answer: Answer) -> dict[str, Any]:
     """Return the JSON object of an answer with a status of success."""
     if not 200 <= answer.status < 300:
-        raise _NotUsable(answer.excerpt())
+        raise NotUsable(_excerpt(answer))
     try:
         data = json.loads(answer.body)
     except ValueError:
-        raise _NotUsable(f"not JSON: {answer.body}") from None
+        raise NotUsable(f"not JSON: {answer.body}") from None
     if not isinstance(data, dict):
-        raise _NotUsable(f"not a JSON object: {answer.body}")
+        raise NotUsable(f"not a JSON object: {answer.body}")
     return data
 
 
@@ -254,7 +204,7 @@ def _health(client: httpx.Client, smoke: SmokeTests, expect: Side, seconds: floa
         else:
             found = ", ".join(f"{name} {value}" for name, value in said.items())
             passed = said[test.status_field] == test.status and said[test.field] == database
-    except _NotUsable as problem:
+    except NotUsable as problem:
         found = str(problem)
     return Check(
         "application_health",
@@ -303,29 +253,29 @@ def _count(client: httpx.Client, smoke: SmokeTests, test: CountTest, counts: Map
     do = f"Count the rows of {test.table} in the database and read the application's log."
     try:
         shown = _number(_fetch(client, "GET", url, _PAGE_SECONDS), test)
-    except _NotUsable as problem:
+    except NotUsable as problem:
         return check("failed", expected, str(problem), do)
     passed = shown >= rows if test.growing else shown == rows
     return check("passed" if passed else "failed", expected, str(shown), "" if passed else do)
 
 
-def _number(answer: _Answer, test: CountTest) -> int:
+def _number(answer: Answer, test: CountTest) -> int:
     if test.field is not None:
         value = _field(_object(answer), test.field)
         if value is _MISSING:
-            raise _NotUsable(f"JSON without {test.field}")
+            raise NotUsable(f"JSON without {test.field}")
         if not isinstance(value, int) or isinstance(value, bool):
-            raise _NotUsable(f"{test.field} is not an integer: {value!r}")
+            raise NotUsable(f"{test.field} is not an integer: {value!r}")
         return value
     if not 200 <= answer.status < 300:
-        raise _NotUsable(answer.excerpt())
+        raise NotUsable(_excerpt(answer))
     match = re.search(test.pattern or "", answer.body)
     if match is None:
-        raise _NotUsable("a page without the number")
+        raise NotUsable("a page without the number")
     try:
         return int(match[1] or "")
     except ValueError:
-        raise _NotUsable(f"not a number: {match[1]}") from None
+        raise NotUsable(f"not a number: {match[1]}") from None
 
 
 def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: str, schema: str) -> Check:
@@ -352,7 +302,7 @@ def _write(client: httpx.Client, smoke: SmokeTests, test: WriteTest, conninfo: s
             before = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text").fetchone()
             try:
                 key = _field(_object(_fetch(client, "POST", url, _WRITE_SECONDS)), test.returns)
-            except _NotUsable as problem:
+            except NotUsable as problem:
                 return check("failed", str(problem), url=url)
             if isinstance(key, bool) or not isinstance(key, int | str) or key == "":
                 return check("failed", f"an answer without {test.returns}", url=url)

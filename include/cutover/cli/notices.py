@@ -10,11 +10,11 @@ from rich.console import Console
 from rich.markup import escape
 
 from include.cutover.cli.options import PlanName
-from include.cutover.errors import Refused
 from include.cutover.people import notice_texts
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
 from include.cutover.runs import rehearsals
+from include.cutover.runs import window_start as window_starts
 from include.cutover.runs.clock import Clock
 
 console = Console(highlight=False)
@@ -26,17 +26,24 @@ WHEN = {
     "cancelled": "when it does not take place",
 }
 REASON = "(the reason)"
+ANY_YEARS = 100  # a preview starts nothing
 
 
 def command(
     plan: PlanName,
-    window_start: Annotated[str, typer.Option(help="Start of the window, ISO 8601; now when left out.")] = "",
+    window_start: Annotated[
+        str, typer.Option(help="Start of the window, ISO 8601, with its offset; now when left out.")
+    ] = "",
 ) -> None:
     """Show the notices of a run before it starts: when each is sent, to whom, and its text.
 
     Exit status: 0 shown; 2 the plan has faults, or a text cannot be written.
     """
-    _print_notices(load_plan(plan), _moment(window_start))
+    found = load_plan(plan)
+    start = window_starts.read(window_start, found, "--window-start", years=ANY_YEARS)
+    if start.note:
+        console.print(escape(start.note), soft_wrap=True)
+    _print_notices(found, start.moment)
 
 
 def _print_notices(plan: Plan, start: datetime) -> None:
@@ -59,17 +66,6 @@ def _print_notices(plan: Plan, start: datetime) -> None:
         console.print(f"  {escape(message.subject)}", soft_wrap=True)
         for line in message.text.splitlines():
             console.print(f"  {escape(line)}", soft_wrap=True)
-
-
-def _moment(text: str) -> datetime:
-    """Return the moment in UTC; a text without a time zone is UTC, an empty one is now."""
-    try:
-        start = datetime.fromisoformat(text) if text else datetime.now(UTC)
-    except ValueError:
-        raise Refused(
-            "not a date and time", where="--window-start", expected="for example 2026-03-01T22:00+04:00", found=text
-        ) from None
-    return (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
 
 
 def _receivers(plan: Plan, *, lead: bool) -> str:

@@ -119,9 +119,16 @@ def _opened(sides: Sides, lease: RunLease, table: str, share: Share, stall_secon
     with (
         snapshots.snapshot(sides.snapshot) as reading,
         target_session.session(sides.conninfo, sides.schema, application_name=_name(sides.conninfo, name)) as connection,
-        Watchdog(connection, stall_seconds) as watchdog,
+        Watchdog(connection, stall_seconds, sides.conninfo) as watchdog,
     ):
-        yield TableCopy(reading, connection, watchdog, sides, lease, table)
+        try:
+            yield TableCopy(reading, connection, watchdog, sides, lease, table)
+        except (psycopg.Error, Unreachable):
+            reason = watchdog.reason()
+            if reason is None:
+                raise
+            reason.where = f"table {table}"
+            raise reason from None
 
 
 def _name(conninfo: str, otherwise: str) -> str | None:

@@ -15,7 +15,7 @@ from typing import Literal
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.masking import mask
-from include.cutover.people.notices import SECONDS, Channel, outbox, record, waiting
+from include.cutover.people.notices import SECONDS, Channel, PartlyDelivered, outbox, record, waiting
 from include.cutover.people.outbox_files import claim
 
 log = logging.getLogger(__name__)
@@ -39,12 +39,14 @@ class Delivery:
         channel: Name of the channel.
         outcome: ``sent`` or ``failed``.
         error: Why it failed, without secrets.
+        reached: Receivers that have it although the try failed.
     """
 
     notice: str
     channel: str
     outcome: Literal["sent", "failed"]
     error: str = ""
+    reached: frozenset[str] = frozenset()
 
 
 def drain(
@@ -149,7 +151,9 @@ class _Worker:
         if now > notice.ready + LATE:
             text += f"\n\n(Written at {notice.ready:%Y-%m-%d %H:%M} UTC; it could not be delivered then.)"
         try:
-            self.channel.send(message.subject, text)
+            self.channel.send(message.subject, text, reached=notice.reached.get(channel, frozenset()))
+        except PartlyDelivered as error:
+            delivery = Delivery(name, channel, "failed", _harmless(error), error.reached)
         except Exception as error:  # noqa: BLE001  # a failed channel never stops the cutover
             delivery = Delivery(name, channel, "failed", _harmless(error))
         else:
@@ -165,6 +169,7 @@ def _record_delivery(evidence: Evidence, delivery: Delivery) -> None:
         channel=delivery.channel,
         outcome=delivery.outcome,
         error=delivery.error,
+        **({"reached": sorted(delivery.reached)} if delivery.reached else {}),
     )
     if delivery.outcome == "failed":
         log.warning("the notice %s did not reach %s: %s", delivery.notice, delivery.channel, delivery.error)

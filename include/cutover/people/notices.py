@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
 
-from include.cutover.errors import Refused
+from include.cutover.errors import Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence, sealing
 from include.cutover.people.outbox_files import claims, marker
 from include.cutover.runs.verdict import course
@@ -40,9 +40,34 @@ class Channel(Protocol):
 
     name: str
 
-    def send(self, subject: str, text: str) -> None:
-        """Deliver, or raise. Called in a thread of its own, which is abandoned when it takes too long."""
+    def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
+        """Deliver to every receiver, or raise. Called in a thread of its own, which is abandoned when it takes too long.
+
+        Args:
+            subject: The subject line.
+            text: The text.
+            reached: Receivers that have it from an earlier try, and do not get it again.
+
+        Raises:
+            PartlyDelivered: When some receivers have it and others do not.
+        """
         ...
+
+
+class PartlyDelivered(StepFailed):
+    """Some receivers of a channel have the notice, others do not.
+
+    Args:
+        message: As for every error, and so are the fields.
+        where: See there.
+        found: See there.
+        do: See there.
+        reached: The receivers that have it now.
+    """
+
+    def __init__(self, message: str, *, where: str, found: str, do: str, reached: frozenset[str]) -> None:
+        super().__init__(message, where=where, found=found, do=do)
+        self.reached = reached
 
 
 @dataclass(frozen=True)
@@ -79,6 +104,7 @@ class Notice:
         passed_on: Another run's evidence has it now, and is responsible for its delivery.
         sent: Channels that have it.
         failures: Channel to its failed tries.
+        reached: Channel to the receivers that a failed try reached.
     """
 
     message: Message
@@ -89,6 +115,12 @@ class Notice:
     passed_on: bool = False
     sent: frozenset[str] = frozenset()
     failures: Mapping[str, Sequence[Event]] = field(default_factory=dict)
+    reached: Mapping[str, frozenset[str]] = field(default_factory=dict)
+
+    @property
+    def read_by_some(self) -> bool:
+        """True when a person may have read it: a channel has it, or some of its receivers."""
+        return bool(self.sent or any(self.reached.values()))
 
     def missing(self, channels: Sequence[str]) -> list[str]:
         """Return those of the channels that lack it and should get it."""
@@ -154,6 +186,10 @@ def outbox(events: Sequence[Event]) -> dict[str, Notice]:
             passed_on=any(event["event"] == "notice.passed_on" for event in own),
             sent=frozenset(str(event["channel"]) for event in deliveries if event["outcome"] == "sent"),
             failures=failures,
+            reached={
+                channel: frozenset(address for event in tries for address in event.get("reached", ()))
+                for channel, tries in failures.items()
+            },
         )
     return found
 
@@ -178,7 +214,7 @@ def post(evidence: Evidence, message: Message, *, hold: timedelta | None = None)
     """
     known = outbox(evidence.events()).get(message.notice) if evidence.exists else None
     if known is not None and (
-        known.message == message or known.sent or (known.edited_by and known.message.due == message.due)
+        known.message == message or known.read_by_some or (known.edited_by and known.message.due == message.due)
     ):
         return
     record(evidence, message, held_until=None if hold is None else datetime.now(UTC) + hold)
@@ -229,11 +265,12 @@ def edit(evidence: Evidence, notice: str, text: str, *, by: str, channels: Seque
     """
     with claims(evidence, channels, seconds=SECONDS):
         known = _known(evidence, notice)
-        if known.sent:
+        if known.read_by_some:
+            has = sorted(known.sent) + [f"a part of {channel}" for channel, some in sorted(known.reached.items()) if some]
             raise Refused(
                 "the notice has been sent and cannot be changed",
                 where=notice,
-                found=f"sent to {', '.join(sorted(known.sent))}",
+                found=f"sent to {', '.join(has)}",
                 do="Write to the same people by hand.",
             )
         record(evidence, replace(known.message, text=text), held_until=known.ready if known.held else None, by=by)

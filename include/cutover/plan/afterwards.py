@@ -97,10 +97,10 @@ class Aftercare(Model):
     rollback_percent: float = Field(default=90, ge=0, le=100)
     lost_sessions: int = Field(default=0, ge=0)
     connections_percent: float = Field(default=80, gt=0, le=100)
-    transaction_seconds: float = Field(default=300, gt=0)
-    idle_in_transaction_seconds: float = Field(default=60, gt=0)
+    transaction_seconds: float = Field(default=300, gt=0, le=1_000_000)
+    idle_in_transaction_seconds: float = Field(default=60, gt=0, le=1_000_000)
     cache_hit_percent: float = Field(default=90, ge=0, le=100)
-    growth_megabytes: float = Field(default=10_240, gt=0)
+    growth_megabytes: float = Field(default=10_240, gt=0, le=1e9)
     growing: tuple[GrowingTable, ...] = ()
     first_backup: FirstBackup = FirstBackup()
 
@@ -123,9 +123,9 @@ class Retention(Model):
     """
 
     enabled: bool = True
-    archive_days: float = Field(default=2, ge=0)
-    backup_days: float = Field(default=30, ge=1)
-    kept_target_days: float = Field(default=30, ge=1)
+    archive_days: float = Field(default=2, ge=0, le=36_500)
+    backup_days: float = Field(default=30, ge=1, le=36_500)
+    kept_target_days: float = Field(default=30, ge=1, le=36_500)
     hour: int = Field(default=3, ge=0, le=23)
 
     @model_validator(mode="after")

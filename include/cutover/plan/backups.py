@@ -98,4 +98,4 @@ class DatabaseBackups(Model):
 
     archiving: bool = True
     files: Annotated[str, Field(pattern=r"^/")] | None = None
-    at_most_hours: float = Field(default=26, gt=0)
+    at_most_hours: float = Field(default=26, gt=0, le=876_000)

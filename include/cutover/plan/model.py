@@ -21,7 +21,7 @@ from include.cutover.plan.application import AnyConfiguration, Service, SmokeTes
 from include.cutover.plan.backups import Backup, DatabaseBackups, Extras
 from include.cutover.plan.people import Channels, Notices, People
 from include.cutover.plan.tables import Table
-from include.cutover.plan.types import RESERVED_NAMES, AbsolutePath, Identifier, Model, Reason
+from include.cutover.plan.types import RESERVED_NAMES, AbsolutePath, Identifier, Model, Reason, TimeZone
 
 
 class Connections(Model):
@@ -52,12 +52,14 @@ class Window(Model):
         freeze_minutes: Minutes before the window from which only the run may change the application.
         rollback_minutes: Duration of a rollback in minutes, until a rehearsal has measured it.
         rollback_margin: Factor: the deadline is the end of the window minus the rollback's duration times this.
+        time_zone: IANA name of the time zone of a window's start that a person enters without an offset.
     """
 
     minutes: int = Field(default=60, ge=1, le=24 * 60)
     freeze_minutes: int = Field(default=15, ge=0, le=24 * 60)
     rollback_minutes: float = Field(default=5, gt=0, le=24 * 60)
     rollback_margin: float = Field(default=1.5, ge=1, le=10)
+    time_zone: TimeZone = "UTC"
 
     @model_validator(mode="after")
     def _room_to_go_back(self) -> Window:
@@ -90,7 +92,7 @@ class Preflight(Model):
     """
 
     accept_unknown: tuple[str, ...] = ()
-    target_disk_factor: float = Field(default=4.0, ge=1)
+    target_disk_factor: float = Field(default=4.0, ge=1, le=1_000)
     free_connections: int = Field(default=10, ge=1)
 
 

@@ -53,7 +53,7 @@ class Table(Model):
     """
 
     secret: tuple[str, ...] = ()
-    chunk_rows: int = Field(default=500_000, ge=1_000)
+    chunk_rows: int = Field(default=500_000, ge=1_000, le=1_000_000_000)
     streams: int = Field(default=1, ge=1, le=16)
     columns: dict[str, ColumnDecision] = Field(default_factory=dict)
     foreign_keys: dict[str, ForeignKeyDecision] = Field(default_factory=dict)

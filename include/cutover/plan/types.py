@@ -7,6 +7,7 @@ import re
 import string
 from pathlib import Path
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -24,9 +25,9 @@ _PLACEHOLDER = re.compile(r"<([^<>\n]+)>")
 
 
 class Model(BaseModel):
-    """Base of the plan's models: frozen; an unknown key is a fault."""
+    """Base of the plan's models: frozen; an unknown key, and a number that is none, are faults."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def _known_placeholders(text: str, known: frozenset[str] = PLACEHOLDERS) -> str:
@@ -71,6 +72,14 @@ def _known_encoding(name: str) -> str:
     return name
 
 
+def _known_time_zone(name: str) -> str:
+    try:
+        ZoneInfo(name)
+    except (ValueError, OSError, ZoneInfoNotFoundError):  # a path, a folder, an unknown name
+        raise ValueError("not a time zone of the IANA database, such as Asia/Tbilisi or UTC") from None
+    return name
+
+
 def _regular_expression(text: str) -> str:
     try:
         re.compile(text)
@@ -92,6 +101,8 @@ Reason = Annotated[str, Field(min_length=3)]
 UrlPath = Annotated[str, AfterValidator(_path_template)]
 
 Command = Annotated[tuple[Annotated[str, AfterValidator(_one_argument)], ...], Field(min_length=1)]
+
+TimeZone = Annotated[str, AfterValidator(_known_time_zone)]
 
 Encoding = Annotated[str, AfterValidator(_known_encoding)]
 

@@ -39,10 +39,14 @@ class ExaminedTarget:
     """The target under examination, over one connection.
 
     Attributes:
+        conninfo: The target, for further sessions.
+        connection: The session that the checks share.
+        plan: Sets limits, schema and tables.
         source_bytes: Size of the source file; the free disk is measured by it.
         application_role: Role that the application will log in with; None where the plan moves no application.
     """
 
+    conninfo: str
     connection: Connection
     plan: Plan
     source_bytes: int

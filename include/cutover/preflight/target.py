@@ -12,11 +12,12 @@ from include.cutover.connections import tls
 from include.cutover.errors import CannotCheck
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
-from include.cutover.preflight import target_disk, target_rights, target_server
+from include.cutover.preflight import target_commit, target_disk, target_rights, target_server, target_sessions
 from include.cutover.preflight.answers import Answer, ExaminedTarget
 from include.cutover.target.session import connect, connection_problem, primary_message
 
 _REACHABLE = "The target answers"
+_OWN_SESSION = "A session with the target keeps its settings and locks"
 _CHECKS: tuple[tuple[str, str, Callable[[ExaminedTarget], Answer]], ...] = (
     ("target_reachable", _REACHABLE, target_server.reachable),
     ("target_version", "The target is PostgreSQL 14 or newer", target_server.version),
@@ -25,6 +26,7 @@ _CHECKS: tuple[tuple[str, str, Callable[[ExaminedTarget], Answer]], ...] = (
     ("target_database_size", "Size of the target database", target_server.database_size),
     ("target_free_disk", "The target has room for the data", target_disk.free_disk),
     ("target_free_connections", "The target has free connections", target_server.free_connections),
+    ("target_commit", "The target confirms a commit", target_commit.commits),
     ("target_may_create_schema", "The role may create schemas", target_rights.may_create_schema),
     ("target_may_create_tables", "The role may create tables in the schema", target_rights.may_create_tables),
     ("target_may_rename_schema", "The role may rename the schema at a rollback", target_rights.may_rename_schema),
@@ -47,7 +49,8 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
         application_role: Role that the application will log in with; None where the plan moves no application.
 
     Returns:
-        Only ``target_reachable`` when the server cannot be reached.
+        Only ``target_reachable`` when the server cannot be reached; that and ``target_sessions`` behind a pooler that shares
+        its sessions: whatever the other checks set would reach the sessions of others.
 
     Raises:
         CannotCheck: When ``conninfo`` is not a connection string.
@@ -65,9 +68,12 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
         insecure = tls.problem(reason)
         do = insecure[1] if insecure else "Check that the server runs and that the connection in Airflow is right."
         return [Check("target_reachable", _REACHABLE, "failed", found=reason, do=do, where=where)]
-    target = ExaminedTarget(connection, plan, source_bytes, application_role)
-    checks = []
+    target = ExaminedTarget(conninfo, connection, plan, source_bytes, application_role)
     with connection:
+        own = _own_session(target, where)
+        if own.outcome == "failed":
+            return [Check("target_reachable", _REACHABLE, "passed", found="logged in to a pooler", where=where), own]
+        checks = []
         for name, title, examine in _CHECKS:
             try:
                 answer = examine(target)
@@ -75,7 +81,16 @@ def check_target(conninfo: str, *, plan: Plan, source_bytes: int, application_ro
                 do = "Check the target's log, then run this step again."
                 answer = Answer("unknown", found=_reason(error, conninfo), do=do)
             checks.append(Check(name, title, answer.outcome, answer.expected, answer.found, answer.do, where))
-    return checks
+    return [checks[0], own, *checks[1:]]
+
+
+def _own_session(target: ExaminedTarget, where: str) -> Check:
+    try:
+        answer = target_sessions.own_server_session(target.conninfo, target.connection)
+    except psycopg.Error as error:
+        do = "Check the target's log, then run this step again."
+        answer = Answer("unknown", found=_reason(error, target.conninfo), do=do)
+    return Check("target_sessions", _OWN_SESSION, answer.outcome, answer.expected, answer.found, answer.do, where)
 
 
 def _target_name(conninfo: str) -> str:

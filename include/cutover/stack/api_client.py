@@ -266,8 +266,7 @@ class Client:
     def _read(self, response: httpx.Response, what: str) -> dict[str, Any]:
         status = response.status_code
         if response.is_success:
-            content: dict[str, Any] = response.json()
-            return content
+            return _content(response, what)
         if status == httpx.codes.UNAUTHORIZED:
             raise Refused(
                 "Airflow does not accept the log-in",
@@ -289,6 +288,21 @@ class Client:
                 "Airflow does not know this", where=what, found=_detail(response), do="Check the name in Airflow."
             )
         raise Refused("Airflow did not accept the request", where=what, found=f"HTTP {status}, {_detail(response)}")
+
+
+def _content(response: httpx.Response, what: str) -> dict[str, Any]:
+    """Return the JSON object of a successful answer; a proxy or a log-in page may answer with something else."""
+    try:
+        content = response.json()
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise CannotCheck(
+            "the answer is not Airflow's", where=what, expected="a JSON object",
+            found=f"HTTP {response.status_code}, {response.headers.get('content-type', 'no content type')}",
+            do="Check that the URL is that of Airflow's API server, not of a proxy before it.",
+        )  # fmt: skip
+    return content
 
 
 def _detail(response: httpx.Response) -> str:

@@ -10,39 +10,54 @@ Exit status 0 when it is healthy; stderr names the problem.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import sys
 from collections.abc import Callable
+from typing import Any
 from urllib.error import HTTPError
-from urllib.request import ProxyHandler, build_opener
+from urllib.request import HTTPRedirectHandler, ProxyHandler, build_opener
 
 SECONDS = 5.0
 API = "http://api-server:8080/api/v2/monitor/health"
 
-_open = build_opener(ProxyHandler({})).open
+_MAX_BYTES = 1 << 20
+
+
+class _NoRedirects(HTTPRedirectHandler):
+    """Makes a redirect an HTTPError: the answer of another place says nothing about this container."""
+
+    def redirect_request(self, *given: Any, **more: Any) -> None:
+        return None
+
+
+_open = build_opener(ProxyHandler({}), _NoRedirects).open
 
 
 def part(name: str) -> str:
     """Return the problem of a part of Airflow as the API server reports it; empty when it is healthy."""
     with _open(API, timeout=SECONDS) as answer:
-        status = json.load(answer).get(name, {}).get("status")
+        body = answer.read(_MAX_BYTES)
+    try:
+        status = json.loads(body)[name]["status"]
+    except (ValueError, KeyError, TypeError):
+        status = None
     return "" if status == "healthy" else f"{name} is {status or 'unknown'}"
 
 
 def url(address: str) -> str:
     """Return the problem of an HTTP server; empty when it answers with status 200."""
-    with _open(address, timeout=SECONDS):
-        return ""
+    with _open(address, timeout=SECONDS) as answer:
+        return "" if answer.status == 200 else f"status {answer.status}"
 
 
 def answers(address: str) -> str:
     """Return the same for a server that may answer with any status."""
-    try:
-        return url(address)
-    except HTTPError:
-        return ""
+    with contextlib.suppress(HTTPError):
+        url(address)
+    return ""
 
 
 def celery() -> str:

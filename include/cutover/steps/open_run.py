@@ -10,20 +10,20 @@ from include.cutover.evidence import fingerprints, lease, source_lease
 from include.cutover.evidence.record import Event, runs
 from include.cutover.plan.file import load_plan
 from include.cutover.runs import clock as clocks
-from include.cutover.runs import deciders, incident, rehearsals, runbook, schedule
+from include.cutover.runs import deciders, incident, rehearsals, runbook, schedule, window_start
 from include.cutover.runs.clock import Clock
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import FROZEN_PLAN, Report, Step
-from include.cutover.steps.wait_for_window import window_start
 
 
 def open_run(step: Step) -> Report:
     """Take the lease, freeze the plan, start the evidence. A second try of the same run finds it open and continues.
 
     Raises:
-        Refused: When anyone but the lead or a deputy started it, when automatic approval is not allowed, when another run is
-            open or works on the same source, when this one was triggered while another was open, when the application is
-            live on the target already, or when the incident of an earlier run is open.
+        Refused: When anyone but the lead or a deputy started it, when automatic approval is not allowed, when the start of
+            the window is unusable, when another run is open or works on the same source, when this one was triggered while
+            another was open, when the application is live on the target already, or when the incident of an earlier run is
+            open.
     """
     events = step.evidence.events() if step.evidence.exists else []
     opened = next((event for event in reversed(events) if event["event"] == "run.opened"), None)
@@ -41,7 +41,8 @@ def open_run(step: Step) -> Report:
         deciders.require_auto_approval(plan)
     _refuse_earlier_runs(plan.name, step.caller.triggered_at)
     incident.require_none_open(plan.name)
-    start = window_start(step.params.get("window_start"))
+    given = window_start.read(step.params.get("window_start"), plan)
+    start = given.moment
     _refuse_short_window(plan.name, Clock.of(plan.window, start, rehearsals.measured(plan)))
     lease.acquire(plan.name, step.run_id, step.holder)
     # Before the run counts as open: from then on it uses the frozen plan, not the file.
@@ -64,7 +65,7 @@ def open_run(step: Step) -> Report:
     )
     _begin_clock(step, opened)
     _hold_source(step)
-    return Report(f"opened by {actor}: {step.params['reason']}")
+    return Report("; ".join(filter(None, (f"opened by {actor}: {step.params['reason']}", given.note))))
 
 
 def _begin_clock(step: Step, opened: Event, events: Sequence[Event] = ()) -> None:

@@ -10,11 +10,10 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.people.notices import SECONDS
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
-from include.cutover.runs import runbook, schedule
+from include.cutover.runs import runbook, schedule, window_start
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.call import Call, NotNeeded, NotYet
 from include.cutover.steps.step import Ends
-from include.cutover.steps.wait_for_window import window_start
 
 OPEN_SECONDS = 600.0  # how long the triggered cutover may take until it has opened
 
@@ -28,7 +27,8 @@ def open_schedule(call: Call) -> str:
         return f"called off: {called_off}"
     if not params.get("window_start"):
         raise Refused("a schedule needs the start of the window", where="window_start", do="Fill it in.")
-    start = window_start(params["window_start"])
+    given = window_start.read(params["window_start"], plan)
+    start = given.moment
     evidence = schedule.open_schedule(
         plan,
         call.caller.run_id,
@@ -40,9 +40,8 @@ def open_schedule(call: Call) -> str:
     )
     notice_steps.post(evidence, plan, "start", run_id=evidence.folder.name)
     _deliver(call, plan)
-    return (
-        f"a cutover is scheduled for {start:%Y-%m-%d %H:%M} UTC; {notice_steps.delivery_status(evidence, 'start', plan)[2]}"
-    )
+    words = [f"a cutover is scheduled for {start:%Y-%m-%d %H:%M} UTC", given.note]
+    return "; ".join(filter(None, [*words, notice_steps.delivery_status(evidence, "start", plan)[2]]))
 
 
 def wait_for_freeze(call: Call) -> str:

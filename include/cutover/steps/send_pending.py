@@ -18,17 +18,18 @@ SECONDS = 20.0
 def send_pending(call: Call) -> str:
     """Send what is ready in every run of the plan that has something to send; rehearsals send nothing.
 
-    With nothing to send this reads three folders.
+    With nothing to send this reads three folders. Returns the numbers sent and failed, and why each of them failed.
     """
-    sent = failed = 0
+    sent, failed = 0, []
     for folder in (evidence_root() / call.plan, schedule.folder(call.plan), aftercare_record.folder(call.plan)):
         for evidence in outbox_files.marked(folder):
             plan = plan_of(call.plan, evidence)
             for delivery in notice_steps.deliver(evidence, plan, call.ends.channels, seconds=SECONDS):
                 sent += delivery.outcome == "sent"
-                failed += delivery.outcome != "sent"
+                if delivery.outcome != "sent":
+                    failed.append(f"{delivery.notice} to {delivery.channel}: {delivery.error}")
             notices.unmark(evidence, notice_steps.names(plan) if notice_steps.wanted(evidence) else [])
-    return f"{sent} sent, {failed} failed"
+    return f"{sent} sent, {len(failed)} failed" + (f": {'; '.join(failed)}" if failed else "")
 
 
 def plan_of(name: str, evidence: Evidence) -> Plan:

@@ -12,14 +12,6 @@ from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.step import Report, Step
 
 
-def window_start(value: str | None) -> datetime:
-    """Return the start of the window from the trigger form, in UTC; now when it is empty."""
-    if not value:
-        return datetime.now(UTC)
-    start = datetime.fromisoformat(value)
-    return (start if start.tzinfo else start.replace(tzinfo=UTC)).astimezone(UTC)
-
-
 def wait_for_window(step: Step) -> Report:
     """Refuse to stop anything before the window begins, or when the source's schema changed since preflight.
 

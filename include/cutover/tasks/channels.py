@@ -24,23 +24,42 @@ Without a port the hook uses smtplib's. ``timeout`` in the extra lowers the time
 sender comes from the plan, not from the connection's ``from_email``. A webhook posts to the channel that it was created
 for: the plan's ``slack_channel`` is not sent.
 
+A notice counts as delivered only by the provider's own word: Slack answers an incoming webhook with status 200 and the body
+``ok`` (https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks); a mail server takes the mail for every
+receiver (RFC 5321: 250 to each RCPT and to the data). Redirects are not followed, and an answer is read to 64 KB.
+
 The hooks are imported where they are used: every task parses its DAG file, and few of them send a notice.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import html
 import logging
-from collections.abc import Callable
+import ssl
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any
+from urllib.parse import unquote, urlsplit
+from urllib.request import proxy_bypass
 
+import httpx
+
+from include.cutover.connections import http_answers, smtp_session
 from include.cutover.errors import CannotCheck, StepFailed
-from include.cutover.people.notices import LEAD, Channel
+from include.cutover.people.notices import LEAD, Channel, PartlyDelivered
 from include.cutover.plan.model import Plan
 
 SECONDS = 10
+"""Time limit of one answer."""
+
+SESSION_SECONDS = 15.0
+"""Time limit of a whole session with the mail server."""
+
+_ANSWER_SIZE = 64 * 1024
+_SHOWN = 60
+_SHORTEST_SECRET = 4
 
 # slack_sdk writes the whole URL, which holds the token, to a logger that is open for debugging.
 _quiet = logging.getLogger(f"{__name__}.slack")
@@ -78,7 +97,7 @@ class _Unusable:
         self.name = name
         self._connection, self._found = connection, found
 
-    def send(self, subject: str, text: str) -> None:
+    def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
         raise CannotCheck(
             f"the connection of the channel {self.name} is missing or unusable",
             where=f"connection {self._connection}",
@@ -88,23 +107,51 @@ class _Unusable:
 
 
 class _Slack:
-    """An incoming webhook."""
+    """An incoming webhook. The hook gives its URL and proxy; its own client follows redirects and takes any body."""
 
     name = "slack"
 
     def __init__(self, connection: str) -> None:
         from airflow.providers.slack.hooks.slack_webhook import SlackWebhookHook
 
-        # No retries here: a lost answer would post the notice twice, and a later call tries again anyway.
-        self._hook = SlackWebhookHook(slack_webhook_conn_id=connection, timeout=SECONDS, retry_handlers=[], logger=_quiet)
+        client = SlackWebhookHook(slack_webhook_conn_id=connection, timeout=SECONDS, logger=_quiet).client
+        self._url, self._headers = client.url, client.default_headers
+        host = urlsplit(self._url).hostname or ""
+        self._proxy = None if not client.proxy or proxy_bypass(host) else client.proxy
+        if self._proxy is not None and "://" not in self._proxy:
+            self._proxy = f"http://{self._proxy}"
         self._connection = connection
-        self._secrets = [self._hook.client.url, self._hook.client.url.partition("://")[2].partition("/")[2]]
+        parts = urlsplit(self._url).path.strip("/").split("/")
+        tails = ["/".join(parts[first:]) for first in range(len(parts))]
+        self._secrets = [self._url, *tails, *parts, *(unquote(part) for part in parts)]
+        if self._proxy is not None:
+            self._secrets.append(urlsplit(self._proxy).password or "")
 
-    def send(self, subject: str, text: str) -> None:
+    def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
+        message = {"text": f"*{_slack_text(subject)}*\n{_slack_text(text)}"}
+        context = ssl.create_default_context() if self._url.startswith("https") else False
         try:
-            self._hook.send_text(f"*{_slack_text(subject)}*\n{_slack_text(text)}")
-        except Exception as error:  # noqa: BLE001  # urllib, slack_sdk and Airflow each have their own
-            raise _undelivered(self._connection, error, self._secrets) from None
+            # No retries here: a lost answer would post the notice twice, and a later call tries again anyway.
+            with httpx.Client(proxy=self._proxy, trust_env=False, verify=context, headers=self._headers) as client:
+                request = client.build_request("POST", self._url, json=message)
+                answer = http_answers.fetch(client, request, http_answers.Limits(SECONDS, _ANSWER_SIZE))
+        except Exception as error:  # noqa: BLE001  # a URL or a proxy of the connection may be unusable in many ways
+            found = str(error) if isinstance(error, http_answers.NotUsable) else f"{type(error).__name__}: {error}"
+            raise _undelivered(self._connection, found, self._secrets) from None
+        if answer.status != httpx.codes.OK or answer.body != "ok":
+            raise _undelivered(
+                self._connection,
+                _shown(answer),
+                self._secrets,
+                do="Check that the connection names an incoming webhook of Slack; any other answer is no delivery.",
+            )
+
+
+def _shown(answer: http_answers.Answer) -> str:
+    """Return an answer of a webhook in short. A redirect's place is left out: it may repeat the webhook's secret."""
+    if answer.location:
+        return f"status {answer.status}, a redirect"
+    return f"status {answer.status} with {answer.body[:_SHOWN]!r}" + ("" if answer.status != 200 else " instead of 'ok'")
 
 
 class _Mail:
@@ -115,9 +162,9 @@ class _Mail:
         self._connection, self._sender, self._receivers = connection, sender, receivers
         # Looked up here, in the task's thread: the sending thread asks Airflow for nothing.
         self._given = _one_try().get_connection(connection)
-        self._secrets = [self._given.password] if self._given.password else []
+        self._secrets = _as_sent(self._given.login or "", self._given.password or "")
 
-    def send(self, subject: str, text: str) -> None:
+    def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
         line = " ".join(subject.split())
         body = f'<p style="white-space: pre-line">{html.escape(text)}</p>'
         # The same notice always has the same id: mail servers and readers drop the second of two.
@@ -128,11 +175,20 @@ class _Mail:
         }
         try:
             with _one_try()(self._connection, self._given) as hook:
+                receivers = [address for address in self._receivers if address not in reached]
                 hook.send_email_smtp(
-                    to=self._receivers, subject=line, html_content=body, from_email=self._sender, custom_headers=headers
+                    to=receivers, subject=line, html_content=body, from_email=self._sender, custom_headers=headers
                 )
+        except smtp_session.SomeRefused as error:
+            raise PartlyDelivered(
+                "the mail server refused some receivers",
+                where=f"connection {self._connection}",
+                found=_without(str(error), self._secrets),
+                do="The others have the mail. Check these addresses.",
+                reached=error.reached,
+            ) from None
         except Exception as error:  # noqa: BLE001  # smtplib, ssl and Airflow each have their own
-            raise _undelivered(self._connection, error, self._secrets) from None
+            raise _undelivered(self._connection, f"{type(error).__name__}: {error}", self._secrets) from None
 
 
 @cache
@@ -151,19 +207,31 @@ def _one_try() -> Any:
         def timeout(self) -> int:
             return min(int(super().timeout), SECONDS)
 
+        def _build_client(self) -> smtp_session.Smtp:
+            kind = smtp_session.SmtpOverTls if self.use_ssl else smtp_session.Smtp
+            return kind(session_seconds=SESSION_SECONDS, **self._build_client_kwargs(is_async=False))
+
     return OneTry
 
 
-def _undelivered(connection: str, error: Exception, secrets: list[Any]) -> StepFailed:
-    found = str(error)
-    for secret in secrets:
-        if secret:
-            found = found.replace(str(secret), "***")
+def _as_sent(user: str, password: str) -> list[str]:
+    """Return a password in the forms in which a mail server hears it and may repeat it."""
+    if not password:
+        return []
+    encoded = [base64.b64encode(text.encode()).decode() for text in (f"\0{user}\0{password}", password)]
+    return [password, *encoded]
+
+
+def _without(text: str, secrets: Iterable[str]) -> str:
+    for secret in sorted(secrets, key=len, reverse=True):
+        if len(secret) >= _SHORTEST_SECRET:
+            text = text.replace(secret, "***")
+    return text
+
+
+def _undelivered(connection: str, found: str, secrets: Iterable[str], do: str = "Check this connection.") -> StepFailed:
     return StepFailed(
-        "the notice was not delivered",
-        where=f"connection {connection}",
-        found=f"{type(error).__name__}: {found}",
-        do="Check this connection.",
+        "the notice was not delivered", where=f"connection {connection}", found=_without(found, secrets), do=do
     )
 
 

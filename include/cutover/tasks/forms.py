@@ -39,7 +39,7 @@ def tick(title: str, description: str, *, default: bool) -> Param:
 
 
 def window_start(description: str) -> Param:
-    """Return the start of the window, which may be left empty."""
+    """Return the start of the window, which may be left empty. The step that opens the run checks what was entered."""
     return Param(
         None,
         type=["null", "string"],

@@ -105,7 +105,7 @@ def test_edit_while_the_notice_is_being_sent_is_refused(
     class Slow:
         name = "slack"
 
-        def send(self, subject: str, text: str) -> None:
+        def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
             with suppress(Exception):
                 notices.edit(evidence, "start", "the second text", by="communicator", channels=["slack", "mail"])
                 results.append("edited")

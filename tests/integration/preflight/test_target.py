@@ -36,12 +36,14 @@ def test_a_good_target_passes_every_check(conninfo: str, plan: Plan) -> None:
     assert bad(checks) == {}
     assert list(by_name(checks)) == [
         "target_reachable",
+        "target_sessions",
         "target_version",
         "target_encoding",
         "target_writable",
         "target_database_size",
         "target_free_disk",
         "target_free_connections",
+        "target_commit",
         "target_may_create_schema",
         "target_may_create_tables",
         "target_may_rename_schema",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import apsw
 import pytest
@@ -12,6 +13,7 @@ import pytest
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Evidence, runs
 from include.cutover.people import delivery, notices, outbox_files
+from include.cutover.plan.file import load_plan
 from include.cutover.runs import schedule
 from include.cutover.runs.terms import Terms
 from include.cutover.steps import announce as announce_steps
@@ -65,6 +67,32 @@ def test_it_is_announced_at_once_waits_and_begins_as_announced(ends: FakeEnds) -
     soon = call(ends, "s2", minutes=10)
     with pytest.raises(Refused, match=r"another cutover of this plan is scheduled.*s1"):
         schedule_steps.open_schedule(soon)
+
+
+@pytest.mark.parametrize("text", ["tomorrow", "0001-01-01T00:00+14:00", "9999-12-31T23:00-12:00", "2026-03-01"])
+def test_start_that_cannot_be_meant_opens_nothing(ends: FakeEnds, text: str) -> None:
+    with pytest.raises(Refused, match=r"window_start: .*such as \d+-03-01T22:00\+04:00"):
+        schedule_steps.open_schedule(call(ends, window_start=text))
+    with pytest.raises(Refused, match="window_start: "):
+        open_cutover(ends, "r1", {**FORM, "window_start": text, "scheduled": None})
+    assert all(run.last("run.opened") is None for run in runs(PLAN)) and ends.boxes["slack"].got == []
+
+
+def test_start_without_an_offset_is_in_the_plans_time_zone_and_the_report_says_so(
+    ends: FakeEnds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = load_plan(PLAN)
+    plan = data.model_copy(update={"window": data.window.model_copy(update={"time_zone": "Asia/Tbilisi"})})
+    for module in (schedule_steps, open_run):
+        monkeypatch.setattr(module, "load_plan", lambda name: plan)
+    there = datetime.now(ZoneInfo("Asia/Tbilisi")).replace(microsecond=0, tzinfo=None) + timedelta(hours=1)
+    said = schedule_steps.open_schedule(call(ends, window_start=there.isoformat()))
+    start = there - timedelta(hours=4)
+    assert f"has no offset and is Asia/Tbilisi time: {start:%Y-%m-%d %H:%M} UTC" in said
+    step = open_cutover(ends, "r1", {**FORM, "window_start": there.isoformat(), "scheduled": None})
+    opened, ended = step.evidence.last("run.opened"), step.evidence.step("open_run")
+    assert opened is not None and opened["window_start"] == f"{start.isoformat()}+00:00"
+    assert ended is not None and "has no offset and is Asia/Tbilisi time" in ended["summary"]
 
 
 def test_a_cutover_scheduled_long_into_the_freeze_has_time_to_open(ends: FakeEnds, monkeypatch: pytest.MonkeyPatch) -> None:

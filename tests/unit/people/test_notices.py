@@ -62,9 +62,9 @@ def test_the_notice_is_recorded_before_anything_is_sent(evidence: Evidence) -> N
     seen: list[list[tuple[str, ...]]] = []
 
     class Looking(Mailbox):
-        def send(self, subject: str, text: str) -> None:
+        def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
             seen.append(kinds(evidence))
-            super().send(subject, text)
+            super().send(subject, text, reached=reached)
 
     channel = Looking("slack")
     assert send("start", "text", "subject", [channel], evidence) == [Delivery("start", "slack", "sent")]

@@ -17,9 +17,11 @@ HEALTH = {"metadatabase": {"status": "healthy"}, "triggerer": {"status": "unheal
 
 class _Answers(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
-        self.send_response({"/busy": 503, "/closed": 401}.get(self.path, 200))
+        self.send_response({"/busy": 503, "/closed": 401, "/moved": 302, "/accepted": 202}.get(self.path, 200))
+        if self.path == "/moved":
+            self.send_header("Location", "/")
         self.end_headers()
-        self.wfile.write(json.dumps(HEALTH).encode())
+        self.wfile.write(b"<html>log in</html>" if self.path == "/page" else json.dumps(HEALTH).encode())
 
     def log_message(self, format: str, *args: object) -> None:
         pass
@@ -53,7 +55,22 @@ def test_a_part_is_healthy_only_when_the_api_server_reports_it(
     assert capsys.readouterr().err == said
 
 
-@pytest.mark.parametrize(("look", "path", "status"), [("url", "/", 0), ("url", "/busy", 1), ("answers", "/closed", 0)])
+def test_a_page_is_no_word_of_health(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(container_health, "API", f"{address}/page")
+    assert container_health.main(["part", "scheduler"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("look", "path", "status"),
+    [
+        ("url", "/", 0),
+        ("url", "/busy", 1),
+        ("url", "/moved", 1),
+        ("url", "/accepted", 1),
+        ("answers", "/closed", 0),
+        ("answers", "/moved", 0),
+    ],
+)
 def test_url_needs_status_200_and_answers_takes_any_status(address: str, look: str, path: str, status: int) -> None:
     assert container_health.main([look, address + path]) == status
 

@@ -19,6 +19,8 @@ from include.cutover.masking import mask
 from include.cutover.plan.application import SupervisorControl
 
 REQUEST_SECONDS = 5.0
+ANSWER_SIZE = 4 * 1024 * 1024
+"""Bytes of one answer, which holds ``LOG_BYTES`` of a log at most."""
 _PAUSE = 0.1
 
 # Faults of supervisord's interface, see supervisor/xmlrpc.py.
@@ -27,8 +29,27 @@ _SHUTDOWN_STATE, _BAD_NAME, _ALREADY_STARTED, _NOT_RUNNING = 6, 10, 60, 70
 _RESTART_SECONDS = 2
 
 
+class _Answer(http.client.HTTPResponse):
+    """An answer that is read for ``REQUEST_SECONDS``, and to ``ANSWER_SIZE``."""
+
+    def __init__(self, *given: Any, **more: Any) -> None:
+        super().__init__(*given, **more)
+        self._left, self._end = ANSWER_SIZE, time.monotonic() + REQUEST_SECONDS
+
+    def read(self, amt: int | None = None) -> bytes:
+        found = super().read(self._left + 1 if amt is None else amt)
+        self._left -= len(found)
+        if self._left < 0:
+            raise http.client.HTTPException(f"an answer of more than {ANSWER_SIZE >> 20} MB")
+        if time.monotonic() > self._end:
+            raise TimeoutError
+        return found
+
+
 class _Transport(xmlrpc.client.Transport):
     """HTTP with a time limit for connecting and for every read, from this host or from another."""
+
+    accept_gzip_encoding = False  # a small answer could become a large one
 
     def __init__(self, runner: Runner, headers: list[tuple[str, str]]) -> None:
         super().__init__(headers=headers)
@@ -48,6 +69,8 @@ class _Transport(xmlrpc.client.Transport):
 class _From(http.client.HTTPConnection):
     """A connection from the host of the runner."""
 
+    response_class = _Answer
+
     def __init__(self, runner: Runner, address: str) -> None:
         super().__init__(address, timeout=REQUEST_SECONDS)
         self._runner = runner
@@ -56,9 +79,15 @@ class _From(http.client.HTTPConnection):
         self.sock = self._runner.tunnel(self.host, self.port, REQUEST_SECONDS)
 
 
+class _Secure(http.client.HTTPSConnection):
+    """A connection with TLS, from this host."""
+
+    response_class = _Answer
+
+
 class _SecureTransport(_Transport):
     def _to(self, address: str) -> http.client.HTTPConnection:
-        return http.client.HTTPSConnection(address, timeout=REQUEST_SECONDS)
+        return _Secure(address, timeout=REQUEST_SECONDS)
 
 
 class Supervisor:
