@@ -136,9 +136,9 @@ def differences(
     with scratch_schema.build(conninfo, sql_folder) as (connection, scratch):
         made = catalog.tables(connection, scratch)
         wanted = sorted(set(made) & set(tables)) if tables is not None else made
-        planned = _objects(connection, scratch, schema, wanted)
+        planned = definitions(connection, scratch, schema, wanted)
         use_schema(connection, schema)
-        found = _objects(connection, schema, schema, wanted)
+        found = definitions(connection, schema, schema, wanted)
     if not wanted:
         raise CannotCheck(
             "the plan's SQL creates none of the tables",
@@ -153,9 +153,20 @@ def differences(
     ]
 
 
-def _objects(
+def definitions(
     connection: psycopg.Connection, schema: str, target_schema: str, tables: Collection[str]
 ) -> dict[tuple[Kind, str, str], str]:
+    """Return every object of the tables, in PostgreSQL's own words; two schemas with equal results have equal objects.
+
+    Args:
+        connection: A session whose search path begins with ``schema``.
+        schema: The schema to read: the target's, or a scratch schema.
+        target_schema: The plan's target schema; its name is left out of the definitions.
+        tables: Only these.
+
+    Returns:
+        Kind, table and name of an object to its definition. The name is empty for a table itself; a definition never is.
+    """
     rows = connection.execute(_OBJECTS, {"schema": schema, "tables": list(tables)})
     # Seen from the scratch schema, an extension's object in the target's schema has that schema in its name.
     prefix = f"{sql.Identifier(target_schema).as_string(connection)}.", f"{target_schema}."
