@@ -105,6 +105,38 @@ def differences(
         Unreachable: When the target does not answer.
         The errors of ``scratch_schema.build``: when the SQL cannot be run.
     """
+    wanted, planned, found = _read(conninfo, schema, sql_folder, tables)
+    # Of a missing table, or of a view in its place, the parts are not named one by one.
+    there = {table for (kind, table, _), text in found.items() if kind == "table" and not text.startswith(_NOT_A_TABLE)}
+    names = {_bare(kind, name) for kind, table, name in planned if not table}
+    return wanted, [
+        Difference(kind, table, name, planned.get((kind, table, name), ""), found.get((kind, table, name), ""))
+        for kind, table, name in sorted(planned.keys() | found.keys())
+        if planned.get((kind, table, name)) != found.get((kind, table, name))
+        and (table in there or kind == "table" if table else _bare(kind, name) in names)
+    ]
+
+
+def as_planned(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str]) -> set[tuple[Kind, str, str]]:
+    """Return kind, table and name of all objects of the tables that are as the plan's SQL makes them.
+
+    Args:
+        conninfo: The target.
+        schema: The plan's target schema.
+        sql_folder: The plan's SQL folder.
+        tables: Only these, with their partitions.
+
+    Raises:
+        The errors of ``differences``.
+    """
+    _, planned, found = _read(conninfo, schema, sql_folder, tables)
+    return {key for key, definition in planned.items() if found.get(key) == definition}
+
+
+def _read(
+    conninfo: str, schema: str, sql_folder: Path, tables: Collection[str] | None
+) -> tuple[list[str], dict[tuple[Kind, str, str], str], dict[tuple[Kind, str, str], str]]:
+    """Return the tables to compare, and the definitions of their objects by the plan and in the target."""
     with scratch_schema.build(conninfo, sql_folder) as (connection, scratch):
         made = catalog.tables(connection, scratch)
         wanted = sorted(set(made) & set(tables)) if tables is not None else made
@@ -118,15 +150,7 @@ def differences(
             where=str(sql_folder),
             do="Check the plan's SQL folder and its tables.",
         )
-    # Of a missing table, or of a view in its place, the parts are not named one by one.
-    there = {table for (kind, table, _), text in found.items() if kind == "table" and not text.startswith(_NOT_A_TABLE)}
-    names = {_bare(kind, name) for kind, table, name in planned if not table}
-    return wanted, [
-        Difference(kind, table, name, planned.get((kind, table, name), ""), found.get((kind, table, name), ""))
-        for kind, table, name in sorted(planned.keys() | found.keys())
-        if planned.get((kind, table, name)) != found.get((kind, table, name))
-        and (table in there or kind == "table" if table else _bare(kind, name) in names)
-    ]
+    return wanted, planned, found
 
 
 def _bare(kind: Kind, name: str) -> tuple[Kind, str]:

@@ -87,7 +87,7 @@ def _settings_check(connection: psycopg.Connection, role: str | None) -> Check:
 def _event_triggers_check(connection: psycopg.Connection) -> Check:
     """Check that no event trigger acts on the log-in of the application; those for DDL are reported."""
     rows = connection.execute("SELECT evtname, evtevent FROM pg_event_trigger WHERE evtenabled <> 'D' ORDER BY evtname")
-    events = dict(rows.fetchall())
+    events: dict[str, str] = dict(rows.fetchall())
     found = [f"{name} acts on every log-in" for name, event in events.items() if event == "login"]
     others = [f"{name} on {event}" for name, event in events.items() if event != "login"]
     return _check(

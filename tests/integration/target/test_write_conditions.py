@@ -114,7 +114,7 @@ def test_a_table_of_the_same_name_earlier_in_the_search_path_is_red(
     )
     with psycopg.connect(conninfo) as connection:
         named = sql.SQL("ALTER ROLE {} SET search_path = ").format(sql.Identifier(role))
-        connection.execute(named + sql.SQL("{}").format(sql.SQL(path or "''")))  # type: ignore[arg-type]
+        connection.execute(named + sql.SQL("{}").format(sql.SQL(path or "''")))
     found = red(conninfo, role)
     prepare(conninfo, f'DROP SCHEMA "{role}" CASCADE')
     assert found == ({"writes_search_path": f"{hiding.format(role=role)} comes before the table of app"} if hiding else {})
