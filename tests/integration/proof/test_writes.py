@@ -66,7 +66,7 @@ class Site:
                 there = connection.execute("SELECT relkind FROM pg_class WHERE oid = to_regclass(%s)", [f'app."{table}"'])
                 row = there.fetchone()
                 if row is not None and row[0] in ("r", "p"):
-                    query = f'SELECT tableoid, ctid, t::text FROM app."{table}" AS t ORDER BY 1, 2'  # noqa: S608
+                    query = f'SELECT tableoid, ctid, t::text FROM app."{table}" AS t ORDER BY 1, 2'
                     found[table] = list(connection.execute(query.encode()).fetchall())
             rights = "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'app'::regnamespace ORDER BY 1"
             found[""] = list(connection.execute(rights).fetchall())
@@ -112,7 +112,10 @@ SHOP = """
         ("CREATE RULE r AS ON INSERT TO devices DO INSTEAD NOTHING", {"insert": "INSERT RETURNING"}),
         ("CREATE RULE r AS ON UPDATE TO devices DO INSTEAD NOTHING", {"update": "UPDATE RETURNING"}),
         ("CREATE RULE r AS ON DELETE TO devices DO INSTEAD NOTHING", {"delete": "DELETE RETURNING"}),
-        ("CREATE RULE r AS ON INSERT TO devices DO INSTEAD INSERT INTO other VALUES (NEW.*)", {"insert": "INSERT RETURNING"}),
+        (
+            "CREATE RULE r AS ON INSERT TO devices DO INSTEAD INSERT INTO other VALUES (NEW.*)",
+            {"insert": "INSERT RETURNING"},
+        ),
         (
             "CREATE RULE r AS ON INSERT TO devices DO INSTEAD INSERT INTO other VALUES (NEW.*) RETURNING other.*",
             {"insert": ""},
@@ -218,13 +221,16 @@ TABLES = {
     " CREATE TABLE c (ok boolean REFERENCES t ON DELETE SET NULL); INSERT INTO c VALUES (true), (false)",
     "its own parent": "CREATE TABLE t (id integer PRIMARY KEY, up integer REFERENCES t ON DELETE CASCADE);"
     " INSERT INTO t VALUES (1, NULL), (2, 1), (3, 3)",
-    "its own parent, all": "CREATE TABLE t (id integer PRIMARY KEY, up integer NOT NULL REFERENCES t); INSERT INTO t VALUES (1, 1)",
+    "its own parent, all": "CREATE TABLE t (id integer PRIMARY KEY, up integer NOT NULL REFERENCES t);"
+    " INSERT INTO t VALUES (1, 1)",
     "its own parent, empty": "CREATE TABLE t (id integer PRIMARY KEY, up integer NOT NULL REFERENCES t)",
     "in a circle": "CREATE TABLE c (id integer PRIMARY KEY, t integer NOT NULL); CREATE TABLE t (id integer PRIMARY KEY,"
-    " c integer NOT NULL REFERENCES c DEFERRABLE INITIALLY DEFERRED); INSERT INTO c VALUES (1, 1); INSERT INTO t VALUES (1, 1);"
+    " c integer NOT NULL REFERENCES c DEFERRABLE INITIALLY DEFERRED); INSERT INTO c VALUES (1, 1);"
+    " INSERT INTO t VALUES (1, 1);"
     " ALTER TABLE c ADD FOREIGN KEY (t) REFERENCES t DEFERRABLE INITIALLY DEFERRED",
     "empty": "CREATE TABLE t (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text NOT NULL, b uuid NOT NULL UNIQUE,"
-    " c timestamptz NOT NULL, d jsonb NOT NULL, e numeric(9,6) NOT NULL, f boolean NOT NULL, g integer[] NOT NULL, h bytea NOT NULL)",
+    " c timestamptz NOT NULL, d jsonb NOT NULL, e numeric(9,6) NOT NULL, f boolean NOT NULL, g integer[] NOT NULL,"
+    " h bytea NOT NULL)",
     "empty with a parent": "CREATE TABLE p (id integer PRIMARY KEY); INSERT INTO p VALUES (5);"
     " CREATE TABLE t (id integer PRIMARY KEY, p integer NOT NULL REFERENCES p)",
     "empty with an empty parent": "CREATE TABLE p (id integer PRIMARY KEY);"
@@ -233,25 +239,30 @@ TABLES = {
     "empty of a strange type": "CREATE TABLE t (id integer PRIMARY KEY, line lseg NOT NULL, at tsvector NOT NULL)",
     "empty with a domain": "CREATE DOMAIN mail AS varchar(30) NOT NULL CHECK (VALUE LIKE '%@%'); CREATE TABLE t (mail mail)",
     "empty with an enum": "CREATE TYPE mood AS ENUM ('good', 'bad'); CREATE TABLE t (mood mood NOT NULL, moods mood[])",
-    "without a key": "CREATE TABLE t (a text, b json, c point); INSERT INTO t VALUES ('x', '{}', '(1,1)'), ('x', '{}', '(1,1)')",
+    "without a key": "CREATE TABLE t (a text, b json, c point); INSERT INTO t VALUES ('x', '{}', '(1,1)'), ('x',"
+    " '{}', '(1,1)')",
     "without columns": "CREATE TABLE t ()",
     "of one identity": "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY); INSERT INTO t DEFAULT VALUES",
     "generated": "CREATE TABLE t (id integer GENERATED ALWAYS AS IDENTITY PRIMARY KEY, a text, b text GENERATED ALWAYS AS"
     " (a || 'x') STORED, c integer GENERATED ALWAYS AS (length(a)) VIRTUAL); INSERT INTO t (a) VALUES ('x'), (NULL)",
     "partitioned": "CREATE TABLE t (id integer, at date, PRIMARY KEY (id, at)) PARTITION BY RANGE (at);"
     " CREATE TABLE t1 PARTITION OF t FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');"
-    " CREATE TABLE t2 (at date NOT NULL, dropped text, id integer NOT NULL); ALTER TABLE t2 DROP dropped; ALTER TABLE t ATTACH PARTITION"
+    " CREATE TABLE t2 (at date NOT NULL, dropped text, id integer NOT NULL); ALTER TABLE t2 DROP dropped;"
+    " ALTER TABLE t ATTACH PARTITION"
     " t2 FOR VALUES FROM ('2025-01-01') TO ('2026-01-01'); INSERT INTO t VALUES (1, '2024-05-05'), (2, '2025-05-05')",
     "partitioned and empty": "CREATE TABLE t (id integer PRIMARY KEY) PARTITION BY LIST (id); CREATE TABLE t1 PARTITION OF t"
     " FOR VALUES IN (100)",
     "inherited": "CREATE TABLE t (id integer); CREATE TABLE t1 () INHERITS (t); INSERT INTO t1 VALUES (1)",
-    "unique in many ways": "CREATE TABLE t (a integer, b text, c date, UNIQUE (a, b), EXCLUDE USING gist (daterange(c, c, '[]')"
+    "unique in many ways": "CREATE TABLE t (a integer, b text, c date, UNIQUE (a, b),"
+    " EXCLUDE USING gist (daterange(c, c, '[]')"
     " WITH &&)); CREATE UNIQUE INDEX ON t (lower(b)) WHERE a > 0; INSERT INTO t VALUES (1, 'X', '2024-01-01')",
     "deferrable": "CREATE TABLE t (id integer PRIMARY KEY DEFERRABLE INITIALLY DEFERRED); INSERT INTO t VALUES (1), (2)",
-    "odd names": 'CREATE TABLE "t" ("a %s {b}" text, "ctid 2" "char", "select" char(3)); INSERT INTO t VALUES (\'%s {}\', \'c\', \'a\')',
+    "odd names": 'CREATE TABLE "t" ("a %s {b}" text, "ctid 2" "char", "select" char(3));'
+    ' INSERT INTO t VALUES (\'%s {}\', \'c\', \'a\')',
     "numbers": "CREATE TABLE t (a float8, b real, c numeric, d interval, e money); INSERT INTO t VALUES"
     " (0.1, 'NaN', 1.10, '1 mon 2 days', 3), ('-Infinity', -0.0, 'NaN', NULL, NULL)",
-    "bound everywhere": "CREATE TABLE t (a integer PRIMARY KEY CHECK (a > 0), b varchar(1) UNIQUE); INSERT INTO t VALUES (1, 'x')",
+    "bound everywhere": "CREATE TABLE t (a integer PRIMARY KEY CHECK (a > 0), b varchar(1) UNIQUE);"
+    " INSERT INTO t VALUES (1, 'x')",
 }  # fmt: skip
 
 
@@ -292,7 +303,8 @@ def test_the_plans_own_triggers_rules_and_policies_may_change_what_a_write_does(
         "CREATE FUNCTION stamped() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.room := 99; RETURN NEW; END';"
         "CREATE TRIGGER stamped BEFORE UPDATE ON devices FOR EACH ROW EXECUTE FUNCTION stamped();"
         "CREATE RULE away AS ON INSERT TO devices DO INSTEAD INSERT INTO other VALUES (NEW.*);"
-        "ALTER TABLE other ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON other USING (current_setting('app.x', true) = 'x')"
+        "ALTER TABLE other ENABLE ROW LEVEL SECURITY; CREATE POLICY own ON other USING (current_setting('app.x',"
+        " true) = 'x')"
     )
     checks = site.checks(["devices", "other"])
     assert {check.outcome for check in checks.values()} == {"passed"}
@@ -344,7 +356,8 @@ def test_the_guard_is_called_first(site: Site) -> None:
 
 def test_no_value_of_a_row_is_in_a_check(site: Site) -> None:
     site.plan(
-        "CREATE TABLE t (id integer PRIMARY KEY, secret text CHECK (length(secret) > 0)); INSERT INTO t VALUES (1, 'hunter2')"
+        "CREATE TABLE t (id integer PRIMARY KEY, secret text CHECK (length(secret) > 0)); INSERT INTO t VALUES (1,"
+        " 'hunter2')"
     )
     site.run(
         "CREATE FUNCTION g() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN NEW.id := NEW.secret; RETURN NEW; END';"
