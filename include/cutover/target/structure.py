@@ -183,11 +183,11 @@ def definitions(
     """
     rows = connection.execute(structure_sql.OBJECTS.encode(), {"schema": schema, "tables": list(tables)})
     # Seen from the scratch schema, an extension's object in the target's schema has that schema in its name; some of
-    # PostgreSQL's functions write the schema's name always.
-    prefixes = [f"{text}." for name in (schema, target_schema) for text in (quoted(name), name)]
+    # PostgreSQL's functions write the schema's name always, and a function's setting may hold it.
+    prefixes = [f"{text}." for text in (quoted(target_schema), target_schema)]
     found = {}
     for kind, table, name, definition in rows:
-        name, text = (_without(prefixes, given) for given in (name, definition))
+        name, text = (_without(prefixes, given.replace(schema, target_schema)) for given in (name, definition))
         # An empty definition, as that of a plain table, must not look like a missing object.
         found[kind, table, name] = text or kind
     return found
