@@ -46,6 +46,7 @@ class WriteColumn:
         length: Most characters; None where there is no such limit.
         label: First label of an enum.
         defaulted: An insert may leave it out.
+        drawn: A sequence gives the value of a row that leaves it out.
         identity: ``a`` for ALWAYS, ``d`` for BY DEFAULT, else empty.
         unique: Part of a unique key or of an exclusion.
         bound: Part of a constraint or an index.
@@ -59,6 +60,7 @@ class WriteColumn:
     label: str | None
     not_null: bool
     defaulted: bool
+    drawn: bool
     generated: bool
     identity: str
     unique: bool
@@ -96,6 +98,7 @@ class Shape:
         members: The oids of the table and of its partitions.
         names: The names of these.
         key: Columns of the primary key.
+        drawn_keys: Names of unique indexes whose columns all get their values from sequences.
         parents: The foreign keys of the table.
         children: The foreign keys that refer to it, also from other schemas.
     """
@@ -107,6 +110,7 @@ class Shape:
     names: frozenset[str]
     columns: tuple[WriteColumn, ...]
     key: tuple[str, ...]
+    drawn_keys: frozenset[str]
     parents: tuple[Reference, ...]
     children: tuple[Reference, ...]
 
@@ -166,14 +170,18 @@ def shape(connection: psycopg.Connection, schema: str, table: str) -> Shape | No
         " WHERE con.conrelid = %s AND con.contype = 'p' ORDER BY part.at",
         [oid],
     ).fetchall()
+    columns = tuple(WriteColumn(*row) for row in connection.execute(_COLUMNS, {"oid": oid}).fetchall())
+    drawn = [column.name for column in columns if column.drawn]
+    unique = connection.execute(_DRAWN_KEYS, [drawn, [int(member) for member, _ in members]]).fetchall()
     return Shape(
         schema,
         table,
         partitioned,
         frozenset(int(member) for member, _ in members),
         frozenset(name for _, name in members),
-        tuple(WriteColumn(*row) for row in connection.execute(_COLUMNS, {"oid": oid}).fetchall()),
+        columns,
         tuple(name for (name,) in key),
+        frozenset(name for (name,) in unique),
         _references(connection, _PARENTS, [oid]),
         _references(connection, _CHILDREN, [[int(member) for member, _ in members]]),
     )
@@ -236,7 +244,7 @@ def _unreferenced(child: Reference) -> sql.Composed:
 def made_up(connection: psycopg.Connection, table: Shape, like: Row | None) -> MadeUp:
     """Return a row that the table may take: like an existing one but for its unique keys, else from the columns alone.
 
-    It draws no key itself: a column with a default, a sequence's among them, is left to it where a new value is needed.
+    A column with a default, a sequence's among them, is left to it where a new value is needed.
     """
     values: dict[str, str | None] = {}
     old = dict(zip((column.name for column in table.columns), like.values, strict=True)) if like is not None else {}
@@ -324,6 +332,12 @@ _COLUMNS: LiteralString = """
            CASE WHEN type.typname IN ('varchar', 'bpchar') AND base.modifier > 4 THEN base.modifier - 4 END,
            (SELECT enumlabel::text FROM pg_enum WHERE enumtypid = type.oid ORDER BY enumsortorder LIMIT 1),
            base.not_null, base.defaulted OR attribute.atthasdef OR attribute.attidentity <> '',
+           attribute.attidentity <> '' OR EXISTS (
+               SELECT FROM pg_attrdef AS attrdef
+               JOIN pg_depend AS depend ON depend.classid = 'pg_attrdef'::regclass AND depend.objid = attrdef.oid
+               JOIN pg_class AS sequence ON sequence.oid = depend.refobjid AND sequence.relkind = 'S'
+               WHERE depend.refclassid = 'pg_class'::regclass
+                 AND attrdef.adrelid = attribute.attrelid AND attrdef.adnum = attribute.attnum),
            attribute.attgenerated <> '', attribute.attidentity::text,
            EXISTS (SELECT FROM pg_index AS index WHERE index.indrelid = attribute.attrelid
                    AND (index.indisunique OR index.indisexclusion) AND attribute.attnum = ANY (index.indkey)),
@@ -335,6 +349,17 @@ _COLUMNS: LiteralString = """
     JOIN pg_type AS type ON type.oid = base.type AND type.typtype <> 'd'
     JOIN pg_attribute AS attribute ON attribute.attrelid = %(oid)s AND attribute.attnum = base.attnum
     ORDER BY attribute.attnum
+"""
+
+_DRAWN_KEYS: LiteralString = """
+    SELECT class.relname
+    FROM pg_index AS index
+    JOIN pg_class AS class ON class.oid = index.indexrelid
+    CROSS JOIN LATERAL unnest(index.indkey) WITH ORDINALITY AS part (attnum, at)
+    LEFT JOIN pg_attribute AS attribute ON attribute.attrelid = index.indrelid AND attribute.attnum = part.attnum
+    WHERE index.indisunique AND part.at <= index.indnkeyatts
+    GROUP BY class.relname, index.indrelid
+    HAVING coalesce(bool_and(attribute.attname = ANY (%s)), false) AND index.indrelid = ANY (%s)
 """
 
 _PARENTS: LiteralString = """

@@ -68,6 +68,9 @@ class Site:
                 if row is not None and row[0] in ("r", "p"):
                     query = f'SELECT tableoid, ctid, t::text FROM app."{table}" AS t ORDER BY 1, 2'
                     found[table] = list(connection.execute(query.encode()).fetchall())
+            # Those of another owner may go forward.
+            query = "SELECT sequencename, last_value FROM pg_sequences WHERE schemaname = 'app' AND sequenceowner = %s"
+            found["sequences"] = list(connection.execute(query, [self.pipeline_role]).fetchall())
             rights = "SELECT relname, relacl::text FROM pg_class WHERE relnamespace = 'app'::regnamespace ORDER BY 1"
             found[""] = list(connection.execute(rights).fetchall())
             return found
@@ -277,6 +280,34 @@ def test_every_kind_of_table_is_proved_and_left_as_it_was(site: Site, kind: str)
         if kind not in ("without columns", "of one identity") or operation != "UPDATE":
             assert set(site.red(tables)) == {operation.lower()}
         site.run("DROP RULE gone ON t")
+
+
+def test_a_key_that_the_sequence_gave_already_is_red(site: Site) -> None:
+    site.plan(SHOP)
+    site.run("ALTER TABLE devices ALTER id RESTART WITH 2")
+    red = site.red(["devices"])
+    assert set(red) == {"insert"} and "duplicate key value violates unique constraint" in red["insert"]
+
+
+def test_a_sequence_that_the_role_may_not_use_is_red(site: Site) -> None:
+    site.plan(
+        "CREATE SEQUENCE s; CREATE TABLE t (id integer PRIMARY KEY DEFAULT nextval('s'), a integer);"
+        "INSERT INTO t (a) VALUES (1)"
+    )
+    assert site.red(["t"]) == {}
+    with psycopg.connect(site.superuser) as connection:
+        connection.execute("ALTER SEQUENCE app.s OWNER TO postgres")
+    red = site.red(["t"])
+    assert set(red) == {"insert"} and "permission denied for sequence s" in red["insert"]
+
+
+def test_a_default_that_the_role_may_not_compute_is_red(site: Site) -> None:
+    site.plan(
+        "CREATE FUNCTION key() RETURNS integer LANGUAGE sql AS 'SELECT 7'; REVOKE EXECUTE ON FUNCTION key() FROM PUBLIC;"
+        "CREATE TABLE t (id integer PRIMARY KEY DEFAULT key()); INSERT INTO t VALUES (1)"
+    )
+    red = site.red(["t"])
+    assert set(red) == {"insert"} and "permission denied for function key" in red["insert"]
 
 
 def test_a_table_for_which_no_row_can_be_made_up_is_unknown_and_red(site: Site) -> None:
