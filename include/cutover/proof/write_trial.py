@@ -33,7 +33,7 @@ class Result:
     """The result of one operation on one table.
 
     Attributes:
-        note: What went wrong, or how far the operation could be carried out; empty where all was as it should be.
+        note: The fault, or how far the operation could be carried out; empty where all was as it should be.
     """
 
     outcome: Outcome

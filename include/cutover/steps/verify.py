@@ -43,8 +43,8 @@ def check_tables(step: Step) -> Report:
 def validate_foreign_keys(step: Step) -> Report:
     """Validate every foreign key; compare the schema with the plan's SQL; write to every table. Safe to run again.
 
-    What stands in the schema is compared with the plan, what acts on writes from outside is checked, and a row of every
-    table is written as the application's role and rolled back.
+    All objects of the schema are compared with the plan's, conditions outside the schema that change writes are checked,
+    and a row of every table is written as the application's role and rolled back.
     """
     keys = constraints.validate_foreign_keys(
         step.target,

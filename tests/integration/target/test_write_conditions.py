@@ -1,4 +1,4 @@
-"""What acts on the application's writes from outside the schema is found in the catalog."""
+"""Conditions outside the schema that change the application's writes are found in the catalog."""
 
 from __future__ import annotations
 
