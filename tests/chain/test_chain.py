@@ -31,10 +31,11 @@ from include.cutover.decisions.audit import audit
 from include.cutover.errors import CutoverError
 from include.cutover.plan.model import Plan
 from include.cutover.proof import content, counts, orphans, parts
+from include.cutover.proof.writes import WriteTarget, write_checks
 from include.cutover.source import schema as source_schema
 from include.cutover.source import snapshots
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import constraints, ledger, sequences, sql_runner, structure
+from include.cutover.target import constraints, ledger, sequences, sql_runner, structure, write_conditions
 from include.cutover.target import schema as target_schema
 from include.cutover.target.sides import Sides
 from tests.chain import oracle
@@ -149,6 +150,8 @@ class Bench:
         checks += [one.check(SCHEMA) for one in orphans.orphan_checks(self.conninfo, SCHEMA, {})]
         checks += sequences.check_sequences(self.conninfo, SCHEMA, given)
         checks += structure.checks(self.conninfo, SCHEMA, folder / "sql", list(plan.tables))
+        checks += write_conditions.checks(self.conninfo, SCHEMA, list(plan.tables), None)
+        checks += write_checks(WriteTarget(self.conninfo, SCHEMA, folder / "sql", None), list(plan.tables))
         if decided.made:
             checks += audit(decided, plan, planned)
             quarantine.store(self.conninfo, RUN, quarantine.rows(decided, plan))

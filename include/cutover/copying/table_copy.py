@@ -119,6 +119,15 @@ class TableCopy:
                 found=", ".join(name for (name,) in triggers),
                 do="Create it after the load, in post_data.",
             )
+        rules = self._rows(_INSERT_RULES)
+        if rules:
+            raise Refused(
+                "a rule would change or drop rows that are inserted; COPY passes it by",
+                where=f"{self._schema}.{self._table}",
+                expected="no rule on INSERT",
+                found=", ".join(name for (name,) in rules),
+                do="Drop it; a rule of the plan is created after the load, in post_data.",
+            )
         return found
 
     def chunks(self, chunk_rows: int) -> list[Chunk]:
@@ -256,4 +265,14 @@ _INSERT_TRIGGERS = """
     WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s
       AND NOT trigger.tgisinternal AND trigger.tgenabled <> 'D' AND trigger.tgtype & 4 > 0
     ORDER BY trigger.tgname
+"""
+
+_INSERT_RULES = """
+    SELECT rewrite.rulename
+    FROM pg_rewrite AS rewrite
+    JOIN pg_class AS class ON class.oid = rewrite.ev_class
+    JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
+    WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s
+      AND rewrite.ev_type = '3' AND rewrite.ev_enabled <> 'D'
+    ORDER BY rewrite.rulename
 """

@@ -33,6 +33,7 @@ _CHECKS: tuple[tuple[str, str, Callable[[ExaminedTarget], Answer]], ...] = (
     ("target_application_role", "The application's role may log in to the target", target_rights.application_role),
     ("target_fence", "The application can be shut out of the target", target_rights.may_shut_out),
     ("target_open_doors", "Nothing else lets the application write to the target", target_rights.open_doors),
+    ("target_writes", "Nothing outside the schema changes the application's writes", target_rights.writes_unchanged),
     ("target_may_end_sessions", "The role may end the application's sessions", target_rights.may_end_sessions),
     ("target_schema_free", "The schema holds none of the application's data", target_server.schema_free),
     ("target_clock", "The target's clock agrees with this host's", target_server.clock),

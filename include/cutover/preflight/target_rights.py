@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from include.cutover.preflight.answers import Answer, ExaminedTarget
-from include.cutover.target import fence
+from include.cutover.target import fence, write_conditions
 from include.cutover.target.wording import quoted
 
 _NO_APPLICATION = Answer("passed", found="the plan moves no application")
@@ -98,6 +98,16 @@ def open_doors(target: ExaminedTarget) -> Answer:
         fence.open_doors(target.connection, target.application_role, target.plan.target_fence),
         f"{sessions} open sessions of it, which the cutover will end" if sessions else "nothing",
     )
+
+
+def writes_unchanged(target: ExaminedTarget) -> Answer:
+    """Check settings, other tables of the same names and event triggers that would change what a write does."""
+    checks = write_conditions.lasting_checks(
+        target.connection, target.schema, list(target.plan.tables), target.application_role
+    )
+    bad = [check for check in checks if check.outcome != "passed"]
+    found = "; ".join(check.found for check in bad or checks)
+    return Answer.when(not bad, "", found, " ".join(check.do for check in bad))
 
 
 def may_end_sessions(target: ExaminedTarget) -> Answer:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from include.cutover.decisions.audit import audit
-from include.cutover.proof import counts, digest_store, smoke, table_suites
+from include.cutover.proof import counts, digest_store, smoke, table_suites, writes
 from include.cutover.proof.digest_store import DigestStore
 from include.cutover.proof.docs_site import DocsSite
+from include.cutover.proof.writes import WriteTarget
 from include.cutover.steps.step import Report, Step
-from include.cutover.target import constraints, structure
+from include.cutover.target import constraints, structure, write_conditions
 from include.cutover.target import schema as target_schema
 from include.cutover.target.sides import Sides
 
@@ -40,16 +41,26 @@ def check_tables(step: Step) -> Report:
 
 
 def validate_foreign_keys(step: Step) -> Report:
-    """Validate every foreign key in PostgreSQL; check every constraint and index. Safe to run again."""
+    """Validate every foreign key; compare the schema with the plan's SQL; write to every table. Safe to run again.
+
+    All objects of the schema are compared with the plan's, conditions outside the schema that change writes are checked,
+    and a row of every table is written as the application's role and rolled back.
+    """
     keys = constraints.validate_foreign_keys(
         step.target,
         step.plan.target_schema,
         step.guard,
         secret={name: table.secret for name, table in step.plan.tables.items()},
     )
-    checks = structure.checks(step.target, step.plan.target_schema, step.plan.sql_folder, list(step.plan.tables))
+    schema, tables, role = step.plan.target_schema, list(step.plan.tables), step.ends.application_role(step.plan)
+    checks = structure.checks(step.target, schema, step.plan.sql_folder, tables)
+    checks += write_conditions.checks(step.target, schema, tables, role)
+    checks += writes.write_checks(WriteTarget(step.target, schema, step.plan.sql_folder, role), tables, step.guard)
+    bad = sum(check.outcome != "passed" for check in checks)
+    otherwise = "the schema is as the SQL makes it, and every table takes writes"
     return Report(
-        f"{len(keys)} foreign keys validated by PostgreSQL; tables, constraints and indexes are as the SQL makes them",
+        f"{len(keys)} foreign keys validated by PostgreSQL; "
+        + (f"{bad} of {len(checks)} checks of schema and writes did not pass" if bad else otherwise),
         {"foreign_keys": len(keys)},
         checks,
     )

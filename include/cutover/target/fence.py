@@ -244,20 +244,9 @@ def let_in(conninfo: str, schema: str, role: str, way: Way, guard: Guard | None 
     """
     with session(conninfo, schema) as connection:
         with _changing(connection, guard, role):
-            tables, sequences = catalog.own_relations(connection, schema)
-            names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
-            record = [name for name in tables if name == catalog.RECORD_TABLE]
-            statements = [
-                ("GRANT USAGE ON SCHEMA {schema} TO {role}", [schema]),
-                ("GRANT SELECT, INSERT, UPDATE, DELETE ON {names} TO {role}", [n for n in tables if n not in record]),
-                ("GRANT SELECT ON {names} TO {role}", record),
-                ("GRANT USAGE, SELECT ON SEQUENCE {names} TO {role}", sequences),
-            ]
-            for statement, objects in statements:
-                if objects:
-                    connection.execute(sql.SQL(statement).format(names=_identifiers(schema, objects), **names))
+            grant(connection, schema, role)
             if way == "login":
-                connection.execute(sql.SQL("ALTER ROLE {role} LOGIN").format(**names))
+                connection.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(role)))
         lacks = _lacks(connection, schema, role)
     if lacks:
         raise StepFailed(
@@ -267,6 +256,28 @@ def let_in(conninfo: str, schema: str, role: str, way: Way, guard: Guard | None 
             found=f"without {'; '.join(lacks)}",
             do="Grant what it lacks, then run the step again.",
         )
+
+
+def grant(connection: psycopg.Connection, schema: str, role: str) -> None:
+    """Grant the role the rights that it has from go-live on, within the caller's transaction.
+
+    Args:
+        connection: A session of the pipeline's role, in a transaction that called the guard.
+        schema: The plan's target schema.
+        role: The application's role.
+    """
+    tables, sequences = catalog.own_relations(connection, schema)
+    names = {"schema": sql.Identifier(schema), "role": sql.Identifier(role)}
+    record = [name for name in tables if name == catalog.RECORD_TABLE]
+    statements = [
+        ("GRANT USAGE ON SCHEMA {schema} TO {role}", [schema]),
+        ("GRANT SELECT, INSERT, UPDATE, DELETE ON {names} TO {role}", [n for n in tables if n not in record]),
+        ("GRANT SELECT ON {names} TO {role}", record),
+        ("GRANT USAGE, SELECT ON SEQUENCE {names} TO {role}", sequences),
+    ]
+    for statement, objects in statements:
+        if objects:
+            connection.execute(sql.SQL(statement).format(names=_identifiers(schema, objects), **names))
 
 
 @contextmanager

@@ -174,12 +174,20 @@ def _by_sequence(uses: Iterable[Sequence]) -> dict[str, list[Sequence]]:
     return grouped
 
 
+def keep(connection: psycopg.Connection, schema: str, name: str) -> None:
+    """Let a rollback of this transaction undo all draws from the sequence; no other session draws until its end.
+
+    The increment stays the same; the statement is for the new file that the sequence gets, and for the lock.
+    """
+    increment = _properties(connection, schema, name)[1]
+    statement = sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}")
+    connection.execute(statement.format(sql.Identifier(schema, name), sql.Literal(increment)))
+
+
 def _draw(connection: psycopg.Connection, schema: str, name: str) -> int | None:
     """Draw the next value of a sequence; None when it is used up. Only for a transaction that is rolled back."""
-    increment = _properties(connection, schema, name)[1]
+    keep(connection, schema, name)
     sequence = sql.Identifier(schema, name)
-    # The increment stays the same; the statement is for the new file and the lock against other sessions that draw.
-    connection.execute(sql.SQL("ALTER SEQUENCE {} INCREMENT BY {}").format(sequence, sql.Literal(increment)))
     try:
         with connection.transaction():
             row = connection.execute("SELECT nextval(%s::regclass)", [sequence.as_string(connection)]).fetchone()

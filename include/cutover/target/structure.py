@@ -1,93 +1,48 @@
-"""Compares the target's schema with the plan's SQL: tables, columns, constraints, indexes, sequences and triggers.
+"""Compares the target's schema with the plan's SQL: all objects that decide what a table holds and what a write does.
 
 The SQL runs in a scratch schema that is rolled back, and both schemas are read from the catalog in PostgreSQL's own words.
-So an index or a constraint that was dropped, weakened or left half-built is found, independent of the rows.
+So an index or a constraint that was dropped, weakened or left half-built is found, and a rule, a trigger or a policy that
+the plan does not have, independent of the rows. ``write_conditions`` checks what acts on a write from outside the schema.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import psycopg
-from psycopg import sql
 
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck
-from include.cutover.target import catalog, scratch_schema
+from include.cutover.target import catalog, scratch_schema, structure_sql
 from include.cutover.target.session import session, use_schema
+from include.cutover.target.wording import quoted
 
-Kind = Literal["table", "column", "constraint", "index", "sequence", "trigger"]
+Kind = Literal[
+    "table", "column", "type", "constraint", "index", "sequence",
+    "trigger", "rule", "policy", "inheritance", "function", "view",
+]  # fmt: skip
 
 _SHOWN = 10
+_SHOWN_CHARACTERS = 400
+_NOT_A_TABLE = "not a table"
 _TITLES: dict[Kind, str] = {
     "table": "every table is as the plan's SQL makes it",
     "column": "every column has its type, default and NOT NULL",
+    "type": "every domain, enum and other type of a column is as the plan's SQL makes it",
     "constraint": "every primary key, unique, check and foreign key constraint is there",
     "index": "every index is there",
     "sequence": "every sequence is there",
     "trigger": "every trigger is there, and no other",
+    "rule": "every rule is there, and no other",
+    "policy": "every policy of row security is there, and no other",
+    "inheritance": "every table has its partitions, parents and children, and no others",
+    "function": "every function of the plan's SQL is as it makes it",
+    "view": "every view of the plan's SQL is as it makes it",
 }
 _DO = "Do not go live. Find out who changed the schema; create the object again with the plan's SQL, or start a new run."
-
-# Definitions come from functions that leave out the schema's name where the search path begins with it.
-_OBJECTS = """
-    WITH place AS (SELECT to_regnamespace(quote_ident(%(schema)s)) AS oid),
-    tables AS (
-        SELECT class.oid, class.relname, class.relkind, class.relpersistence, class.relrowsecurity
-        FROM pg_class AS class, place
-        WHERE class.relnamespace = place.oid AND class.relkind IN ('r', 'p') AND class.relname = ANY (%(tables)s)
-    )
-    SELECT 'table', relname, '',
-           CASE relkind WHEN 'p' THEN 'partitioned ' ELSE '' END || CASE relpersistence WHEN 'u' THEN 'unlogged ' ELSE '' END
-           || CASE WHEN relrowsecurity THEN 'with row security' ELSE '' END
-    FROM tables
-    UNION ALL
-    SELECT 'column', tables.relname, attribute.attname,
-           format_type(attribute.atttypid, attribute.atttypmod)
-           || CASE WHEN attribute.attnotnull THEN ' NOT NULL' ELSE '' END
-           || CASE attribute.attgenerated WHEN '' THEN '' ELSE ' generated' END
-           || CASE attribute.attidentity WHEN 'a' THEN ' identity always' WHEN 'd' THEN ' identity' ELSE '' END
-           || coalesce(' default ' || pg_get_expr(attrdef.adbin, attrdef.adrelid), '')
-           || CASE WHEN attribute.attcollation = type.typcollation THEN ''
-              ELSE ' COLLATE ' || attribute.attcollation::regcollation::text END
-    FROM tables
-    JOIN pg_attribute AS attribute ON attribute.attrelid = tables.oid AND attribute.attnum > 0 AND NOT attribute.attisdropped
-    JOIN pg_type AS type ON type.oid = attribute.atttypid
-    LEFT JOIN pg_attrdef AS attrdef ON (attrdef.adrelid, attrdef.adnum) = (attribute.attrelid, attribute.attnum)
-    UNION ALL
-    SELECT 'constraint', tables.relname, con.conname, replace(pg_get_constraintdef(con.oid), ' NOT VALID', '')
-    FROM tables JOIN pg_constraint AS con ON con.conrelid = tables.oid
-    WHERE con.contype IN ('p', 'u', 'f', 'c', 'x') AND con.conparentid = 0
-    UNION ALL
-    SELECT 'index', tables.relname, class.relname,
-           CASE WHEN index.indisunique THEN 'unique ' ELSE '' END
-           || substring(pg_get_indexdef(index.indexrelid) FROM length(pg_catalog.format(
-               'CREATE %%sINDEX %%I ON %%s%%I.%%I ', CASE WHEN index.indisunique THEN 'UNIQUE ' ELSE '' END,
-               class.relname, CASE tables.relkind WHEN 'p' THEN 'ONLY ' ELSE '' END, %(schema)s::text, tables.relname
-           )) + 1)
-    FROM tables
-    JOIN pg_index AS index ON index.indrelid = tables.oid
-    JOIN pg_class AS class ON class.oid = index.indexrelid
-    WHERE NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = index.indexrelid AND conrelid = index.indrelid)
-    UNION ALL
-    SELECT 'sequence', tables.relname, attribute.attname,
-           format_type(sequence.seqtypid, NULL) || ' increment ' || sequence.seqincrement
-           || CASE WHEN sequence.seqcycle THEN ' cycle' ELSE '' END
-    FROM tables
-    JOIN pg_depend AS depend ON depend.refobjid = tables.oid AND depend.refclassid = 'pg_class'::regclass
-         AND depend.classid = 'pg_class'::regclass AND depend.deptype IN ('a', 'i')
-    JOIN pg_sequence AS sequence ON sequence.seqrelid = depend.objid
-    JOIN pg_attribute AS attribute ON (attribute.attrelid, attribute.attnum) = (tables.oid, depend.refobjsubid)
-    UNION ALL
-    SELECT 'trigger', tables.relname, trigger.tgname,
-           pg_get_triggerdef(trigger.oid, true) || CASE trigger.tgenabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
-    FROM tables JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
-    WHERE NOT trigger.tgisinternal
-    ORDER BY 1, 2, 3
-"""
 
 
 @dataclass(frozen=True)
@@ -105,13 +60,30 @@ class Difference:
     planned: str
     found: str
 
+    @property
+    def harmless(self) -> bool:
+        """True for an additional index that is not unique, and for an additional partition that only holds rows."""
+        index = self.kind == "index" and not self.found.startswith("unique")
+        # After the bounds stands only what sets a partition apart from a plain one.
+        partition = self.kind == "inheritance" and self.found.startswith("partition FOR VALUES") and self.found.endswith(")")
+        return not self.planned and (index or partition)
+
     def __str__(self) -> str:
-        name = f"{self.table}.{self.name}" if self.name else self.table
+        name = ".".join(part for part in (self.table, self.name) if part)
+        planned, found = _shortened(self.planned), _shortened(self.found)
         if self.planned and not self.found:
-            return f"{name} is missing ({self.planned})"
+            return f"{name} is missing ({planned})"
         if self.found and not self.planned:
-            return f"{name} is not in the plan ({self.found})"
-        return f"{name}: planned {self.planned}, found {self.found}"
+            return f"{name} is not in the plan ({found})"
+        if planned == found:
+            return f"{name}: not as planned after {planned}"
+        return f"{name}: planned {planned}, found {found}"
+
+
+def _shortened(definition: str) -> str:
+    """Return the definition in one line; a function's is long."""
+    text = " ".join(definition.split())
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}…"
 
 
 def differences(
@@ -133,43 +105,105 @@ def differences(
         Unreachable: When the target does not answer.
         The errors of ``scratch_schema.build``: when the SQL cannot be run.
     """
+    wanted, planned, found = _read(conninfo, schema, sql_folder, tables)
+    # Of a missing table, or of a view in its place, the parts are not named one by one.
+    there = {table for (kind, table, _), text in found.items() if kind == "table" and not text.startswith(_NOT_A_TABLE)}
+    names = {_bare(kind, name) for kind, table, name in planned if not table}
+    return wanted, [
+        Difference(kind, table, name, planned.get((kind, table, name), ""), found.get((kind, table, name), ""))
+        for kind, table, name in sorted(planned.keys() | found.keys())
+        if planned.get((kind, table, name)) != found.get((kind, table, name))
+        and (table in there or kind == "table" if table else _bare(kind, name) in names)
+    ]
+
+
+def as_planned(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str]) -> set[tuple[Kind, str, str]]:
+    """Return kind, table and name of all objects of the tables that are as the plan's SQL makes them.
+
+    Args:
+        conninfo: The target.
+        schema: The plan's target schema.
+        sql_folder: The plan's SQL folder.
+        tables: Only these, with their partitions.
+
+    Raises:
+        The errors of ``differences``.
+    """
+    _, planned, found = _read(conninfo, schema, sql_folder, tables)
+    return {key for key, definition in planned.items() if found.get(key) == definition}
+
+
+def _read(
+    conninfo: str, schema: str, sql_folder: Path, tables: Collection[str] | None
+) -> tuple[list[str], dict[tuple[Kind, str, str], str], dict[tuple[Kind, str, str], str]]:
+    """Return the tables to compare, and the definitions of their objects by the plan and in the target."""
     with scratch_schema.build(conninfo, sql_folder) as (connection, scratch):
         made = catalog.tables(connection, scratch)
         wanted = sorted(set(made) & set(tables)) if tables is not None else made
-        planned = _objects(connection, scratch, schema, wanted)
+        compared = _with_descendants(connection, scratch, wanted)
+        planned = definitions(connection, scratch, schema, compared)
         use_schema(connection, schema)
-        found = _objects(connection, schema, schema, wanted)
+        found = definitions(connection, schema, schema, compared)
     if not wanted:
         raise CannotCheck(
             "the plan's SQL creates none of the tables",
             where=str(sql_folder),
             do="Check the plan's SQL folder and its tables.",
         )
-    there = {table for kind, table, _ in found if kind == "table"}
-    return wanted, [
-        Difference(kind, table, name, planned.get((kind, table, name), ""), found.get((kind, table, name), ""))
-        for kind, table, name in sorted(planned.keys() | found.keys())
-        if planned.get((kind, table, name)) != found.get((kind, table, name)) and (kind == "table" or table in there)
-    ]
+    return wanted, planned, found
 
 
-def _objects(
+def _bare(kind: Kind, name: str) -> tuple[Kind, str]:
+    """Return a function's name without its arguments: an overload of the plan's function could be called in its place.
+
+    Other functions and views may lie in the schema, as other tables may.
+    """
+    return kind, name.partition("(")[0]
+
+
+def _with_descendants(connection: psycopg.Connection, schema: str, tables: Collection[str]) -> list[str]:
+    rows = connection.execute(structure_sql.DESCENDANTS.encode(), {"schema": schema, "tables": list(tables)})
+    return sorted({name for (name,) in rows})
+
+
+def definitions(
     connection: psycopg.Connection, schema: str, target_schema: str, tables: Collection[str]
 ) -> dict[tuple[Kind, str, str], str]:
-    rows = connection.execute(_OBJECTS, {"schema": schema, "tables": list(tables)})
-    # Seen from the scratch schema, an extension's object in the target's schema has that schema in its name.
-    prefix = f"{sql.Identifier(target_schema).as_string(connection)}.", f"{target_schema}."
-    # An empty definition, as that of a plain table, must not look like a missing object.
-    return {
-        (kind, table, name): definition.replace(prefix[0], "").replace(prefix[1], "") or kind
-        for kind, table, name, definition in rows
-    }
+    """Return every object of the tables, in PostgreSQL's own words; two schemas with equal results have equal objects.
+
+    Args:
+        connection: A session whose search path begins with ``schema``.
+        schema: The schema to read: the target's, or a scratch schema.
+        target_schema: The plan's target schema; its name is left out of the definitions.
+        tables: Only these.
+
+    Returns:
+        Kind, table and name of an object to its definition. The name is empty for a table itself, the table for functions
+        and views of the schema; a definition never is empty.
+    """
+    rows = connection.execute(structure_sql.OBJECTS.encode(), {"schema": schema, "tables": list(tables)})
+    # Seen from the scratch schema, an extension's object in the target's schema has that schema in its name; some of
+    # PostgreSQL's functions write the schema's name always, and a function's setting may hold it.
+    prefixes = [f"{text}." for text in (quoted(target_schema), target_schema)]
+    found = {}
+    for kind, table, name, definition in rows:
+        name, text = (_without(prefixes, given.replace(schema, target_schema)) for given in (name, definition))
+        # An empty definition, as that of a plain table, must not look like a missing object.
+        found[kind, table, name] = text or kind
+    return found
+
+
+def _without(prefixes: Iterable[str], text: str) -> str:
+    for prefix in prefixes:
+        text = text.replace(prefix, "")
+    return text
 
 
 def checks(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str] | None = None) -> list[Check]:
     """Return ``differences`` as checks; check too that every constraint is validated and every index is valid.
 
-    An additional index that is not unique is reported and is not a fault. Safe to run again, at any time.
+    An additional index that is not unique, or an additional plain partition, is reported and is not a fault. Safe to run
+    again, at any time.
 
     Args:
         conninfo: The target.
@@ -184,7 +218,7 @@ def checks(conninfo: str, schema: str, sql_folder: Path, tables: Collection[str]
     results = []
     for kind, title in _TITLES.items():
         wrong = [one for one in found if one.kind == kind]
-        harmless = [one for one in wrong if kind == "index" and not one.planned and not one.found.startswith("unique")]
+        harmless = [one for one in wrong if one.harmless]
         shown = [str(one) for one in wrong[:_SHOWN]] + [f"and {len(wrong) - _SHOWN} more"] * (len(wrong) > _SHOWN)
         results.append(
             _check(f"structure_{kind}", title, len(wrong) > len(harmless), "as the plan's SQL makes it", shown, schema)

@@ -674,6 +674,14 @@ def test_a_trigger_on_insert_is_refused(bench: Bench) -> None:
         bench.copy()
 
 
+def test_a_rule_on_insert_is_refused(bench: Bench) -> None:
+    bench.source("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
+    bench.target("CREATE TABLE t (id bigint)", "CREATE RULE gone AS ON INSERT TO t DO INSTEAD NOTHING")
+    with pytest.raises(Refused, match="a rule would change or drop rows") as caught:
+        bench.copy("t")
+    assert caught.value.found == "gone" and "post_data" in caught.value.do
+
+
 def test_a_target_that_is_not_utf8_is_refused(bench: Bench, cluster: Cluster) -> None:
     bench.source("CREATE TABLE t(a INTEGER)")
     name = f"l_{uuid.uuid4().hex[:12]}"

@@ -50,6 +50,7 @@ def test_a_good_target_passes_every_check(conninfo: str, plan: Plan) -> None:
         "target_application_role",
         "target_fence",
         "target_open_doors",
+        "target_writes",
         "target_may_end_sessions",
         "target_schema_free",
         "target_clock",
@@ -92,7 +93,10 @@ def test_a_read_only_server_fails(conninfo: str, plan: Plan) -> None:
     with psycopg.connect(conninfo, autocommit=True) as connection:
         name = connection.info.dbname
         connection.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
-    assert bad(check_target(conninfo, plan)) == {"target_writable": "sessions are read-only by default"}
+    assert bad(check_target(conninfo, plan)) == {
+        "target_writable": "sessions are read-only by default",
+        "target_writes": f'default_transaction_read_only = on of DATABASE "{name}": every write is refused',
+    }
 
 
 def test_a_standby_fails(cluster: Cluster, plan: Plan, tmp_path: Path) -> None:
@@ -261,6 +265,18 @@ def test_fence_is_tried_without_a_change(role: str, conninfo: str, plan: Plan) -
         doors = by_name(check_target(conninfo, plan, application_role=role))["target_open_doors"]
         assert (doors.outcome, doors.found) == ("passed", "1 open sessions of it, which the cutover will end")
         session.execute("SELECT 1")
+
+
+def test_a_setting_that_changes_the_applications_writes_is_found_before_the_window(
+    role: str, conninfo: str, plan: Plan
+) -> None:
+    name = "target_writes"
+    assert by_name(check_target(conninfo, plan, application_role=role))[name].outcome == "passed"
+    run(conninfo, f"ALTER ROLE {role} SET session_replication_role = replica")
+    check = by_name(check_target(conninfo, plan, application_role=role))[name]
+    assert check.outcome == "failed" and "triggers and foreign keys do nothing" in check.found
+    run(conninfo, check.do)
+    assert by_name(check_target(conninfo, plan, application_role=role))[name].outcome == "passed"
 
 
 def test_connection_limits_of_role_and_database_count(role: str, conninfo: str, plan: Plan) -> None:

@@ -21,8 +21,9 @@ from include.cutover.copying.table_copy import RunLease
 from include.cutover.proof import content, digest_store
 from include.cutover.proof.digest_store import DigestStore
 from include.cutover.proof.table_result import TableResult
+from include.cutover.proof.writes import WriteTarget, write_checks
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import ledger, sequences, structure
+from include.cutover.target import ledger, sequences, structure, write_conditions
 from include.cutover.target.sides import Sides
 from tests.support.loaded import SCHEMA, Loaded, Spoilt, ward_ops
 
@@ -71,6 +72,16 @@ def test_a_good_copy_is_equal(ward: Loaded) -> None:
     assert {result.table: result.target_rows for result in results} == ward.manifest.counts
     assert len(results) == 25
     assert {check.outcome for check in structure.checks(ward.conninfo, SCHEMA, ward.plan.sql_folder)} == {"passed"}
+
+
+def test_a_good_copy_takes_writes_and_is_the_same_afterwards(ward: Loaded) -> None:
+    target = WriteTarget(ward.conninfo, SCHEMA, ward.plan.sql_folder, None)
+    found = write_checks(target, list(ward.plan.tables)) + write_conditions.checks(
+        ward.conninfo, SCHEMA, list(ward.plan.tables), None
+    )
+    assert failed(found) == {}
+    assert {result.outcome for result in compared(ward, ward.conninfo)} == {"passed"}
+    assert failed(sequences.check_sequences(ward.conninfo, SCHEMA, ward.manifest.sqlite_sequence)) == {}
 
 
 # --- content --------------------------------------------------------------------------------------------------------------
