@@ -85,7 +85,8 @@ _OBJECTS = """
     SELECT 'trigger', tables.relname, trigger.tgname,
            pg_get_triggerdef(trigger.oid, true) || CASE trigger.tgenabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
     FROM tables JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
-    WHERE NOT trigger.tgisinternal
+    WHERE NOT trigger.tgisinternal AND trigger.tgfoid NOT IN (  -- but the guard, see write_guard
+        SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('cutover') AND proname = 'refuse_other_writers')
     ORDER BY 1, 2, 3
 """
 
@@ -136,9 +137,9 @@ def differences(
     with scratch_schema.build(conninfo, sql_folder) as (connection, scratch):
         made = catalog.tables(connection, scratch)
         wanted = sorted(set(made) & set(tables)) if tables is not None else made
-        planned = _objects(connection, scratch, schema, wanted)
+        planned = definitions(connection, scratch, schema, wanted)
         use_schema(connection, schema)
-        found = _objects(connection, schema, schema, wanted)
+        found = definitions(connection, schema, schema, wanted)
     if not wanted:
         raise CannotCheck(
             "the plan's SQL creates none of the tables",
@@ -153,9 +154,17 @@ def differences(
     ]
 
 
-def _objects(
+def definitions(
     connection: psycopg.Connection, schema: str, target_schema: str, tables: Collection[str]
 ) -> dict[tuple[Kind, str, str], str]:
+    """Return the definitions of these tables and their objects by kind, table and name; without the guard.
+
+    Args:
+        connection: A session in which unqualified names mean ``schema``.
+        schema: The schema to read.
+        target_schema: The plan's; its name is left out of definitions.
+        tables: The tables.
+    """
     rows = connection.execute(_OBJECTS, {"schema": schema, "tables": list(tables)})
     # Seen from the scratch schema, an extension's object in the target's schema has that schema in its name.
     prefix = f"{sql.Identifier(target_schema).as_string(connection)}.", f"{target_schema}."
