@@ -102,7 +102,7 @@ class Look:
 
 @dataclass(frozen=True)
 class Subject:
-    """The target that is looked at.
+    """The target that is compared.
 
     Attributes:
         conninfo: libpq connection string of the target.

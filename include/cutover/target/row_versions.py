@@ -1,7 +1,7 @@
 """Which rows of the target were written since a position, by the number of the transaction that wrote each (``xmin``).
 
 ``xmin`` holds the lower 32 of a transaction's 64 bits; the others follow, because all rows of the target are younger than
-the cutover. Freezing, VACUUM FULL and CLUSTER keep it, and every INSERT, UPDATE and COPY sets it, whoever writes and
+the cutover. Freezing, VACUUM FULL and CLUSTER keep it, and every INSERT, UPDATE and COPY sets it, whatever role writes and
 whatever triggers are disabled. Deletions leave no row: they show in the number of rows.
 """
 

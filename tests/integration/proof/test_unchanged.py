@@ -1,4 +1,4 @@
-"""Every change to the target after the proof is found: rows, structure, rights, sequences, whoever made it."""
+"""Every change to the target after the proof is found: rows, structure, rights, sequences."""
 
 from __future__ import annotations
 
