@@ -174,7 +174,9 @@ def look_at_tables(
     files = catalog_state.new_files(baseline.catalog, state)
     moved = [table for table in present if _has_moved(versions[table], wanted.get(table)) or table in files]
     row_checks, more = _row_checks(moved, versions, wanted, [table for table in moved if table in expected], compare)
-    missing = [table for table in wanted if table not in versions and wanted[table]]
+    missing = [
+        table for table in wanted if table not in versions and (catalog_state.RELATION, table, "") in baseline.catalog
+    ]
     total = f"{rows_text(sum(one.rows for one in versions.values()))} in {len(versions)} tables"
     bad = [check for check in row_checks if check.outcome != "passed"]
     what = [f"{table} is gone" for table in missing] + [f"{check.where}: {check.found}" for check in bad]

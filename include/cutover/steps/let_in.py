@@ -67,7 +67,7 @@ def let_in(step: Step, role: str | None) -> Report:
         try:
             with connection.transaction():
                 step.guard(connection)
-                marker = go_live_marker.recorded(connection, step.run_id)
+                marker = _let_in_before(step, go_live_marker.recorded(connection, step.run_id))
                 if marker is None:
                     target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE")
                     looks.append(
@@ -87,9 +87,9 @@ def let_in(step: Step, role: str | None) -> Report:
                 step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
                 target_fence.require_entry(connection, subject.schema, role)
         except _Changed:
-            return _report(step, looks, "the target changed since the proof; nobody was let in")
+            return _report(looks, "the target changed since the proof; nobody was let in")
     looks.append(unchanged.look_at_rest(subject, baseline))
-    report = _report(step, looks, _summary(marker, again=len(looks) == 1))
+    report = _report(looks, _summary(marker, again=len(looks) == 1))
     held = write_guard.drop(step.target, subject.schema, step.guard)
     if held:
         note = (
@@ -97,6 +97,22 @@ def let_in(step: Step, role: str | None) -> Report:
         )
         report = replace(report, warnings=[*report.warnings, note])
     return report
+
+
+def _let_in_before(step: Step, marker: Marker | None) -> Marker | None:
+    """Return the marker of an earlier try of this step that let the application in; the evidence has it as well.
+
+    Raises:
+        CannotCheck: When only the ledger has it.
+    """
+    if marker is not None and step.evidence.last(MARKED, snapshot=marker.snapshot) is None:
+        raise CannotCheck(
+            "the ledger says that the application was let in, and the evidence does not",
+            where="cutover.go_live",
+            expected=f"an event {MARKED} with the same position",
+            do="The cutover rolls back. Find out who wrote to the ledger.",
+        )
+    return marker
 
 
 def proven_baseline(step: Step) -> Baseline:
@@ -159,7 +175,7 @@ def _summary(marker: Marker, *, again: bool) -> str:
     return f"{since} as at the proof; it holds {sum(marker.rows.values()):,} rows"
 
 
-def _report(step: Step, looks: Sequence[Look], summary: str) -> Report:
+def _report(looks: Sequence[Look], summary: str) -> Report:
     """Return the looks as one report; of two checks with the same name the worse one counts."""
     order = {"failed": 0, "unknown": 1, "passed": 2}
     checks: dict[str, Check] = {}
@@ -169,6 +185,4 @@ def _report(step: Step, looks: Sequence[Look], summary: str) -> Report:
             checks[check.name] = check
     figures = looks[0].figures if looks and looks[0].rows else {}
     warnings = list(dict.fromkeys(warning for look in looks for warning in look.warnings))
-    for warning in warnings:
-        step.log.warning("%s", warning)
     return Report(summary, figures, list(checks.values()), warnings=warnings)

@@ -123,6 +123,39 @@ def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site
     assert "books was written to since the proof, and its content is the same" in switched(site)["warnings"][0]
 
 
+def test_a_forged_record_of_go_live_does_not_skip_the_look(site: Site) -> None:
+    at_the_gate(site)
+    marker = '{"snapshot": "1:1:", "at": "", "server": "", "rows": {}}'
+    spoil(site, f"INSERT INTO cutover.go_live (run_id, marker) VALUES ('one', '{marker}')")
+    site.world.walk()
+    assert outcome(site) == "rolled_back", site.trace[-20:]
+    assert "the ledger says that the application was let in" in switched(site)["summary"]
+
+
+def test_a_proof_that_ran_again_is_the_one_to_compare_with(site: Site) -> None:
+    run = at_the_gate(site)
+    spoil(
+        site,
+        "SELECT set_config('cutover.run', run_id || ':' || epoch, false) FROM cutover.lease",
+        "UPDATE books SET title = title WHERE id < 4",
+    )
+    (instance,) = run.of("verify.check_tables")
+    site.world.clear(run, [instance])
+    site.reach(run, "verify.check_tables")
+    site.world.walk()
+    assert outcome(site) == "live", site.trace[-20:]
+    assert switched(site)["figures"]["written_since_the_proof"] == {}
+
+
+def test_a_baseline_that_was_changed_is_not_believed(site: Site) -> None:
+    at_the_gate(site)
+    file = site.of("one").folder / "target_baseline.json"
+    file.write_text(file.read_text().replace("users", "x") + " ")
+    site.world.walk()
+    assert outcome(site) == "rolled_back", site.trace[-20:]
+    assert "the state of the target at the proof is not known" in switched(site)["summary"]
+
+
 @pytest.mark.parametrize("at", [30, 60, 90, 110, 120, 130, 140, None])
 def test_killed_anywhere_in_the_step_the_next_try_goes_live(site: Site, at: int | None) -> None:
     run = at_the_gate(site)
