@@ -138,7 +138,8 @@ _GRANTS = """
     ),
     roles AS (
         SELECT * FROM pg_roles WHERE rolname IN (%(role)s, current_user)
-           OR oid IN (SELECT relowner FROM ours UNION ALL SELECT nspowner FROM place UNION ALL SELECT grantee FROM granted)
+           OR oid IN (SELECT relowner FROM ours UNION ALL SELECT nspowner FROM place
+                     UNION ALL SELECT grantee FROM granted WHERE kind NOT IN ('database', 'default'))
     )
     SELECT 'rights', rtrim(kind || ' ' || name), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END,
            string_agg(DISTINCT privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END, ', ')

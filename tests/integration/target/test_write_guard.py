@@ -12,7 +12,9 @@ import pytest
 from include.cutover.copying.table_copy import RunLease
 from include.cutover.copying.tables import copy_table
 from include.cutover.errors import LeaseLost, Refused
-from include.cutover.target import ledger, structure, write_guard
+from include.cutover.target import ledger, sql_runner, structure, write_guard
+from include.cutover.target import schema as target_schema
+from include.cutover.target.drop import drop_objects
 from include.cutover.target.sides import Sides
 from tests.support.target_schema import ask, lost, prepare
 
@@ -113,3 +115,19 @@ def test_no_other_trigger_passes_for_it(conninfo: str, tmp_path: Path) -> None:
     prepare(conninfo, "DROP TRIGGER cutover_guard_2 ON plain")
     assert copy_table(sides, RunLease("one", 1), "plain").rows == 1
     assert structure.differences(conninfo, "app", tmp_path, ["plain"])[1] == []
+
+
+def test_a_schema_that_was_set_aside_is_dropped_and_the_next_run_guards_its_own(conninfo: str) -> None:
+    guard = raised(conninfo)
+    kept = target_schema.keep_schema(conninfo, "app", "one", guard).name
+    assert ledger.release(conninfo, "one", 1)
+    prepare(conninfo, "CREATE TABLE plain (id bigint PRIMARY KEY)")
+    other = ledger.guard("two", ledger.open_run(conninfo, "two", "shop"))
+    assert write_guard.raise_guard(conninfo, "app", other) == ["plain"]
+    with psycopg.connect(conninfo) as connection:
+        connection.execute(f"INSERT INTO {kept}.plain VALUES (1)".encode())
+        with connection.transaction():
+            drop_objects(connection, kept, sql_runner.objects(connection, kept))
+            connection.execute(f"DROP SCHEMA {kept} RESTRICT".encode())
+        with pytest.raises(psycopg.errors.ObjectInUse, match="by the run two"):
+            connection.execute("INSERT INTO app.plain VALUES (1)")
