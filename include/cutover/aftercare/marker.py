@@ -5,16 +5,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import psycopg
-from psycopg import errors
 
 from include.cutover.errors import CannotCheck
-from include.cutover.target import ledger
+from include.cutover.target import ledger, row_versions
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
 from include.cutover.target.ledger import Guard
@@ -81,10 +79,21 @@ def mark(conninfo: str, schema: str, run_id: str, guard: Guard, rows: Mapping[st
     with target_session.session(conninfo, schema) as connection, connection.transaction():
         guard(connection)
         target_schema.lock_tables(connection, schema)
-        row = connection.execute("SELECT pg_current_snapshot()::text, clock_timestamp()::text").fetchone()
-        assert row is not None
-        marker = Marker(row[0], row[1], _server(connection), dict(rows))
-        return Marker.from_dict(ledger.record_marker(connection, run_id, marker.as_dict()))
+        return mark_within(connection, run_id, rows)
+
+
+def mark_within(connection: psycopg.Connection, run_id: str, rows: Mapping[str, int]) -> Marker:
+    """Record the position as ``mark`` does, in a transaction that called the guard and keeps others from writing."""
+    row = connection.execute("SELECT pg_current_snapshot()::text, clock_timestamp()::text").fetchone()
+    assert row is not None
+    marker = Marker(row[0], row[1], row_versions.server_identifier(connection), dict(rows))
+    return Marker.from_dict(ledger.record_marker(connection, run_id, marker.as_dict()))
+
+
+def recorded(connection: psycopg.Connection, run_id: str) -> Marker | None:
+    """Return the marker of a run that has let its application in; None before."""
+    found = ledger.value(connection, "SELECT marker FROM cutover.go_live WHERE run_id = %s", run_id)
+    return None if found is None else Marker.from_dict(found)
 
 
 def require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
@@ -95,7 +104,7 @@ def require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
     """
     row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
     passed = (int(row[0]) if row else 0) - marker.following
-    server = _server(connection)
+    server = row_versions.server_identifier(connection)
     problem = ""
     if marker.server and server and marker.server != server:
         problem = "the database is on another server than at go-live"
@@ -109,10 +118,3 @@ def require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
             found=problem,
             do="Compare the kept schema with the backup.",
         )
-
-
-def _server(connection: psycopg.Connection) -> str:
-    with contextlib.suppress(errors.InsufficientPrivilege), connection.transaction():
-        row = connection.execute("SELECT system_identifier::text FROM pg_control_system()").fetchone()
-        return str(row[0]) if row else ""
-    return ""

@@ -21,10 +21,9 @@ from include.cutover.errors import CannotCheck
 from include.cutover.proof import canonical
 from include.cutover.proof.parts import ComparedTable
 from include.cutover.source import schema as source_schema
-from include.cutover.target import catalog
+from include.cutover.target import catalog, row_versions
 
 _FETCHED = 2_000
-_SMALLEST_XID = 3  # smaller ones mark rows that existed before
 
 
 @dataclass(frozen=True)
@@ -236,14 +235,11 @@ class TableComparison:
 
 
 def _written(marker: Marker) -> sql.Composed:
-    """Return SQL that is true of a row of ``whole`` when it was written after the marker; see ``rows_since_go_live``.
-
-    A transaction's number is that of the next one, less the distance between their lower 32 bits.
-    """
-    following = "(SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint)"
-    number = f"({following} - (({following} - whole.xmin::text::bigint) & 4294967295))"
+    """Return SQL that is true of a row of ``whole`` when it was written after the marker; see ``rows_since_go_live``."""
+    number = row_versions.NUMBER
     return sql.SQL(
-        f"(whole.xmin::text::bigint >= {_SMALLEST_XID} AND ({number} >= {{after}} OR {number} = ANY({{open}}::bigint[])))"
+        f"(whole.xmin::text::bigint >= {row_versions.SMALLEST_XID}"
+        f" AND ({number} >= {{after}} OR {number} = ANY({{open}}::bigint[])))"
     ).format(after=sql.Literal(marker.following), open=sql.Literal(marker.open))
 
 

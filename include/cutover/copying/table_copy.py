@@ -20,7 +20,7 @@ from include.cutover.copying.refused_rows import REFUSED_BY_POSTGRESQL, RefusedR
 from include.cutover.copying.watchdog import Watchdog
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.source import schema as source_schema
-from include.cutover.target import checkpoints, ledger
+from include.cutover.target import checkpoints, ledger, write_guard
 from include.cutover.target import session as target_session
 from include.cutover.target.checkpoints import Chunk
 from include.cutover.target.sides import Sides
@@ -257,15 +257,17 @@ class TableCopy:
         return refused.explained(exact.rows(chunk), error)
 
 
-_INSERT_TRIGGERS = """
+# The guard of the run itself is a statement trigger that lets the run through.
+_INSERT_TRIGGERS = f"""
     SELECT trigger.tgname
     FROM pg_trigger AS trigger
     JOIN pg_class AS class ON class.oid = trigger.tgrelid
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s
       AND NOT trigger.tgisinternal AND trigger.tgenabled <> 'D' AND trigger.tgtype & 4 > 0
+      AND trigger.tgfoid NOT IN {write_guard.OF_GUARD}
     ORDER BY trigger.tgname
-"""
+"""  # noqa: S608  # constants
 
 _INSERT_RULES = """
     SELECT rewrite.rulename

@@ -22,6 +22,7 @@ from include.cutover.proof.write_trial import OPERATIONS, Operation, Result, Tri
 from include.cutover.target import catalog, fence, sequences, structure
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import session
+from include.cutover.target.write_guard import OF_GUARD
 
 _STATEMENT_TIMEOUT = "60s"
 _SHOWN = 10
@@ -197,7 +198,7 @@ def _check(operation: Operation, results: Mapping[str, Mapping[Operation, Result
     )
 
 
-_CHANGING: Any = """
+_CHANGING: Any = f"""
     WITH named AS (
         SELECT class.relname AS root, below.relid AS oid
         FROM pg_class AS class
@@ -209,7 +210,7 @@ _CHANGING: Any = """
            array_remove(ARRAY[CASE WHEN tgtype & 4 > 0 THEN 'insert' END, CASE WHEN tgtype & 16 > 0 THEN 'update' END,
                               CASE WHEN tgtype & 8 > 0 THEN 'delete' END], NULL)
     FROM named JOIN pg_class AS class ON class.oid = named.oid JOIN pg_trigger AS trigger ON trigger.tgrelid = named.oid
-    WHERE NOT trigger.tgisinternal
+    WHERE NOT trigger.tgisinternal AND trigger.tgfoid NOT IN {OF_GUARD}
     UNION ALL
     SELECT named.root, 'rule', class.relname, rewrite.rulename,
            ARRAY[CASE rewrite.ev_type WHEN '3' THEN 'insert' WHEN '2' THEN 'update' ELSE 'delete' END]
@@ -221,7 +222,7 @@ _CHANGING: Any = """
                               ELSE ARRAY['insert', 'update', 'delete'] END
     FROM named JOIN pg_class AS class ON class.oid = named.oid JOIN pg_policy AS policy ON policy.polrelid = named.oid
     WHERE class.relrowsecurity
-"""
+"""  # noqa: S608  # a constant
 
 _BLOCKERS: Any = """
     SELECT DISTINCT coalesce(

@@ -191,6 +191,7 @@ ROWS: tuple[Row, ...] = (
         Row(
             MARK_TARGET,  # a cutover does this when it switches the configuration
             runs=_REHEARSAL,
+            moves_data=True,
             required=Point.REHEARSAL,
             after_filling=True,
             rehearsed_after=(TAKE_BACKUP,),
@@ -202,6 +203,7 @@ ROWS: tuple[Row, ...] = (
         Row(
             SWITCH_CONFIGURATION,
             way=GO_LIVE,
+            moves_data=True,  # it reads every row of the target
             writes=(Place.CONFIGURATION,),
             required=Point.STAY_LIVE,
             unmeasured=Span.DOWN,

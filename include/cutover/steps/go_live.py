@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from include.cutover.aftercare import baseline
-from include.cutover.aftercare.marker import MARKED, mark
 from include.cutover.application import configuration, requests, services
 from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.source import fence
 from include.cutover.steps.configuration import fill, kept_configuration
+from include.cutover.steps.let_in import let_in
 from include.cutover.steps.quiesce import stop_again
 from include.cutover.steps.step import Report, Step
-from include.cutover.target import fence as target_fence
 
 
 def mark_target(step: Step) -> Report:
-    """Prove the source unchanged since the backup, and record how far the target's rows go. Safe to run again.
+    """Prove source and target unchanged, and record how far the target's rows go, as a cutover does. Safe to run again.
+
+    For rehearsals: nobody is let in.
 
     Raises:
         Refused: When the source is not as this run fenced it.
     """
+    return _open_target(step, None)
+
+
+def _open_target(step: Step, role: str | None) -> Report:
     state = fence.status(step.source)
     if not state.raised or not state.intact or state.run_id != step.run_id:
         raise Refused(
@@ -29,31 +36,31 @@ def mark_target(step: Step) -> Report:
             found=state.detail,
             do="The cutover rolls back. Find out who wrote to it, then start a new run.",
         )
-    marker = mark(step.target, step.plan.target_schema, step.run_id, step.guard, step.expected_rows)
-    step.evidence.append(MARKED, **marker.as_dict())
-    return Report(f"the source is as it was fenced; the target holds {sum(marker.rows.values()):,} rows")
+    report = let_in(step, role)
+    return replace(report, summary=f"the source is as it was fenced; {report.summary}")
 
 
 def switch_configuration(step: Step) -> Report:
-    """Prove the source unchanged since the backup, let the application into the target, switch its configuration.
+    """Prove source and target unchanged, let the application into the target, switch its configuration.
 
     Safe to run again: the old configuration is kept once, so that a second try does not keep the new one. How far the
     target's rows go is recorded first, which sets later rows apart from copied ones. A file is replaced atomically. A
-    service that runs, for instance because its host was restarted, has the old configuration: it is stopped.
+    service that runs, for instance because its host was restarted, has the old configuration: it is stopped. When the
+    target changed since the proof, nothing is switched and the step fails.
     """
-    mark_target(step)
     settings = step.plan.configuration
+    report = _open_target(step, step.ends.application_role(step.plan) if settings is not None else None)
+    if report.outcome != "passed":
+        return report
     if settings is None:
-        return Report("the plan switches no configuration")
-    role = step.ends.application_role(step.plan)
-    if role is not None:
-        target_fence.let_in(step.target, step.plan.target_schema, role, step.plan.target_fence, step.guard)
-        step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
+        return replace(report, summary=f"{report.summary}; the plan switches no configuration")
     values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
     configuration.switch(settings, values, keep_as=kept_configuration(step, settings), remote=step.remote)
     up = stop_again(step)
     stopped = f"; {', '.join(up)} had started since the stop and were stopped again" if up else ""
-    return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}{stopped}")
+    return replace(
+        report, summary=f"{report.summary}; {configuration.name(settings)} now sets {', '.join(sorted(values))}{stopped}"
+    )
 
 
 def start_services(step: Step) -> Report:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from include.cutover.steps.set_aside import shut_out
 from include.cutover.steps.step import Report, Step
-from include.cutover.target import ledger, sql_runner
+from include.cutover.target import ledger, sql_runner, write_guard
 
 
 def apply_ddl(step: Step) -> Report:
-    """Take the lease of the target, shut the application out of it, and create the tables.
+    """Take the lease of the target, shut the application out of it, create the tables and guard them against other writers.
 
     Safe to run again: applied files are not applied twice.
     """
@@ -32,4 +32,5 @@ def _migrate(step: Step, kind: str) -> Report:
     names = sql_runner.apply(
         step.target, step.plan.sql_folder, kind, schema=step.plan.target_schema, run_id=step.run_id, guard=step.guard
     )
+    write_guard.raise_guard(step.target, step.plan.target_schema, step.guard)
     return Report(f"{kind}: {len(names)} files applied" + (f" ({', '.join(names)})" if names else ""), {"applied": names})

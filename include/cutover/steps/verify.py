@@ -7,6 +7,7 @@ from include.cutover.proof import counts, digest_store, smoke, table_suites, wri
 from include.cutover.proof.digest_store import DigestStore
 from include.cutover.proof.docs_site import DocsSite
 from include.cutover.proof.writes import WriteTarget
+from include.cutover.steps.let_in import record_baseline
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import constraints, structure, write_conditions
 from include.cutover.target import schema as target_schema
@@ -17,8 +18,10 @@ def check_tables(step: Step) -> Report:
     """Check every table: its count, every value, its keys and references, its sequence. Safe to run again.
 
     One suite of Great Expectations for each table. The plan's decisions about rows are audited. The source's digests are
-    computed once for a snapshot and kept beside it; the restore test may have done that already.
+    computed once for a snapshot and kept beside it; the restore test may have done that already. The state of the target is
+    recorded first, so that go-live finds everything that changes after it.
     """
+    record_baseline(step)
     expected = counts.expected_counts(step.manifest.counts, _reference_rows(step), step.decided.quarantined)
     result = table_suites.check_tables(
         Sides.of_plan(step.plan, step.decided.file, step.target),

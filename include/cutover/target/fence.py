@@ -244,10 +244,37 @@ def let_in(conninfo: str, schema: str, role: str, way: Way, guard: Guard | None 
     """
     with session(conninfo, schema) as connection:
         with _changing(connection, guard, role):
-            grant(connection, schema, role)
-            if way == "login":
-                connection.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(role)))
-        lacks = _lacks(connection, schema, role)
+            grant_entry(connection, schema, role, way)
+        require_entry(connection, schema, role)
+
+
+def grant_entry(connection: psycopg.Connection, schema: str, role: str, way: Way) -> None:
+    """Grant what ``let_in`` grants, within the caller's transaction.
+
+    Args:
+        connection: A session of the pipeline's role, in a transaction that called the guard.
+        schema: The plan's target schema.
+        role: The application's role.
+        way: ``target_fence`` of the plan.
+
+    Raises:
+        Refused: When the pipeline's role lacks a right; the transaction cannot go on.
+    """
+    try:
+        grant(connection, schema, role)
+        if way == "login":
+            connection.execute(sql.SQL("ALTER ROLE {} LOGIN").format(sql.Identifier(role)))
+    except errors.InsufficientPrivilege as error:
+        raise _may_not(role, connection.info.user, error) from None
+
+
+def require_entry(connection: psycopg.Connection, schema: str, role: str) -> None:
+    """Require that the role may log in, read and write, after the transaction that lets it in.
+
+    Raises:
+        StepFailed: When it lacks a right.
+    """
+    lacks = _lacks(connection, schema, role)
     if lacks:
         raise StepFailed(
             "the application's role lacks rights in the target",
@@ -290,12 +317,16 @@ def _changing(connection: psycopg.Connection, guard: Guard | None, role: str) ->
             yield
     except errors.InsufficientPrivilege as error:
         me = _row(connection, "SELECT current_user") or ("",)
-        raise Refused(
-            "the pipeline's role may not shut the application's role out, or let it in",
-            where=f"role {role}",
-            found=primary_message(error),
-            do=required_grants(str(me[0]), role),
-        ) from None
+        raise _may_not(role, str(me[0]), error) from None
+
+
+def _may_not(role: str, pipeline: str, error: psycopg.Error) -> Refused:
+    return Refused(
+        "the pipeline's role may not shut the application's role out, or let it in",
+        where=f"role {role}",
+        found=primary_message(error),
+        do=required_grants(pipeline, role),
+    )
 
 
 def _refuse(schema: str, role: str, found: list[Fault]) -> None:

@@ -199,15 +199,19 @@ def guard(run_id: str, epoch: int) -> Guard:
     """Return a check to call first in every transaction that changes the target.
 
     It locks the lease's row in shared mode until the transaction ends: the lease cannot be taken over between the check
-    and the commit. It raises ``LeaseLost`` when the run no longer holds the lease under that epoch.
+    and the commit. It raises ``LeaseLost`` when the run no longer holds the lease under that epoch. The same round trip
+    shows the guard on the tables, see ``write_guard``, that the transaction belongs to the run.
     """
 
     def check(connection: psycopg.Connection) -> None:
         if connection.autocommit and connection.info.transaction_status == psycopg.pq.TransactionStatus.IDLE:
             raise RuntimeError("the guard protects the transaction it is called in, and there is none")
         # FOR SHARE, not FOR KEY SHARE: an update of other columns than the key must wait for it.
-        query = "SELECT true FROM cutover.lease WHERE run_id = %(run)s AND epoch = %(epoch)s FOR SHARE"
-        if not value(connection, query, run=run_id, epoch=epoch):
+        query = (
+            "SELECT set_config('cutover.run', run_id || ':' || epoch, true) FROM cutover.lease"
+            " WHERE run_id = %(run)s AND epoch = %(epoch)s FOR SHARE"
+        )
+        if value(connection, query, run=run_id, epoch=epoch) is None:
             raise _lost(run_id, epoch, _read(connection))
 
     return check

@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import psycopg
 from psycopg import errors, sql
@@ -57,10 +58,13 @@ def kept_name(schema: str, run_id: str) -> str:
     return f"{head}_{digest}"
 
 
-def lock_tables(connection: psycopg.Connection, schema: str) -> None:
+def lock_tables(
+    connection: psycopg.Connection, schema: str, mode: Literal["SHARE", "SHARE ROW EXCLUSIVE"] = "SHARE"
+) -> None:
     """Wait for transactions that write to a table of the schema; keep writers out until this transaction ends.
 
-    Readers are let in. A table of another owner is not changed.
+    Readers are let in. With SHARE ROW EXCLUSIVE, which one session at a time can hold, the tables' structure cannot be
+    changed by others either. A table of another owner is not changed.
 
     Raises:
         Unreachable: When such a transaction does not end within the session's ``lock_timeout``; names it.
@@ -69,8 +73,8 @@ def lock_tables(connection: psycopg.Connection, schema: str) -> None:
     names = [name for name in catalog.tables(connection, schema) if name in own]
     if not names:
         return
-    statement = sql.SQL("LOCK TABLE {} IN SHARE MODE").format(
-        sql.SQL(", ").join(sql.Identifier(schema, name) for name in names)
+    statement = sql.SQL("LOCK TABLE {} IN {} MODE").format(
+        sql.SQL(", ").join(sql.Identifier(schema, name) for name in names), sql.SQL(mode)
     )
     try:
         with connection.transaction():
@@ -80,12 +84,12 @@ def lock_tables(connection: psycopg.Connection, schema: str) -> None:
             "another transaction is writing to the target",
             where=f"schema {schema}",
             expected="no open transaction that wrote to its tables",
-            found="; ".join(_writers(connection, schema)) or "no such transaction now",
+            found="; ".join(_writers(connection, schema, mode)) or "no such transaction now",
             do="End that transaction, then retry.",
         ) from None
 
 
-def _writers(connection: psycopg.Connection, schema: str) -> list[str]:
+def _writers(connection: psycopg.Connection, schema: str, mode: str) -> list[str]:
     """Return the sessions and prepared transactions whose locks on tables of the schema block ``lock_tables``."""
     query = """
         SELECT DISTINCT coalesce(
@@ -101,10 +105,11 @@ def _writers(connection: psycopg.Connection, schema: str) -> list[str]:
             AND own.virtualtransaction = lock.virtualtransaction
         LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
         WHERE lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND lock.mode NOT IN ('AccessShareLock', 'RowShareLock', 'ShareLock')
+          AND lock.mode <> ALL (%s)
           AND lock.pid IS DISTINCT FROM pg_backend_pid()
     """
-    return sorted(text for (text,) in connection.execute(query, [schema]) if text is not None)
+    harmless = ["AccessShareLock", "RowShareLock", *(["ShareLock"] if mode == "SHARE" else [])]
+    return sorted(text for (text,) in connection.execute(query, [schema, harmless]) if text is not None)
 
 
 def keep_schema(

@@ -167,6 +167,11 @@ def next_keys(conninfo: str, schema: str, sqlite_sequence: Mapping[str, int], *,
     return found
 
 
+def positions(connection: psycopg.Connection, schema: str) -> dict[str, int | None]:
+    """Return the next value of every sequence of the schema that the session's role owns, without drawing; None: used up."""
+    return {name: _standing(connection, schema, name) for name in catalog.own_relations(connection, schema)[1]}
+
+
 def _by_sequence(uses: Iterable[Sequence]) -> dict[str, list[Sequence]]:
     grouped: dict[str, list[Sequence]] = {}
     for use in uses:

@@ -5,6 +5,8 @@ Definitions come from functions that leave out the schema's name where the searc
 
 from __future__ import annotations
 
+from include.cutover.target.write_guard import OF_GUARD
+
 _TABLES = """
     WITH RECURSIVE place AS (SELECT to_regnamespace(quote_ident(%(schema)s)) AS oid),
     named AS (
@@ -125,18 +127,18 @@ _SEQUENCE = """
 """
 
 # A trigger that PostgreSQL made for a constraint has a name with a number in it; disabled, it checks nothing.
-_TRIGGER = """
+_TRIGGER = f"""
     SELECT 'trigger', tables.relname, trigger.tgname,
            pg_get_triggerdef(trigger.oid, true) || CASE trigger.tgenabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
     FROM tables JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
-    WHERE NOT trigger.tgisinternal
+    WHERE NOT trigger.tgisinternal AND trigger.tgfoid NOT IN {OF_GUARD}
     UNION
     SELECT 'trigger', tables.relname, con.conname, 'the check of the constraint ' || con.conname || ' is not enabled as made'
     FROM tables
     JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
     JOIN pg_constraint AS con ON con.oid = trigger.tgconstraint
     WHERE trigger.tgisinternal AND trigger.tgenabled <> 'O'
-"""
+"""  # noqa: S608  # a constant
 
 _RULE = """
     SELECT 'rule', tables.relname, rewrite.rulename,
@@ -158,12 +160,13 @@ _POLICY = """
 """
 
 # A partition of its own kind only holds rows; one with more could change or refuse them.
-_INHERITANCE = """
+_INHERITANCE = f"""
     SELECT 'inheritance', tables.relname, child.oid::regclass::text,
            CASE WHEN child.relispartition THEN 'partition ' || pg_get_expr(child.relpartbound, child.oid) ELSE 'child' END
            || CASE WHEN child.relkind = 'r' AND child.relpersistence = 'p' THEN '' ELSE ', not a plain table' END
            || CASE WHEN child.relrowsecurity
-                OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = child.oid AND tgparentid = 0 AND NOT tgisinternal)
+                OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = child.oid AND tgparentid = 0 AND NOT tgisinternal
+                           AND tgfoid NOT IN {OF_GUARD})
                 OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = child.oid)
                 OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = child.oid AND contype <> 'n' AND conislocal
                            AND conparentid = 0 AND coninhcount = 0)
@@ -176,7 +179,7 @@ _INHERITANCE = """
     UNION
     SELECT 'inheritance', tables.relname, inherits.inhparent::regclass::text, 'parent'
     FROM tables JOIN pg_inherits AS inherits ON inherits.inhrelid = tables.oid
-"""
+"""  # noqa: S608  # a constant
 
 # Of the whole schema: a trigger's function may call another, which the catalog does not record.
 _FUNCTION = """

@@ -19,6 +19,7 @@ from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import FaultSite
 from tests.faults.trial import Trial
+from tests.support.guard import past_guard
 
 # ---- 5: disks --------------------------------------------------------------------------------------------------------
 
@@ -283,6 +284,7 @@ def corrupt(name: str) -> None:
             trial.held(rule)
         time.sleep(0.2)
         with trial.target() as connection:
+            past_guard(connection)
             done = connection.execute(statement.encode())
             trial.require(done.rowcount > 0, "nothing was spoilt, so nothing was tried")
         trial.fault()

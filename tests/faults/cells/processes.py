@@ -18,6 +18,7 @@ from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import PLAN, FaultSite, until
 from tests.faults.trial import Result, Trial
+from tests.support.guard import past_guard
 from tests.support.incidents import close_incidents
 
 AT = {
@@ -124,6 +125,7 @@ def kill_automatic_way_back(at: str) -> None:
     def _(trial: Trial) -> list[Result]:
         results = killed_once(trial, ROLLBACK_STEPS, at)
         with trial.held_at("analyze_tables", "end") as run_id, trial.target() as connection:
+            past_guard(connection)
             connection.execute("UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)")
         trial.wait(run_id)
         return results()

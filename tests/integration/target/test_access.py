@@ -20,10 +20,11 @@ from include.cutover.errors import CannotCheck, PlanInvalid, StepFailed
 from include.cutover.plan.access import Access
 from include.cutover.plan.file import load_plan, parse_plan
 from include.cutover.plan.model import Plan
+from include.cutover.proof import unchanged
 from include.cutover.stack.postgres import Cluster
 from include.cutover.steps import finish_target as finish_target_steps
 from include.cutover.steps.step import Step
-from include.cutover.target import access, access_checks, access_statements, ledger
+from include.cutover.target import access, access_checks, access_statements, ledger, write_guard
 from include.cutover.target import fence as target_fence
 from include.cutover.target import schema as target_schema
 from tests.support.assessing import sql_folder
@@ -429,3 +430,29 @@ def test_contradictory_roles_are_faults_of_the_plan(names: dict[str, str], fault
     with pytest.raises(PlanInvalid) as caught:
         parse_plan(yaml.safe_dump({**data, "access": names}), "a.yaml", {})
     assert any(item.startswith("access") and fault in item for item in caught.value.faults), caught.value.faults
+
+
+def test_the_guard_and_the_look_before_go_live_work_with_an_owner_beside_the_pipeline(site: Site) -> None:
+    pipeline, application = site.conninfo(site.access.pipeline), site.access.application
+    ledger.ensure(pipeline)
+    guard = ledger.guard("one", ledger.open_run(pipeline, "one", "shop"))
+    target_fence.shut_out(pipeline, "public", application, "login", guard)
+    site.run(PRE_DATA, POST_DATA, role=site.access.pipeline)
+    assert write_guard.raise_guard(pipeline, "public", guard) == ["devices", "places"]
+    access.apply(pipeline, site.plan, roles=False, guard=guard)
+    with pytest.raises(psycopg.errors.ObjectInUse):
+        site.run("DELETE FROM devices")
+    subject = unchanged.Subject(pipeline, "public", application)
+    assert write_guard.raise_guard(pipeline, "public", guard) == []
+    baseline = unchanged.take(subject, ["devices"])
+    with psycopg.connect(pipeline) as connection:
+        guard(connection)
+        target_schema.lock_tables(connection, "public", "SHARE ROW EXCLUSIVE")
+        look = unchanged.look_at_tables(connection, subject, baseline, {"devices": 0}, lambda _: [])
+        assert [check for check in look.checks if check.outcome != "passed"] == []
+        write_guard.disable(connection, "public")
+        target_fence.grant_entry(connection, "public", application, "login")
+    after = unchanged.look_at_rest(subject, baseline)
+    assert [check for check in after.checks if check.outcome != "passed"] == []
+    assert write_guard.drop(pipeline, "public", guard) == []
+    site.run("INSERT INTO devices (name, community) VALUES ('one', 's3cret')", role=application)

@@ -17,7 +17,7 @@ ARCHITECTURE = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 GLOSSARY = {
     "aftercare", "backup", "chunk", "claim", "clone", "deadline", "decision", "digest", "evidence", "fence", "freeze",
-    "gate", "incident", "lease", "rehearsal", "release", "snapshot", "window",
+    "gate", "guard", "incident", "lease", "rehearsal", "release", "snapshot", "window",
 }  # fmt: skip
 
 

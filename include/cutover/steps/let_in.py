@@ -1,0 +1,188 @@
+"""Lets the application into the target, when the target still is as the proof found it."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+
+from include.cutover.aftercare import marker as go_live_marker
+from include.cutover.aftercare.marker import MARKED, Marker
+from include.cutover.checks import Check
+from include.cutover.errors import CannotCheck, Refused
+from include.cutover.proof import content, digest_store, unchanged
+from include.cutover.proof.digest_store import DigestStore
+from include.cutover.proof.table_result import TableResult
+from include.cutover.proof.unchanged import Baseline, Look, Subject
+from include.cutover.runs import runbook, verdict
+from include.cutover.steps.step import Report, Step
+from include.cutover.target import fence as target_fence
+from include.cutover.target import schema as target_schema
+from include.cutover.target import session as target_session
+from include.cutover.target import write_guard
+from include.cutover.target.sides import Sides
+
+BASELINE = "target.baseline"
+"""Event: the state of the target when the proof began; ``BASELINE_FILE`` has it."""
+
+BASELINE_FILE = "target_baseline.json"
+
+
+class _Changed(Exception):
+    """The target is not as the proof found it: nothing of the transaction stays."""
+
+
+def record_baseline(step: Step) -> None:
+    """Raise the guard on tables that lack it, and record the state of the target before the proof reads anything."""
+    write_guard.raise_guard(step.target, step.plan.target_schema, step.guard)
+    baseline = unchanged.take(_subject(step), step.expected_rows)
+    step.evidence.save(BASELINE_FILE, baseline.as_json(), 0o600)
+    step.evidence.append(BASELINE, snapshot=baseline.position.snapshot, objects=len(baseline.catalog))
+
+
+def let_in(step: Step, role: str | None) -> Report:
+    """Compare the target with its state at the proof, mark it, end the guard and let the role in, all in one transaction.
+
+    While it lasts nobody else can write to the tables or change them; who holds one of them is named. Rights, settings and
+    sequences, which have no lock, are compared again right after it. Safe to run again: once the application was let in, the
+    rows are not compared any more.
+
+    Args:
+        step: The step.
+        role: The application's role; None where nobody is let in: the guard ends all the same.
+
+    Returns:
+        A report that failed when something had changed; the guard then stands, and nobody was let in.
+
+    Raises:
+        Refused: When the proof has not passed.
+        CannotCheck: When the state at the proof is not known.
+        Unreachable: When another session holds a table.
+    """
+    baseline, subject = proven_baseline(step), _subject(step)
+    looks: list[Look] = []
+    with target_session.session(
+        step.target, subject.schema, settings={"idle_in_transaction_session_timeout": "0"}
+    ) as connection:
+        try:
+            with connection.transaction():
+                step.guard(connection)
+                marker = _let_in_before(step, go_live_marker.recorded(connection, step.run_id))
+                if marker is None:
+                    target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE")
+                    looks.append(
+                        unchanged.look_at_tables(
+                            connection, subject, baseline, step.expected_rows, lambda tables: _compare(step, tables)
+                        )
+                    )
+                    if Report("", checks=looks[0].checks).outcome != "passed":
+                        raise _Changed
+                    marker = go_live_marker.mark_within(connection, step.run_id, step.expected_rows)
+                # Before the commit: a rollback reads in the evidence that the application may have had access.
+                step.evidence.append(MARKED, **marker.as_dict())
+                write_guard.disable(connection, subject.schema)
+                if role is not None:
+                    target_fence.grant_entry(connection, subject.schema, role, step.plan.target_fence)
+            if role is not None:
+                step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
+                target_fence.require_entry(connection, subject.schema, role)
+        except _Changed:
+            return _report(looks, "the target changed since the proof; nobody was let in")
+    looks.append(unchanged.look_at_rest(subject, baseline))
+    report = _report(looks, _summary(marker, again=len(looks) == 1))
+    held = write_guard.drop(step.target, subject.schema, step.guard)
+    if held:
+        note = (
+            f"the disabled trigger {write_guard.NAME} is left on {', '.join(held)}: a reader held the table; drop it later"
+        )
+        report = replace(report, warnings=[*report.warnings, note])
+    return report
+
+
+def _let_in_before(step: Step, marker: Marker | None) -> Marker | None:
+    """Return the marker of an earlier try of this step that let the application in; the evidence has it as well.
+
+    Raises:
+        CannotCheck: When only the ledger has it.
+    """
+    if marker is not None and step.evidence.last(MARKED, snapshot=marker.snapshot) is None:
+        raise CannotCheck(
+            "the ledger says that the application was let in, and the evidence does not",
+            where="cutover.go_live",
+            expected=f"an event {MARKED} with the same position",
+            do="The cutover rolls back. Find out who wrote to the ledger.",
+        )
+    return marker
+
+
+def proven_baseline(step: Step) -> Baseline:
+    """Return the state of the target when the proof that passed began.
+
+    Raises:
+        Refused: When the newest try of the proof has not passed.
+        CannotCheck: When that try recorded no state, or the file is not the one that was recorded.
+    """
+    events = step.evidence.events()
+    if not verdict.has_passed(events, runbook.CHECK_TABLES):
+        raise Refused(
+            "the proof has not passed, or runs again",
+            where=step.run_id,
+            expected=f"{runbook.CHECK_TABLES} passed",
+            found=verdict.last_word(events, runbook.CHECK_TABLES),
+            do="The cutover rolls back. Start a new run.",
+        )
+    began = max(event["seq"] for event in events if event["event"] == "step.begin" and event["step"] == runbook.CHECK_TABLES)
+    taken = step.evidence.last(BASELINE)
+    saved = step.evidence.last("file", name=BASELINE_FILE)
+    data = _read(step)
+    if taken is None or saved is None or min(taken["seq"], saved["seq"]) < began or saved["sha256"] != _digest(data):
+        raise CannotCheck(
+            "the state of the target at the proof is not known",
+            where=str(step.evidence.folder / BASELINE_FILE),
+            expected=f"the file that {runbook.CHECK_TABLES} recorded",
+            do="The cutover rolls back. Start a new run.",
+        )
+    return Baseline.from_json(data)
+
+
+def _read(step: Step) -> bytes:
+    try:
+        return (step.evidence.folder / BASELINE_FILE).read_bytes()
+    except FileNotFoundError:
+        return b""
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _subject(step: Step) -> Subject:
+    return Subject(step.target, step.plan.target_schema, step.ends.application_role(step.plan))
+
+
+def _compare(step: Step, tables: Collection[str]) -> Sequence[TableResult]:
+    """Compare the content of tables with the snapshot, as the proof does."""
+    return content.compare(
+        Sides.of_plan(step.plan, step.decided.file, step.target),
+        tables,
+        store=DigestStore(digest_store.beside(step.decided.file), step.decided.sha256 or step.manifest.sha256),
+        sql_folder=step.plan.sql_folder,
+    )
+
+
+def _summary(marker: Marker, *, again: bool) -> str:
+    since = "rights and structure are" if again else "the target is"
+    return f"{since} as at the proof; it holds {sum(marker.rows.values()):,} rows"
+
+
+def _report(looks: Sequence[Look], summary: str) -> Report:
+    """Return the looks as one report; of two checks with the same name the worse one counts."""
+    order = {"failed": 0, "unknown": 1, "passed": 2}
+    checks: dict[str, Check] = {}
+    for check in (check for look in looks for check in look.checks):
+        known = checks.get(check.name)
+        if known is None or order[check.outcome] < order[known.outcome]:
+            checks[check.name] = check
+    figures = looks[0].figures if looks and looks[0].rows else {}
+    warnings = list(dict.fromkeys(warning for look in looks for warning in look.warnings))
+    return Report(summary, figures, list(checks.values()), warnings=warnings)
