@@ -34,6 +34,9 @@ FAULTS = {
     18: "planted corruption in the target",
     19: "DAG paused; run marked failed or success; task marked success; run deleted",
     20: "the plan file is broken; a DAG file fails to parse",
+    21: "the host reboots, and the services start by themselves",
+    22: "somebody changes the target between the copy and the first log-in of the application",
+    28: "the application wrote on SQLite after the restore, and somebody rolls back again",
 }
 
 

@@ -123,16 +123,16 @@ def _(trial: Trial) -> None:
     trial.require(through > 0, "the rogue never wrote, so nothing was tried")
     trial.require(rogue.count() == through, "the rogue wrote after the fence")
     rogue.stop()
-    mend_language(trial)
+    pristine_language(trial, "rogue")
 
 
-def mend_language(trial: Trial) -> None:
-    """The rogue's own column is not what the judge looks for: what it wrote before the fence is the source's content."""
+def pristine_language(trial: Trial, language: str) -> None:
+    """The rogue's own column is not what the judge looks for: what it wrote is the source's content."""
     import sqlite3
 
     with contextlib.closing(sqlite3.connect(trial.site.pristine / "ward_ops.db")) as source, source:
         before = source.execute("SELECT language FROM users WHERE id = (SELECT min(id) FROM users)").fetchone()[0]
-        source.execute("UPDATE users SET language = 'rogue' WHERE id = (SELECT min(id) FROM users)")
+        source.execute("UPDATE users SET language = ? WHERE id = (SELECT min(id) FROM users)", [language])
 
     def back() -> None:
         with contextlib.closing(sqlite3.connect(trial.site.pristine / "ward_ops.db")) as source, source:
@@ -168,15 +168,18 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
 
 
-@cell(6, "broken-fence", "somebody breaks the fence and writes", "copy", RESTORED)
+@cell(6, "broken-fence", "somebody breaks the fence and writes; the file is sound and has more than the backup", "copy",
+      RELEASED)  # fmt: skip
 def _(trial: Trial) -> None:
     with trial.held_at("copy.ping_results.0", "middle") as run_id:
-        trial.require(
-            inject.late_write(trial.site.ward_ops.database, through_the_fence=True), "the fence could not be broken"
-        )
+        rogue = inject.late_rows(trial.site.ward_ops.database)
     trial.wait(run_id)
-    kept = list(trial.evidence(run_id).folder.glob("kept/**/ward_ops.db"))
-    trial.require(bool(kept), "what was written past the fence is not kept")
+    trial.require(inject.has_late_rows(trial.site.ward_ops.database, rogue), "the rogue's rows are not in the live file")
+    document = trial.evidence(run_id).folder / "incident.md"
+    text = document.read_text() if document.exists() else ""
+    for table in ("users", "ping_results"):
+        trial.require(table in text, f"the incident document does not name the rogue's rows of {table}")
+    pristine_language(trial, "late")
 
 
 @cell(6, "write-after-go-live", "a process tries to write to SQLite", "after go-live", LIVE)
