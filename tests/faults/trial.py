@@ -298,7 +298,8 @@ class Trial:
         self.lead = self._after.enter_context(self.site.lead())
 
     def break_glass(self, run_id: str) -> subprocess.Popen[str]:
-        """Start the rollback that is typed where Airflow is down, on the host, in its own process."""
+        """Start the rollback that is typed where Airflow is down, on the host, in its own process; it sends no notice."""
+        self.notices = False
         command = [sys.executable, "-m", "include.cutover", "rollback", "--plan", PLAN, "--by", "lead"]
         command += ["--evidence", str(self.evidence(run_id).folder), "--reason", f"after {self.name}"]
         with (self.folder / "break_glass.log").open("a") as log:

@@ -176,9 +176,12 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
     trial.require(inject.has_late_rows(trial.site.ward_ops.database, rogue), "the rogue's rows are not in the live file")
     document = trial.evidence(run_id).folder / "incident.md"
-    text = document.read_text() if document.exists() else ""
+    lines = document.read_text().splitlines() if document.exists() else []
+    about = [line for line in lines if "| copy." not in line and "| apply_" not in line]  # the timeline names each table
     for table in ("users", "ping_results"):
-        trial.require(table in text, f"the incident document does not name the rogue's rows of {table}")
+        trial.require(
+            any(table in line for line in about), f"the incident document does not name the rogue's rows of {table}"
+        )
     pristine_language(trial, "late")
 
 

@@ -129,23 +129,20 @@ class Walk:
         """Steps in which no process was held yet."""
         return [step for step, rule in self.rules.items() if self.trial.fired(rule) is None]
 
-    def next(self, ended: Callable[[], object]) -> str:
-        """Wait until a process is held in one more step; return the step, or an empty text where ``ended`` came first."""
+    def next(self, ended: Callable[[], object]) -> list[int]:
+        """Wait until a process is held in one more step; return its process id, and those of steps beside it.
+
+        The list is empty where ``ended`` came first.
+        """
         done = {result.task for result in self.results}
 
-        def look() -> str:
-            held = [step for step in self.steps if step not in done and step not in self.left]
-            return held[0] if held else "ended" if ended() else ""
+        def held() -> list[str]:
+            return [step for step in self.steps if step not in done and step not in self.left]
 
-        found: str = until(look, RUN_SECONDS, f"a step is held, or the run ends; left are {self.left}")
-        if found == "ended":
-            return ""
-        self.results.append(Result(True, "", None, [], found))
-        return found
-
-    def pid(self, step: str) -> int:
-        """Return the process that is held."""
-        return int((self.trial.fired(self.rules[step]) or {})["pid"])
+        until(lambda: held() or ended(), RUN_SECONDS, f"a step is held, or the run ends; left are {self.left}")
+        found = held()
+        self.results += [Result(True, "", None, [], step) for step in found]
+        return [int((self.trial.fired(self.rules[step]) or {})["pid"]) for step in found]
 
     def finished(self) -> list[Result]:
         """Return a result for each step."""
@@ -205,10 +202,10 @@ def reboot_rolling_back(at: str) -> None:
         walk = Walk(trial, ["open_rollback", *ROLLBACK_STEPS, "close_rollback"], at)
         while True:
             process = trial.break_glass(run_id)
-            step = walk.next(partial(exited, process))
-            if not step:
+            pids = walk.next(partial(exited, process))
+            if not pids:
                 break
-            trial.reboot(airflow=False, also=[walk.pid(step)])
+            trial.reboot(airflow=False, also=pids)
         status = trial.wait_for_command(process)
         trial.require(status == 0, f"break-glass ended with status {status}")
         trial.start_airflow()
@@ -219,34 +216,43 @@ for _at in ("begin", "end"):
     reboot_rolling_back(_at)
 
 
-def forward_steps() -> list[str]:
-    """Steps from the stop of the services to the end of a run that goes live; of the copy one stream."""
+def forward_steps(way: str) -> list[str]:
+    """Steps from the stop of the services to the first decision, or from there to the end; of the copy one stream."""
     steps = steps_of_cutover()
-    found = steps[steps.index(runbook.STOP_SERVICES) :]
+    stop, decide = steps.index(runbook.STOP_SERVICES), steps.index("decide")
+    found = steps[stop:decide] if way == "proof" else steps[decide:]
     return [step for step in found if not runbook.is_copy(step) or step == "copy.ping_results.0"]
 
 
-@cell(21, "reboot-forward", "reboot, Airflow comes back; after each end the next run", "forward", LIVE, RESTORED,
-      RELEASED)  # fmt: skip
-def _(trial: Trial) -> list[Result]:
-    walk = Walk(trial, forward_steps(), "end")
-    while walk.left:
-        already = len(walk.results)
-        run_id = trial.cutover()
-        while walk.next(lambda run_id=run_id: trial.state(run_id) in ("success", "failed")):  # type: ignore[misc]
-            trial.reboot()
-        trial.wait(run_id)
-        if not trial.evidence(run_id).sealed:
-            trial.wait(trial.rollback(run_id))
-        if already == len(walk.results):
-            break
-        problems = trial.verdict().problems
-        for result in walk.results[already:]:
-            result.problems += problems
-            result.survived = not result.problems
-        if walk.left:
-            make_ready(trial, run_id)
-    return walk.finished()
+def reboot_forward(way: str) -> None:
+    """The host reboots at the end of every step of a run that goes forward."""
+    words = {"proof": "from the stop to the proof", "live": "from the decision to the end"}[way]
+
+    @cell(21, f"reboot-forward-{way}", "reboot, Airflow comes back; a run that went back is followed by the next", words,
+          LIVE, RESTORED, RELEASED)  # fmt: skip
+    def _(trial: Trial) -> list[Result]:
+        walk = Walk(trial, forward_steps(way), "end")
+        while walk.left:
+            already = len(walk.results)
+            run_id = trial.cutover()
+            while walk.next(lambda run_id=run_id: trial.state(run_id) in ("success", "failed")):  # type: ignore[misc]
+                trial.reboot()
+            trial.wait(run_id)
+            if not trial.evidence(run_id).sealed:
+                trial.wait(trial.rollback(run_id))
+            if already == len(walk.results):
+                break
+            problems = trial.verdict().problems
+            for result in walk.results[already:]:
+                result.problems += problems
+                result.survived = not result.problems
+            if walk.left:
+                make_ready(trial, run_id)
+        return walk.finished()
+
+
+for _way in ("proof", "live"):
+    reboot_forward(_way)
 
 
 def make_ready(trial: Trial, run_id: str) -> None:
