@@ -3,7 +3,8 @@
 The harness asks the application over HTTP to write, as a user's browser does, before the first run and whenever the
 application runs again. An answer of 2xx is a promise. In the end each of these rows is looked for with sqlite3 or psycopg in
 the database that is live. One that is not there counts as left behind only where the evidence holds a record, made after the
-row was written, that names its table with at least as many rows, or says that their number is unknown.
+row was written, that names its table with at least as many rows, or says that their number is unknown, and where no later
+count forgets them.
 """
 
 from __future__ import annotations
@@ -24,6 +25,9 @@ import psycopg
 TABLE = "ping_results"
 NAMED_IN = ("rows_written", "rows.written", "rows_beyond")
 """Beginnings of the keys and events of the evidence under which rows are named that a way back leaves behind."""
+
+COUNTED = "rows.written"
+"""The event of a count of the rows written to the target since go-live."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,11 @@ class Ledger:
             of_one = [row for row in missing if row.on == on]
             named = [row for row in of_one if _named(row, len(of_one), evidence)]
             found.named += len(named)
-            found.lost += [f"acknowledged, and neither there nor named: {row}" for row in of_one if row not in named]
+            found.lost += [
+                f"acknowledged, and neither there nor named by the newest record: {row}"
+                for row in of_one
+                if row not in named
+            ]
         return found
 
 
@@ -133,11 +141,19 @@ def _moment(text: str) -> datetime:
 
 
 def _named(row: Row, count: int, evidence: Sequence[Sequence[Mapping[str, Any]]]) -> bool:
-    """Report whether a record that was made after the row names its table, with at least ``count`` rows."""
-    later = (
-        event for events in evidence for event in events if datetime.fromisoformat(event["time"]).timestamp() >= row.when - 1
-    )
-    return any(number is None or number >= count for event in later for number in _numbers(event))
+    """Report whether a record that was made after the row names its table, with at least ``count`` rows.
+
+    A count that names them and is followed by one that does not is forgotten: documents show the newest.
+    """
+    named = False
+    for events in evidence:
+        later = [event for event in events if datetime.fromisoformat(event["time"]).timestamp() >= row.when - 1]
+        naming = [event for event in later if any(number is None or number >= count for number in _numbers(event))]
+        counts = [event for event in later if event["event"] == COUNTED]
+        if counts and counts[-1] not in naming and any(event in naming for event in counts):
+            return False
+        named = named or bool(naming)
+    return named
 
 
 def _numbers(event: Mapping[str, Any]) -> Iterator[int | None]:
@@ -149,7 +165,7 @@ def _numbers(event: Mapping[str, Any]) -> Iterator[int | None]:
         if tables == "unknown":
             yield None
         elif isinstance(tables, Mapping) and isinstance(figures := tables.get(TABLE), Mapping):
-            yield max((value for value in figures.values() if isinstance(value, int)), default=0)
+            yield max((value for key, value in figures.items() if isinstance(value, int) and key != "deleted"), default=0)
         elif isinstance(tables, Mapping) and isinstance(figures, int):
             yield figures
 

@@ -83,6 +83,14 @@ def test_a_number_smaller_than_what_is_missing_names_no_row() -> None:
     assert (found.named, len(found.lost)) == (0, 2)
 
 
+def test_a_count_that_forgets_the_rows_names_none() -> None:
+    counted = {**event(), "event": "rows.written", "tables": {"ping_results": FIGURES}}
+    forgets = {**event(2.0), "event": "rows.written", "tables": {"ping_results": {"inserted": 0, "deleted": 21_591}}}
+    assert judged(ROW, events=[counted, forgets]).named == 0
+    assert judged(ROW, events=[forgets]).named == 0
+    assert judged(ROW, events=[forgets, counted]).named == 1
+
+
 def test_an_application_that_does_not_run_acknowledges_nothing() -> None:
     assert Ledger(f"http://127.0.0.1:{free_port()}").write() == []
 

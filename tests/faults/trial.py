@@ -76,8 +76,8 @@ class Trial:
         self.lead: Client = self._after.enter_context(self.site.lead())
         self.folder = self.site.folder
         self.acknowledged = Ledger(self.site.ward_ops.url)
-        if not self.acknowledged.write(3):
-            raise TimeoutError("the application does not acknowledge a row before the cell begins")
+        until(lambda: self.acknowledged.write(3), self.site.pulse.patience(30))
+        self.require(bool(self.acknowledged.rows), "the application acknowledged no row before the cell began")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
