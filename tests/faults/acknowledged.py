@@ -52,7 +52,7 @@ class Row:
 
 @dataclass
 class Kept:
-    """What became of the rows of a cell.
+    """The whereabouts of a cell's rows at its end.
 
     Attributes:
         live: Rows that are in the database that is live.

@@ -25,7 +25,7 @@ SETTLED = frozenset({"RUNNING", "FATAL", "EXITED", "STOPPED"})
 
 @dataclass(frozen=True)
 class Booted:
-    """What came up by itself.
+    """The services and the database that came up by themselves.
 
     Attributes:
         services: Names of the services that run.

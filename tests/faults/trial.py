@@ -98,6 +98,11 @@ class Trial:
         self.site.set_rules(self.name, self._rules)
         return name
 
+    def no_more_rules(self) -> None:
+        """Let every later process run undisturbed."""
+        self._rules.clear()
+        self.site.set_rules(self.name, [])
+
     def site_calls(self, step: str) -> int:
         """Calls of the product's functions in that step of an undisturbed run; some, where none was counted."""
         return CALLS.get(step, 40)

@@ -54,11 +54,22 @@ def clear_rollback(trial: Trial, run_id: str, back: str) -> None:
 
 
 def roll_back_again(trial: Trial, run_id: str, back: str) -> None:
-    """Airflow comes back, and the lead rolls back a second time."""
+    """Airflow comes back, the first rollback fails, and the lead rolls back a second time."""
+    never_reverts(trial)
     trial.start_airflow()
-    second = trial.rollback(run_id)
-    trial.wait(second)
-    trial.wait(back)
+    second_rollback(trial, run_id, back)
+
+
+def never_reverts(trial: Trial) -> None:
+    """Let the step after the restore die at every try, so that the rollback fails there and cannot go on by itself."""
+    trial.rule("rollback.revert_configuration", "begin", "kill", times=20)
+
+
+def second_rollback(trial: Trial, run_id: str, back: str) -> None:
+    """Wait until the first rollback has failed, then let the lead roll back again."""
+    trial.require(trial.wait(back) == "failed", "the first rollback is green, so nothing was tried")
+    trial.no_more_rules()
+    trial.wait(trial.rollback(run_id))
 
 
 AGAIN: dict[str, tuple[str, Callable[[Trial, str, str], None]]] = {
@@ -97,10 +108,9 @@ def _(trial: Trial) -> None:
     reboot.observe(trial.site)
     trial.site.start_services()
     trial.require(len(trial.acknowledged.write(3)) == 3, "the application acknowledged nothing, so nothing was tried")
+    never_reverts(trial)
     trial.site.ensure_airflow()
-    second = trial.rollback(run_id)
-    trial.wait(second)
-    trial.wait(back)
+    second_rollback(trial, run_id, back)
 
 
 # ---- 21: a reboot at every step --------------------------------------------------------------------------------------
