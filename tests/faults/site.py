@@ -170,7 +170,7 @@ class FaultSite(LocalSite):
         plan = yaml.safe_load((ROOT / "include" / "plans" / f"{PLAN}.yaml").read_text())
         plan["tables"] = {name: table for name, table in plan["tables"].items() if name not in LEFT_OUT}
         plan["tables"]["ping_results"]["chunk_rows"] = CHUNK_ROWS
-        plan["gates"]["response_minutes"] = 0.5
+        plan["gates"]["response_minutes"] = self.pulse.patience(30) / 60
         plan["smoke_tests"]["seconds"] = self.pulse.patience(10)
         plan["aftercare"] = {"enabled": False}  # what comes after a cell is no part of it
         for service in plan["services"]:
