@@ -88,6 +88,14 @@ def create_app(engine: sa.Engine) -> FastAPI:
             written = connection.execute(insertion).scalar_one()
         return {"id": written, "device_ip": device.ip}
 
+    @app.get("/api/v1/pings/{key}")
+    def show_ping(key: int) -> dict[str, Any]:
+        with engine.connect() as connection:
+            found = connection.execute(sa.select(ping_results).where(ping_results.c.id == key)).one_or_none()
+        if found is None:
+            raise HTTPException(404, "no such ping")
+        return {name: _plain(value) for name, value in found._mapping.items()}
+
     return app
 
 

@@ -219,6 +219,35 @@ def late_write(database: Path, *, through_the_fence: bool) -> bool:
     return True
 
 
+def late_rows(database: Path) -> int:
+    """Break the fence, change a row and insert one; return the key of the new row of ping_results."""
+    if not late_write(database, through_the_fence=True):
+        raise RuntimeError("the fence could not be broken, so nothing would be tried")
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=rw", uri=True, timeout=2)) as connection, connection:
+        statement = "INSERT INTO ping_results (device_ip, device_name) VALUES ('192.0.2.1', 'rogue') RETURNING id"
+        return int(connection.execute(statement).fetchone()[0])
+
+
+def has_late_rows(database: Path, key: int) -> bool:
+    """Report whether a file has both rows of ``late_rows``."""
+    with contextlib.closing(sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=15)) as connection:
+        changed = "SELECT language FROM users WHERE id = (SELECT min(id) FROM users)"
+        inserted = "SELECT device_name FROM ping_results WHERE id = ?"
+        found = (connection.execute(changed).fetchone(), connection.execute(inserted, [key]).fetchone())
+    return found == (("late",), ("rogue",))
+
+
 def kill(pid: int) -> None:
     """SIGKILL, to one process."""
     os.kill(pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def read_only(place: Path) -> Iterator[None]:
+    """Let a folder become a read-only volume for everything that is opened there from now on."""
+    subprocess.run(["mount", "--bind", str(place), str(place)], check=True, timeout=30)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", str(place)], check=True, timeout=30)
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True, timeout=30)

@@ -95,7 +95,7 @@ def judge(
         notices: True when people must have got notices; not where that itself was broken.
     """
     verdict = Verdict(State.BROKEN)
-    until(lambda: _health(site).get("status") == "ok" and set(site.ward_ops.pids()) == SERVICES, 12)
+    until(lambda: _health(site).get("status") == "ok" and set(site.ward_ops.pids()) == SERVICES, site.pulse.patience(12))
     health = _health(site)
     verdict.require(health.get("status") == "ok", f"the application says {health}")
     verdict.require(set(site.ward_ops.pids()) == SERVICES, f"of the services only {sorted(site.ward_ops.pids())} run")
@@ -256,13 +256,17 @@ def _was_copied_back(site: FaultSite) -> bool:
 def _seen_before_start(site: FaultSite) -> dict[str, Any] | None:
     """Return the source's state when the services were about to start on it, for the first time after it was restored.
 
-    A second try of that step finds services that run already, and write.
+    A second try of that step finds services that run already, and write. So does a way back that goes on after a reboot.
     """
     file = site.points / "seen.jsonl"
     seen = None
+    copies = {sha256(path) for folder in ("backups", "second_copy") for path in (site.folder / folder).rglob("*.bak")}
     for line in file.read_text().splitlines() if file.exists() else ():
         fields = json.loads(line)
-        if fields["step"] == "rollback.restore_source" and fields["at"] == "end":
+        if fields["step"] == "boot":
+            if fields["sha256"] in copies:  # they start by themselves on the restored file; a later restore must keep it
+                return fields  # type: ignore[no-any-return]
+        elif fields["step"] == "rollback.restore_source" and fields["at"] == "end":
             seen = None
         elif fields["step"] == "rollback.start_services" and "sha256" in fields:
             seen = seen or fields

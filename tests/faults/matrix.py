@@ -34,7 +34,11 @@ FAULTS = {
     18: "planted corruption in the target",
     19: "DAG paused; run marked failed or success; task marked success; run deleted",
     20: "the plan file is broken; a DAG file fails to parse",
+    21: "the host reboots, and the services start by themselves",
+    22: "somebody changes the target between the copy and the first log-in of the application",
     23: "the source has another name: hard link, mount of the file; its log lies there",
+    25: "the evidence's volume becomes read-only; both backups are gone",
+    28: "the application wrote on SQLite after the restore, and somebody rolls back again",
 }
 
 

@@ -12,13 +12,14 @@ from pathlib import Path
 from include.cutover.files import write_atomically
 from include.cutover.places import ROOT
 from include.cutover.runs.runbook import phase_of
+from tests.faults import pulse
 from tests.faults.matrix import CELLS, FAULTS, Cell
 from tests.faults.trial import Result
 
 FILE = ROOT / "docs" / "faults.json"
 PAGE = ROOT / "docs" / "faults.md"
 
-HEAD = """\
+HEAD = f"""\
 # Faults and their outcomes
 
 Written by `make faults`, which runs every cell against real processes: a local Airflow, an embedded PostgreSQL, the stand-in
@@ -28,7 +29,8 @@ and date, are in [faults.json](faults.json).
 
 **Survived** means that after the fault, and one retry or one rollback, exactly one of these states holds. The judge works
 from outside: it compares content value by value, tries to write on both ends, queries the application, and computes the
-chain of the evidence again.
+chain of the evidence again. Then the application itself writes a row over HTTP, reads it back, is restarted by its
+supervisor, and must still have that row and the source's counts.
 
 - **live on PostgreSQL**: content equal to the verified backup except for rows that the application wrote since, sequences
   ahead, constraints valid, the source fenced;
@@ -37,9 +39,15 @@ chain of the evidence again.
 
 The two ends are never writable at the same time, and a run that is not live is never green. Seconds count from the fault to
 the end of the run, or, where many tasks are killed in one run, from the kill to the task's pass. The stack of the matrix is
-quicker than a real one: it declares a task dead after 8 s without a heartbeat, not after 30 s. Tables that are empty in the
-stand-in are omitted.
+quicker than a real one: on a quiet machine it declares a task dead after {pulse.FLOOR} s without a heartbeat, not 30 s.
+It measures how slow the machine is before each cell, and waits up to {pulse.CEILING} s where needed. Tables that are empty
+in the stand-in are omitted.
 """
+
+ROWS = """\
+In each cell the application is asked over HTTP for rows, before the run and whenever it runs again. It acknowledged {:,}
+rows: {:,} are in the database that was live at the end of their cell, {:,} were named in the evidence as left behind by a
+rollback. A row that is neither is a failure of its cell."""
 
 
 @dataclass
@@ -51,6 +59,8 @@ class Entry:
     state: str
     seconds: float | None
     problems: list[str]
+    acknowledged: int = 0
+    left_behind: int = 0
 
 
 def key(cell: Cell, task: str = "") -> str:
@@ -72,7 +82,8 @@ def note(cell: Cell, results: Iterable[Result], file: Path = FILE) -> None:
     today = f"{datetime.now(UTC):%Y-%m-%d}"
     for result in results:
         problems = [problem.partition("\n")[0][:300] for problem in result.problems if not problem.startswith("Traceback")]
-        known[key(cell, result.task)] = Entry(today, result.survived, result.state, result.seconds, problems)
+        rows = (result.acknowledged, result.left_behind)
+        known[key(cell, result.task)] = Entry(today, result.survived, result.state, result.seconds, problems, *rows)
     text = json.dumps({name: asdict(entry) for name, entry in sorted(known.items())}, indent=1, ensure_ascii=False)
     write_atomically(file, text.encode() + b"\n")
 
@@ -93,6 +104,13 @@ MOMENTS = {
     "after it ended live": AFTER_THE_RUN,
     "after it ended rolled back": AFTER_THE_RUN,
     "after a rollback": AFTER_THE_RUN,
+    "after check_tables": phase_of("check_tables"),
+    "at approve": phase_of("approve"),
+    "at its begin, automatic rollback": phase_of("open_rollback"),
+    "at its end, automatic rollback": phase_of("open_rollback"),
+    "before the proof": phase_of("analyze_tables"),
+    "from the decision to the end": phase_of("start_services"),
+    "from the stop to the proof": phase_of("copy.users"),
     "after its end, before Airflow knows": ALL_PHASES,
     "at its start": ALL_PHASES,
     "both gates": ALL_PHASES,
@@ -141,7 +159,7 @@ class Tally:
 def render(cells: Sequence[Cell], known: Mapping[str, Entry]) -> str:
     """Render the page: the explanation, the matrix, and each cell that failed or was not tried."""
     matrix: dict[int, dict[str, Tally]] = defaultdict(lambda: defaultdict(Tally))
-    survived = failed = untried = 0
+    survived = failed = untried = acknowledged = left_behind = 0
     listed = []
     for cell in cells:
         entries = [(name.partition("/")[2], entry) for name, entry in known.items() if name.partition("/")[0] == cell.name]
@@ -154,12 +172,14 @@ def render(cells: Sequence[Cell], known: Mapping[str, Entry]) -> str:
             tally.tried += 1
             tally.survived += entry.survived
             survived, failed = survived + entry.survived, failed + (not entry.survived)
+            acknowledged, left_behind = acknowledged + entry.acknowledged, left_behind + entry.left_behind
             if not entry.survived:
                 where = f"`{task}` {cell.task}" if task else cell.task
                 problems = "; ".join(entry.problems[:3]).replace("|", "\\|")
                 listed.append(f"| `{cell.name}` | {cell.fault} | {where} | **failed**: {problems} | {entry.tried} |")
     phases = [*PHASES, *sorted({name for row in matrix.values() for name in row} - {*PHASES})]
-    lines = [HEAD, f"{survived} survived, {failed} failed, {untried} not tried.", "", "## Faults by phase", ""]
+    lines = [HEAD, f"{survived} survived, {failed} failed, {untried} not tried.", ""]
+    lines += [ROWS.format(acknowledged, acknowledged - left_behind, left_behind), "", "## Faults by phase", ""]
     lines += [f"| fault | {' | '.join(phases)} |", f"|---|{'---|' * len(phases)}"]
     for row, title in FAULTS.items():
         lines.append(f"| {row}. {title} | {' | '.join(str(matrix[row][name]) for name in phases)} |")

@@ -37,4 +37,5 @@ def try_cell(site: FaultSite, cell: Cell) -> list[Result]:
         item.survived = item.survived and result.survived
         item.state = result.state
         item.problems += result.problems
+    single[0].acknowledged, single[0].left_behind = result.acknowledged, result.left_behind
     return single

@@ -1,7 +1,8 @@
 """The site that faults are injected into: a whole local site with quick heart-beats, and a way back to its first state.
 
 It is started once. ``reset`` brings it back between cells in a few seconds: source, configuration, target, evidence,
-backups, services. The traces of a cell (its evidence, its observations) are kept in ``cells/<name>``.
+backups, services, and a heart-beat that the machine can keep (see ``pulse``). The traces of a cell (its evidence, its
+observations) are kept in ``cells/<name>``.
 
 Everything that may fail is reached through something that can: a proxy before PostgreSQL, the webhook and the mail server,
 and a front before the application (see ``inject``).
@@ -18,6 +19,7 @@ import re
 import shutil
 import signal
 import sqlite3
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -36,7 +38,9 @@ from include.cutover.people.roles import Accounts
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.api_client import Client
+from include.cutover.stack.postgres import free_port
 from include.cutover.stack.processes import Leader, members
+from tests.faults import pulse
 from tests.faults.inject import Front
 from tests.support.proxy import Proxy
 
@@ -52,15 +56,6 @@ LEFT_OUT = frozenset({
     "discovery_credentials", "network_topology",
 })  # fmt: skip
 
-# Much quicker than what a window needs (see include/cutover/stack/local.py), so that a cell takes seconds.
-SETTINGS: Mapping[str, str] = {
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEARTBEAT_SEC": "1",
-    "AIRFLOW__SCHEDULER__SCHEDULER_HEALTH_CHECK_THRESHOLD": "5",
-    "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "3",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT": "8",
-    "AIRFLOW__SCHEDULER__TASK_INSTANCE_HEARTBEAT_TIMEOUT_DETECTION_INTERVAL": "2",
-}
-
 
 class FaultSite(LocalSite):
     """The site of the demo, made to break.
@@ -71,7 +66,9 @@ class FaultSite(LocalSite):
     """
 
     def __init__(self, folder: Path, *, frozen_code: bool = True) -> None:
-        super().__init__(folder, frozen_code=frozen_code)
+        super().__init__(folder, port=free_port(), frozen_code=frozen_code)  # the same after a reboot
+        self.pulse = pulse.Pulse()
+        self.commands: list[subprocess.Popen[str]] = []
         self.points = self.folder / "points"
         self.plans = self.folder / "plans"
         self.sql = self.folder / "sql"
@@ -102,7 +99,7 @@ class FaultSite(LocalSite):
     def environment(self) -> Mapping[str, str]:
         return {
             **super().environment,
-            **SETTINGS,
+            **self.pulse.settings,
             "WARD_OPS_URL": self.front.url,
             "CUTOVER_PLANS": str(self.plans),
             "CUTOVER_SQL": str(self.sql),
@@ -131,6 +128,7 @@ class FaultSite(LocalSite):
         """Everything started, and everything ended after the block."""
         before = dict(os.environ)
         try:
+            self.pulse = pulse.measured()
             self._prepare()
             with self.roster.guarded():
                 self.start(pings=PINGS, credentials=5)
@@ -172,11 +170,11 @@ class FaultSite(LocalSite):
         plan = yaml.safe_load((ROOT / "include" / "plans" / f"{PLAN}.yaml").read_text())
         plan["tables"] = {name: table for name, table in plan["tables"].items() if name not in LEFT_OUT}
         plan["tables"]["ping_results"]["chunk_rows"] = CHUNK_ROWS
-        plan["gates"]["response_minutes"] = 0.5
-        plan["smoke_tests"]["seconds"] = 10
+        plan["gates"]["response_minutes"] = self.pulse.patience(30) / 60
+        plan["smoke_tests"]["seconds"] = self.pulse.patience(10)
         plan["aftercare"] = {"enabled": False}  # what comes after a cell is no part of it
         for service in plan["services"]:
-            service |= {"stop_seconds": 15, "start_seconds": 15}
+            service |= {"stop_seconds": self.pulse.patience(15), "start_seconds": self.pulse.patience(15)}
         self.plans.mkdir(parents=True, exist_ok=True)
         (self.plans / f"{PLAN}.yaml").write_text(yaml.safe_dump(plan, sort_keys=False, allow_unicode=True))
 
@@ -200,7 +198,12 @@ class FaultSite(LocalSite):
         for proxy in (self.to_target, self.to_slack, self.to_mail):
             proxy.mend()
         self.front.mend()
+        for command in self.commands:
+            command.kill()
+            command.wait()
+        self.commands.clear()
         self._airflow_as_new()
+        self._keep_pace()
         self._end_tasks()
         self.stop_services()
         self._target_as_new()
@@ -242,7 +245,17 @@ class FaultSite(LocalSite):
         for component in ("api-server", "scheduler", "dag-processor"):
             if not any(leader.name == component for leader in self.stack.roster.running):
                 self.stack.start_again(component)
-        until(self._airflow_is_healthy, 90, "Airflow is healthy")
+        until(self._airflow_is_healthy, self.pulse.patience(90), "Airflow is healthy")
+
+    def _keep_pace(self) -> None:
+        """Give the scheduler a heart-beat for the machine as it is now, where the present one is too quick or too slow."""
+        needed = pulse.measured()
+        if self.pulse.follows(needed):
+            return
+        self.pulse = needed
+        self.stack._environment.update(needed.settings)
+        self.kill(self.leader("scheduler"))
+        self.ensure_airflow()
 
     def _airflow_is_healthy(self) -> bool:
         try:
@@ -317,6 +330,11 @@ class FaultSite(LocalSite):
             shutil.copy2(path, self.plans / path.name)
 
     # ---- parts -------------------------------------------------------------------------------------------------------
+
+    def start_cluster(self) -> None:
+        """Start the target's server as a service manager does at boot; nothing in it is changed."""
+        pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
+        self.roster.add("target", pid, ending="SIGINT", stage=0)
 
     def stop_services(self) -> None:
         """Stop the application's services; supervisord stays."""

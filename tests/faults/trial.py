@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +22,11 @@ from include.cutover.evidence import fingerprints
 from include.cutover.evidence.record import Evidence
 from include.cutover.places import ROOT
 from include.cutover.stack.api_client import Client, GateState
+from tests.faults import reboot
+from tests.faults.acknowledged import Kept, Ledger, events_in, rows_of_sqlite, rows_of_target
 from tests.faults.judge import Before, State, Verdict, judge
+from tests.faults.reboot import Booted
+from tests.faults.restart import problems_of_restart
 from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, delete_run, sha256, until
 from tests.support.patience import RUN_SECONDS
 
@@ -30,6 +37,8 @@ class Result:
 
     Attributes:
         seconds: From the fault to the end state; None where nothing had to recover.
+        acknowledged: Rows that the application had acknowledged during the cell.
+        left_behind: Those of them that are not in the database that is live, and were named as left behind.
     """
 
     survived: bool
@@ -37,6 +46,8 @@ class Result:
     seconds: float | None
     problems: list[str] = field(default_factory=list)
     task: str = ""
+    acknowledged: int = 0
+    left_behind: int = 0
 
 
 class Trial:
@@ -46,6 +57,7 @@ class Trial:
         runs: Ids of Airflow's runs, ``<dag id>/<run id>``, in the order of starting.
         marked: Those whose state a person set.
         notices: True when people must have got notices in the end.
+        acknowledged: The rows that the application acknowledged so far.
     """
 
     def __init__(self, site: FaultSite, name: str) -> None:
@@ -63,6 +75,9 @@ class Trial:
         self.before = Before(self.site.ward_ops.pids(), sha256(self.site.pristine / "ward_ops.db"))
         self.lead: Client = self._after.enter_context(self.site.lead())
         self.folder = self.site.folder
+        self.acknowledged = Ledger(self.site.ward_ops.url)
+        until(lambda: self.acknowledged.write(3), self.site.pulse.patience(30))
+        self.require(bool(self.acknowledged.rows), "the application acknowledged no row before the cell began")
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
@@ -82,6 +97,11 @@ class Trial:
         self._rules.append({"id": name, "step": step, "at": at, "do": do, **more})
         self.site.set_rules(self.name, self._rules)
         return name
+
+    def no_more_rules(self) -> None:
+        """Let every later process run undisturbed."""
+        self._rules.clear()
+        self.site.set_rules(self.name, [])
 
     def site_calls(self, step: str) -> int:
         """Calls of the product's functions in that step of an undisturbed run; some, where none was counted."""
@@ -147,18 +167,22 @@ class Trial:
         return found
 
     def wait(self, run_id: str, seconds: float = RUN_SECONDS) -> str:
-        """Wait for a run's end, also across a restart of the API server; returns its state."""
+        """Wait for a run's end, also across a restart of the API server; returns its state.
+
+        The application, where it runs then, is asked for more rows: they must not get lost by what comes after.
+        """
 
         def ended() -> str:
             state = self.state(run_id)
             return state if state in ("success", "failed") else ""
 
         found: str = until(ended, seconds, f"{run_id} has ended")
+        self.acknowledged.write(2)
         return found
 
     def wait_until_running(self, run_id: str, seconds: float = 15.0) -> None:
         """Wait until a run that had ended runs again."""
-        until(lambda: self.state(run_id) in ("queued", "running"), seconds, f"{run_id} runs again")
+        until(lambda: self.state(run_id) in ("queued", "running"), self.site.pulse.patience(seconds), f"{run_id} runs again")
 
     def edit(self, file: Path, text: str) -> None:
         """Give a file another content until the cell is over.
@@ -256,6 +280,48 @@ class Trial:
         if not holds:
             self.extra.append(problem)
 
+    def reboot(self, *, airflow: bool = True, also: Sequence[int] = ()) -> Booted:
+        """Let the host reboot; the application, where it came up and can write, is asked for rows.
+
+        Args:
+            airflow: False where Airflow does not come back; see ``start_airflow``.
+            also: Process ids of commands that run on the host.
+        """
+        self.fault()
+        booted = reboot.reboot(self.site, airflow=airflow, also=also)
+        self.acknowledged.write(2)
+        if airflow:
+            self._log_in_again()
+        return booted
+
+    def start_airflow(self) -> None:
+        """Start Airflow after a reboot without it."""
+        reboot.start_airflow(self.site)
+        self._log_in_again()
+
+    def _log_in_again(self) -> None:
+        self.lead = self._after.enter_context(self.site.lead())
+
+    def break_glass(self, run_id: str) -> subprocess.Popen[str]:
+        """Start the rollback that is typed where Airflow is down, on the host, in its own process; it sends no notice."""
+        self.notices = False
+        command = [sys.executable, "-m", "include.cutover", "rollback", "--plan", PLAN, "--by", "lead"]
+        command += ["--evidence", str(self.evidence(run_id).folder), "--reason", f"after {self.name}"]
+        with (self.folder / "break_glass.log").open("a") as log:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT, text=True, start_new_session=True,
+                env={**os.environ, **self.site.environment, **self.site.airflow_connections},
+            )  # fmt: skip
+        self.site.commands.append(process)
+        return process
+
+    def wait_for_command(self, process: subprocess.Popen[str]) -> int:
+        """Wait for a command's end, and ask the application for rows, where it runs; returns the exit status."""
+        status = process.wait(RUN_SECONDS)
+        self.acknowledged.write(2)
+        return status
+
     @contextlib.contextmanager
     def target(self) -> Iterator[psycopg.Connection]:
         """The target's database as its administrator, past the proxy; committed at the end."""
@@ -280,7 +346,21 @@ class Trial:
         problems = [*self.extra, *found.problems]
         if found.state not in expects:
             problems.insert(0, f"{found.state}, not {' or '.join(sorted(expects))}")
-        return Result(not problems, str(found.state), self.seconds(), problems)
+        if found.state is not State.BROKEN:
+            problems += problems_of_restart(self.site, self.acknowledged)
+        kept = self._kept_rows(found.state)
+        problems += kept.lost
+        total = len(self.acknowledged.rows)
+        return Result(not problems, str(found.state), self.seconds(), problems, "", total, kept.named)
+
+    def _kept_rows(self, state: State) -> Kept:
+        """Look for the acknowledged rows in the database that is live, or, where none is, in the SQLite file."""
+        live: dict[int, tuple[str, str]] = {}
+        if state is State.LIVE:
+            live = rows_of_target(self.site.administrator())
+        elif self.site.ward_ops.database.exists():
+            live = rows_of_sqlite(self.site.ward_ops.database)
+        return self.acknowledged.judged(live, events_in(self.site.evidence / PLAN))
 
     def seconds(self) -> float | None:
         """From the fault to the last seal in the evidence; None where there was no fault, or nothing came after it."""

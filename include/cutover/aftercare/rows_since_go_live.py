@@ -193,10 +193,10 @@ class Written:
         return "unknown" if self.tables is None else self.tables
 
 
-def record_count(evidence: Evidence, schema: str, conninfo: Callable[[], str]) -> Written:
+def record_count(evidence: Evidence, schema: Callable[[], str], conninfo: Callable[[], str]) -> Written:
     """Count for the run of ``evidence`` and record the result there. Never raises: a count that failed is ``unknown``."""
     return _recorded(
-        evidence, lambda marker, snapshot: Exported(count(conninfo(), schema, marker, snapshot)), exporting=False
+        evidence, lambda marker, snapshot: Exported(count(conninfo(), schema(), marker, snapshot)), exporting=False
     )
 
 

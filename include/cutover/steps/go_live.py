@@ -7,8 +7,7 @@ from dataclasses import replace
 from include.cutover.aftercare import baseline
 from include.cutover.application import configuration, requests, services
 from include.cutover.checks import Check
-from include.cutover.errors import Refused
-from include.cutover.source import fence
+from include.cutover.steps import source_file
 from include.cutover.steps.configuration import fill, kept_configuration
 from include.cutover.steps.let_in import let_in
 from include.cutover.steps.quiesce import stop_again
@@ -27,15 +26,7 @@ def mark_target(step: Step) -> Report:
 
 
 def _open_target(step: Step, role: str | None) -> Report:
-    state = fence.status(step.source)
-    if not state.raised or not state.intact or state.run_id != step.run_id:
-        raise Refused(
-            "the source is not as this run fenced it; it may have been written to after the backup",
-            where=str(step.source),
-            expected=f"the fence of {step.run_id}, intact",
-            found=state.detail,
-            do="The cutover rolls back. Find out who wrote to it, then start a new run.",
-        )
+    source_file.require_fenced(step, content=True)
     report = let_in(step, role)
     return replace(report, summary=f"the source is as it was fenced; {report.summary}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from include.cutover.aftercare import record as aftercare_record
@@ -13,6 +14,7 @@ from include.cutover.evidence.record import Event, Evidence, runs, sealing
 from include.cutover.runs import deciders
 from include.cutover.runs.verdict import has_touched
 from include.cutover.steps.step import Report, Step, frozen_plan
+from include.cutover.target import schema as target_schema
 
 
 def open_rollback(step: Step, *, anybody: bool = False) -> Report:
@@ -54,10 +56,18 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     elif subject.last("rollback.asked", holder=step.holder) is None:
         subject.append("rollback.asked", **asked)
     schema = (frozen_plan(subject) or plan).target_schema
-    written = rows_since_go_live.record_count(subject, schema, lambda: step.target)
+    written = _count_written(subject, schema, run_id, lambda: step.target)
     summary = [f"rolling back {run_id}: {request.reason}", written.summary]
     figures = {"subject": run_id, "epoch": taken.epoch, "rows_written_after_go_live": written.figures}
     return Report("; ".join(filter(None, summary)), figures)
+
+
+def _count_written(subject: Evidence, schema: str, run_id: str, target: Callable[[], str]) -> rows_since_go_live.Written:
+    """Count the rows written since go-live, where they are: a rollback before this one may have set the schema aside."""
+    if subject.last("target.kept") is not None:
+        return rows_since_go_live.newest(subject)
+    kept = target_schema.kept_name(schema, run_id)
+    return rows_since_go_live.record_count(subject, lambda: kept if target_schema.exists(target(), kept) else schema, target)
 
 
 def _refuse_ended(run_id: str, sealed: Event | None) -> None:

@@ -29,6 +29,7 @@ from include.cutover.proof.docs_site import DocsSite
 from include.cutover.runs import rehearsals, runbook, schema_drift
 from include.cutover.source import cloning, other_names, snapshots
 from include.cutover.source import schema as source_schema
+from include.cutover.steps import source_file
 from include.cutover.steps.configuration import fill
 from include.cutover.steps.set_aside import finish_pending
 from include.cutover.steps.step import Report, Step
@@ -58,6 +59,7 @@ def check_source(step: Step) -> Report:
 
     The live file is read once, by the clone. The target is used for its catalog only, through a scratch schema.
     """
+    source_file.record(step)
     live = preflight_source.check_source_file(step.source, step.plan.source_other_names)
     unknown_names = [check for check in live if check.name == other_names.NAME and check.outcome != "passed"]
     if unknown_names:  # a clone would miss rows

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from include.cutover.application import services
 from include.cutover.source import fence, holders
+from include.cutover.steps import source_file
 from include.cutover.steps.step import Report, Step
 
 
@@ -33,6 +34,7 @@ def fence_source(step: Step) -> Report:
 
     A file with a name that the plan does not give, or with a log under another name, is refused: its newest rows lie there.
     """
+    source_file.require_same(step)
     others = step.plan.source_other_names
     unheld = holders.check_nobody_holds(step.source, others=others)
     if unheld.outcome == "failed":

@@ -19,7 +19,7 @@ from include.cutover.report import incident_document
 from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_backup, has_begun
-from include.cutover.source import other_names, relink, restore
+from include.cutover.source import fence, other_names, relink, restore
 from include.cutover.source.found_file import Found
 from include.cutover.steps.announce import announce
 from include.cutover.steps.configuration import fill, kept_configuration
@@ -106,7 +106,7 @@ def restore_source(step: Step) -> Report:
         on_found=lambda found, folder: record_found(step, found, folder),
     )
     if result.stays and result.found is not None:
-        lift_fence(step)
+        fence.lift(step.source)
         return Report(
             f"{step.source.name} stays as it is: {result.found.holds}",
             {"stays": True, "rows_beyond_the_backup": result.found.differences.as_dict()},

@@ -10,6 +10,7 @@ from include.cutover.application import requests, services
 from include.cutover.checks import Check
 from include.cutover.runs import incident
 from include.cutover.source import cloning, fence, schema, writable
+from include.cutover.steps import source_file
 from include.cutover.steps.quiesce import stop_again
 from include.cutover.steps.step import Report, Step
 
@@ -17,9 +18,11 @@ from include.cutover.steps.step import Report, Step
 def lift_fence(step: Step) -> Report:
     """Make the source writable again. Safe to run again.
 
-    Services that run already are stopped: a connection that read the fenced file takes it for read-only.
+    Services that run already are stopped: a connection that read the fenced file takes it for read-only. Where another file
+    lies in the place of the database, the application would start on that: a person has to move the database back.
     """
     stop_again(step)
+    source_file.require_same(step)
     fence.lift(step.source)
     return Report(f"{step.source.name} is writable again")
 

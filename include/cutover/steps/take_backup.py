@@ -13,6 +13,7 @@ from include.cutover.proof import content, digest_store
 from include.cutover.proof.digest_store import DigestStore
 from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
 from include.cutover.source.backup_manifest import Manifest
+from include.cutover.steps import source_file
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import schema as target_schema
 from include.cutover.target.sides import Sides
@@ -23,6 +24,7 @@ def take_backup(step: Step) -> Report:
 
     Safe to run again: a second try keeps the verified backup.
     """
+    source_file.require_fenced(step, content=False)
     manifest = backup.take(
         step.source,
         step.plan.backup.directory,

@@ -112,6 +112,16 @@ def _writers(connection: psycopg.Connection, schema: str, mode: str) -> list[str
     return sorted(text for (text,) in connection.execute(query, [schema, harmless]) if text is not None)
 
 
+def exists(conninfo: str, schema: str) -> bool:
+    """Report whether the target has a schema of that name.
+
+    Raises:
+        Unreachable: When the server does not answer.
+    """
+    with session(conninfo, schema) as connection:
+        return connection.execute("SELECT FROM pg_namespace WHERE nspname = %s", [schema]).fetchone() is not None
+
+
 def keep_schema(
     conninfo: str,
     schema: str,

@@ -1,5 +1,5 @@
 """All cells; importing this enters them into the matrix."""
 
-from tests.faults.cells import files, people, processes, surroundings
+from tests.faults.cells import files, people, processes, reboots, surroundings, target_changes
 
-__all__ = ["files", "people", "processes", "surroundings"]
+__all__ = ["files", "people", "processes", "reboots", "surroundings", "target_changes"]

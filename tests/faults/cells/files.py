@@ -9,12 +9,15 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psycopg
 from psycopg import sql
 
 from examples.ward_ops.local_site import DATABASE
+from include.cutover.evidence import second_place
+from include.cutover.evidence.record import bring_back
 from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import FaultSite
@@ -112,6 +115,19 @@ def _(trial: Trial) -> None:
         trial.wait(trial.rollback())
 
 
+@cell(25, "evidence-read-only", "the evidence's volume becomes read-only", "copy", RESTORED)
+def _(trial: Trial) -> None:
+    volume = contextlib.ExitStack()
+    trial.afterwards(volume.close)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        volume.enter_context(inject.read_only(trial.site.evidence))
+    trial.wait(run_id)
+    trial.require(trial.evidence(run_id).last("evidence.moved") is not None, "the evidence was not moved")
+    volume.close()
+    trial.require(bool(bring_back()), "the evidence was not brought back")
+    shutil.rmtree(second_place.of(trial.site.evidence))
+
+
 # ---- 6: others at the SQLite file ------------------------------------------------------------------------------------
 
 
@@ -126,16 +142,16 @@ def _(trial: Trial) -> None:
     trial.require(through > 0, "the rogue never wrote, so nothing was tried")
     trial.require(rogue.count() == through, "the rogue wrote after the fence")
     rogue.stop()
-    mend_language(trial)
+    pristine_language(trial, "rogue")
 
 
-def mend_language(trial: Trial) -> None:
-    """The rogue's own column is not what the judge looks for: what it wrote before the fence is the source's content."""
+def pristine_language(trial: Trial, language: str) -> None:
+    """The rogue's own column is not what the judge looks for: what it wrote is the source's content."""
     import sqlite3
 
     with contextlib.closing(sqlite3.connect(trial.site.pristine / "ward_ops.db")) as source, source:
         before = source.execute("SELECT language FROM users WHERE id = (SELECT min(id) FROM users)").fetchone()[0]
-        source.execute("UPDATE users SET language = 'rogue' WHERE id = (SELECT min(id) FROM users)")
+        source.execute("UPDATE users SET language = ? WHERE id = (SELECT min(id) FROM users)", [language])
 
     def back() -> None:
         with contextlib.closing(sqlite3.connect(trial.site.pristine / "ward_ops.db")) as source, source:
@@ -171,15 +187,21 @@ def _(trial: Trial) -> None:
     trial.wait(run_id)
 
 
-@cell(6, "broken-fence", "somebody breaks the fence and writes", "copy", RESTORED)
+@cell(6, "broken-fence", "somebody breaks the fence and writes; the file is sound and has more than the backup", "copy",
+      RELEASED)  # fmt: skip
 def _(trial: Trial) -> None:
     with trial.held_at("copy.ping_results.0", "middle") as run_id:
-        trial.require(
-            inject.late_write(trial.site.ward_ops.database, through_the_fence=True), "the fence could not be broken"
-        )
+        rogue = inject.late_rows(trial.site.ward_ops.database)
     trial.wait(run_id)
-    kept = list(trial.evidence(run_id).folder.glob("kept/**/ward_ops.db"))
-    trial.require(bool(kept), "what was written past the fence is not kept")
+    trial.require(inject.has_late_rows(trial.site.ward_ops.database, rogue), "the rogue's rows are not in the live file")
+    document = trial.evidence(run_id).folder / "incident.md"
+    lines = document.read_text().splitlines() if document.exists() else []
+    about = [line for line in lines if "| copy." not in line and "| apply_" not in line]  # the timeline names each table
+    for table in ("users", "ping_results"):
+        trial.require(
+            any(table in line for line in about), f"the incident document does not name the rogue's rows of {table}"
+        )
+    pristine_language(trial, "late")
 
 
 @cell(6, "write-after-go-live", "a process tries to write to SQLite", "after go-live", LIVE)
@@ -192,39 +214,36 @@ def _(trial: Trial) -> None:
 # ---- 7: the backup ---------------------------------------------------------------------------------------------------
 
 
+DAMAGE: dict[str, Callable[[Path], object]] = {
+    "flip": inject.flip_bit,
+    "truncate": inject.truncate,
+    "remove": Path.unlink,
+}
+
+
 def damage_backup(how: str, copies: str) -> None:
     """The backup is damaged after it was taken and before it is restored."""
 
-    words = {"flip": "one bit flipped", "truncate": "truncated"}[how]
+    words = {"flip": "one bit flipped", "truncate": "truncated", "remove": "removed"}[how]
     which = "first copy" if copies == "first" else "both copies"
+    # Without an intact copy, the fence is lifted from the source: it is equal to the backup by its hash.
+    wanted = RESTORED if copies == "first" else RELEASED
+    row = 25 if how == "remove" else 7
 
-    @cell(7, f"backup-{how}-{copies}", words, f"before restore_source, {which}", RESTORED)
+    @cell(row, f"backup-{how}-{copies}", words, f"before restore_source, {which}", wanted)
     def _(trial: Trial) -> None:
         run_id = trial.cutover()
         trial.wait(run_id)
         backup = trial.evidence(run_id).last("backup")
         assert backup is not None
         first, second = Path(backup["file"]), next((trial.folder / "second_copy").rglob("*.bak"))
-        damaged = [first] if copies == "first" else [first, second]
-        whole = {path: path.read_bytes() for path in damaged}
-        for path in damaged:
-            inject.flip_bit(path) if how == "flip" else inject.truncate(path)
+        for path in [first] if copies == "first" else [first, second]:
+            DAMAGE[how](path)
         trial.fault()
-        back = trial.rollback()
-        state = trial.wait(back)
-        if copies == "first":
-            return
-        # Nothing whole is left: the only right thing is to refuse, and to change nothing until a person brings a whole copy.
-        trial.require(state == "failed", "the rollback is green without a whole backup")
-        restored = trial.evidence(run_id).step("rollback.restore_source")
-        trial.require(restored is not None and restored["outcome"] == "refused", "the restore did not refuse")
-        for path, content in whole.items():
-            path.write_bytes(content)
-        trial.clear(back, ["rollback.restore_source"])
-        trial.wait(back)
+        trial.require(trial.wait(trial.rollback()) == "success", "the rollback is not green")
 
 
-for _how, _copies in (("flip", "first"), ("flip", "both"), ("truncate", "first"), ("truncate", "both")):
+for _how, _copies in (("flip", "first"), ("flip", "both"), ("truncate", "first"), ("truncate", "both"), ("remove", "both")):
     damage_backup(_how, _copies)
 
 

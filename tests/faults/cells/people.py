@@ -60,7 +60,7 @@ def _(trial: Trial) -> None:
 def _(trial: Trial) -> None:
     second = trial.site.stack.start_again("scheduler", "scheduler-2")
     trial.afterwards(lambda: trial.site.kill(second))
-    time.sleep(8)
+    time.sleep(trial.site.pulse.task)
     trial.fault()
     trial.wait(trial.cutover())
 

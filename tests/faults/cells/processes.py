@@ -20,6 +20,7 @@ from tests.faults.site import PLAN, FaultSite, until
 from tests.faults.trial import Result, Trial
 from tests.support.guard import past_guard
 from tests.support.incidents import close_incidents
+from tests.support.patience import RUN_SECONDS
 
 AT = {
     "begin": "at its start",
@@ -314,7 +315,7 @@ def _(trial: Trial) -> None:
     facts = trial.held(rule)
     inject.kill(facts["parent"])  # nobody beats for it any more
     trial.fault()
-    until(lambda: attempts(trial, run_id, "copy.ping_results") > 1, 90, "Airflow has started a retry")
+    until(lambda: attempts(trial, run_id, "copy.ping_results") > 1, RUN_SECONDS, "Airflow has started a retry")
     time.sleep(2)
     trial.release(rule)
     trial.wait(run_id)

@@ -474,7 +474,7 @@ def evidence(site: Site) -> Iterator[Evidence]:
 
 
 def test_before_go_live_nothing_is_counted_or_recorded(site: Site, evidence: Evidence) -> None:
-    told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
+    told = rows_since_go_live.record_count(evidence, lambda: "public", lambda: site.conninfo)
     assert (told.summary, told.figures) == ("", {})
     assert evidence.last(rows_since_go_live.WRITTEN) is None
 
@@ -482,7 +482,7 @@ def test_before_go_live_nothing_is_counted_or_recorded(site: Site, evidence: Evi
 def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Evidence) -> None:
     evidence.append(MARKED, **site.mark().as_dict())
     site.run("INSERT INTO items (id, name) VALUES (10, 'a secret word')", "DELETE FROM devices")
-    told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
+    told = rows_since_go_live.record_count(evidence, lambda: "public", lambda: site.conninfo)
     assert told.summary == "written after go-live: devices: 2 deleted; items: 1 inserted"
     with target_session.session(site.conninfo, "public") as connection, connection.transaction():
         again = rows_since_go_live.record_export(evidence, "public", connection)
@@ -500,7 +500,7 @@ def test_counted_before_the_rollback_and_exported_in_it(site: Site, evidence: Ev
 def test_with_postgresql_down_the_number_is_unknown(site: Site, evidence: Evidence) -> None:
     evidence.append(MARKED, **site.mark().as_dict())
     down = f"host=127.0.0.1 port={free_port()} user=x password=hunter2 dbname=x"
-    told = rows_since_go_live.record_count(evidence, "public", lambda: down)
+    told = rows_since_go_live.record_count(evidence, lambda: "public", lambda: down)
     assert told.figures == "unknown" and told.summary.startswith("the rows written after go-live are unknown: the target")
     recorded = evidence.last(rows_since_go_live.WRITTEN)
     assert recorded is not None and recorded["tables"] is None and "hunter2" not in str(recorded)
@@ -509,7 +509,7 @@ def test_with_postgresql_down_the_number_is_unknown(site: Site, evidence: Eviden
 
 def test_without_a_marker_the_rows_of_an_application_with_access_are_unknown(site: Site, evidence: Evidence) -> None:
     evidence.append("services.started", on="target")
-    told = rows_since_go_live.record_count(evidence, "public", lambda: site.conninfo)
+    told = rows_since_go_live.record_count(evidence, lambda: "public", lambda: site.conninfo)
     assert told.figures == "unknown" and "no marker" in told.summary
 
 

@@ -286,6 +286,9 @@ class TestApplication:
                 assert answer.json()["device_ip"] == device["ip"]
                 assert answer.json()["id"] == scalar(where, "SELECT max(id) FROM ping_results") == before + 1
                 assert scalar(where, PINGS_SO_FAR) == before + 1
+                read = client.get(f"/api/v1/pings/{answer.json()['id']}").json()
+                assert (read["device_ip"], read["is_reachable"] in (True, False)) == (device["ip"], True)
+            assert client.get("/api/v1/pings/0").status_code == 404
             assert client.post(f"/api/v1/devices/{uuid.uuid4()}/ping").status_code == 404
             assert client.post("/api/v1/devices/no-uuid/ping").status_code == 404
         if database == "postgresql":  # the key came from the sequence, not from the application
