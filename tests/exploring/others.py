@@ -64,7 +64,7 @@ ON_STRUCTURE = (
 
 
 class Others:
-    """What others do at a site; what is random comes from ``chosen``."""
+    """The deeds of others at a site; all that is random comes from ``chosen``."""
 
     def __init__(self, site: Site, chosen: random.Random) -> None:
         self.site = site
