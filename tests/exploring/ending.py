@@ -30,6 +30,7 @@ class Ending:
         self.world = schedule.world
         self.random = schedule.random
         self.result = schedule.result
+        self.calm_since = len(schedule.world.failures)
 
     def play(self) -> None:
         """End it, judge it, and now and then go on from there."""
@@ -105,10 +106,11 @@ class Ending:
         fresh = any(line.get("fresh") for line in self.site.shop.journal.read() if line["what"] == "written")
         if not (missing and self.schedule.others.away) and not (fresh and not missing):
             return False
-        words = judging_kept.last_words(evidence.folder)
-        if file.name not in words or not words.rstrip().endswith("."):
-            self.result.faults.append(f"a person must act on the file, and the failure does not say how: {words!r}")
-        self.site.trace.append(f"a person reads: {words[:300]}")
+        read = [judging_kept.last_words(evidence.folder), *self.world.failures[self.calm_since :]]
+        words = [text for text in read if f"{file.name}:" in text and len(text.rstrip().rsplit(". ", 1)) > 1]
+        if not words:
+            self.result.faults.append(f"a person must act on the file, and no failure says how: {read}")
+        self.site.trace.append(f"a person reads: {words[-1][:400] if words else 'nothing that helps'}")
         if not missing:
             self.site.shop.stop(self.site.shop.up())
             self.schedule.others.clear_place()

@@ -246,8 +246,10 @@ class Others:
         """An administrator changes the target, unless the application is on it already: then it is its data."""
         if self.shop.on_postgresql:
             return
-        statement = self.random.choice(self.random.choice((ON_ROWS, ON_STRUCTURE)))
-        replica = self.random.random() < 0.5
+        self.change_with(self.random.choice(self.random.choice((ON_ROWS, ON_STRUCTURE))), replica=self.random.random() < 0.5)
+
+    def change_with(self, statement: str, *, replica: bool) -> None:
+        """Carry out one statement as superuser; ``replica`` passes by ordinary triggers and foreign keys."""
         self._told(f"on the target{' as a replica' if replica else ''}: {statement}: {self._carry_out(statement, replica)}")
 
     def prepare(self) -> None:

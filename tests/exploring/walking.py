@@ -154,6 +154,7 @@ class World:
         self.runs: list[Run] = []
         self.attempts: list[Attempt] = []
         self.went_down = False
+        self.failures: list[str] = []
 
     # -- starting
 
@@ -260,6 +261,8 @@ class World:
             settle(attempt.run, attempt.instance, result)
 
     def _told(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        if result["outcome"] != "success":
+            self.failures.append(str(result.get("error", "")))
         short = str(result.get("error", "")).replace("\n", " ")[:200]
         self.tell(f"  {name}: {result['outcome']} {short}".rstrip())
         return result
