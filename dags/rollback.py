@@ -10,6 +10,10 @@ many there are in each table, before anything is stopped. They stay in the kept 
 per table, into the evidence. Their number is in the report and in the incident document; with PostgreSQL down it is unknown,
 and the next run counts and exports them before it begins.
 
+**A SQLite file that holds rows beyond the backup is not replaced**: the application wrote to it since, and goes on with it.
+`restore_source` reports the rows of each table. To replace the file all the same, type their number as *Rows to give up*;
+the file is kept in the evidence.
+
 A run that has stopped nothing yet, or was rolled back already, is refused: there is nothing to roll back.
 """
 
@@ -26,6 +30,11 @@ from include.cutover.tasks.operators import StepFactory
 FORM = {
     "reason": forms.text("Reason", "Why the application goes back to SQLite. It goes into the incident document."),
     "run_id": forms.optional("Run to roll back", "Run id of the cutover; empty means the one that is live or in flight."),
+    "give_up_rows": forms.number(
+        "Rows to give up",
+        "Normally empty. Only when restore_source reported rows beyond the backup in the SQLite file and the backup shall "
+        "replace it all the same: the number of these rows.",
+    ),
 }
 
 

@@ -135,8 +135,21 @@ def rolled_back(run: Run) -> None:
     )  # fmt: skip
     run.step("rollback.keep_target", 0.3, summary="kept as schema public_rolled_back_1", schema="public_rolled_back_1",
              pending=False)  # fmt: skip
+    run.append(
+        "source.found",
+        state="newer",
+        holds="the backup with what was written since: pings: 7 more than the backup",
+        rows={"pings": {"more": 7, "changed": 0, "missing": 0}},
+        beyond=7,
+        bytes=1,
+        kept_in="kept/2",
+        counts={},
+    )
+    for name, content in (("ward_ops.db", "1"), ("2/ward_ops.db", "2"), ("2/ward_ops.db-wal", "log")):
+        (run.evidence.folder / "kept" / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.evidence.folder / "kept" / name).write_text(content)
     run.step("rollback.restore_source", 1.0, summary="ward_ops.db is the backup again", sha256="d" * 64,
-             kept=["ward_ops.db", "ward_ops.db-wal"])  # fmt: skip
+             kept=["kept/ward_ops.db", "kept/2/ward_ops.db", "kept/2/ward_ops.db-wal"])  # fmt: skip
     run.step("rollback.start_services", 2.0, summary="started: api, worker, beat")
     run.append("services.started", on="source")
     run.step("rollback.check_health", 0.3)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import unquote
@@ -95,22 +95,28 @@ def switch(settings: Settings, values: Mapping[str, str], *, keep_as: Path, remo
         _store(settings, remote).switch(values, keep_as=keep_as)
 
 
-def restore(settings: Settings, kept: Path, values: Mapping[str, str], *, remote: Remote) -> None:
+def restore(
+    settings: Settings, kept: Path, values: Mapping[str, str], *, switched: Collection[str], remote: Remote
+) -> list[str]:
     """Restore what ``switch`` kept, with ``values`` over it. Safe to run again.
 
     Args:
         settings: The plan's.
         kept: See ``kept_as``.
         values: The keys to set over it.
+        switched: The keys that ``switch`` set.
         remote: As for ``switch``.
+
+    Returns:
+        The keys that were added or changed after the switch and stay. Of a store only the switched keys change.
 
     Raises:
         CutoverError: See ``dotenv_file.restore`` and ``SecretStore.restore``.
     """
     if isinstance(settings, DotenvConfiguration):
-        dotenv_file.restore(settings.file, kept, values)
-    else:
-        _store(settings, remote).restore(kept, values)
+        return dotenv_file.restore(settings.file, kept, values, switched)
+    _store(settings, remote).restore(kept, values)
+    return []
 
 
 def check(settings: Settings, live: Mapping[str, str], rolled_back: Mapping[str, str], *, remote: Remote) -> Check:

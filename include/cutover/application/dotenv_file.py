@@ -11,7 +11,7 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 
 from dotenv import dotenv_values
@@ -101,26 +101,61 @@ def switch(file: Path, values: Mapping[str, str], *, keep_as: Path) -> None:
     _compare(path, values)
 
 
-def restore(file: Path, kept: Path, values: Mapping[str, str]) -> None:
+def restore(file: Path, kept: Path, values: Mapping[str, str], switched: Collection[str]) -> list[str]:
     """Restore the content that ``switch`` kept, with ``values`` set over it, atomically.
 
-    Without a kept file nothing was switched: ``values`` are set in the file as it is, which is kept first. Edits made after
-    the switch are not restored, but not lost either: the replaced file stays beside the kept one, with ``.replaced`` behind
-    its name. Safe to run again.
+    Other keys that were added or changed after the switch stay as they are now. The replaced file stays beside the kept one,
+    with ``.replaced`` behind its name, when it was edited after the switch. Without a kept file nothing was switched:
+    ``values`` are set in the file as it is, which is kept first. Safe to run again.
+
+    Args:
+        file: The dotenv file, or a link to it.
+        kept: See ``switch``.
+        values: The keys to set over the kept content.
+        switched: The keys that ``switch`` set: they are never taken from the file as it is now.
+
+    Returns:
+        The keys that were added or changed after the switch and stay.
 
     Raises:
         As ``switch``.
     """
     if not kept.exists():
         switch(file, values, keep_as=kept)
-        return
+        return []
     path = files.real(file)
-    found = _text(path)
-    new = with_values(_text(kept), values, str(path))
+    found, before = _text(path), _text(kept)
+    later = _later(before, found, {*switched, *values})
+    new = with_values(_with_bindings(before, later), values, str(path))
     if found != new:
         _keep(found, kept.with_name(f"{kept.name}.replaced"))
     _replace(path, new)
     _compare(path, values)
+    return sorted(later)
+
+
+def _later(before: str, found: str, but: Collection[str]) -> dict[str, str]:
+    """Return the keys that were added or changed since, each with its line as it is written now."""
+    old, new = values_of(before), values_of(found)
+    lines = {binding.key: binding.original.string for binding in _bindings(found) if binding.key and not binding.error}
+    return {key: lines[key] for key, value in new.items() if key not in but and old.get(key) != value}
+
+
+def _with_bindings(text: str, lines: Mapping[str, str]) -> str:
+    """Return the text with these lines in the place of those of the same keys; missing ones are appended."""
+    if not lines:
+        return text
+    parts, seen = [_BOM] if text.startswith(_BOM) else [], set()
+    for binding in _bindings(text):
+        changed = binding.key in lines and not binding.error
+        parts.append(lines[binding.key] if changed and binding.key else binding.original.string)
+        seen |= {binding.key} if changed else set()
+    content, end = "".join(parts), "\r\n" if "\r\n" in text else "\n"
+    for key, written in lines.items():
+        if key not in seen:
+            content += "" if not content or content.endswith(("\n", "\r")) else end
+            content += written
+    return content if content.endswith(("\n", "\r")) else content + end
 
 
 def _text(path: Path) -> str:

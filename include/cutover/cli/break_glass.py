@@ -119,6 +119,7 @@ def rollback(
     by: str,
     source: Path | None = None,
     target: str | None = None,
+    give_up_rows: int | None = None,
     on_step: OnStep = lambda _name, _report: None,
 ) -> Report:
     """Roll back the run whose evidence is in ``folder``. Run it again after it failed or was killed.
@@ -130,6 +131,7 @@ def rollback(
         by: Name of the person who asks, for the evidence.
         source: The SQLite file; its path in the evidence when left out.
         target: libpq connection string; from the environment when left out.
+        give_up_rows: Number of rows beyond the backup in the SQLite file that are given up; see ``restore.restore``.
         on_step: Called at the begin and the end of each step.
 
     Returns:
@@ -141,7 +143,8 @@ def rollback(
         CutoverError: When a step failed; the run is sealed as failed, and another call continues the rollback.
     """
     evidence, opened = _run_in(folder, plan)
-    caller = Caller(dag_id=NAME, run_id=_own_run_id(), actor=by, params={"reason": reason, "run_id": opened["run_id"]})
+    params = {"reason": reason, "run_id": opened["run_id"], "give_up_rows": give_up_rows}
+    caller = Caller(dag_id=NAME, run_id=_own_run_id(), actor=by, params=params)
     ends = EndsOfEvidence(evidence, source, target)
     frozen = frozen_plan(evidence)
 
@@ -153,9 +156,6 @@ def rollback(
             raise StepFailed(report.failure, where=name)
         return report
 
-    def close() -> Report:
-        return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
-
     try:
         perform(runbook.OPEN_ROLLBACK, open_rollback, {"anybody": True})
         try:
@@ -164,11 +164,11 @@ def rollback(
         except CutoverError:
             # After any failure the run is closed as it is; an error of the closing must not hide the reason.
             try:
-                close()
+                perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
             except CutoverError as error:
                 log.error("%s", error)
             raise
-        return close()
+        return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
     finally:
         _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
 

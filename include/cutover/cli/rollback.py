@@ -31,6 +31,10 @@ class RollbackOptions:
     reason: Annotated[str, typer.Option(help="Reason of the rollback, for the incident document.")]
     source: MovedSource = None
     target: TargetOrEnvironment = None
+    give_up_rows: Annotated[
+        int | None,
+        typer.Option(min=0, help="Replace a SQLite file that holds this number of rows beyond the backup; it is kept."),
+    ] = None
     by: By = ""
 
 
@@ -49,6 +53,7 @@ def command(options: RollbackOptions) -> None:
         by=options.by or break_glass.login(),
         source=options.source,
         target=None if options.target is None else target_session.libpq_url(options.target),
+        give_up_rows=options.give_up_rows,
         on_step=_print_step,
     )
     console.print(f"[bold]{escape(report.summary)}[/]")

@@ -23,7 +23,7 @@ from include.cutover.report.words import (
     moment_text,
     weblink_of,
 )
-from include.cutover.runs import runbook
+from include.cutover.runs import incident, runbook
 
 
 def incident_document(evidence: Evidence, plan: Plan, reason: str) -> str:
@@ -143,7 +143,7 @@ def _orphans_part(story: Story) -> str:
 def _kept_part(story: Story) -> str:
     lines = ["## What was kept, and where", ""]
     kept = story.run.newest("target.kept")
-    target, source = story.figures.of_step(runbook.KEEP_TARGET), story.figures.of_step(runbook.RESTORE_SOURCE)
+    target, source = story.figures.of_step(runbook.KEEP_TARGET), story.run.newest(incident.SOURCE_FOUND)
     schema = target.get("schema") or kept.get("schema")
     if schema:
         lines.append(f"- The target's data: schema {_code(schema)} in the target database.")
@@ -151,8 +151,10 @@ def _kept_part(story: Story) -> str:
         lines.append(
             f"- The target's data could **not** be set aside yet ({_md(target.get('reason'))}); the next run does it first."
         )
-    for name in source.get("kept") or []:
-        lines.append(f"- The source as found: {_code(name)} in the folder {_code('kept')} of the evidence.")
+    for path, holds in incident.kept_files(story.run.folder, story.run.events):
+        lines.append(f"- The source as found: {_code(path.relative_to(story.run.folder))} in the evidence: {_md(holds)}.")
+    if source and not source.get("kept_in"):
+        lines.append(f"- **The SQLite file was not replaced.** It holds: {_md(source.get('holds'))}.")
     lines += [
         f"- Backup, {_md(label.lower())}: {_code(value)}"
         for label, value in story.artifacts.backup

@@ -6,6 +6,7 @@ the run, which is otherwise sealed; the event continues the chain.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,16 @@ from include.cutover.runs.deciders import require_decider
 CLOSED = "incident.closed"
 OUTCOMES = ("rolled_back", "failed", "released")
 """Outcomes of a run that leave an incident."""
+
+SOURCE_FOUND = "source.found"
+"""Event: the file that a way back found in the database's place, its rows beyond the backup, and where it is now."""
+
+_BESIDE = {
+    "-wal": "its write-ahead log",
+    "-shm": "the index of its write-ahead log",
+    "-journal": "its rollback journal",
+    ".fence.json": "the note of its fence",
+}
 
 SHORTEST = 3  # characters of cause, fix and reference
 
@@ -106,7 +117,10 @@ def kept(evidence: Evidence) -> list[KeptItem]:
     logs = sorted((folder / "logs").glob("*.log"))
     if logs:
         found.append(KeptItem("logs of the services", f"{folder / 'logs'}: {', '.join(path.name for path in logs)}"))
-    found += [KeptItem("the source as it was found", str(path)) for path in _found(folder)]
+    found += [
+        KeptItem("the source as it was found", f"{path}: {holds}")
+        for path, holds in kept_files(evidence.folder, evidence.events())
+    ]
     document = evidence.folder / "incident.md"
     if document.is_file():
         found.append(KeptItem("incident document", str(document)))
@@ -120,12 +134,35 @@ def kept(evidence: Evidence) -> list[KeptItem]:
     return found
 
 
-def _found(folder: Path) -> list[Path]:
-    """List the files that the way back found in place of the source: in ``kept`` and its numbered folders."""
+def kept_files(run: Path, events: Sequence[Event]) -> list[tuple[Path, str]]:
+    """List the files that the way back found in place of the source, and the content of each, in words.
+
+    Args:
+        run: The evidence folder of the run.
+        events: Its events, as far as they are legible.
+    """
+    folder = run / "kept"
     if not folder.is_dir():
         return []
-    places = [folder, *sorted(item for item in folder.iterdir() if item.is_dir() and item.name.isdigit())]
-    return [path for place in places for path in sorted(place.iterdir()) if path.is_file() and not path.name.startswith(".")]
+    known: dict[str, str] = {}
+    for event in events:
+        place = event.get("kept_in") if event["event"] == SOURCE_FOUND else None
+        # A second try of a killed one finds no database any more.
+        if place and (event["state"] != "missing" or place not in known):
+            known[place] = str(event["holds"])
+    found = []
+    for place in [folder, *sorted(item for item in folder.iterdir() if item.is_dir() and item.name.isdigit())]:
+        holds = known.get(str(place.relative_to(run)), "its content is not recorded")
+        for path in sorted(place.iterdir()):
+            if path.is_file() and not path.name.startswith("."):
+                found.append((path, _beside(path) or holds))
+    return found
+
+
+def _beside(path: Path) -> str:
+    """Describe a file that lay beside the database; empty for the database itself."""
+    words = next((text for end, text in _BESIDE.items() if path.name.endswith(end)), "")
+    return f"{words}, {path.stat().st_size:,} bytes" if words else ""
 
 
 def require_none_open(plan: str) -> None:

@@ -32,7 +32,6 @@ SWITCH_CONFIGURATION = "switch_configuration"
 KEEP_TARGET = "rollback.keep_target"
 RESTORE_SOURCE = "rollback.restore_source"
 OPEN_ROLLBACK, CLOSE_ROLLBACK = "open_rollback", "close_rollback"
-STARTING_ON_SOURCE = (f"{RELEASE}.start_services", f"{ROLLBACK}.start_services")
 GIVE_UP = "give_up"
 FIRST_BACKUP = "first_backup"
 

@@ -52,6 +52,17 @@ def versions(database: Path) -> tuple[int, int]:
     return (read_version if write == FENCED else write, read_version)
 
 
+def without_counters(header: bytes) -> bytes:
+    """Return a header with zeros for the bytes that change without a change of the content.
+
+    They are the write and read version, both change counters and the version of the library that wrote last.
+    """
+    blank = bytearray(header)
+    for start, length in ((WRITE_VERSION, 2), (_CHANGE_COUNTER, 4), (_VALID_FOR, 8)):
+        blank[start : start + length] = bytes(length)
+    return bytes(blank)
+
+
 def set_write_version(descriptor: int, write_version: int) -> None:
     """Set the write version and move both change counters, in one write of one sector, durably.
 

@@ -5,6 +5,8 @@ moved. Then the found database goes, and its ``-wal``, ``-shm``, ``-journal`` an
 is left, durably, the copy gets the database's name: a log that stayed would be replayed into the restored file, and a check
 of integrity would not notice. Killed in between, there is no database: better than a wrong one, and the next attempt
 finishes.
+
+The file found there is examined first (``found_file``): one that holds rows beyond the backup is not replaced.
 """
 
 from __future__ import annotations
@@ -12,21 +14,29 @@ from __future__ import annotations
 import errno
 import logging
 import os
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from include.cutover import files
 from include.cutover.checks import Check
-from include.cutover.errors import CannotCheck, Refused, StepFailed
+from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.files import sync_folder
 from include.cutover.locks import locked
-from include.cutover.source import backup_archive, holders, snapshots
+from include.cutover.source import backup_archive, found_file, holders, snapshots
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.source.fence_note import note_path
+from include.cutover.source.found_file import Found
 
 log = logging.getLogger(__name__)
 
+OnFound = Callable[[Found, Path | None], object]
+"""Called with the file found before it is moved, and its folder in the evidence; None where it stays."""
+
 _MARGIN = 1 << 20  # bytes, for folder entries
+
+AGAIN = "Then clear the failed task with all after it or trigger the rollback again; without Airflow, run the command again."
+REPLACE_IT = "To replace the file all the same, trigger the rollback again and type {rows} as rows to give up."
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,9 @@ class RestoreResult:
         kept: The files found in its place, where they are now; of this attempt and of earlier ones.
         already: The backup was in place already; nothing was done.
         checks: The checks that were made afterwards; all passed.
+        found: The file that was in its place; None where that was the backup.
+        stays: That file was left as it is, and a fence around it too: it is the newest state, or equal to a backup of which
+            no copy is intact.
     """
 
     file: Path
@@ -50,23 +63,38 @@ class RestoreResult:
     kept: tuple[Path, ...]
     already: bool
     checks: tuple[Check, ...]
+    found: Found | None = None
+    stays: bool = False
 
 
-def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
+def restore(
+    database: Path,
+    manifest: Manifest,
+    kept: Path,
+    *,
+    give_up_rows: int | None = None,
+    on_found: OnFound = lambda _found, _folder: None,
+) -> RestoreResult:
     """Replace the database by the backup; move the files found there into ``kept``.
 
-    When the first copy is damaged, the second one is used. Owner, group and mode are those from before the fence. Safe to
-    run again, also after a kill at any instant: each found file is kept once, and a backup in place is known by its hash.
+    A file that holds rows beyond the backup stays in its place; see ``found_file``. When the first copy is damaged, the
+    second one is used; when none is intact, a file that is as the run fenced it stays. Owner, group and mode are those from
+    before the fence. Safe to run again, also after a kill at any instant: each found file is kept once, and a backup in
+    place is known by its hash.
 
     Args:
         database: The place of the database.
         manifest: The backup's.
         kept: Folder of the evidence for the files found; made where missing. A second set of files goes into a folder ``2``
             in it, and so on: kept files are never overwritten.
+        give_up_rows: Number of rows beyond the backup that a person agreed to lose from the database's place.
+        on_found: See ``OnFound``.
 
     Raises:
         Refused: When a process has the database open (it is named), no copy of the backup is intact, there is no room, the
-            file is a mount of its own, or it cannot be given to its owner. Nothing was moved.
+            file is a mount of its own, or it cannot be given to its owner. Also when a person must decide: the file holds
+            rows beyond the backup and cannot be used, or another number of them than the person agreed to. Nothing was
+            moved.
         CannotCheck: When the open files of processes cannot be checked.
         StepFailed: When a place cannot be written, or the restored file is not the backup.
     """
@@ -86,18 +114,72 @@ def restore(database: Path, manifest: Manifest, kept: Path) -> RestoreResult:
                 _give(place, manifest)
                 sync_folder(place.parent)
             return _result(place, manifest, None, kept)
-        copy = _make_ready(manifest, ready)
-        try:
-            _require_room_for_found(place, kept)
-            _require_nobody(place)
-        except BaseException:
+        return _examine_and_replace(place, manifest, kept, ready, give_up_rows, on_found)
+
+
+def _examine_and_replace(
+    place: Path,
+    manifest: Manifest,
+    kept: Path,
+    ready: Path,
+    give_up_rows: int | None,
+    on_found: OnFound,
+) -> RestoreResult:
+    _require_nobody(place)
+    copy, damage = _ready_or_damage(manifest, place, ready)
+    try:
+        found = found_file.examine(place, manifest, ready if copy is not None else None)
+        if _stays(found, place, give_up_rows, intact=copy is not None):
+            on_found(found, None)
             ready.unlink(missing_ok=True)
-            raise
-        _move_away(place, kept)
-        with files.disk_errors(place):
-            ready.rename(place)
-            sync_folder(place.parent)
-        return _result(place, manifest, copy, kept)
+            kept_before = _kept(place, kept)
+            return RestoreResult(place, files.digest(place), found.bytes, None, kept_before, False, (), found, stays=True)
+        if copy is None:
+            raise _no_copy(manifest, damage)
+        _require_room_for_found(place, kept)
+        _require_nobody(place)
+        folder = _folder_for(place, kept)
+        on_found(found, folder)
+    except BaseException:
+        ready.unlink(missing_ok=True)
+        raise
+    _move_away(place, folder)
+    with files.disk_errors(place):
+        ready.rename(place)
+        sync_folder(place.parent)
+    return replace(_result(place, manifest, copy, kept), found=found)
+
+
+def _stays(found: Found, place: Path, give_up_rows: int | None, *, intact: bool) -> bool:
+    """Decide whether the file stays in its place.
+
+    Raises:
+        Refused: When a person must decide, or agreed to another number of rows.
+    """
+    if found.state == "fenced":
+        return not intact
+    if found.replaceable:
+        return False
+    beyond = found.differences.beyond
+    if give_up_rows is not None and give_up_rows != beyond:
+        raise Refused(
+            "the file holds another number of rows beyond the backup than the number given up",
+            where=str(place),
+            expected=f"{give_up_rows:,}",
+            found=f"{beyond:,}; {found.holds}",
+            do=f"{REPLACE_IT.format(rows=beyond)} Without a number the file stays as it is where it is sound.",
+        )
+    if give_up_rows is not None:
+        return False
+    if found.state == "newer":
+        return True
+    raise Refused(
+        "the file is not the backup, holds rows beyond it, and cannot be used in its place",
+        where=str(place),
+        expected="the backup, the fenced source, or either with what was written since",
+        found=found.holds,
+        do=f"Save these rows if the application needs them. {REPLACE_IT.format(rows=beyond)} It is kept in the evidence.",
+    )
 
 
 def _require_nobody(place: Path) -> None:
@@ -108,7 +190,7 @@ def _require_nobody(place: Path) -> None:
             where=str(place),
             expected="no process",
             found=holders.describe(found),
-            do="Stop it, then run the step again: it would continue to write to the old file.",
+            do=f"End it: it would continue to write to the old file. {AGAIN}",
         )
 
 
@@ -122,8 +204,12 @@ def _found(place: Path) -> list[Path]:
     return [*files.side_files(place), *([note] if note.exists() else [])]
 
 
-def _make_ready(manifest: Manifest, ready: Path) -> Path:
-    """Write a durable copy of the backup, with the original's owner and mode; verify it by reading it from the device."""
+def _make_ready(manifest: Manifest, ready: Path) -> tuple[Path | None, list[str]]:
+    """Write a durable copy of the backup, with the original's owner and mode; verify it by reading it from the device.
+
+    Returns:
+        The copy that it was made from, and the damage of those before it. The copy is None when none is intact.
+    """
     with files.disk_errors(ready):
         ready.unlink(missing_ok=True)
     files.require_space({ready.parent: manifest.bytes + _MARGIN})
@@ -143,13 +229,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
         with files.disk_errors(ready):
             ready.unlink()
     else:
-        raise Refused(
-            "no copy of the backup is intact; the database is unchanged",
-            where=str(manifest.file),
-            expected=f"SHA-256 {manifest.sha256}",
-            found="; ".join(damage),
-            do="Find another copy of the backup. The database is unchanged; its fence can be lifted.",
-        )
+        return None, damage
     try:
         with files.disk_errors(ready):
             _give(ready, manifest)
@@ -165,7 +245,28 @@ def _make_ready(manifest: Manifest, ready: Path) -> Path:
     except BaseException:
         ready.unlink(missing_ok=True)
         raise
-    return path
+    return path, damage
+
+
+def _ready_or_damage(manifest: Manifest, place: Path, ready: Path) -> tuple[Path | None, list[str]]:
+    """As ``_make_ready``. Without room for a copy, a file that is as the run fenced it needs none."""
+    try:
+        return _make_ready(manifest, ready)
+    except CutoverError as error:
+        if not found_file.is_as_fenced(place, manifest):
+            raise
+        log.warning("%s", error)
+        return None, [str(error)]
+
+
+def _no_copy(manifest: Manifest, damage: list[str]) -> Refused:
+    return Refused(
+        "no copy of the backup is intact; the database is unchanged",
+        where=str(manifest.file),
+        expected=f"SHA-256 {manifest.sha256}",
+        found="; ".join(damage),
+        do=f"Put an intact copy of the backup there. {AGAIN}",
+    )
 
 
 def _give(path: Path, manifest: Manifest) -> None:
@@ -183,15 +284,23 @@ def _require_room_for_found(place: Path, kept: Path) -> None:
         files.require_space({kept: sum(path.stat().st_size for path in found) + _MARGIN})
 
 
-def _move_away(place: Path, kept: Path) -> None:
-    """Move everything found into one set of ``kept``, the database first: without it, no log can be taken for its own."""
-    found = [path for path in (place, *_found(place)) if os.path.lexists(path)]
+def _folder_for(place: Path, kept: Path) -> Path:
+    """Return the set of ``kept`` that the files found go into; no file there is overwritten."""
+    found = _all_found(place)
     # A killed attempt may have left its set half-filled, or a file in both places: that set is continued.
     sets = [kept, *(kept / str(number) for number in _numbers(kept))]
     fitting = (item for item in reversed(sets) if all(_fits(path, item / path.name) for path in found))
-    folder = next(fitting, kept / str(max(_numbers(kept), default=1) + 1))
+    return next(fitting, kept / str(max(_numbers(kept), default=1) + 1))
+
+
+def _all_found(place: Path) -> list[Path]:
+    """Return everything that must go, the database first: without it, no log can be taken for its own."""
+    return [path for path in (place, *_found(place)) if os.path.lexists(path)]
+
+
+def _move_away(place: Path, folder: Path) -> None:
     files.make_private(folder)
-    for path in found:
+    for path in _all_found(place):
         _move(path, folder / path.name)
         log.warning("%s was found and is kept in %s", path.name, folder)
 

@@ -9,6 +9,7 @@ from include.cutover.checks import Check
 from include.cutover.errors import Refused
 from include.cutover.source import fence
 from include.cutover.steps.configuration import fill, kept_configuration
+from include.cutover.steps.quiesce import stop_again
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import fence as target_fence
 
@@ -50,8 +51,7 @@ def switch_configuration(step: Step) -> Report:
         step.evidence.append("target.fence", raised=False, role=role, way=step.plan.target_fence)
     values = fill(settings.live, application_url=step.ends.application_url(step.plan), source_path=str(step.source))
     configuration.switch(settings, values, keep_as=kept_configuration(step, settings), remote=step.remote)
-    up = [name for name, is_up in services.status(step.plan.services, step.remote).items() if is_up]
-    services.stop([service for service in step.plan.services if service.name in up], step.remote)
+    up = stop_again(step)
     stopped = f"; {', '.join(up)} had started since the stop and were stopped again" if up else ""
     return Report(f"{configuration.name(settings)} now sets {', '.join(sorted(values))}{stopped}")
 

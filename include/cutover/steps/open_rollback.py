@@ -48,10 +48,11 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     claims.wait_for_others(plan.name, lambda: lease.holds(plan.name, run_id, step.holder))
     if not begun_before:
         own.append("rollback.opened", run_id=step.own_run_id, subject=run_id, by=request.by, reason=request.reason)
+    asked = {"by": request.by, "reason": request.reason, "give_up_rows": request.give_up_rows, "holder": step.holder}
     if sealed is not None:
-        subject.append("reopened", by=request.by, reason=request.reason, holder=step.holder)
+        subject.append("reopened", **asked)
     elif subject.last("rollback.asked", holder=step.holder) is None:
-        subject.append("rollback.asked", by=request.by, reason=request.reason, holder=step.holder)
+        subject.append("rollback.asked", **asked)
     schema = (frozen_plan(subject) or plan).target_schema
     written = rows_since_go_live.record_count(subject, schema, lambda: step.target)
     summary = [f"rolling back {run_id}: {request.reason}", written.summary]
@@ -84,11 +85,19 @@ def _refuse_untouched(plan: str, run_id: str, events: list[Event]) -> None:
 
 @dataclass(frozen=True)
 class _Request:
-    """A request for a rollback: its author, the run (empty for the one that is live or in flight), and the reason."""
+    """A request for a rollback.
+
+    Attributes:
+        by: Its author.
+        run_id: The run; empty for the one that is live or in flight.
+        reason: Its reason.
+        give_up_rows: Number of rows beyond the backup in the SQLite file that the author agreed to give up; None without.
+    """
 
     by: str | None
     run_id: str
     reason: str
+    give_up_rows: int | None = None
 
 
 def _request(step: Step) -> _Request:
@@ -99,7 +108,13 @@ def _request(step: Step) -> _Request:
     found = aftercare_record.request(step.plan.name, step.own_run_id)
     if found is not None:
         return _Request(found["by"], str(found["subject"]), str(found["reason"]))
-    return _Request(step.actor, str(step.params.get("run_id") or "").strip(), str(step.params["reason"]))
+    rows = step.params.get("give_up_rows")
+    return _Request(
+        step.actor,
+        str(step.params.get("run_id") or "").strip(),
+        str(step.params["reason"]),
+        None if rows is None else int(rows),
+    )
 
 
 def _run_id(evidence: Evidence) -> str:

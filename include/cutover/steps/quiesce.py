@@ -15,6 +15,19 @@ def stop_services(step: Step) -> Report:
     return Report(f"stopped: {', '.join(result.name for result in results) or 'the plan has no services'}")
 
 
+def stop_again(step: Step) -> list[str]:
+    """Stop the services that run although the run stopped them: after a restart of the host they start by themselves.
+
+    Returns:
+        Their names.
+    """
+    up = [name for name, is_up in services.status(step.plan.services, step.remote).items() if is_up]
+    services.stop([service for service in step.plan.services if service.name in up], step.remote)
+    if up:
+        step.log.warning("%s had started since the stop, and were stopped again", ", ".join(up))
+    return up
+
+
 def fence_source(step: Step) -> Report:
     """Prove that no process holds the file open, and make it unwritable for every SQLite. Safe to run again."""
     unheld = holders.check_nobody_holds(step.source)

@@ -6,6 +6,8 @@ run again.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import psycopg
 
 from include.cutover import files
@@ -14,12 +16,14 @@ from include.cutover.application import configuration, services
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Event
 from include.cutover.report import incident_document
-from include.cutover.runs import runbook
+from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_backup, has_begun
 from include.cutover.source import restore
+from include.cutover.source.found_file import Found
 from include.cutover.steps.announce import announce
 from include.cutover.steps.configuration import fill, kept_configuration
+from include.cutover.steps.quiesce import stop_again
 from include.cutover.steps.set_aside import set_schema_aside
 from include.cutover.steps.sqlite_again import check_health, lift_fence, start_services
 from include.cutover.steps.step import Body, Report, Step
@@ -84,29 +88,60 @@ def keep_target(step: Step) -> Report:
 def restore_source(step: Step) -> Report:
     """Restore the backup to the place of the source; the file found there goes into the evidence first. Safe to run again.
 
-    The source is the truth and is not overwritten where it has no verified backup, or where the application was started on
-    it since: it may have written. Then only a fence is lifted.
+    The source is the truth and is not overwritten where it has no verified backup: then only a fence is lifted. The same
+    holds for a file with rows beyond the backup: since the restore, or in spite of the fence, the application wrote to it.
     """
-    events = step.evidence.events()
-    if not has_backup(events):
+    stop_again(step)
+    if not has_backup(step.evidence.events()):
         return lift_fence(step)
-    if _ran_on_source(events):
+    result = restore.restore(
+        step.source,
+        step.manifest,
+        step.evidence.folder / "kept",
+        give_up_rows=_rows_given_up(step),
+        on_found=lambda found, folder: record_found(step, found, folder),
+    )
+    if result.stays and result.found is not None:
         lift_fence(step)
-        return Report(f"{step.source.name} stays as it is: the application was started on it since the restore")
-    result = restore.restore(step.source, step.manifest, step.evidence.folder / "kept")
+        return Report(
+            f"{step.source.name} stays as it is: {result.found.holds}",
+            {"stays": True, "rows_beyond_the_backup": result.found.differences.as_dict()},
+            warnings=_warnings(result.found),
+        )
     return Report(
         f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal",
-        {"sha256": result.sha256, "kept": [path.name for path in result.kept]},
+        {"sha256": result.sha256, "kept": [str(path.relative_to(step.evidence.folder)) for path in result.kept]},
     )
 
 
-def _ran_on_source(events: list[Event]) -> bool:
-    """Report whether a way back already began to start the services on SQLite."""
-    return any(has_begun(events, step) for step in runbook.STARTING_ON_SOURCE)
+def _rows_given_up(step: Step) -> int | None:
+    """Return the number of rows that the person who asked for this rollback gave up; it counts for one file only."""
+    asked = _asked(step)
+    if asked is None or asked.get("give_up_rows") is None:
+        return None
+    found = step.evidence.last(incident.SOURCE_FOUND)
+    spent = found is not None and found["seq"] > asked["seq"] and found["kept_in"] is not None and found["beyond"]
+    return None if spent else int(asked["give_up_rows"])
+
+
+def record_found(step: Step, found: Found, folder: Path | None) -> None:
+    """Record the file found in the database's place before it is moved, and the folder of the evidence that it goes to."""
+    kept = None if folder is None else str(folder.relative_to(step.evidence.folder))
+    counts = dict(found.differences.counts) if folder is None else {}
+    step.evidence.append(incident.SOURCE_FOUND, **found.as_dict(), kept_in=kept, counts=counts)
+
+
+def _warnings(found: Found) -> list[str]:
+    if found.state == "fenced":
+        return ["the backup could not be restored; its fence was lifted from the source, which is equal by its hash"]
+    return [f"the file holds rows that the backup lacks, and was not replaced: {found.differences.words}"]
 
 
 def revert_configuration(step: Step) -> Report:
-    """Restore the configuration from before the switch, and set the plan's values for a rolled-back application."""
+    """Restore the configuration from before the switch, and set the plan's values for a rolled-back application.
+
+    Other keys that people added or changed since stay. Safe to run again.
+    """
     settings = step.plan.configuration
     if settings is None:
         return Report("the plan switches no configuration")
@@ -114,8 +149,11 @@ def revert_configuration(step: Step) -> Report:
     if not kept.exists():
         return Report(f"{configuration.name(settings)} was never switched")
     values = fill(settings.rolled_back, source_path=str(step.source))
-    configuration.restore(settings, kept, values, remote=step.remote)
-    return Report(f"{configuration.name(settings)} is restored: {', '.join(sorted(values))} set")
+    later = configuration.restore(settings, kept, values, switched=settings.live, remote=step.remote)
+    stay = f"; changed since the switch, and left as they are: {', '.join(later)}" if later else ""
+    return Report(
+        f"{configuration.name(settings)} is restored: {', '.join(sorted(values))} set{stay}", {"later_keys": later}
+    )
 
 
 def write_incident(step: Step) -> Report:
@@ -137,11 +175,17 @@ def give_up(step: Step) -> Report:
 
 def rollback_reason(step: Step) -> str:
     """Return why the run is rolled back: the person's reason, else the first failure."""
-    asked = step.evidence.last("reopened") or step.evidence.last("rollback.asked")
+    asked = _asked(step)
     if asked is not None:
         return f"{asked['reason']} (requested by {asked['by']})"
     decided = step.evidence.last("decision")
     return str(decided["why"][0]) if decided and decided["why"] else "no reason is recorded"
+
+
+def _asked(step: Step) -> Event | None:
+    """Return the newest request of a person for this rollback."""
+    events = [event for event in step.evidence.events() if event["event"] in ("reopened", "rollback.asked")]
+    return events[-1] if events else None
 
 
 def announce_rollback(step: Step) -> Report:

@@ -5,32 +5,60 @@ They need the evidence and the plan only, and work with PostgreSQL down. Each ve
 
 from __future__ import annotations
 
+from include.cutover import files
 from include.cutover.application import requests, services
 from include.cutover.checks import Check
-from include.cutover.source import fence, writable
+from include.cutover.runs import incident
+from include.cutover.source import cloning, fence, schema, writable
+from include.cutover.steps.quiesce import stop_again
 from include.cutover.steps.step import Report, Step
 
 
 def lift_fence(step: Step) -> Report:
-    """Make the source writable again. Safe to run again."""
+    """Make the source writable again. Safe to run again.
+
+    Services that run already are stopped: a connection that read the fenced file takes it for read-only.
+    """
+    stop_again(step)
     fence.lift(step.source)
     return Report(f"{step.source.name} is writable again")
 
 
 def start_services(step: Step) -> Report:
-    """Start every service on SQLite; the downtime ends when the application is healthy."""
+    """Start every service on SQLite; the downtime ends when the application is healthy. Safe to run again.
+
+    A service that runs already was not started by this step, for instance because its host was restarted: it may hold the
+    configuration from before this way back. So it is stopped, and started anew.
+    """
+    stopped = stop_again(step)
     results = services.start(step.plan.services, step.remote)
-    return Report(f"started: {', '.join(result.name for result in results) or 'the plan has no services'}")
+    again = f"; {', '.join(stopped)} had started by themselves and were started anew" if stopped else ""
+    return Report(f"started: {', '.join(result.name for result in results) or 'the plan has no services'}{again}")
 
 
 def check_health(step: Step) -> Report:
-    """Check that the application runs on SQLite with the row counts of the backup, and that its user can write there."""
+    """Check that the application runs on SQLite and shows the rows of its file, and that its user can write there."""
     checks: list[Check] = []
     if step.plan.smoke_tests is not None:
-        counts = dict(step.manifest.counts) if step.evidence.last("backup") else {}
-        checks = requests.check_source_side(step.plan.smoke_tests, counts)
+        checks = requests.check_source_side(step.plan.smoke_tests, _counts(step))
     checks.append(writable.check_writable(step.source))
     result = Report(f"{len(checks)} checks from outside", {}, checks)
     if result.outcome == "passed":
         step.evidence.append("services.started", on="source")
     return result
+
+
+def _counts(step: Step) -> dict[str, int]:
+    """Return table → rows that the application must show; empty where there is no backup.
+
+    Tables that may grow have at least the rows of the restored file. The others are counted now: people may have worked
+    with the application since it was started.
+    """
+    smoke = step.plan.smoke_tests
+    if smoke is None or step.evidence.last("backup") is None:
+        return {}
+    found = step.evidence.last(incident.SOURCE_FOUND) or {}
+    counts = {**step.manifest.counts, **(found.get("counts") or {})}
+    still = [test.table for test in smoke.counts if not test.growing and test.table in counts]
+    with files.scratch("counts") as scratch, cloning.live_schema(step.source, scratch) as connection:
+        return {**counts, **schema.counts(connection, still)}

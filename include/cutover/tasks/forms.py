@@ -23,6 +23,11 @@ def optional(title: str, description: str, *, longest: int = 250, **schema: str)
     return Param(None, type=["null", "string"], maxLength=longest, title=title, description=description, **schema)
 
 
+def number(title: str, description: str) -> Param:
+    """Return a whole number, 0 or more, that may be left empty."""
+    return Param(None, type=["null", "integer"], minimum=0, title=title, description=description)
+
+
 def choice(title: str, description: str, *options: str) -> Param:
     """Return a choice; the first option is the default."""
     return Param(options[0], type="string", enum=list(options), title=title, description=description)

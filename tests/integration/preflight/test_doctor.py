@@ -183,7 +183,7 @@ def test_switched_configuration_is_checked(site: LocalSite, ask: Ask) -> None:
         found = bad(looked(site, look, configuration={**settings, "live": {**settings["live"], "PATH": "x"}}))
         assert "another value of PATH" in found["reads_configuration_worker"]
     finally:
-        dotenv_file.restore(site.ward_ops.dotenv, site.ward_ops.root / ".env.kept", held)
+        dotenv_file.restore(site.ward_ops.dotenv, site.ward_ops.root / ".env.kept", held, held)
 
 
 def test_plan_accepts_an_unknown_check_by_name(site: LocalSite, ask: Ask) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import sqlite3
@@ -19,6 +20,7 @@ from include.cutover.errors import Refused
 from include.cutover.files import digest
 from include.cutover.source import backup, fence, fence_note, restore
 from include.cutover.source.backup_manifest import Manifest
+from include.cutover.source.found_file import Found
 from tests.support.killing import kill_at_every_step
 
 RUN = "manual__2025-10-11T08:00:00+00:00"
@@ -122,9 +124,10 @@ def test_the_restored_database_is_the_backup_and_what_was_found_is_kept(
 ) -> None:
     happening(live)
     found = files_of(live.parent)
-    result = restore.restore(live, manifest, kept)
+    result = restore.restore(live, manifest, kept, give_up_rows=None if happening is stay_fenced else 1)
     assert files_of(live.parent) == {live.name: manifest.file.read_bytes()}
     assert (result.file, result.sha256, result.copy, result.already) == (live, manifest.sha256, manifest.file, False)
+    assert (result.stays, result.found and result.found.differences.beyond) == (False, int(happening is not stay_fenced))
     assert digest(live) == manifest.sha256
     assert attributes(live) == (0o660, os.getuid(), os.getgid())
     assert {path.name: path.read_bytes() for path in result.kept} == found
@@ -160,7 +163,7 @@ def test_killed_at_any_step_the_next_attempt_finishes(
             shutil.rmtree(kept)
 
     seen = set()
-    for step in kill_at_every_step(begin, lambda: restore.restore(live, manifest, kept), after=False):
+    for step in kill_at_every_step(begin, lambda: restore.restore(live, manifest, kept, give_up_rows=1), after=False):
         there = {name: data for name, data in files_of(live.parent).items() if not name.startswith(".")}
         if live.name not in there:
             seen.add("no database")
@@ -170,7 +173,7 @@ def test_killed_at_any_step_the_next_attempt_finishes(
         else:
             seen.add("restored")
             assert there == {live.name: manifest.file.read_bytes()}, f"{step}: a log lies beside the restored database"
-        result = restore.restore(live, manifest, kept)
+        result = restore.restore(live, manifest, kept, give_up_rows=1)
         assert files_of(live.parent) == {live.name: manifest.file.read_bytes()}, step
         assert attributes(live) == (0o660, os.getuid(), os.getgid()), step
         assert {path.name: path.read_bytes() for path in result.kept} == found, f"{step}: what was found is kept once"
@@ -179,7 +182,7 @@ def test_killed_at_any_step_the_next_attempt_finishes(
 
 def test_restoring_twice_is_restoring_once(live: Path, manifest: Manifest, kept: Path) -> None:
     leave_a_wal(live)
-    first = restore.restore(live, manifest, kept)
+    first = restore.restore(live, manifest, kept, give_up_rows=1)
     inode = live.stat().st_ino
     live.chmod(0o600)
     second = restore.restore(live, manifest, kept)
@@ -192,7 +195,7 @@ def test_what_was_kept_before_is_not_overwritten(live: Path, manifest: Manifest,
     for number in range(2, 4):
         with closing(sqlite3.connect(live)) as connection, connection:
             connection.execute("INSERT INTO ping (note) VALUES (?)", (f"after rollback {number}",))
-        result = restore.restore(live, manifest, kept)
+        result = restore.restore(live, manifest, kept, give_up_rows=1)
         assert result.kept[-1] == kept / str(number) / live.name
         assert f"after rollback {number}" in dump(kept / str(number) / live.name)[-2]
     assert fence.status(kept / live.name).raised
@@ -207,10 +210,35 @@ def test_with_a_damaged_first_copy_the_second_is_restored(live: Path, manifest: 
     assert digest(live) == manifest.sha256
 
 
-def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: Manifest, kept: Path) -> None:
+def lose_the_backup(manifest: Manifest) -> None:
     assert manifest.second_file is not None
     manifest.file.unlink()
     os.truncate(manifest.second_file, 8192)
+
+
+def test_without_an_intact_copy_the_fenced_source_stays(live: Path, manifest: Manifest, kept: Path) -> None:
+    lose_the_backup(manifest)
+    found = files_of(live.parent)
+    result = restore.restore(live, manifest, kept)
+    assert (result.stays, result.found and result.found.state) == (True, "fenced")
+    assert files_of(live.parent) == found
+    assert fence.status(live).intact
+
+
+def test_without_room_for_a_copy_the_fenced_source_stays(live: Path, manifest: Manifest, kept: Path) -> None:
+    found = files_of(live.parent)
+    result = restore.restore(live, replace(manifest, bytes=1 << 43), kept)
+    assert (result.stays, result.found and result.found.state) == (True, "fenced")
+    assert files_of(live.parent) == found
+
+
+def test_without_an_intact_copy_a_database_that_is_no_successor_is_not_touched(
+    live: Path, manifest: Manifest, kept: Path
+) -> None:
+    lose_the_backup(manifest)
+    fence.lift(live)
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("DELETE FROM ping WHERE id > 10")
     found = files_of(live.parent)
     with pytest.raises(Refused, match="no copy of the backup is intact") as error:
         restore.restore(live, manifest, kept)
@@ -218,7 +246,127 @@ def test_without_a_whole_copy_nothing_is_touched(live: Path, manifest: Manifest,
     assert str(manifest.second_file) in str(error.value)
     assert files_of(live.parent) == found
     assert files_of(kept) == {}
-    assert fence.status(live).intact
+
+
+@pytest.mark.parametrize("live", ["delete", "wal"], indirect=True)
+@pytest.mark.parametrize("happening", [leave_a_wal, leave_a_hot_journal])
+@pytest.mark.parametrize("with_backup", [True, False])
+def test_a_file_with_rows_beyond_the_backup_stays(
+    live: Path, manifest: Manifest, kept: Path, happening: Callable[[Path], None], with_backup: bool
+) -> None:
+    happening(live)
+    if not with_backup:
+        lose_the_backup(manifest)
+    found = files_of(live.parent)
+    told: list[tuple[Found, Path | None]] = []
+    result = restore.restore(live, manifest, kept, on_found=lambda file, folder: told.append((file, folder)))
+    assert result.stays
+    assert files_of(live.parent) == found
+    assert files_of(kept) == {}
+    assert [(file.state, file.differences.beyond, folder) for file, folder in told] == [("newer", 1, None)]
+    assert "ping: 1 more than the backup" in told[0][0].holds
+    assert any("'later'" in line for line in dump(live))
+
+
+def test_a_file_written_in_spite_of_the_fence_stays(live: Path, manifest: Manifest, kept: Path) -> None:
+    """A program whose SQLite ignores the write version would do that."""
+    with closing(sqlite3.connect(live.parent.parent / "work.db")) as work:
+        shutil.copyfile(manifest.file, live.parent.parent / "work.db")
+        with work:
+            work.execute("UPDATE ping SET note = 'changed' WHERE id = 7")
+    content = bytearray((live.parent.parent / "work.db").read_bytes())
+    content[18] = 3
+    live.chmod(0o660)
+    live.write_bytes(content)
+    result = restore.restore(live, manifest, kept)
+    assert result.stays and result.found is not None
+    assert result.found.differences.as_dict() == {"ping": {"more": 0, "changed": 1, "missing": 0}}
+    with pytest.raises(Refused, match="another number of rows") as error:
+        restore.restore(live, manifest, kept, give_up_rows=2)
+    assert "type 1 as rows to give up" in str(error.value)
+    assert not restore.restore(live, manifest, kept, give_up_rows=1).stays
+    assert digest(live) == manifest.sha256
+
+
+def test_rows_in_the_log_of_a_restored_database_are_rows_beyond_the_backup(
+    live: Path, manifest: Manifest, kept: Path
+) -> None:
+    """The file itself still has the backup's hash: what the application wrote lies in the log only."""
+    restore.restore(live, manifest, kept)
+    work = live.parent.parent / "work.db"
+    shutil.copyfile(manifest.file, work)
+    with closing(sqlite3.connect(work, isolation_level=None)) as connection:
+        connection.execute("PRAGMA journal_mode = wal")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("INSERT INTO ping (note) VALUES ('later')")
+        for suffix in ("", "-wal", "-shm"):
+            shutil.copyfile(f"{work}{suffix}", f"{live}{suffix}")
+    result = restore.restore(live, manifest, kept)
+    assert result.stays
+    assert any("'later'" in line for line in dump(live))
+
+
+def test_a_lifted_fence_without_new_rows_is_no_reason_to_stay(live: Path, manifest: Manifest, kept: Path) -> None:
+    fence.lift(live)
+    with closing(sqlite3.connect(live)) as connection:
+        connection.execute("VACUUM")
+    result = restore.restore(live, manifest, kept)
+    assert (result.stays, result.found and result.found.state) == (False, "equal")
+    assert digest(live) == manifest.sha256
+
+
+def make_a_new_database(live: Path, rows: int) -> None:
+    """The application was started where its file was missing, and made a new one."""
+    for path in (live, fence_note.note_path(live)):
+        path.unlink()
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("CREATE TABLE ping (id INTEGER PRIMARY KEY, note TEXT)")
+        connection.executemany("INSERT INTO ping (id, note) VALUES (?, 'new')", [(1000 + row,) for row in range(rows)])
+
+
+def test_a_new_database_with_rows_needs_a_person(live: Path, manifest: Manifest, kept: Path) -> None:
+    make_a_new_database(live, 3)
+    found = files_of(live.parent)
+    with pytest.raises(Refused, match="holds rows beyond it") as error:
+        restore.restore(live, manifest, kept)
+    assert "3 more than the backup, 100 of the backup missing" in str(error.value)
+    assert files_of(live.parent) == found
+    restore.restore(live, manifest, kept, give_up_rows=3)
+    assert digest(live) == manifest.sha256
+    assert digest(kept / live.name) == hashlib.sha256(found[live.name]).hexdigest()
+
+
+def test_a_new_database_without_rows_is_replaced(live: Path, manifest: Manifest, kept: Path) -> None:
+    make_a_new_database(live, 0)
+    assert not restore.restore(live, manifest, kept).stays
+    assert digest(live) == manifest.sha256
+
+
+@pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 8192])
+def test_a_file_that_cannot_be_read_is_replaced_and_kept(live: Path, manifest: Manifest, kept: Path, content: bytes) -> None:
+    live.chmod(0o660)
+    live.write_bytes(content)
+    result = restore.restore(live, manifest, kept)
+    assert (result.stays, result.found and result.found.state) == (False, "damaged")
+    assert digest(live) == manifest.sha256
+    assert (kept / live.name).read_bytes() == content
+
+
+def test_a_damaged_file_with_rows_beyond_the_backup_needs_a_person(live: Path, manifest: Manifest, kept: Path) -> None:
+    fence.lift(live)
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("CREATE INDEX by_note ON ping (note)")
+        connection.execute("INSERT INTO ping (note) VALUES ('later')")
+        root = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'by_note'").fetchone()[0]
+        page = connection.execute("PRAGMA page_size").fetchone()[0]
+    with live.open("r+b") as file:
+        file.seek((root - 1) * page + page - 40)
+        file.write(b"\xff" * 30)
+    with pytest.raises(Refused, match="cannot be used in its place") as error:
+        restore.restore(live, manifest, kept)
+    assert "damaged" in str(error.value) and "1 more than the backup" in str(error.value)
+    restore.restore(live, manifest, kept, give_up_rows=1)
+    assert digest(live) == manifest.sha256
 
 
 def test_a_process_that_has_it_open_is_named(live: Path, manifest: Manifest, kept: Path) -> None:
@@ -268,6 +416,7 @@ def test_a_link_is_followed(live: Path, manifest: Manifest, kept: Path, tmp_path
 
 
 def test_too_little_room_is_refused_before_anything_moves(live: Path, manifest: Manifest, kept: Path) -> None:
+    fence.lift(live)
     found = files_of(live.parent)
     with pytest.raises(Refused, match="not enough free disk"):
         restore.restore(live, replace(manifest, bytes=1 << 43), kept)

@@ -15,10 +15,10 @@ from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
 from include.cutover.evidence import lease
 from include.cutover.evidence.record import Event, Evidence, evidence_root
 from include.cutover.plan.file import load_plan
-from include.cutover.runs import runbook
+from include.cutover.runs import incident, runbook
 from include.cutover.runs.row import Point
 from include.cutover.runs.terms import Terms
-from include.cutover.source import backup, backup_manifest, fence
+from include.cutover.source import backup, backup_manifest, fence, fence_note
 from include.cutover.steps import abandon as abandon_steps
 from include.cutover.steps import close_run, open_run, rollback, set_aside
 from include.cutover.steps import decide as decide_steps
@@ -226,19 +226,89 @@ def rows(ends: FakeEnds) -> Any:
         return [row[0] for row in connection.execute("SELECT id FROM t ORDER BY id")]
 
 
-@pytest.mark.parametrize("started", ["rollback.start_services", "release.start_services", ""])
-def test_what_the_application_wrote_since_it_is_back_is_not_overwritten(
-    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, started: str
+def restore(ends: FakeEnds) -> Report:
+    """Restore the source for an application without services."""
+    step = step_of(ends, "rollback.restore_source")
+    step.plan = step.plan.model_copy(update={"services": ()})
+    return rollback.restore_source(step)
+
+
+def write_on(ends: FakeEnds, *numbers: int) -> None:
+    with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
+        connection.executemany("INSERT INTO t VALUES (?)", [(number,) for number in numbers])
+
+
+def kept_of(evidence: Evidence) -> dict[str, str]:
+    return {
+        str(path.relative_to(evidence.folder)): holds
+        for path, holds in incident.kept_files(evidence.folder, evidence.events())
+    }
+
+
+def test_what_the_application_wrote_since_the_restore_is_not_overwritten(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The evidence knows nothing of it: the host was restarted, and the services started by themselves."""
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    first = restore(ends)
+    assert "is the backup again" in first.summary
+    write_on(ends, 2, 3)
+    report = restore(ends)
+    assert rows(ends) == [1, 2, 3]
+    assert "stays as it is" in report.summary and "t: 2 more than the backup" in report.summary
+    assert report.figures["rows_beyond_the_backup"] == {"t": {"more": 2, "changed": 0, "missing": 0}}
+    assert report.warnings and report.outcome == "passed"
+    assert kept_of(evidence) == {
+        "kept/app.db": "the source as it was fenced; the backup holds its rows",
+        "kept/app.db.fence.json": "the note of its fence, "
+        f"{(evidence.folder / 'kept/app.db.fence.json').stat().st_size:,} bytes",
+    }
+
+
+def test_what_was_written_in_spite_of_the_fence_is_not_overwritten(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backed_up(ends, evidence, tmp_path, monkeypatch)
-    fence.lift(ends.source)
-    with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
-        connection.execute("INSERT INTO t VALUES (2)")
-    if started:
-        evidence.append("step.begin", step=started)
-    report = rollback.restore_source(step_of(ends, "rollback.restore_source"))
-    assert rows(ends) == ([1, 2] if started else [1])
-    assert ("stays as it is" in report.summary) == bool(started)
+    ends.source.chmod(0o644)
+    with ends.source.open("r+b") as file:
+        file.seek(18)
+        file.write(b"\x01")
+    write_on(ends, 2)
+    report = restore(ends)
+    assert rows(ends) == [1, 2]
+    assert "1 more than the backup" in report.summary
+    assert not fence_note.note_path(ends.source).exists(), "the fence is lifted"
+    assert kept_of(evidence) == {}
+
+
+def test_a_person_who_knows_the_number_of_rows_may_give_them_up_once(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    restore(ends)
+    write_on(ends, 2)
+    evidence.append("rollback.asked", by="lead", reason="no", holder="x", give_up_rows=2)
+    with pytest.raises(Refused, match="expected 2; found 1; "):
+        restore(ends)
+    evidence.append("rollback.asked", by="lead", reason="no", holder="x", give_up_rows=1)
+    assert "is the backup again" in restore(ends).summary
+    assert rows(ends) == [1]
+    assert "1 more than the backup" in kept_of(evidence)["kept/2/app.db"]
+    write_on(ends, 9)
+    assert "stays as it is" in restore(ends).summary, "the number was about the other row"
+    assert rows(ends) == [1, 9]
+
+
+def test_without_an_intact_backup_the_fence_is_lifted_from_the_equal_source(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    for copy in (tmp_path / "backups").glob("*.bak"):
+        copy.unlink()
+    report = restore(ends)
+    assert report.figures["stays"] and report.warnings
+    write_on(ends, 2)
+    assert rows(ends) == [1, 2]
 
 
 def open_rollback(ends: FakeEnds, run_id: str) -> Report:

@@ -85,7 +85,7 @@ def test_owner_and_group_stay(file: Path, kept: Path) -> None:
     os.chown(file, owner, group)
     dotenv_file.switch(file, VALUES, keep_as=kept)
     assert (file.stat().st_uid, file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (owner, group, 0o640)
-    dotenv_file.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"})
+    dotenv_file.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"}, VALUES)
     assert (file.stat().st_uid, file.stat().st_gid, stat.S_IMODE(file.stat().st_mode)) == (owner, group, 0o640)
 
 
@@ -96,15 +96,29 @@ def test_restore_brings_the_old_file_back_with_the_values_of_the_runbook(file: P
     file.write_text(edited)
     back = {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "true"}
     for _ in range(2):
-        dotenv_file.restore(file, kept, back)
-        assert file.read_text() == FILE
+        assert dotenv_file.restore(file, kept, back, VALUES) == ["ADDED"]
+        assert file.read_text() == FILE + "ADDED=while live\n"
     replaced = kept.with_name(f"{kept.name}.replaced")
     assert replaced.read_text() == edited
     assert stat.S_IMODE(replaced.stat().st_mode) == 0o600
 
 
+def test_keys_added_or_changed_after_the_switch_stay(file: Path, kept: Path) -> None:
+    file.write_text("# first\nSMTP_PASSWORD=old # rotated yearly\nDATABASE_URL=sqlite:///a.db\nGONE=1\nLAST=x")
+    dotenv_file.switch(file, {"DATABASE_URL": NEW, "POOL": "5"}, keep_as=kept)
+    text = file.read_text().replace("SMTP_PASSWORD=old", "SMTP_PASSWORD='new one'").replace("GONE=1\n", "")
+    file.write_text(text.replace(NEW, "edited") + 'export FEATURE="on"  # since Tuesday\n')
+    for _ in range(2):
+        later = dotenv_file.restore(file, kept, {"FALLBACK": "true"}, ["DATABASE_URL", "POOL"])
+        assert later == ["FEATURE", "SMTP_PASSWORD"]
+        assert file.read_text() == (
+            "# first\nSMTP_PASSWORD='new one' # rotated yearly\nDATABASE_URL=sqlite:///a.db\nGONE=1\nLAST=x\n"
+            'export FEATURE="on"  # since Tuesday\nFALLBACK=true\n'
+        )
+
+
 def test_restore_without_a_switch_sets_the_values(file: Path, kept: Path) -> None:
-    dotenv_file.restore(file, kept, {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "yes"})
+    dotenv_file.restore(file, kept, {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "yes"}, VALUES)
     assert file.read_text() == FILE.replace("FALLBACK=true", "FALLBACK=yes")
     assert kept.read_text() == FILE
 
@@ -210,7 +224,7 @@ def test_a_missing_file_is_named(tmp_path: Path, kept: Path) -> None:
     actions: list[Callable[[], object]] = [
         lambda: dotenv_file.read(tmp_path / "none"),
         lambda: dotenv_file.switch(tmp_path / "none", VALUES, keep_as=kept),
-        lambda: dotenv_file.restore(tmp_path / "none", kept, VALUES),
+        lambda: dotenv_file.restore(tmp_path / "none", kept, VALUES, VALUES),
     ]
     for action in actions:
         with pytest.raises(CannotCheck, match=r"none: .* is missing"):
@@ -242,7 +256,7 @@ def test_killed_at_any_step_it_is_the_old_file_or_the_new_one(file: Path, kept: 
         dotenv_file.switch(file, VALUES, keep_as=kept)
         assert (file.read_text(), kept.read_text()) == (new, FILE), step
         assert sorted(path.name for path in file.parent.iterdir() if ".cutover" in path.name) == [], step
-        dotenv_file.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"})
+        dotenv_file.restore(file, kept, {"ALLOW_SQLITE_FALLBACK": "true"}, VALUES)
         assert file.read_text() == FILE, step
 
 

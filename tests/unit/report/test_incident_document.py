@@ -20,7 +20,9 @@ def test_incident_document_names_the_failure_and_every_kept_file(run: Run, plan:
         "**services up on SQLite**",
         "`id=5, device_id=0af1`",
         "schema `public_rolled_back_1`",
-        "`ward_ops.db-wal`",
+        "`kept/ward_ops.db` in the evidence: its content is not recorded",
+        "`kept/2/ward_ops.db` in the evidence: the backup with what was written since: pings: 7 more than the backup",
+        "`kept/2/ward_ops.db-wal` in the evidence: its write-ahead log, 3 bytes",
         "/backups/ward_ops.db.20260301-2005.bak",
         "- `ping_results`: 12 inserted",
         "Exported to `kept/rows_after_go_live` of the evidence, whole rows, secret columns included",
@@ -32,6 +34,15 @@ def test_incident_document_names_the_failure_and_every_kept_file(run: Run, plan:
         assert part in document, part
     lines = [line for line in document.splitlines() if line.startswith("|")]
     assert {line.replace("\\|", "").count("|") for line in lines} == {3, 6}
+
+
+def test_a_file_that_was_not_replaced_is_named_with_its_rows(run: Run, plan: Plan) -> None:
+    run.open()
+    run.append(
+        "source.found", state="newer", holds="pings: 7 more than the backup", rows={}, beyond=7, bytes=1, kept_in=None
+    )
+    document = incident_document(run.evidence, plan, "power cut")
+    assert "**The SQLite file was not replaced.** It holds: pings: 7 more than the backup." in document
 
 
 def test_target_that_was_down_is_reported_as_pending(run: Run, plan: Plan) -> None:
