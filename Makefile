@@ -49,7 +49,7 @@ test-chain: setup ## Run EXAMPLES=N whole cutovers drawn at random; about 15,000
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" CHAIN_EXAMPLES="$(EXAMPLES)" $(PY) -m pytest -o tmp_path_retention_policy=failed \
 		-o timeout=0 tests/chain/test_chain.py $(ARGS)
 
-explore: setup ## Play SCHEDULES=N random schedules of kills, zombies, clears and rollbacks; SEED=N starts there
+explore: setup ## Play SCHEDULES=N random schedules of kills, reboots, clears, rollbacks and people at the databases; SEED=N starts there
 	@$(PY) -m tests.exploring $(SCHEDULES) $(if $(SEED),--seed $(SEED))
 
 test-browser: setup ## Drive the interface in a real Chromium (Debian: chromium, chromium-driver)

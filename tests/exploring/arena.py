@@ -14,8 +14,8 @@ from types import TracebackType
 import structlog
 
 from include.cutover.stack.postgres import Cluster, free_port
-from tests.exploring.schedules import POSTGRESQL, Result, Schedule
-from tests.exploring.site import Site, load_dags, plain_stages
+from tests.exploring.schedules import Result, Schedule
+from tests.exploring.site import POSTGRESQL, Site, load_dags, plain_stages
 
 
 class Arena:

@@ -23,16 +23,20 @@ class Fault:
         signal: SIGKILL, or SIGSTOP: then it goes on when somebody says so.
         milliseconds: Killed after so much of a processor's time instead, wherever that is: also inside SQLite or libpq. No
             two times are quite the same, so this is not played again exactly.
+        reboot: The whole host goes down at that point; at the end, when the attempt comes to its end before.
     """
 
     at: int | None
     signal: signal.Signals
     milliseconds: float = 0
+    reboot: bool = False
 
     def __str__(self) -> str:
         if self.milliseconds:
             return f"killed after {self.milliseconds:.1f} ms"
         where = "the end" if self.at is None else f"point {self.at}"
+        if self.reboot:
+            return f"killed by a reboot at {where}"
         return f"{'killed' if self.signal is signal.SIGKILL else 'stopped'} at {where}"
 
 
@@ -70,7 +74,7 @@ def arm(fault: Fault | None) -> Callable[[], object]:
         psycopg.Connection.wait = dangerous("wait", psycopg.Connection.wait)  # type: ignore[method-assign]
 
     def end() -> None:
-        if fault.at is None:
+        if fault.at is None or fault.reboot:
             os.kill(os.getpid(), fault.signal)
 
     return end

@@ -17,18 +17,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from include.cutover.evidence.record import EVENTS, Evidence
-from include.cutover.runs.verdict import has_touched
+from include.cutover.evidence.record import EVENTS
 from include.cutover.stack.postgres import Cluster
-from tests.exploring.judging import Before, Judge
+from tests.exploring.ending import Ending
+from tests.exploring.judging import Before
+from tests.exploring.others import Others
 from tests.exploring.points import Fault
-from tests.exploring.site import PLAN, Site, plan_file
+from tests.exploring.site import PLAN, Site
 from tests.exploring.walking import TERMINAL, Instance, Run, downstream
 from tests.support.incidents import close_incidents
 
 STUCK_SECONDS = 0.4
 STEPS = 60  # attempts of a run and its rollback, more or less
-POSTGRESQL = {"fsync": "off", "full_page_writes": "off"}  # what is committed survives a kill of the server
+WALK = 45  # attempts of a run without its rollback, more or less
+FOCUS = (
+    *(
+        "quiesce.stop_services",
+        "quiesce.fence_source",
+        "take_backup",
+        "verify.check_tables",
+        "verify.validate_foreign_keys",
+        "decide",
+    ),
+    *("go_live.switch_configuration", "go_live.start_services", "rollback.stop_services", "rollback.keep_target"),
+    *("rollback.restore_source", "rollback.restore_source", "rollback.revert_configuration", "rollback.start_services"),
+)
+"""Tasks behind which others act more often than chance has it: there the files and rights have just changed."""
 
 
 @dataclass
@@ -53,7 +67,7 @@ class Result:
         faults = "\n".join(f"  - {fault}" for fault in self.faults)
         trace = "\n".join(f"    {line}" for line in self.trace)
         again = f"again: python -m tests.exploring 1 --seed {self.seed} --verbose; kept in {self.kept}"
-        return f"seed {self.seed} ended {self.ended}\n{faults}\n  {again}\n  what happened:\n{trace}"
+        return f"seed {self.seed} ended {self.ended} in {self.seconds:.1f} s\n{faults}\n  {again}\n  what happened:\n{trace}"
 
 
 class Schedule:
@@ -74,6 +88,20 @@ class Schedule:
         self.back_up_at = 0
         self.rollbacks = 0
         self.started = 0
+        self.others = Others(self.site, self.random)
+        self._draw_others()
+
+    def _draw_others(self) -> None:
+        """Draw before which attempts others act, which attempts are at work when the host goes down, and the way back."""
+        some = self.random.random() < 2 / 3
+        self.deeds = self._some_of(WALK, self.random.choice((0, 1, 1, 2, 3, 4)) if some else 0)
+        self.reboots = self._some_of(WALK, self.random.choice((0, 0, 1, 1, 2)) if some else 0)
+        self.back_at = self._some_of(WALK, self.random.choice((0, 1)) if some else 0)
+        self.focus = self.random.choice(FOCUS) if some and self.random.random() < 0.4 else ""
+        if self.focus.startswith("rollback."):
+            self.back_at = self._some_of(WALK, 1)
+        self.let_go_at = 0
+        self.site.shop.creates = some and self.random.random() < 0.3
 
     def _some_of(self, many: int, number: int) -> list[int]:
         return sorted(self.random.randrange(1, many) for _ in range(number))
@@ -86,17 +114,15 @@ class Schedule:
             before = Before.of(self.site)
             try:
                 self._disturbed()
-                outcome = self._brought_to_an_end()
-                self.result.ended = outcome
-                self.result.faults = Judge(self.site, before).verdict(outcome)
-                if not self.result.faults and self.random.random() < 0.25:
-                    self._again(before, outcome)
+                self._start_postgresql()
+                Ending(self, before).play()
             except Exception as error:  # noqa: BLE001  # a schedule that cannot be played is a finding
                 self.result.faults.append(f"{type(error).__name__}: {error}")
             if self.result.faults:
                 self._keep()
         finally:
             self._start_postgresql()
+            self.others.close()
             self.site.close()
             self.result.seconds = time.monotonic() - begun
         return self.result
@@ -121,6 +147,10 @@ class Schedule:
         still_since = time.monotonic()
         while True:
             changed = self.world.look()
+            if self.world.went_down:
+                self.others.reboot()
+                self._go_on_after_reboot()
+                continue
             if changed:
                 still_since = time.monotonic()
             ready = [(run, instance) for run in self.world.runs for instance in run.ready()]
@@ -128,9 +158,8 @@ class Schedule:
             # What is random is decided where something changed, never by how often somebody looked.
             if room:
                 still_since = time.monotonic()
-                if self.eventful and self.started >= self.eventful[0]:
-                    del self.eventful[0]
-                    self.random.choice(self._events())()
+                if happens := self._due():
+                    happens()
                 elif self.world.stopped and self.random.random() < 0.15:
                     self._let_go()
                 else:
@@ -147,14 +176,44 @@ class Schedule:
             if not changed:
                 self.world.wait()
 
+    def _due(self) -> Callable[[], None] | None:
+        """Return what happens before the next attempt."""
+        drawn: tuple[tuple[list[int], Callable[[], list[Callable[[], None]]]], ...] = (
+            (self.back_at, lambda: [self.roll_back, self._break_glass]),
+            (self.eventful, self._events),
+            (self.deeds, lambda: [*self.others.deeds(), *[self._back_again] * 5]),
+        )
+        for due, what in drawn:
+            if due and self.started >= due[0]:
+                del due[0]
+                return self.random.choice(what())
+        found = [item for run in self.world.runs for item in run.of(self.focus)] if self.focus else []
+        if any(item.state == "success" for item in found):
+            self.focus = ""
+            return self.random.choice((*self.others.deeds(), *[self._go_down_soon] * 6))
+        return None
+
+    def _go_down_soon(self) -> None:
+        """The host goes down in one of the next attempts; and when it is up again, somebody repeats a way back."""
+        self.reboots = [self.started, *self.reboots]
+        self.deeds = [self.started + 1, *self.deeds]
+
     def _start(self, run: Run, instance: Instance) -> None:
         self.started += 1
         if self.back_up_at and self.started >= self.back_up_at:
             self._start_postgresql()
+        if self.others.holders:
+            self.let_go_at = self.let_go_at or self.started + self.random.randrange(1, 8)
+            if self.started >= self.let_go_at:
+                self.others.let_go()
+                self.let_go_at = 0
         fault = None
         if self.hurt and self.started >= self.hurt[0]:
             del self.hurt[0]
             fault = self._fault()
+        if self.reboots and self.started >= self.reboots[0]:
+            del self.reboots[0]
+            fault = Fault(int(math.exp(self.random.uniform(0, math.log(120)))) - 1, signal.SIGKILL, reboot=True)
         if fault is None and not self.world.attempts:
             self.world.carry_out(run, instance)
         else:
@@ -183,7 +242,7 @@ class Schedule:
 
     def _events(self) -> list[Callable[[], None]]:
         many: list[Callable[[], None]] = [self._clear_one, self._clear_one, self._clear_behind, self._mark, self._mark]
-        many += [self._roll_back, self._roll_back, self._break_glass, self._break_glass, self._second_run, self._tear]
+        many += [self.roll_back, self.roll_back, self._break_glass, self._break_glass, self._second_run, self._tear]
         many += [self._abort, self._change_plan]
         if self.random.random() < 0.15:
             many += [self._restart_postgresql, self._stop_postgresql]
@@ -201,6 +260,40 @@ class Schedule:
         if found := self._some():
             self.world.clear(found[0], [found[1], *downstream(*found)])
 
+    def _go_on_after_reboot(self) -> None:
+        """Airflow tries again by itself; or a person clears what did not pass, or rolls back."""
+        chance = self.random.random()
+        if chance < 0.2:
+            self._clear_failed()
+        elif chance < 0.4:
+            self.roll_back()
+        elif chance < 0.55:
+            self._break_glass()
+
+    def _clear_failed(self) -> None:
+        for run in self.world.runs:
+            failed = [instance for instance in run.instances if instance.state in ("failed", "up_for_retry")]
+            behind = [other for instance in failed for other in downstream(run, instance)]
+            if failed:
+                self.world.clear(run, list({id(instance): instance for instance in (*failed, *behind)}.values()))
+
+    def _back_again(self) -> None:
+        """A step of a way back is cleared, alone or with those behind it; or there is a second rollback, or break-glass."""
+        back = [
+            (run, instance)
+            for run in self.world.runs
+            for instance in run.instances
+            if instance.state is not None and instance.task.task_id.startswith(("rollback.", "release."))
+        ]
+        chance = self.random.random()
+        if back and chance < 0.6:
+            run, instance = self.random.choice(back)
+            self.world.clear(run, [instance, *(downstream(run, instance) if chance < 0.4 else ())])
+        elif chance < 0.8:
+            self.roll_back()
+        else:
+            self._break_glass()
+
     def _mark(self) -> None:
         known = [(run, instance) for run in self.world.runs for instance in run.instances]
         open_ones = [item for item in known if item[1].state not in TERMINAL]
@@ -209,10 +302,13 @@ class Schedule:
         run, instance = self.random.choice(wanted or known)
         self.world.mark(run, instance, self.random.choice(("success", "success", "failed")))
 
-    def _roll_back(self) -> None:
+    def roll_back(self) -> None:
+        """Trigger the DAG of a rollback, of the last run by its name or by itself."""
         self.rollbacks += 1
-        self.site.trace.append("a rollback is triggered")
-        self.site.trigger_rollback(f"rollback{self.rollbacks}")
+        opened = self.site.opened
+        subject = opened[-1].folder.name if opened and self.random.random() < 0.5 else None
+        self.site.trace.append(f"a rollback of {subject or 'the last run'} is triggered")
+        self.site.trigger_rollback(f"rollback{self.rollbacks}", subject)
 
     def _break_glass(self) -> None:
         opened = self.site.opened
@@ -251,7 +347,7 @@ class Schedule:
     def _restart_postgresql(self) -> None:
         self.site.trace.append("PostgreSQL is killed and started")
         self.cluster.stop(signal.SIGQUIT)
-        self.cluster.start(POSTGRESQL)
+        self.site.start_postgresql()
 
     def _stop_postgresql(self) -> None:
         self.site.trace.append("PostgreSQL is killed")
@@ -261,80 +357,8 @@ class Schedule:
     def _start_postgresql(self) -> None:
         if self.back_up_at:
             self.site.trace.append("PostgreSQL is started")
-            self.cluster.start(POSTGRESQL)
+            self.site.start_postgresql()
             self.back_up_at = 0
-
-    # -- afterwards
-
-    def _brought_to_an_end(self) -> str:
-        """One retry or one rollback; then the last run that opened is at its end."""
-        self.site.trace.append("nothing is disturbed any more")
-        self._start_postgresql()
-        (self.site.plans / f"{PLAN}.yaml").write_text(plan_file(), encoding="utf-8")
-        self.world.walk()
-        evidence = self._last()
-        if evidence is None:
-            return "abandoned"
-        if not self._ended(evidence):
-            first = next(run for run in self.world.runs if evidence.folder.name == run.run_id)
-            closing = first.of("close_run")[0]
-            glass = self.random.random() < 0.5
-            if closing.state != "success" and not has_touched(evidence.events()) and not glass:
-                # There is nothing to roll back: the last task is tried once more, and ends the run.
-                self.world.clear(first, [closing])
-                self.world.walk()
-            if not self._ended(evidence):
-                if glass:
-                    self.world.command("break glass", lambda: self.site.break_glass(evidence))
-                else:
-                    self._roll_back()
-                self.world.walk()
-        sealed = evidence.sealed
-        for run in self.world.runs:
-            if run.dag is self.site.cutover and run.of("close_run")[0].state == "success":
-                own = self.site.of(run.run_id)
-                marked = any(f"{run.run_id}: marked close_run" in line for line in self.site.trace)
-                was_live = any(event["event"] == "sealed" and event["outcome"] == "live" for event in own.events())
-                if not was_live and not marked:
-                    self.result.faults.append(f"{run.run_id} is green and never was live")
-        return "open" if sealed is None else str(sealed["outcome"])
-
-    def _last(self) -> Evidence | None:
-        opened = self.site.opened
-        return opened[-1] if opened else None
-
-    def _last_run_id(self) -> str:
-        last = self._last()
-        return "" if last is None else last.folder.name
-
-    @staticmethod
-    def _ended(evidence: Evidence) -> bool:
-        sealed = evidence.sealed
-        return sealed is not None and sealed["outcome"] != "failed"
-
-    def _again(self, before: Before, outcome: str) -> None:
-        """An ended run is not an obstacle: a live application goes back, one that is back goes live."""
-        if outcome == "live":
-            self._roll_back()
-            self.world.walk()
-            expected = "rolled_back"
-        else:
-            closed = close_incidents(PLAN)
-            if closed != ([self._last_run_id()] if outcome in ("rolled_back", "released") else []):
-                self.result.faults.append(f"the incidents that could be closed were {closed}")
-            again = self.site.trigger("again")
-            self.world.walk()
-            if again.state != "success":
-                self.result.faults.append("a fresh run does not go live")
-            expected = "live"
-        last = self._last()
-        sealed = last.sealed if last else None
-        ended = str(sealed["outcome"]) if sealed else "open"
-        self.result.ended += f", then {ended}"
-        if ended != expected:
-            self.result.faults.append(f"afterwards it ended as {ended}, not {expected}")
-        else:
-            self.result.faults += Judge(self.site, before).verdict(ended)
 
 
 def play(seed: int, folder: Path, cluster: Cluster, dags: tuple[Any, ...]) -> Result:

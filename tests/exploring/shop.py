@@ -14,12 +14,13 @@ import os
 import signal
 import sqlite3
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Collection
+from contextlib import closing, suppress
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
+from xmlrpc.client import ServerProxy
 from xmlrpc.server import SimpleXMLRPCDispatcher
 
 import psycopg
@@ -29,6 +30,11 @@ from include.cutover.stack.postgres import free_port
 
 PROGRAMS = ("api", "worker")
 PAUSE = 0.03  # seconds between two rows of a program
+TABLES = """
+    CREATE TABLE IF NOT EXISTS authors (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);
+    CREATE TABLE IF NOT EXISTS books (id INTEGER PRIMARY KEY, author_id INTEGER NOT NULL, title VARCHAR(100), price REAL);
+    CREATE TABLE IF NOT EXISTS "Odd Table" ("select" TEXT PRIMARY KEY NOT NULL, "ქართული" BOOLEAN);
+"""
 WRITTEN = "written by "  # how the title of every row begins that a program wrote
 
 
@@ -51,7 +57,13 @@ class Journal:
 
 
 class Shop:
-    """The application: its files are below ``folder``. Its supervisor runs between ``open`` and ``close``."""
+    """The application: its files are below ``folder``. Its supervisor runs between ``open`` and ``close``.
+
+    Attributes:
+        creates: Where its SQLite file is missing, the application makes an empty database there, as many do.
+    """
+
+    creates = False
 
     def __init__(self, folder: Path, schema: str) -> None:
         self.folder = folder
@@ -61,6 +73,7 @@ class Shop:
         self.journal = Journal(folder / "journal")
         self.port, self.supervisor_port = free_port(), free_port()
         self._supervisor = 0
+        self._opened = False
 
     @property
     def supervisor_url(self) -> str:
@@ -70,15 +83,41 @@ class Shop:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def fenced(self) -> bool:
+        """Return True when no process can write into the SQLite file now."""
+        try:
+            with self.database.open("rb") as file:
+                return file.read(19)[18:] == b"\x03"
+        except FileNotFoundError:
+            return True
+
+    @property
+    def on_postgresql(self) -> bool:
+        """Return True when the configuration names PostgreSQL."""
+        return not (dotenv_values(self.configuration)["DATABASE_URL"] or "").startswith("sqlite")
+
     def open(self) -> None:
         """Start the supervisor, and by it every program."""
         self.configuration.parent.mkdir(parents=True, exist_ok=True)
         if not self.configuration.exists():
             self.configuration.write_text(f"# of the shop\nDATABASE_URL=sqlite:///{self.database}\nFALLBACK=true\n")
-        server = _Server(("127.0.0.1", self.supervisor_port), _Calls)
+        server = self._listen()
+        self._opened = True
         server.supervisor = _Supervisor(self)
         self._supervisor = forked(lambda: _supervise(server))
         server.server_close()
+
+    def _listen(self) -> _Server:
+        """Take the supervisor's port; the first time, another one where somebody was faster."""
+        for _ in range(20):
+            with suppress(OSError):
+                return _Server(("127.0.0.1", self.supervisor_port), _Calls)
+            if self._opened:
+                time.sleep(0.1)
+            else:
+                self.supervisor_port = free_port()
+        return _Server(("127.0.0.1", self.supervisor_port), _Calls)
 
     def close(self) -> None:
         """End everything that was started."""
@@ -86,6 +125,35 @@ class Shop:
             os.kill(self._supervisor, signal.SIGTERM)
             os.waitpid(self._supervisor, 0)
             self._supervisor = 0
+
+    def up(self) -> list[str]:
+        """Return the programs that run."""
+        with ServerProxy(self.supervisor_url, allow_none=True) as calls:
+            states: dict[str, Any] = {name: calls.supervisor.getProcessInfo(name) for name in PROGRAMS}
+        return [name for name, state in states.items() if state["pid"]]
+
+    def start(self, names: Collection[str]) -> None:
+        """Start programs as a person does, and wait until each has tried to write."""
+        begun = time.time()
+        with ServerProxy(self.supervisor_url, allow_none=True) as calls:
+            for name in names:
+                calls.supervisor.startProcess(name, False)
+        self.await_writes(names, begun)
+
+    def stop(self, names: Collection[str]) -> None:
+        """Stop programs as a person does."""
+        with ServerProxy(self.supervisor_url, allow_none=True) as calls:
+            for name in names:
+                calls.supervisor.stopProcess(name, False)
+
+    def await_writes(self, names: Collection[str], since: float, seconds: float = 1.5) -> None:
+        """Wait until each program wrote a row since then, or was refused."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            lines = [line for line in self.journal.read() if line["at"] >= since and line["what"] in ("written", "refused")]
+            if not set(names) - {line["program"] for line in lines}:
+                return
+            time.sleep(0.005)
 
 
 def forked(action: Callable[[], object]) -> int:
@@ -186,7 +254,9 @@ def _supervise(server: _Server) -> NoReturn:
     def end(*_: object) -> NoReturn:
         for pid in server.supervisor.pids.values():
             if pid:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError, ChildProcessError):
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
         os._exit(0)
 
     signal.signal(signal.SIGTERM, end)
@@ -207,16 +277,22 @@ class _Database:
         self.sqlite: sqlite3.Connection | None = None
         self.postgresql: psycopg.Connection | None = None
         self.count = 0
+        self.fresh = False
         self.refused = False
         self._insert = f'INSERT INTO "{shop.schema}".books (author_id, title, price) VALUES (1, %s, 0.5) RETURNING id'
         facts: dict[str, Any] = {"program": program, "database": self.kind}
         if self.kind == "sqlite":
             path = Path(url.removeprefix("sqlite:///"))
             facts["there"] = path.exists()
+            if shop.creates and not path.exists():
+                with closing(sqlite3.connect(path, timeout=1)) as fresh:
+                    fresh.executescript(TABLES)
             if path.exists():
                 facts["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
                 facts["beside"] = [item.name for item in path.parent.iterdir() if item.name.startswith(f"{path.name}-")]
                 self.sqlite = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=1, isolation_level=None)
+                with suppress(sqlite3.Error):
+                    self.fresh = not self.sqlite.execute("SELECT count(*) FROM authors").fetchone()[0]
         shop.journal.write("start", **facts)
         log = shop.folder / "logs" / f"{program}.log"
         log.parent.mkdir(exist_ok=True)
@@ -250,16 +326,9 @@ class _Database:
             self.refused = True
             return None
         self.refused = False
-        self.shop.journal.write("written", program=self.program, database=self.kind, title=title, fenced=self._fenced())
+        facts = {"program": self.program, "database": self.kind, "title": title, "fresh": self.fresh}
+        self.shop.journal.write("written", **facts, fenced=self.shop.fenced)
         return key
-
-    def _fenced(self) -> bool:
-        """Return True when no process can write into the SQLite file now."""
-        try:
-            with self.shop.database.open("rb") as file:
-                return file.read(19)[18:] == b"\x03"
-        except FileNotFoundError:
-            return True
 
     def total(self) -> int:
         if self.sqlite is not None:

@@ -34,15 +34,17 @@ from include.cutover.places import ROOT
 from include.cutover.proof import content, counts, expectations, orphans, table_suites
 from include.cutover.proof.expectations import StageResult
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import sequences
+from include.cutover.target import sequences, session
 from include.cutover.target.sides import Sides
-from tests.exploring.shop import PROGRAMS, Shop
+from tests.exploring.shop import PROGRAMS, TABLES, Shop
 from tests.exploring.walking import Run, World
 
 PLAN = "library"
 SCHEMA = "lending"
 SECOND_PLAN = ROOT / "tests" / "second_plan"
 ROWS = 2300
+POSTGRESQL = {"fsync": "off", "full_page_writes": "off", "max_prepared_transactions": "10"}
+"""Settings of the server; what is committed survives a kill of it."""
 
 
 @cache
@@ -108,12 +110,8 @@ def make_source(file: Path, *, wal: bool) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with closing(sqlite3.connect(file, isolation_level=None)) as connection:
         connection.execute(f"PRAGMA journal_mode = {'wal' if wal else 'delete'}")
-        connection.executescript(
-            "CREATE TABLE authors (id INTEGER PRIMARY KEY AUTOINCREMENT, name TEXT NOT NULL);"
-            "CREATE TABLE books (id INTEGER PRIMARY KEY, author_id INTEGER NOT NULL, title VARCHAR(100), price REAL);"
-            'CREATE TABLE "Odd Table" ("select" TEXT PRIMARY KEY NOT NULL, "ქართული" BOOLEAN);'
-            "BEGIN;"
-        )
+        connection.executescript(TABLES)
+        connection.execute("BEGIN")
         connection.executemany("INSERT INTO authors (name) VALUES (?)", [(f"ავტორი {n}\t\\N",) for n in range(20)])
         connection.execute("DELETE FROM authors WHERE id = 20")
         connection.executemany(
@@ -166,11 +164,11 @@ class Site:
 
     def open(self) -> None:
         self._before = dict(os.environ)
+        self.shop.open()
         os.environ.update(self.environment)
         with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{self.database}" STRATEGY file_copy'.encode())
             connection.execute(f"CREATE ROLE \"{self.role}\" LOGIN PASSWORD 'of-the-shop'".encode())
-        self.shop.open()
 
     def close(self) -> None:
         try:
@@ -183,6 +181,11 @@ class Site:
             os.environ.clear()
             os.environ.update(self._before)
             shutil.rmtree(self.folder, ignore_errors=True)
+
+    def start_postgresql(self) -> None:
+        """Start the server, unless it runs."""
+        if self.cluster.postmaster() is None:
+            self.cluster.start(POSTGRESQL)
 
     def trigger(self, run_id: str, **params: Any) -> Run:
         """Queue a cutover."""
@@ -235,6 +238,7 @@ def plain_stages() -> Iterator[None]:
         mock.patch.object(claims, "PATIENCE_SECONDS", 0.5),
         mock.patch.object(locks, "HUNG_SECONDS", 0.5),
         mock.patch.object(break_glass, "PAUSE_SECONDS", 0.05),
+        mock.patch.object(session, "LOCK_TIMEOUT", "1500ms"),
         # SQL and code are hashed anew by each step; here only the plan changes while a run is in flight.
         mock.patch.object(fingerprints, "of_run", lambda plan: {"plan": fingerprints.of_plan(plan)}),
     ):

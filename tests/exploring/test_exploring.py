@@ -9,7 +9,7 @@ import pytest
 from tests.exploring.arena import Arena
 
 FIRST = 20_000
-SCHEDULES = 10
+SCHEDULES = 6
 
 
 @pytest.fixture(scope="module")

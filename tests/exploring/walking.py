@@ -62,6 +62,7 @@ class Attempt:
     Attributes:
         instance: None for a command.
         dead: Airflow took it for dead; what becomes of it no longer counts.
+        brings_down: The host goes down when it dies.
     """
 
     pid: int
@@ -72,6 +73,7 @@ class Attempt:
     begun: float
     dead: bool = False
     stopped: bool = False
+    brings_down: bool = False
     result: dict[str, Any] = field(default_factory=dict)
 
 
@@ -151,6 +153,8 @@ class World:
         self.prepare = prepare
         self.runs: list[Run] = []
         self.attempts: list[Attempt] = []
+        self.went_down = False
+        self.failures: list[str] = []
 
     # -- starting
 
@@ -194,7 +198,8 @@ class World:
             os.close(reading)
             self._child(name, action, fault, writing)
         os.close(writing)
-        attempt = Attempt(child, name, run, instance, reading, time.monotonic())
+        down = fault is not None and fault.reboot
+        attempt = Attempt(child, name, run, instance, reading, time.monotonic(), brings_down=down)
         self.attempts.append(attempt)
         return attempt
 
@@ -247,6 +252,7 @@ class World:
 
     def _ended(self, attempt: Attempt, code: int) -> None:
         self.attempts.remove(attempt)
+        self.went_down |= attempt.brings_down
         with os.fdopen(attempt.answer, "rb") as pipe:
             answer = pipe.read()
         result = json.loads(answer) if code == 0 and answer else {"outcome": "retry", "error": f"exit status {code}"}
@@ -255,6 +261,8 @@ class World:
             settle(attempt.run, attempt.instance, result)
 
     def _told(self, name: str, result: dict[str, Any]) -> dict[str, Any]:
+        if result["outcome"] != "success":
+            self.failures.append(str(result.get("error", "")))
         short = str(result.get("error", "")).replace("\n", " ")[:200]
         self.tell(f"  {name}: {result['outcome']} {short}".rstrip())
         return result
@@ -266,8 +274,17 @@ class World:
 
     def kill(self, attempt: Attempt) -> None:
         self.tell(f"  {attempt.name}: is killed")
-        attempt.stopped = False
+        attempt.stopped = attempt.brings_down = False
         os.kill(attempt.pid, signal.SIGKILL)
+
+    def go_down(self) -> None:
+        """Kill every attempt, as a reboot of the host does; Airflow then finds them dead."""
+        for attempt in self.attempts:
+            self.kill(attempt)
+        while self.attempts:
+            if not self.look():
+                self.wait()
+        self.went_down = False
 
     def declare_dead(self, attempt: Attempt) -> None:
         """Airflow no longer hears of it: the task is tried again, the process is still there."""
