@@ -20,7 +20,7 @@ from include.cutover.runs.row import Point
 from include.cutover.runs.terms import Terms
 from include.cutover.source import backup, backup_manifest, fence, fence_note
 from include.cutover.steps import abandon as abandon_steps
-from include.cutover.steps import close_run, open_run, rollback, set_aside
+from include.cutover.steps import close_run, open_run, quiesce, rollback, set_aside, source_file, sqlite_again, take_backup
 from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import open_rollback as open_rollback_steps
 from include.cutover.steps.running import run
@@ -309,6 +309,39 @@ def test_without_an_intact_backup_the_fence_is_lifted_from_the_equal_source(
     assert report.figures["stays"] and report.warnings
     write_on(ends, 2)
     assert rows(ends) == [1, 2]
+
+
+def without_services(ends: FakeEnds, name: str) -> Step:
+    step = step_of(ends, name)
+    step.plan = step.plan.model_copy(update={"services": ()})
+    return step
+
+
+@pytest.mark.parametrize("found", ["another file", "no file"])
+def test_another_file_in_the_place_of_the_database_is_never_taken_for_it(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, found: str
+) -> None:
+    """An application that finds no file makes a new one; a backup of that would be the empty database."""
+    source_file.record(step_of(ends, "check_source"))
+    moved = ends.source.rename(tmp_path / "elsewhere.db")
+    if found == "another file":
+        with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
+            connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
+    for name, body in (("fence_source", quiesce.fence_source), ("take_backup", take_backup.take_backup)):
+        with pytest.raises(Refused, match=r"another file lies|the database is missing"):
+            body(without_services(ends, name))
+    for name in ("release.lift_fence", "rollback.restore_source"):
+        body = rollback.restore_source if "restore" in name else sqlite_again.lift_fence
+        with pytest.raises(Refused, match="Find it and move it back"):
+            body(without_services(ends, name))
+    moved.replace(ends.source)
+    assert "no SQLite client can write" in quiesce.fence_source(without_services(ends, "fence_source")).summary
+    assert "writable again" in sqlite_again.lift_fence(without_services(ends, "release.lift_fence")).summary
+
+
+def test_a_backup_is_taken_of_a_fenced_source_only(ends: FakeEnds, evidence: Evidence) -> None:
+    with pytest.raises(Refused, match="not as this run fenced it"):
+        take_backup.take_backup(step_of(ends, "take_backup"))
 
 
 def open_rollback(ends: FakeEnds, run_id: str) -> Report:
