@@ -26,7 +26,7 @@ def require_same(step: Step) -> None:
     Raises:
         Refused: When the file is missing or another one than ``check_source`` checked.
     """
-    checked = step.evidence.last(CHECKED)
+    checked = step.evidence.last(CHECKED) if step.evidence.exists else None
     if checked is None:
         return
     place = files.real(step.source)

@@ -11,6 +11,7 @@ import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import psycopg
 import pytest
@@ -22,7 +23,8 @@ from include.cutover.evidence import lease
 from include.cutover.evidence.record import EVENTS, Evidence
 from include.cutover.runs.verdict import has_begun
 from include.cutover.stack.postgres import Cluster, free_port
-from include.cutover.steps.step import FROZEN_PLAN
+from include.cutover.steps import rollback
+from include.cutover.steps.step import FROZEN_PLAN, Report, Step
 from tests.exploring.arena import Arena
 from tests.exploring.judging import Before, Judge
 from tests.exploring.points import Fault
@@ -201,7 +203,16 @@ def test_a_killed_rollback_is_completed_by_the_next_call(site: Site, before: Bef
 
 def test_after_losing_the_lease_nothing_more_is_done(site: Site, before: Before) -> None:
     evidence = reach(site, "go_live.start_services")
-    first = site.world.command("the first", lambda: site.break_glass(evidence), Fault(45, signal.SIGSTOP))
+
+    def stand_still(_: Step) -> Report:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return Report("done")
+
+    def stopped_in_the_middle() -> object:
+        with mock.patch.dict(rollback.BODIES, {"rollback.keep_target": stand_still}):
+            return site.break_glass(evidence)
+
+    first = site.world.command("the first", stopped_in_the_middle, None)
     while not first.stopped:
         site.world.look()
     # It stands still in the middle of a step: the second ends it there, as nobody may work beside a rollback.
