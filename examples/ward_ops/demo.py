@@ -30,6 +30,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 
@@ -42,6 +43,7 @@ from include.cutover.cli.console import Narrator, follow, phases, print_summary
 from include.cutover.cli.status import print_state
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
+from include.cutover.masking import mask
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
@@ -221,8 +223,8 @@ def up(given: argparse.Namespace) -> int:
         ran = site.running_parts()
         try:
             site.start(pings=given.pings)
-        except CutoverError as error:
-            sys.stderr.write(f"demo: {error}\n")
+        except (CutoverError, psycopg.Error) as error:
+            sys.stderr.write(f"demo: {mask(str(error))}\n")
             runs = ", ".join(sorted(site.running_parts())) or "nothing"
             sys.stderr.write(f"Running: {runs}. 'make up' starts the rest, 'make down' ends everything.\n")
             _print_state(site)

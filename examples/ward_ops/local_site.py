@@ -239,6 +239,7 @@ class LocalSite:
         }
 
     def _start_target(self) -> None:
+        self.target.end_if_hung()
         self.roster.clear()
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 
 from include.cutover.errors import CannotCheck, PlanInvalid, Refused, StepFailed
 from include.cutover.files import write_atomically
@@ -295,7 +294,7 @@ class Stack:
 
     def _wait_for_dags(self, dags: Sequence[str], cluster: Cluster, deadline: float) -> None:
         """Ask the database: no account sees the DAGs of all plans."""
-        with psycopg.connect(cluster.conninfo("airflow"), autocommit=True, connect_timeout=10) as connection:
+        with metadata.connect(cluster) as connection:
             while missing := set(dags) - {row[0] for row in connection.execute("SELECT dag_id FROM dag WHERE NOT is_stale")}:
                 self._require_alive()
                 if errors := connection.execute("SELECT filename, stacktrace FROM import_error").fetchall():

@@ -54,6 +54,9 @@ def start(home: Path, accounts: Accounts, roster: Roster, fernet_key: str, port:
     base = _base()
     people = _digest(base.name, ACCOUNTS.read_text(encoding="utf-8"), accounts.to_json())
     running = Cluster(home, 0).running_port()
+    if running is not None:
+        Cluster(home, running).end_if_hung()
+        running = Cluster(home, 0).running_port()
     cluster = Cluster(home, running or free_port(port))
     stamp = home / "template"
     made = stamp.read_text().split() if stamp.exists() else []
@@ -65,6 +68,7 @@ def start(home: Path, accounts: Accounts, roster: Roster, fernet_key: str, port:
             made = [base.name, people]
         # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
         # rows that it had locked stay locked, and the next scheduler skips their runs forever.
+        roster.stop(only={NAME})
         settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
         roster.add(NAME, cluster.start(settings), ending="SIGINT", stage=0)
     if made[1:] != [people]:
@@ -79,9 +83,29 @@ def usable(home: Path) -> bool:
     return stamp.exists() and stamp.read_text().split()[:1] == [_base().name]
 
 
+@contextmanager
+def connect(cluster: Cluster) -> Iterator[psycopg.Connection]:
+    """Connect to the metadata database; each statement is a transaction of its own.
+
+    Raises:
+        StepFailed: When it does not answer, or ends the connection.
+    """
+    try:
+        with psycopg.connect(cluster.conninfo("airflow"), autocommit=True, connect_timeout=10) as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        found = str(error).replace("\n", " ")
+        raise StepFailed(
+            "the metadata database does not answer",
+            where=str(cluster.log),
+            found=found,
+            do="Read its log, then start again.",
+        ) from None
+
+
 def set_passwords(cluster: Cluster, passwords: Mapping[str, str]) -> None:
     """Set the users' passwords; each must be random."""
-    with psycopg.connect(cluster.conninfo("airflow"), connect_timeout=10) as connection:
+    with connect(cluster) as connection:
         for user, password in passwords.items():
             # 96 random bits cannot be guessed, so the hash may be a quick one.
             hashed = generate_password_hash(password, "pbkdf2:sha256:1000")

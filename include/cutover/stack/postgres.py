@@ -31,7 +31,7 @@ OWNER = "postgres"
 RECOVERY_SECONDS = 3600.0
 """How long a server may take for the recovery after a crash. It answers meanwhile that it is starting."""
 
-_REJECTS = 1  # pg_isready: the server answers and accepts no connection yet
+_ACCEPTS, _REJECTS = 0, 1  # exit status of pg_isready; a server that rejects connections is starting or recovering
 _EXITS = 10.0  # seconds that the processes of a killed server get to notice its end
 
 
@@ -165,12 +165,10 @@ class Cluster:
                     found=self._last_log_lines(),
                     do="Correct the cause, then start again.",
                 )
-            ready = subprocess.run(
-                [str(binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)], check=False, timeout=10
-            )
-            if ready.returncode == 0:
+            ready = self._is_ready()
+            if ready == _ACCEPTS:
                 return process.pid
-            if ready.returncode == _REJECTS and not told:
+            if ready == _REJECTS and not told:
                 told, deadline = True, time.monotonic() + RECOVERY_SECONDS
                 if crashed:
                     log.warning("PostgreSQL was not shut down; waiting for its recovery, see %s", self.log)
@@ -182,6 +180,35 @@ class Cluster:
             found=self._last_log_lines(),
             do="Read its log there.",
         )
+
+    def _is_ready(self) -> int:
+        """Return pg_isready's exit status: it accepts connections, rejects them, or does not answer."""
+        command = [str(binaries() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(self.port)]
+        return subprocess.run(command, check=False, timeout=10).returncode
+
+    def end_if_hung(self, seconds: float = 20) -> None:
+        """Kill a running server that accepts no connection for that long, and is not in recovery either.
+
+        Such a server has been seen after its processes, and not the postmaster, were killed all at once.
+        """
+        deadline, last = time.monotonic() + seconds, time.monotonic() + RECOVERY_SECONDS
+        while (pid := self.postmaster()) is not None and self._is_ready() != _ACCEPTS:
+            now = time.monotonic()
+            if self._recovers() and now < last:
+                deadline = now + seconds
+            if now > deadline:
+                log.warning("PostgreSQL in %s accepts no connection; process %s is killed", self.folder, pid)
+                self.stop(signal.SIGKILL)
+                return
+            time.sleep(0.2)
+
+    def _recovers(self) -> bool:
+        """Return True while the process that recovers the database runs."""
+        for pid in self._processes():
+            with contextlib.suppress(OSError):
+                if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"postgres: startup"):
+                    return True
+        return False
 
     def _launch(self, settings: dict[str, str]) -> subprocess.Popen[bytes]:
         effective = {
