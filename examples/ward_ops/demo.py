@@ -258,6 +258,7 @@ def _print_state(site: LocalSite) -> None:
     console.print()
     print_state(state_of_plan(PLAN), console)
     console.print(f"  {'answers':13}Ward OPS {site.ward_ops.health()}", soft_wrap=True)
+    console.print(f"  {'commands':13}first: set -a; . {site.write_environment()}; set +a", soft_wrap=True)
 
 
 def down(given: argparse.Namespace) -> int:

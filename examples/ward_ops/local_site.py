@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -237,6 +238,13 @@ class LocalSite:
             "WARD_OPS_PG_DUMP": str(binaries() / "pg_dump"),
             "CUTOVER_EVIDENCE": str(self.evidence),
         }
+
+    def write_environment(self) -> Path:
+        """Write a file that a shell reads, for commands of the pipeline at this site; return its path. It holds passwords."""
+        values = {**self.environment, **self.airflow_connections}
+        text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+        write_atomically(self.folder / "environment", text.encode(), 0o600)
+        return self.folder / "environment"
 
     def _start_target(self) -> None:
         self.target.end_if_hung()

@@ -1,10 +1,12 @@
-"""The local site after a crash: its parts start again, and the application as the state of the run allows. No Airflow here."""
+"""The local site after a crash: its parts start again, and the application as the state of the run allows; no Airflow."""
 
 from __future__ import annotations
 
 import os
 import signal
 import socket
+import stat
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -111,3 +113,11 @@ def test_application_that_a_run_keeps_down_is_no_error(
     assert f"To go back: trigger rollback_{PLAN}" in said and f"--evidence {evidence.folder}" in said
     assert "answers Ward OPS does not answer" in said
     assert site._settings["supervisor_password"] not in said
+
+
+def test_commands_get_their_environment_from_a_file_for_its_owner_only(site: LocalSite) -> None:
+    file = site.write_environment()
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    script = f'set -a; . {file}; set +a; printf \'%s\\0%s\' "$WARD_OPS_SUPERVISOR_PASSWORD" "$AIRFLOW_CONN_WARD_OPS_TARGET"'
+    read = subprocess.run(["sh", "-c", script], capture_output=True, text=True, check=True).stdout.split("\0")
+    assert read == [site._settings["supervisor_password"], site.airflow_connections["AIRFLOW_CONN_WARD_OPS_TARGET"]]
