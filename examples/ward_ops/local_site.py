@@ -240,7 +240,7 @@ class LocalSite:
         }
 
     def write_environment(self) -> Path:
-        """Write a file that a shell reads, for commands of the pipeline at this site; return its path. It holds passwords."""
+        """Write a file with passwords that a shell reads before commands of the pipeline at this site; return its path."""
         values = {**self.environment, **self.airflow_connections}
         text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
         write_atomically(self.folder / "environment", text.encode(), 0o600)

@@ -249,7 +249,7 @@ class Cluster:
         file = self._data / "postmaster.pid"
         recorded = _recorded(file)
         if recorded is not None and Path(f"/proc/{recorded}").exists() and self.postmaster() is None:
-            log.warning("%s: removed; process %s, which it names, is another program", file, recorded)
+            log.warning("%s: removed; process %s, which it names, is not this server", file, recorded)
             file.unlink(missing_ok=True)
 
     def _processes(self) -> list[int]:
