@@ -117,7 +117,7 @@ def _application(events: Sequence[Event], outcome: str) -> str:
         return "on SQLite: the run has stopped nothing" if not has_touched(events) else "being stopped by the run"
     if last["event"] == "services.started":
         return "on PostgreSQL" if last.get("on") == "target" else "on SQLite"
-    return f"stopped by the run; {_while_down(events)}"
+    return f"stopped by the run, and perhaps up again since a restart of its host; {_while_down(events)}"
 
 
 def _while_down(events: Sequence[Event]) -> str:

@@ -109,7 +109,7 @@ def test_application_that_a_run_keeps_down_is_no_error(
     assert main(["status", "--folder", str(site.folder)]) == 0
     said = " ".join(capsys.readouterr().out.split())
     assert "a_run, in flight since" in said and "step stop_services: passed" in said
-    assert "application stopped by the run; its data is in SQLite" in said
+    assert "application stopped by the run, and perhaps up again since a restart of its host; its data is in SQLite" in said
     assert f"To go back: trigger rollback_{PLAN}" in said and f"--evidence {evidence.folder}" in said
     assert "answers Ward OPS does not answer" in said
     assert site._settings["supervisor_password"] not in said

@@ -55,7 +55,10 @@ def test_run_in_the_copy(run: Run) -> None:
     stopped(run)
     run.append("step.begin", 1, step="copy.users")
     found = state()
-    assert found.application == "stopped by the run; its data is in SQLite, which is fenced"
+    assert (
+        found.application
+        == "stopped by the run, and perhaps up again since a restart of its host; its data is in SQLite, which is fenced"
+    )
     assert "Airflow continues cutover_ward_ops" in found.do[0]
     assert found.do[1] == "To go back: trigger rollback_ward_ops."
     assert f"--evidence {run.evidence.folder}" in found.do[2]
@@ -73,7 +76,10 @@ def test_configuration_that_names_postgresql(run: Run) -> None:
     stopped(run)
     run.append("decision", at="decide", outcome="go_on", why=[])
     run.step("switch_configuration")
-    assert state().application == "stopped by the run; its configuration names PostgreSQL"
+    assert (
+        state().application
+        == "stopped by the run, and perhaps up again since a restart of its host; its configuration names PostgreSQL"
+    )
     run.append("services.started", on="target")
     assert state().application == "on PostgreSQL"
 
@@ -96,7 +102,9 @@ def test_live_run_and_its_rollback(run: Run) -> None:
     run.append("services.stopped")
     run.append("step.end", step="rollback.stop_services", outcome="passed", summary="")
     found = state()
-    assert found.application == "stopped by the run; it goes back to SQLite"
+    assert (
+        found.application == "stopped by the run, and perhaps up again since a restart of its host; it goes back to SQLite"
+    )
     assert "rollback_ward_ops/again" in found.do[0] and "trigger rollback_ward_ops again" in found.do[1]
     run.step("rollback.keep_target")
     run.step("rollback.restore_source")
