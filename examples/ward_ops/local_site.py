@@ -252,8 +252,11 @@ class LocalSite:
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
-        if not self._settled():
-            return  # a run decides now who may do what in the target
+        if self._settled():  # else a run decides who may do what in the target
+            self._set_up_target()
+
+    def _set_up_target(self) -> None:
+        """Make database and roles, where they are missing."""
         # As a site's administrator does once. The application's role has no log-in: the cutover gives it one.
         passwords = {ROLE: self._settings["application_password"], PIPELINE_ROLE: self._settings["pipeline_password"]}
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
