@@ -19,7 +19,7 @@ ONLY ?=
 SCHEDULES ?= 1000
 SEED ?=
 
-.PHONY: help setup demo up down test test-chain explore test-browser faults env stack-test check bench lock clean
+.PHONY: help setup demo up status down test test-chain explore test-browser faults env stack-test check bench lock clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +33,11 @@ demo: setup ## Cut over the example application and print each step; succeeds on
 	@$(PY) -m examples.ward_ops.demo run --pings "$(PINGS)" --orphans "$(ORPHANS)" \
 		$(if $(FAIL),--fail "$(FAIL)") $(if $(THEN),--then "$(THEN)") $(if $(PORT),--port "$(PORT)")
 
-up: setup ## Start the example application and a local Airflow, and leave them running
+up: setup ## Start the example application and a local Airflow, or what of them does not run, and leave them running
 	@$(PY) -m examples.ward_ops.demo up --pings "$(PINGS)" $(if $(PORT),--port "$(PORT)")
+
+status: setup ## Print what of it runs, the state of its run, and what to do next
+	@$(PY) -m examples.ward_ops.demo status
 
 down: setup ## Stop everything that 'make up' started
 	@$(PY) -m examples.ward_ops.demo down

@@ -2,12 +2,14 @@
 
     python -m examples.ward_ops.demo run [--fail orphans] [--orphans N] [--then rollback] [--pings N] [--port N]
     python -m examples.ward_ops.demo up [--pings N] [--port N]
+    python -m examples.ward_ops.demo status
     python -m examples.ward_ops.demo down
 
 ``run`` makes a new site in ``var/demo``, moves Ward OPS to PostgreSQL and ends every process again; evidence and reports
 stay. ``--fail orphans`` deletes devices after the pipeline's checks and before it stops the services. ``--orphans N`` begins
 with credentials of devices that do not exist. ``--then rollback`` rolls back after the cutover. ``up`` leaves Ward OPS and
-Airflow running, for a cutover by hand; ``down`` ends them.
+Airflow running, for a cutover by hand; after a crash it starts what does not run, and prints the state of the run, as
+``status`` does. ``down`` ends them.
 
 Exit status of ``run``: 0 only when Ward OPS is live on PostgreSQL, 1 when it is not, 3 when it was rolled back as requested,
 2 when the demo itself could not run.
@@ -28,25 +30,28 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import httpx
+import psycopg
 from rich.console import Console
 from rich.markup import escape
 
 from examples.receivers import read_mail, read_slack
 from examples.ward_ops.generate import PINGS
-from examples.ward_ops.local_site import LocalSite
+from examples.ward_ops.local_site import PLAN, LocalSite
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import report as aftercare_report
 from include.cutover.cli.console import Narrator, follow, phases, print_summary
+from include.cutover.cli.status import print_state
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.evidence.record import Event, Evidence
+from include.cutover.masking import mask
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
+from include.cutover.report.plan_state import state_of_plan
 from include.cutover.stack.api_client import Client
 from include.cutover.stack.processes import exit_on
 
 LIVE, NOT_LIVE, UNUSABLE, ROLLED_BACK = 0, 1, 2, 3
-PLAN = "ward_ops"
 CUTOVER = f"cutover_{PLAN}"
 ROLLBACK = f"rollback_{PLAN}"
 AFTERCARE = f"aftercare_{PLAN}"
@@ -212,21 +217,48 @@ def plant_orphans(database: Path) -> None:
 
 
 def up(given: argparse.Namespace) -> int:
-    """Start a site that stays and print its addresses; return the exit status. One that runs already is left as it is."""
+    """Start a site that stays, or the parts of it that do not run; print addresses and state; return the exit status."""
     with _alone(UP.with_suffix(".lock")):
         site = LocalSite(UP, port=given.port)
-        ran = site.stack.running
+        ran = site.running_parts()
         try:
             site.start(pings=given.pings)
-        except BaseException:
+        except (CutoverError, psycopg.Error) as error:
+            sys.stderr.write(f"demo: {mask(str(error))}\n")
+            runs = ", ".join(sorted(site.running_parts())) or "nothing"
+            sys.stderr.write(f"Running: {runs}. 'make up' starts the rest, 'make down' ends everything.\n")
+            _print_state(site)
+            return UNUSABLE
+        except BaseException:  # interrupted
             if not ran:
                 site.stop()
             raise
         _print_addresses(site)
-        console.print(
-            "\nTo begin, log in as the lead and trigger cutover_ward_ops. 'make down' ends everything.", soft_wrap=True
-        )
+        _print_state(site)
+        console.print("\n'make status' prints the state again, 'make down' ends everything.")
     return 0
+
+
+def status(given: argparse.Namespace) -> int:
+    """Print the parts of a site that run, and the state of its run; return the exit status."""
+    site = LocalSite(given.folder)
+    if not (given.folder / "settings.json").exists():
+        console.print("Nothing was started there. 'make up' starts it.")
+        return 0
+    console.print(f"Running: {', '.join(sorted(site.running_parts())) or 'nothing'}")
+    if not site.stack.complete or not site.ward_ops.running:
+        console.print("Not all of it runs: 'make up' starts the rest.")
+    _print_state(site)
+    return 0
+
+
+def _print_state(site: LocalSite) -> None:
+    """Print the state of the run from its evidence, and how the application answers now."""
+    os.environ.update(site.environment)
+    console.print()
+    print_state(state_of_plan(PLAN), console)
+    console.print(f"  {'answers':13}Ward OPS {site.ward_ops.health()}", soft_wrap=True)
+    console.print(f"  {'commands':13}first: set -a; . {site.write_environment()}; set +a", soft_wrap=True)
 
 
 def down(given: argparse.Namespace) -> int:
@@ -259,11 +291,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; return the exit status."""
     parser = argparse.ArgumentParser(prog="python -m examples.ward_ops.demo", description="The cutover of the stand-in.")
     actions = parser.add_subparsers(required=True)
-    for name, action in (("run", run), ("up", up), ("down", down)):
+    for name, action in (("run", run), ("up", up), ("status", status), ("down", down)):
         sub = actions.add_parser(name)
         sub.set_defaults(action=action)
-        if name == "down":
-            sub.add_argument("--folder", type=Path, default=UP, metavar="DIR", help="the site to end")
+        if name in ("status", "down"):
+            sub.add_argument("--folder", type=Path, default=UP, metavar="DIR", help="folder of the site")
             continue
         sub.add_argument("--pings", type=int, default=PINGS, metavar="N", help=f"rows of ping_results ({PINGS})")
         sub.add_argument("--port", type=int, default=None, metavar="N", help="of Airflow (a free one)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import shlex
 import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -18,16 +19,19 @@ from psycopg import sql
 from examples import receivers
 from examples.ward_ops import supervised
 from examples.ward_ops.supervised import WardOps
+from include.cutover.evidence.record import Evidence, runs_below
 from include.cutover.files import write_atomically
 from include.cutover.people.roles import Accounts
 from include.cutover.places import ROOT
 from include.cutover.plan.file import load_plan
 from include.cutover.stack.local import Stack
-from include.cutover.stack.postgres import Cluster, binaries, free_port
+from include.cutover.stack.ports import free_port, require_free
+from include.cutover.stack.postgres import Cluster, binaries
 from include.cutover.stack.processes import Roster
 from include.cutover.stack.settings import StackSettings
 from include.cutover.target import access
 
+PLAN = "ward_ops"
 DATABASE = "ward_flux"
 ROLE = "ward_ops"
 PIPELINE_ROLE = "cutover"
@@ -107,27 +111,51 @@ class LocalSite:
     def start(self, *, pings: int, credentials: int = 1, orphans: int = 0) -> None:
         """Start the parts that do not run yet, side by side, and wait until all of them answer. Existing data is kept.
 
+        The application must become healthy unless a run is in flight or its way back is not complete.
+
         Args:
             pings: See ``generate``.
             credentials: See ``generate``.
             orphans: See ``generate``.
 
         Raises:
-            CutoverError: When a part does not come up; the caller must stop the others.
+            CutoverError: When a part does not come up. The others run on; a further call continues.
         """
-        if not self.ward_ops.running:
+        if not self.ward_ops.running and not self._runs():
+            # Once a run has begun, a missing file is the run's: a rollback may have been killed while it replaced it.
             self.ward_ops.prepare(pings=pings, credentials=credentials, orphans=orphans)
         stack = self.stack  # makes the files that the parts below share, before they start side by side
-        self.start_without_airflow(lambda: None if stack.running else stack.start(DAGS))
+        self.start_without_airflow(lambda: None if stack.complete else stack.start(DAGS))
 
     def start_without_airflow(self, beside: Callable[[], object] = lambda: None) -> None:
         """Start the application, its target and the receivers of notices; ``beside`` is called meanwhile."""
         self._start_target()  # Ward OPS needs it when it was moved already
         with ThreadPoolExecutor() as pool:
-            parts = [pool.submit(part) for part in (self.ward_ops.start, self._start_receivers)]
+            parts = [pool.submit(part) for part in (self._start_ward_ops, self._start_receivers)]
             beside()
         for part in parts:
             part.result()
+
+    def running_parts(self) -> set[str]:
+        """Return the names of the parts that run, wholly or in part."""
+        parts = {
+            "Airflow": self.stack.running,
+            "Ward OPS": self.ward_ops.running,
+            "PostgreSQL": self.target.postmaster() is not None,
+            "the receivers of notices": any(leader.name == "receivers" for leader in self.roster.running),
+        }
+        return {name for name, runs in parts.items() if runs}
+
+    def _runs(self) -> list[Evidence]:
+        return runs_below(self.evidence / PLAN)
+
+    def _settled(self) -> bool:
+        """Return True when no run is in flight, and none has ended with an incomplete way back."""
+        return all((sealed := run.sealed) is not None and sealed.get("outcome") != "failed"
+                   for run in self._runs() if run.last("run.opened") is not None)  # fmt: skip
+
+    def _start_ward_ops(self) -> None:
+        self.ward_ops.start(must_be_healthy=self._settled)
 
     def stop(self) -> None:
         """Stop all processes of this folder, also those whose parent was killed."""
@@ -211,10 +239,24 @@ class LocalSite:
             "CUTOVER_EVIDENCE": str(self.evidence),
         }
 
+    def write_environment(self) -> Path:
+        """Write a file with passwords that a shell reads before commands of the pipeline at this site; return its path."""
+        values = {**self.environment, **self.airflow_connections}
+        text = "".join(f"{name}={shlex.quote(value)}\n" for name, value in values.items())
+        write_atomically(self.folder / "environment", text.encode(), 0o600)
+        return self.folder / "environment"
+
     def _start_target(self) -> None:
+        self.target.end_if_hung()
+        self.roster.clear()
         if self.target.postmaster() is None:
             pid = self.target.start({"max_wal_size": "4GB", "shared_buffers": "256MB", "maintenance_work_mem": "256MB"})
             self.roster.add("target", pid, ending="SIGINT", stage=0)
+        if self._settled():  # else a run decides who may do what in the target
+            self._set_up_target()
+
+    def _set_up_target(self) -> None:
+        """Make database and roles, where they are missing."""
         # As a site's administrator does once. The application's role has no log-in: the cutover gives it one.
         passwords = {ROLE: self._settings["application_password"], PIPELINE_ROLE: self._settings["pipeline_password"]}
         with psycopg.connect(self.target.conninfo(), autocommit=True, connect_timeout=10) as connection:
@@ -228,6 +270,8 @@ class LocalSite:
 
     def _start_receivers(self) -> None:
         if not any(leader.name == "receivers" for leader in self.roster.running):
+            for name in ("smtp_port", "http_port"):
+                require_free(int(self._settings[name]), "End that process; then start again.")
             ports = ["--smtp-port", self._settings["smtp_port"], "--http-port", self._settings["http_port"]]
             self.roster.start(
                 "receivers",

@@ -43,6 +43,7 @@ from examples.ward_ops.generate import PINGS, Generated, generate
 from include.cutover.errors import CutoverError, Refused, StepFailed
 from include.cutover.files import write_atomically
 from include.cutover.places import ROOT
+from include.cutover.stack.ports import require_free
 
 HERE = Path(__file__).resolve().parent
 USERNAME = "cutover"
@@ -122,7 +123,9 @@ class WardOps:
     def prepare(
         self, *, pings: int = PINGS, credentials: int = 1, orphans: int = 0, force: bool = False
     ) -> Generated | None:
-        """Write the database and ``.env`` where they are missing, or with ``force`` again. The services must be stopped.
+        """Write the database and ``.env`` at the first start, or with ``force`` again. The services must be stopped.
+
+        Beside an ``.env``, a missing database is not written: a rollback may be about to restore it.
 
         Args:
             pings: See ``generate``.
@@ -134,7 +137,7 @@ class WardOps:
             The generated database; None where it existed.
         """
         done = None
-        if force or not self.database.exists():
+        if force or not (self.database.exists() or self.dotenv.exists()):
             done = generate(self.database, pings=pings, credentials=credentials, orphans=orphans, force=force)
         if force or not self.dotenv.exists():
             write_atomically(self.dotenv, DOTENV.format(database=self.database).encode(), 0o600)
@@ -153,31 +156,67 @@ class WardOps:
         """Return the process id of each running service; it changes with a restart."""
         return {program["name"]: program["pid"] for program in self._programs() if program["statename"] == "RUNNING"}
 
-    def start(self, seconds: float = 60) -> None:
+    def start(self, seconds: float = 60, *, must_be_healthy: Callable[[], bool] = lambda: True) -> None:
         """Write supervisord's configuration, start it and wait until its services run and the API is healthy.
 
-        Safe to call twice: the second call waits only. Services that a killed supervisord left running are ended first.
+        Safe to call twice: the second call starts the services that do not run, and waits. Services that a killed
+        supervisord left running are ended first.
 
         Args:
             seconds: How long it may take.
+            must_be_healthy: Asked again and again: false while a run may keep the services stopped. Then supervisord is
+                started, which starts them as after a restart of the host, and none is started under a running supervisord.
 
         Raises:
-            StepFailed: When it is not healthy in time, or cannot become so; all of it is stopped again. The message has the
-                last log lines.
+            Refused: When a port is taken.
+            StepFailed: When it is not healthy in time, or cannot become so. A supervisord that this call started is stopped
+                again. The message has the last log lines.
         """
-        if not self.running:
+        ran = self.running
+        if not ran:
             stop(self.root)
+            for port in (self.supervisor_port, self.port):
+                require_free(port, "End that process; then start again. The port is in the plan and cannot change.")
             self._start_supervisord()
+        elif must_be_healthy():
+            self._start_services()
         deadline = time.monotonic() + seconds
         while not self._healthy():
-            problem = self._problem()
-            if not problem and time.monotonic() > deadline:
+            late, needed = time.monotonic() > deadline, must_be_healthy()
+            problem = self._problem(services=needed)
+            if not problem and not needed and (self._settled() or (late and self._programs())):
+                return
+            if not problem and late:
                 problem = f"the stand-in was not healthy within {seconds:g} s"
             if problem:
                 found = self._last_words()
-                self.stop()
+                if not ran:
+                    self.stop()
                 raise StepFailed(problem, where=str(self.root), found=found)
             time.sleep(0.1)
+
+    def _start_services(self) -> None:
+        """Order supervisord to start the services that do not run."""
+        for program in self._programs():
+            if program["statename"] in ("STOPPED", "EXITED", "FATAL"):
+                with contextlib.suppress(OSError, XmlRpcError, HTTPException), self.supervisor() as supervisor:
+                    supervisor.supervisor.startProcess(program["name"], False)
+
+    def _settled(self) -> bool:
+        """Return True when supervisord answers and no service is about to start."""
+        programs = self._programs()
+        return bool(programs) and not {"STARTING", "BACKOFF"} & {program["statename"] for program in programs}
+
+    def health(self) -> str:
+        """Return how the API answers now, in words."""
+        try:
+            answer = httpx.get(f"{self.url}/api/v1/health", timeout=5, trust_env=False)
+            found = answer.json()
+        except (httpx.HTTPError, ValueError):
+            return "does not answer"
+        state = "healthy" if answer.status_code == 200 else f"not healthy (HTTP {answer.status_code})"
+        name = {"sqlite": "SQLite", "postgresql": "PostgreSQL"}.get(found.get("database"), "an unknown database")
+        return f"{state}, configured for {name}"
 
     def stop(self) -> None:
         """Stop services and supervisord, where they run. See the function ``stop``."""
@@ -245,11 +284,11 @@ class WardOps:
         except httpx.HTTPError:
             return False
 
-    def _problem(self) -> str:
-        """Return why waiting is of no use; empty while it may help."""
+    def _problem(self, *, services: bool) -> str:
+        """Return why waiting is of no use; empty while it may help. ``services``: those that do not start count too."""
         if self._process is not None and self._process.poll() is not None:
             return "supervisord ended"
-        for program in self._programs():
+        for program in self._programs() if services else ():
             state, status = program["statename"], program["exitstatus"]
             if state == "FATAL" or (state == "EXITED" and status == os.EX_CONFIG):
                 return f"the service {program['name']} does not start"

@@ -309,7 +309,7 @@ class FaultSite(LocalSite):
             connection.execute(sql.SQL("DROP TABLESPACE IF EXISTS small"))
             for role in (PIPELINE_ROLE, ROLE):
                 connection.execute(sql.SQL("DROP ROLE IF EXISTS {}").format(sql.Identifier(role)))
-        self._start_target()  # makes what is missing
+        self._set_up_target()
 
     def _files_as_new(self) -> None:
         data = self.ward_ops.database.parent

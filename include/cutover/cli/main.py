@@ -23,6 +23,7 @@ from include.cutover.cli import (
     rollback,
     run,
     stack,
+    status,
     verify,
 )
 from include.cutover.errors import CutoverError
@@ -44,6 +45,7 @@ for name, command in (
     ("assess", assess.command),
     ("verify", verify.command),
     ("doctor", doctor.command),
+    ("status", status.command),
     ("rollback", rollback.command),
     ("retention", retention.command),
 ):

@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from include.cutover.cli.status import print_states
 from include.cutover.places import ROOT, plans_folder
 from include.cutover.stack.local import Stack
 from include.cutover.stack.settings import StackSettings
@@ -26,14 +27,17 @@ console = Console(highlight=False)
 def up(port: Port = None, folder: Folder = FOLDER) -> None:
     """Start a local Airflow and leave it running. Its connections come from AIRFLOW_CONN_… in the environment.
 
+    After a crash of the host, or of a part, it starts what does not run. It prints the state of each plan, as ``status``.
+
     Exit status: 0 it runs; 2 it could not be started.
     """
     stack = Stack(folder, StackSettings(port=port))
-    if stack.running:
+    if stack.complete:
         console.print(f"A local Airflow runs already at {stack.url}")
-        return
-    stack.start([f"cutover_{file.stem}" for file in sorted(plans_folder().glob("*.yaml"))])
-    _print_logins(stack)
+    else:
+        stack.start([f"cutover_{file.stem}" for file in sorted(plans_folder().glob("*.yaml"))])
+        _print_logins(stack)
+    print_states()
 
 
 @app.command()
@@ -48,7 +52,7 @@ def down(folder: Folder = FOLDER) -> None:
 
 @app.command()
 def status(folder: Folder = FOLDER) -> None:
-    """Show the processes, address and log-ins of the local Airflow.
+    """Show the processes, address and log-ins of the local Airflow. The command ``status`` shows the state of the plans.
 
     Exit status: 0 all of it runs; 1 it does not run, or not all of it.
     """
@@ -60,7 +64,7 @@ def status(folder: Folder = FOLDER) -> None:
     for leader in leaders:
         console.print(f"{leader.name:16}{f'pid {leader.pid}' if leader.alive else 'ended'}")
     _print_logins(stack)
-    raise typer.Exit(0 if all(leader.alive for leader in leaders) else 1)
+    raise typer.Exit(0 if stack.complete else 1)
 
 
 def _print_logins(stack: Stack) -> None:

@@ -6,20 +6,19 @@ defers.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
 import secrets
 import shutil
-import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import httpx
-import psycopg
 
 from include.cutover.errors import CannotCheck, PlanInvalid, Refused, StepFailed
 from include.cutover.files import write_atomically
@@ -29,7 +28,8 @@ from include.cutover.plan.file import parse_plan
 from include.cutover.plan.model import Plan
 from include.cutover.stack import metadata
 from include.cutover.stack.api_client import Client
-from include.cutover.stack.postgres import Cluster, free_port
+from include.cutover.stack.ports import free_port, require_free
+from include.cutover.stack.postgres import Cluster
 from include.cutover.stack.processes import Leader, Roster
 from include.cutover.stack.settings import StackSettings, component_environment, secret_keys
 
@@ -64,6 +64,11 @@ class Stack:
         return bool(self.roster.running)
 
     @property
+    def complete(self) -> bool:
+        """True when every part of it runs."""
+        return {metadata.NAME, *self._components()} <= {leader.name for leader in self.roster.running}
+
+    @property
     def url(self) -> str:
         """The address where people log in.
 
@@ -83,41 +88,74 @@ class Stack:
         return Client(self.url, user, self.logins[user])
 
     def start(self, dags: Sequence[str] = (), seconds: float = 300.0) -> None:
-        """Start everything and wait until Airflow is healthy and knows the DAGs.
+        """Start the parts that do not run, and wait until Airflow is healthy and knows the DAGs.
 
-        When it does not come up, none of its processes is left running.
+        After a crash of the host, or of a part, what the ended parts left is cleared; a part that runs is kept. When
+        Airflow does not come up, the parts that this call started are ended again.
 
         Args:
             dags: Ids of DAGs to wait for.
             seconds: How long that may take.
 
         Raises:
-            Refused: When it already runs, or the port is taken.
+            Refused: When all of it runs already, or the port is taken.
             StepFailed: When a component ends, a DAG file does not parse, or the time is up.
         """
-        if self.running:
+        if self.complete:
             raise Refused(
                 "the local Airflow runs already", where=str(self.folder), found=self.url, do="'make down' ends it."
             )
         self.folder.mkdir(parents=True, exist_ok=True)
-        port = free_port() if self._settings.port is None else self._settings.port
-        _require_free(port)
+        ran, remembered = self._clear(), self._ports()
+        port = remembered["port"] if ran - {metadata.NAME} else self._free_port(remembered.get("port"))
         deadline = time.monotonic() + seconds
         try:
             accounts = Accounts.of(self._plans()) if self._settings.accounts is None else self._settings.accounts
-            cluster = self._start_metadata(accounts)
-            write_atomically(self._state_file, json.dumps({"port": port}).encode())
+            cluster = self._start_metadata(accounts, remembered.get("metadata_port"))
+            write_atomically(self._state_file, json.dumps({"port": port, "metadata_port": cluster.port}).encode())
             self._write_passwords(accounts, cluster)
+            dags_folder = self._dags(keep=bool(ran))
             self._environment = component_environment(
-                self.folder, self._settings, self._dags(), cluster.url("airflow", metadata.DRIVER), self._keys(), port
+                self.folder, self._settings, dags_folder, cluster.url("airflow", metadata.DRIVER), self._keys(), port
             )
             for name in self._components():
-                self._start_component(name, name)
+                if name not in ran:
+                    self._start_component(name, name)
             self._wait_healthy(deadline)
             self._wait_for_dags(dags, cluster, deadline)
         except BaseException:
-            self.stop()
+            self._stop_all_but(ran)
             raise
+
+    def _clear(self) -> set[str]:
+        """Clear what ended parts left, and return the names of those that run and are kept."""
+        self.roster.clear()
+        ran = {leader.name for leader in self.roster.running}
+        known = self._ports()
+        if ran and (not metadata.usable(self._metadata) or not {"port", "metadata_port"} <= known.keys()):
+            self.stop()  # of a start that was killed in the middle: the database is not whole
+            return set()
+        if metadata.NAME not in ran:
+            Cluster(self._metadata, 0).stop()  # a start that was killed in the middle may not have remembered it
+        # The others know these two under their old ports only.
+        for part, port in ((metadata.NAME, "metadata_port"), ("api-server", "port")):
+            if ran - {metadata.NAME} and part not in ran and free_port(known[port]) != known[port]:
+                self.roster.stop(only=ran - {metadata.NAME})
+                ran &= {metadata.NAME}
+        return ran
+
+    def _free_port(self, last: int | None) -> int:
+        """Return the port of the settings, else that of the last start, else a free one."""
+        if self._settings.port is None:
+            return free_port(last)
+        require_free(self._settings.port, "Name another port, or none for a free one.")
+        return self._settings.port
+
+    def _stop_all_but(self, kept: Collection[str]) -> None:
+        if not kept:
+            self.stop()
+            return
+        self.roster.stop(only={leader.name for leader in self.roster.leaders()} - set(kept))
 
     def start_again(self, component: str, name: str | None = None) -> Leader:
         """Restart a component that ended, as a service manager would; with another name, start one beside the first.
@@ -174,11 +212,13 @@ class Stack:
             "scheduler": ["include.cutover.stack.preload", preload, "scheduler", "--skip-serve-logs"],
         }
 
-    def _dags(self) -> Path:
-        """Return the folder of the DAG files to run; where code is frozen, of a copy."""
+    def _dags(self, *, keep: bool) -> Path:
+        """Return the folder of the DAG files to run; where code is frozen, of a copy, which may be kept."""
         if not self._settings.frozen_code:
             return self._settings.dags_folder
         copy = self.folder / "dags"
+        if keep and copy.exists():
+            return copy
         shutil.rmtree(copy, ignore_errors=True)
         shutil.copytree(self._settings.dags_folder, copy, ignore=shutil.ignore_patterns("__pycache__"))
         return copy
@@ -209,8 +249,12 @@ class Stack:
             except (PlanInvalid, OSError, UnicodeDecodeError) as error:
                 log.warning("no rights are granted on this plan's DAGs: %s", error)
 
-    def _start_metadata(self, accounts: Accounts) -> Cluster:
-        return metadata.start(self._metadata, accounts, self.roster, self._keys()["CORE__FERNET_KEY"])
+    def _ports(self) -> dict[str, int]:
+        """Return the ports of the last start; empty before the first."""
+        return {name: int(value) for name, value in self._state().items()} if self._state_file.exists() else {}
+
+    def _start_metadata(self, accounts: Accounts, port: int | None = None) -> Cluster:
+        return metadata.start(self._metadata, accounts, self.roster, self._keys()["CORE__FERNET_KEY"], port)
 
     def _keys(self) -> dict[str, str]:
         return secret_keys(self.folder / "secrets.json")
@@ -233,8 +277,9 @@ class Stack:
             waiting = [part for part in parts if answer.get(part, {}).get("status") != "healthy"]
             if answer and not warm:
                 # Airflow builds the routes that tasks call at the first of these calls: 4 s that the first task would pay.
-                httpx.get(f"{self.url}/execution/health", timeout=60, trust_env=False)
-                warm = True
+                with contextlib.suppress(httpx.TransportError):
+                    httpx.get(f"{self.url}/execution/health", timeout=60, trust_env=False)
+                    warm = True
             if not waiting:
                 return
             if time.monotonic() > deadline:
@@ -249,7 +294,7 @@ class Stack:
 
     def _wait_for_dags(self, dags: Sequence[str], cluster: Cluster, deadline: float) -> None:
         """Ask the database: no account sees the DAGs of all plans."""
-        with psycopg.connect(cluster.conninfo("airflow"), autocommit=True, connect_timeout=10) as connection:
+        with metadata.connect(cluster) as connection:
             while missing := set(dags) - {row[0] for row in connection.execute("SELECT dag_id FROM dag WHERE NOT is_stale")}:
                 self._require_alive()
                 if errors := connection.execute("SELECT filename, stacktrace FROM import_error").fetchall():
@@ -276,14 +321,3 @@ class Stack:
                 file = self.folder / "logs" / f"{leader.name}.log"
                 lines = file.read_text(errors="replace").splitlines() if file.exists() else []
                 raise StepFailed(f"the {leader.name} ended", where=str(file), found=" | ".join(lines[-3:]))
-
-
-def _require_free(port: int) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            raise Refused(
-                f"the port {port} cannot be used", found=str(error), do="Name another port, or none for a free one."
-            ) from None

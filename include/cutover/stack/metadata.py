@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import shutil
 import subprocess
 import sys
@@ -23,49 +24,88 @@ from include.cutover.files import write_atomically
 from include.cutover.locks import locked
 from include.cutover.people.roles import Accounts
 from include.cutover.places import ROOT
-from include.cutover.stack.postgres import Cluster, free_port
+from include.cutover.stack.ports import free_port
+from include.cutover.stack.postgres import Cluster
 from include.cutover.stack.processes import Roster
 from include.cutover.stack.settings import common_settings, inherited_environment
 
 log = logging.getLogger(__name__)
 
 ACCOUNTS = ROOT / "include" / "cutover" / "accounts" / "roles.py"
+NAME = "metadata"
+"""Its name in the roster."""
+
 DRIVER = "postgresql+psycopg2"
 """The scheme of Airflow's URL."""
 
 
-def start(home: Path, accounts: Accounts, roster: Roster, fernet_key: str) -> Cluster:
+def start(home: Path, accounts: Accounts, roster: Roster, fernet_key: str, port: int | None = None) -> Cluster:
     """Start the metadata database, migrated and with the accounts: that of the last start, or a copy of the template.
+
+    One that runs already is kept.
 
     Args:
         home: Its folder.
         accounts: Roles and users.
         roster: Where its process is remembered.
         fernet_key: Encrypts what Airflow writes into it.
+        port: Taken when it is free.
     """
     base = _base()
     people = _digest(base.name, ACCOUNTS.read_text(encoding="utf-8"), accounts.to_json())
-    cluster = Cluster(home, free_port())
+    running = Cluster(home, 0).running_port()
+    if running is not None:
+        Cluster(home, running).end_if_hung()
+        running = Cluster(home, 0).running_port()
+    cluster = Cluster(home, running or free_port(port))
     stamp = home / "template"
     made = stamp.read_text().split() if stamp.exists() else []
-    if made[:1] != [base.name]:
-        # Of another version, or a copy that was interrupted. The history of a local stack is not migrated.
-        shutil.rmtree(home, ignore_errors=True)
-        _copy(_template(base, people, accounts), home)
-        made = [base.name, people]
-    # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
-    # rows that it had locked stay locked, and the next scheduler skips their runs forever.
-    settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
-    roster.add("metadata", cluster.start(settings), ending="SIGINT", stage=0)
+    if running is None:
+        if made[:1] != [base.name]:
+            # Of another version, or a copy that was interrupted. The history of a local stack is not migrated.
+            shutil.rmtree(home, ignore_errors=True)
+            _copy(_template(base, people, accounts), home)
+            made = [base.name, people]
+        # The workers of a scheduler that was killed have inherited its connections and keep them open: without a limit, the
+        # rows that it had locked stay locked, and the next scheduler skips their runs forever.
+        roster.stop(only={NAME})
+        settings = {"synchronous_commit": "off", "idle_in_transaction_session_timeout": "20s"}
+        roster.add(NAME, cluster.start(settings), ending="SIGINT", stage=0)
     if made[1:] != [people]:
         _apply(accounts, cluster, fernet_key)
     write_atomically(stamp, f"{base.name} {people}".encode())
     return cluster
 
 
+def usable(home: Path) -> bool:
+    """Report whether the folder holds a whole database of the installed versions."""
+    stamp = home / "template"
+    return stamp.exists() and stamp.read_text().split()[:1] == [_base().name]
+
+
+@contextmanager
+def connect(cluster: Cluster) -> Iterator[psycopg.Connection]:
+    """Connect to the metadata database; each statement is a transaction of its own.
+
+    Raises:
+        StepFailed: When it does not answer, or ends the connection.
+    """
+    try:
+        with psycopg.connect(cluster.conninfo("airflow"), autocommit=True, connect_timeout=10) as connection:
+            yield connection
+    except psycopg.OperationalError as error:
+        found = str(error).replace("\n", " ")
+        raise StepFailed(
+            "the metadata database does not answer",
+            where=str(cluster.log),
+            found=found,
+            do="Read its log, then start again.",
+        ) from None
+
+
 def set_passwords(cluster: Cluster, passwords: Mapping[str, str]) -> None:
     """Set the users' passwords; each must be random."""
-    with psycopg.connect(cluster.conninfo("airflow"), connect_timeout=10) as connection:
+    with connect(cluster) as connection:
         for user, password in passwords.items():
             # 96 random bits cannot be guessed, so the hash may be a quick one.
             hashed = generate_password_hash(password, "pbkdf2:sha256:1000")
@@ -118,9 +158,10 @@ def _digest(*parts: str) -> str:
 def _building(folder: Path, of: Path | None = None) -> Iterator[Cluster]:
     """Run a cluster, new or a copy, that lies in ``folder`` when the block ended well."""
     unfinished = folder.with_suffix(".unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
     roster = Roster(folder.parent / "metadata.processes.json")
     roster.stop()
+    Cluster(unfinished, 0).stop()  # of a start that was killed before it could remember it
+    shutil.rmtree(unfinished, ignore_errors=True)
     if of is not None:
         _copy(of, unfinished)
     cluster = Cluster(unfinished, free_port())
@@ -129,6 +170,7 @@ def _building(folder: Path, of: Path | None = None) -> Iterator[Cluster]:
         yield cluster
     finally:
         roster.stop(seconds=30)
+    os.sync()  # it was written without fsync, and every later start relies on it
     unfinished.rename(folder)
 
 

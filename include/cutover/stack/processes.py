@@ -14,7 +14,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -170,10 +170,14 @@ class Roster:
             process.wait()
             raise
 
-    def stop(self, seconds: float = 5.0) -> list[str]:
+    def stop(self, seconds: float = 5.0, *, only: Collection[str] | None = None) -> list[str]:
         """End every process of every session here, and forget them.
 
         Leaders get their signal first; the processes left in their sessions after ``seconds`` are killed.
+
+        Args:
+            seconds: How long the leaders of a stage get.
+            only: Names of the leaders to end; None for all.
 
         Returns:
             Names of the leaders that still ran, in the order of ending.
@@ -181,7 +185,8 @@ class Roster:
         Raises:
             StepFailed: When a process survives SIGKILL.
         """
-        leaders, ended = self.leaders(), []
+        leaders = [leader for leader in self.leaders() if only is None or leader.name in only]
+        ended: list[str] = []
         for stage in sorted({leader.stage for leader in leaders}, reverse=True):
             group = [leader for leader in leaders if leader.stage == stage]
             ended += [leader.name for leader in reversed(group) if leader.alive]
@@ -189,15 +194,36 @@ class Roster:
                 if leader.alive:
                     _signal([leader.pid], signal.Signals[leader.ending])
             if not _gone(group, seconds):
-                _signal(members(group), signal.SIGKILL)
-                if not _gone(group, 10, kill=True):
-                    raise StepFailed(
-                        "processes do not end", where=str(self.path), found=f"pids {members(group)} after SIGKILL",
-                        do="Find out with ps what they wait for in the kernel.",
-                    )  # fmt: skip
+                self._kill(group)
+        self._forget(leaders)
+        return ended
+
+    def clear(self) -> list[str]:
+        """Kill what leaders that have ended left in their sessions, and forget these leaders. Others are not touched.
+
+        Returns:
+            Their names.
+
+        Raises:
+            StepFailed: When a process survives SIGKILL.
+        """
+        ended = [leader for leader in self.leaders() if not leader.alive]
+        if members(ended):
+            self._kill(ended)
+        self._forget(ended)
+        return [leader.name for leader in ended]
+
+    def _kill(self, group: Sequence[Leader]) -> None:
+        _signal(members(group), signal.SIGKILL)
+        if not _gone(group, 10, kill=True):
+            raise StepFailed(
+                "processes do not end", where=str(self.path), found=f"pids {members(group)} after SIGKILL",
+                do="Find out with ps what they wait for in the kernel.",
+            )  # fmt: skip
+
+    def _forget(self, leaders: Sequence[Leader]) -> None:
         with locked(self.path.with_suffix(".lock")):
             self._write([leader for leader in self.leaders() if leader not in leaders])
-        return ended
 
     @contextlib.contextmanager
     def guarded(self, also: Sequence[str] = ()) -> Iterator[Roster]:

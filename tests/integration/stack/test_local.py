@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from include.cutover.errors import CannotCheck, Refused, StepFailed, Unreachable
 from include.cutover.people.roles import Accounts
 from include.cutover.stack.api_client import Client, GateState, TaskState
 from include.cutover.stack.local import Stack
-from include.cutover.stack.processes import members
+from include.cutover.stack.processes import Leader, members
 from include.cutover.stack.settings import StackSettings
 from tests.support.patience import RUN_SECONDS
 
@@ -206,14 +207,64 @@ def test_an_address_without_airflow_is_unreachable(tmp_path: Path) -> None:
         _ = Stack(tmp_path / "never").url
 
 
+def kill(leaders: list[Leader]) -> None:
+    """Kill everything in these sessions, as a power cut does."""
+    while found := members(leaders):
+        for pid in found:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        for leader in leaders:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(leader.pid, os.WNOHANG)
+
+
+def test_after_a_crash_one_start_keeps_what_runs_and_goes_on_with_the_run(stack: Stack, lead: Client) -> None:
+    run_id = lead.trigger("gate")
+    wait_for(lambda: next(iter(lead.gates("gate", run_id)), None))
+    before, url = {leader.name: leader for leader in stack.roster.leaders()}, stack.url
+    again = Stack(stack.folder, stack._settings)
+
+    kill([before["dag-processor"]])
+    assert stack.running and not stack.complete
+    again.start(["gate"])
+    now = {leader.name: leader for leader in stack.roster.leaders()}
+    assert stack.complete and {name for name in now if now[name] != before[name]} == {"dag-processor"}
+
+    kill(stack.roster.leaders())
+    assert not stack.running
+    again.start(["gate"])
+    assert stack.complete and len(stack.roster.leaders()) == 4 and stack.url == url
+    with stack.client() as later:
+        gate = wait_for(lambda: next((gate for gate in later.gates("gate", run_id) if gate.answer is None), None))
+        later.answer("gate", run_id, gate, "Go")
+        assert later.wait("gate", run_id, seconds=RUN_SECONDS) == "failed", "its last task fails as intended"
+
+
+def test_start_that_fails_leaves_running_what_ran(stack: Stack) -> None:
+    before = {leader.name: leader for leader in stack.roster.leaders()}
+    kill([before["dag-processor"]])
+    file = stack.folder.parent / "dags" / "broken.py"
+    file.write_text("raise ValueError('a fault of ours')\n")
+    try:
+        with pytest.raises(StepFailed, match="does not parse"):
+            Stack(stack.folder, stack._settings).start(["no_such_dag"])
+    finally:
+        file.unlink()
+    left = {leader.name: leader for leader in stack.roster.running}
+    assert left == {name: leader for name, leader in before.items() if name != "dag-processor"}
+
+
 def test_stop_leaves_nothing_even_of_a_killed_scheduler(stack: Stack) -> None:
-    leaders = stack.roster.leaders()
-    assert [leader.name for leader in leaders] == ["metadata", "api-server", "dag-processor", "scheduler"]
+    if not stack.complete:
+        Stack(stack.folder, stack._settings).start()
+    leaders = sorted(stack.roster.leaders(), key=lambda leader: leader.name == "scheduler")
+    assert sorted(leader.name for leader in leaders) == ["api-server", "dag-processor", "metadata", "scheduler"]
     everything = members(leaders)
     os.kill(leaders[-1].pid, signal.SIGKILL)
     while leaders[-1].alive:
         time.sleep(0.01)
     assert len(members([leaders[-1]])) >= 2, "the killed scheduler's workers go on"
-    assert stack.stop() == ["dag-processor", "api-server", "metadata"]
+    ended = stack.stop()
+    assert sorted(ended) == ["api-server", "dag-processor", "metadata"] and ended[-1] == "metadata"
     assert not [pid for pid in everything if pid in members(leaders)]
     assert not stack.running
