@@ -13,6 +13,7 @@ from tests.faults.cells.processes import ROLLBACK_STEPS, steps_of_cutover
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import until
 from tests.faults.trial import Result, Trial
+from tests.support.guard import past_guard
 from tests.support.incidents import close_incidents
 from tests.support.patience import RUN_SECONDS
 
@@ -27,6 +28,7 @@ def reach_restored(trial: Trial, how: str) -> tuple[str, str]:
     if how == "automatic":
         rule = trial.hold("rollback.revert_configuration", "after")
         with trial.held_at("analyze_tables", "end") as run_id, trial.target() as connection:
+            past_guard(connection)
             connection.execute(SPOILT)
         trial.held(rule)
         return run_id, run_id
@@ -189,6 +191,7 @@ def reboot_rolling_back(at: str) -> None:
     def _(trial: Trial) -> list[Result]:
         walk = Walk(trial, ROLLBACK_STEPS, at)
         with trial.held_at("analyze_tables", "end") as run_id, trial.target() as connection:
+            past_guard(connection)
             connection.execute(SPOILT)
         airflow_walk(trial, walk, run_id, run_id)
         return walk.finished()

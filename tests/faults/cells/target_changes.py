@@ -16,20 +16,23 @@ DROPPED_KEY = """DO $$ DECLARE found record; BEGIN
   EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.owner, found.conname);
 END $$"""
 USER = "UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)"
-AS_REPLICA = "SET session_replication_role = replica"
+PAST_GUARD = (
+    "SET session_replication_role = replica;"
+    " SELECT set_config('cutover.run', run_id || ':' || epoch, false) FROM cutover.lease"
+)
 
 CHANGES = {
     "update": ("users are updated", USER),
-    "update-as-replica": ("users are updated past every trigger", f"{AS_REPLICA}; {USER}"),
+    "update-past-guard": ("users are updated past every trigger and the guard", f"{PAST_GUARD}; {USER}"),
     "delete": ("cities are deleted", "DELETE FROM georgian_cities WHERE id > 3"),
-    "delete-as-replica": (
-        "cities are deleted past every trigger",
-        f"{AS_REPLICA}; DELETE FROM georgian_cities WHERE id > 3",
+    "delete-past-guard": (
+        "cities are deleted past every trigger and the guard",
+        f"{PAST_GUARD}; DELETE FROM georgian_cities WHERE id > 3",
     ),
     "insert": ("a row is inserted", "INSERT INTO ping_results (device_ip, device_name) VALUES ('192.0.2.1', 'somebody')"),
-    "insert-as-replica": (
-        "a row is inserted past every trigger",
-        f"{AS_REPLICA}; INSERT INTO ping_results (device_ip, device_name) VALUES ('192.0.2.1', 'somebody')",
+    "insert-past-guard": (
+        "a row is inserted past every trigger and the guard",
+        f"{PAST_GUARD}; INSERT INTO ping_results (device_ip, device_name) VALUES ('192.0.2.1', 'somebody')",
     ),
     "integer": ("a column becomes integer", "ALTER TABLE ping_results ALTER COLUMN id TYPE integer"),
     "foreign-key": ("a foreign key is dropped", DROPPED_KEY),
@@ -97,7 +100,7 @@ for _name in CHANGES:
 @cell(22, "target-change-after-check", "a row is changed right after the check ended", "after check_tables", RESTORED, LIVE)
 def _(trial: Trial) -> None:
     with trial.held_at("check_tables", "after") as run_id:
-        refusal = attempt(trial, USER)
+        refusal = attempt(trial, f"{PAST_GUARD}; {USER}")
     never_live(trial, run_id, refusal)
 
 
