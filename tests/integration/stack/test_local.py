@@ -244,7 +244,7 @@ def test_start_that_fails_leaves_running_what_ran(stack: Stack) -> None:
     before = {leader.name: leader for leader in stack.roster.leaders()}
     kill([before["dag-processor"]])
     file = stack.folder.parent / "dags" / "broken.py"
-    file.write_text("raise ValueError('a fault of ours')\n")
+    file.write_text("from airflow.sdk import dag\nraise ValueError('a fault of ours')\n")
     try:
         with pytest.raises(StepFailed, match="does not parse"):
             Stack(stack.folder, stack._settings).start(["no_such_dag"])
