@@ -52,6 +52,15 @@ def versions(database: Path) -> tuple[int, int]:
     return (read_version if write == FENCED else write, read_version)
 
 
+def change_counter(database: Path) -> int:
+    """Return the number of changes that SQLite counted; in WAL mode, of checkpoints. It does not go back.
+
+    Raises:
+        CannotCheck: As ``read``.
+    """
+    return int.from_bytes(read(database)[_CHANGE_COUNTER : _CHANGE_COUNTER + 4], "big")
+
+
 def without_counters(header: bytes) -> bytes:
     """Return a header with zeros for the bytes that change without a change of the content.
 

@@ -7,6 +7,7 @@ application's newest state, and only a person who has seen the number of its row
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 from collections.abc import Mapping
@@ -24,6 +25,8 @@ from include.cutover.source.backup_manifest import Manifest
 from include.cutover.source.database_file import HEADER_BYTES, log_has_content
 from include.cutover.source.newer_rows import Differences
 from include.cutover.source.snapshots import uri
+
+log = logging.getLogger(__name__)
 
 State = Literal["missing", "fenced", "equal", "newer", "other", "damaged"]
 """The state of the file in the database's place.
@@ -56,7 +59,7 @@ class Found:
     def replaceable(self) -> bool:
         """True when the backup may replace it without asking: no row is lost."""
         if self.state in ("other", "damaged"):
-            return self.differences.beyond == 0
+            return self.differences.nothing_beyond
         return self.state != "newer"
 
     @property
@@ -70,7 +73,7 @@ class Found:
         if self.state in words:
             return words[self.state]
         if self.state == "damaged":
-            rows = f"; of its readable rows, {self.differences.words}" if self.differences.beyond else ""
+            rows = "" if self.differences.nothing_beyond else f"; {self.differences.words}"
             return f"damaged: {self.faults}{rows}"
         what = "the backup with what was written since" if self.state == "newer" else "another database than the backup"
         return f"{what}: {self.differences.words}"
@@ -86,25 +89,36 @@ class Found:
         }
 
 
-def examine(place: Path, manifest: Manifest, backup: Path | None) -> Found:
+def examine(place: Path, manifest: Manifest, backup: Path | None, changes: int = 0) -> Found:
     """Examine the file in the database's place. It is not changed; nobody may have it open.
 
     Args:
         place: The database, symbolic links followed.
         manifest: Of the backup; its run is the one whose fence counts.
         backup: A verified copy of the backup; None where none is intact. Then rows are only counted.
+        changes: The change counter of the source before it was fenced. A database with a smaller one was made anew.
 
     Raises:
         CutoverError: When a copy for the examination cannot be made.
     """
     if not place.exists():
         return Found("missing")
-    size = place.stat().st_size
-    if is_as_fenced(place, manifest):
-        return Found("fenced", bytes=size)
-    if backup is not None and not _logs(place) and _same_pages(place, backup):
-        return Found("equal", bytes=size)
-    return _read(place, manifest, backup, size)
+    try:
+        size = place.stat().st_size
+        if is_as_fenced(place, manifest):
+            return Found("fenced", bytes=size)
+        if size == 0 and not _logs(place):
+            return Found("equal" if not manifest.counts else "damaged", faults="an empty file")
+        if backup is not None and not _logs(place) and _same_pages(place, backup):
+            return Found("equal", bytes=size)
+    except OSError as error:
+        raise CannotCheck(
+            "the file in the place of the database cannot be read",
+            where=str(place),
+            found=error.strerror or type(error).__name__,
+            do="Let the tasks' user read it; where it is a folder, move it away. Then run the step again.",
+        ) from None
+    return _read(place, manifest, backup, size, changes)
 
 
 def is_as_fenced(place: Path, manifest: Manifest) -> bool:
@@ -135,24 +149,34 @@ def _same_pages(place: Path, backup: Path) -> bool:
                 return True
 
 
-def _read(place: Path, manifest: Manifest, backup: Path | None, size: int) -> Found:
+def _read(place: Path, manifest: Manifest, backup: Path | None, size: int, changes: int) -> Found:
     """Read a copy, in which SQLite first completes what the logs beside it say, as the application's next start would."""
-    folder = place.with_name(f".{place.name}.examined")
-    shutil.rmtree(folder, ignore_errors=True)
+    folder = clear(place)
     files.require_space({place.parent: size + sum(path.stat().st_size for path in _logs(place))})
     with files.disk_errors(folder):
         folder.mkdir(mode=0o700)
     try:
         copy = folder / "copy.db"
-        for path, to in ((place, copy), *((log, folder / log.name.replace(place.name, copy.name)) for log in _logs(place))):
+        for path, to in (
+            (place, copy),
+            *((log, folder / (copy.name + log.name.removeprefix(place.name))) for log in _logs(place)),
+        ):
             files.copy(path, to)
-        return _read_copy(copy, manifest, backup, size)
+        return _read_copy(copy, manifest, backup, size, changes)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _read_copy(copy: Path, manifest: Manifest, backup: Path | None, size: int) -> Found:
+def clear(place: Path) -> Path:
+    """Remove the copy that a killed examination left beside the database, and return its folder."""
+    folder = place.with_name(f".{place.name}.examined")
+    shutil.rmtree(folder, ignore_errors=True)
+    return folder
+
+
+def _read_copy(copy: Path, manifest: Manifest, backup: Path | None, size: int, changes: int) -> Found:
     try:
+        counter = fence_header.change_counter(copy)
         if fence_header.read(copy)[fence_header.WRITE_VERSION] == fence_header.FENCED:
             descriptor = os.open(copy, os.O_RDWR)
             try:
@@ -161,16 +185,29 @@ def _read_copy(copy: Path, manifest: Manifest, backup: Path | None, size: int) -
                 os.close(descriptor)
         flags = apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_URI
         with closing(apsw.Connection(uri(copy), flags=flags)) as database:
-            faults = [str(text) for (text,) in database.execute("PRAGMA integrity_check(5)")]
+            faults = _faults(database)
             found = newer_rows.compare(database, backup) if backup is not None else _counted(database, manifest.counts)
-    except (CannotCheck, apsw.Error) as error:
+    except (CannotCheck, apsw.Error, UnicodeError) as error:
         reason = error.message if isinstance(error, CannotCheck) else str(error)
-        return Found("damaged", faults=reason, bytes=size)
-    if faults != ["ok"]:
-        return Found("damaged", found, "; ".join(faults), size)
+        return Found("damaged", Differences(unread=("the file",)), reason, size)
+    if faults:
+        return Found("damaged", found, faults, size)
     if found.equal and backup is not None:
         return Found("equal", found, bytes=size)
-    return Found("newer" if found.descends else "other", found, bytes=size)
+    # A database that an application made anew has counted few changes, whatever rows it was seeded with.
+    return Found("newer" if found.descends and counter >= changes else "other", found, bytes=size)
+
+
+def _faults(database: apsw.Connection) -> str:
+    """Return the faults of the database; empty also where only the application's own functions could check it."""
+    try:
+        faults = [str(text) for (text,) in database.execute("PRAGMA integrity_check(5)")]
+    except (apsw.CorruptError, apsw.NotADBError, apsw.IOError) as error:
+        return str(error)
+    except apsw.Error as error:
+        log.warning("the integrity cannot be checked: %s", error)
+        return ""
+    return "" if faults == ["ok"] else "; ".join(faults)
 
 
 def _counted(database: apsw.Connection, before: Mapping[str, int]) -> Differences:

@@ -15,6 +15,7 @@ import errno
 import logging
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.files import sync_folder
 from include.cutover.locks import locked
-from include.cutover.source import backup_archive, found_file, holders, snapshots
+from include.cutover.source import backup_archive, fence_note, found_file, holders, snapshots
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.source.fence_note import note_path
 from include.cutover.source.found_file import Found
@@ -32,6 +33,9 @@ log = logging.getLogger(__name__)
 
 OnFound = Callable[[Found, Path | None], object]
 """Called with the file found before it is moved, and its folder in the evidence; None where it stays."""
+
+_COMPLETE = ".complete"
+"""A file in a set of kept files: the restore that moved them is done. A later one begins another set."""
 
 _MARGIN = 1 << 20  # bytes, for folder entries
 
@@ -73,6 +77,7 @@ def restore(
     kept: Path,
     *,
     give_up_rows: int | None = None,
+    changes: int = 0,
     on_found: OnFound = lambda _found, _folder: None,
 ) -> RestoreResult:
     """Replace the database by the backup; move the files found there into ``kept``.
@@ -88,6 +93,7 @@ def restore(
         kept: Folder of the evidence for the files found; made where missing. A second set of files goes into a folder ``2``
             in it, and so on: kept files are never overwritten.
         give_up_rows: Number of rows beyond the backup that a person agreed to lose from the database's place.
+        changes: See ``found_file.examine``.
         on_found: See ``OnFound``.
 
     Raises:
@@ -105,16 +111,18 @@ def restore(
             where=str(place),
             do="Mount its folder instead. To go back now, write the backup into the file by hand.",
         )
+    _require_fence_of(place, manifest)
     files.make_private(kept)
     with locked(kept / ".lock"):
         ready = place.with_name(f".{place.name}.restored")
+        found_file.clear(place)
         if _is_backup(place, manifest) and not _found(place):
             with files.disk_errors(ready):
                 ready.unlink(missing_ok=True)
                 _give(place, manifest)
                 sync_folder(place.parent)
             return _result(place, manifest, None, kept)
-        return _examine_and_replace(place, manifest, kept, ready, give_up_rows, on_found)
+        return _examine_and_replace(place, manifest, kept, ready, give_up_rows, changes, on_found)
 
 
 def _examine_and_replace(
@@ -123,31 +131,61 @@ def _examine_and_replace(
     kept: Path,
     ready: Path,
     give_up_rows: int | None,
+    changes: int,
     on_found: OnFound,
 ) -> RestoreResult:
     _require_nobody(place)
     copy, damage = _ready_or_damage(manifest, place, ready)
+    stamps = _stamps(place)
     try:
-        found = found_file.examine(place, manifest, ready if copy is not None else None)
+        found = found_file.examine(place, manifest, ready if copy is not None else None, changes)
+        if copy is None and found.state not in ("fenced", "newer"):
+            raise _no_copy(manifest, damage)
         if _stays(found, place, give_up_rows, can_replace=copy is not None and _has_room_for_found(place, kept)):
             on_found(found, None)
-            ready.unlink(missing_ok=True)
+            _forget(ready)
             kept_before = _kept(place, kept)
             return RestoreResult(place, files.digest(place), found.bytes, None, kept_before, False, (), found, stays=True)
-        if copy is None:
-            raise _no_copy(manifest, damage)
         _require_room_for_found(place, kept)
         _require_nobody(place)
         folder = _folder_for(place, kept)
         on_found(found, folder)
+        if _stamps(place) != stamps:
+            raise Refused(
+                "the database was written to while it was examined",
+                where=str(place),
+                do=f"Find the program that uses it, and end it. {AGAIN}",
+            )
     except BaseException:
-        ready.unlink(missing_ok=True)
+        _forget(ready)
         raise
     _move_away(place, folder)
     with files.disk_errors(place):
         ready.rename(place)
         sync_folder(place.parent)
+    with files.disk_errors(folder):
+        (folder / _COMPLETE).touch()
     return replace(_result(place, manifest, copy, kept), found=found)
+
+
+def _require_fence_of(place: Path, manifest: Manifest) -> None:
+    """Refuse a database that another run has fenced; an unreadable note is no reason to stay down."""
+    note = None
+    with suppress(CannotCheck):
+        note = fence_note.read(place)
+    if note is not None and note.run_id != manifest.run_id:
+        raise fence_note.of_another_run(place, note)
+
+
+def _stamps(place: Path) -> list[tuple[str, int, int, int, int]]:
+    """Return what shows a write to the database or to a file beside it."""
+    found = [(path, path.stat()) for path in (place, *files.side_files(place)) if path.exists()]
+    return [(path.name, item.st_ino, item.st_size, item.st_mtime_ns, item.st_ctime_ns) for path, item in found]
+
+
+def _forget(ready: Path) -> None:
+    with suppress(OSError):
+        ready.unlink(missing_ok=True)
 
 
 def _stays(found: Found, place: Path, give_up_rows: int | None, *, can_replace: bool) -> bool:
@@ -174,7 +212,7 @@ def _stays(found: Found, place: Path, give_up_rows: int | None, *, can_replace: 
     if found.state == "newer":
         return True
     raise Refused(
-        "the file is not the backup, holds rows beyond it, and cannot be used in its place",
+        "the file is not the backup, may hold rows beyond it, and cannot be used in its place",
         where=str(place),
         expected="the backup, the fenced source, or either with what was written since",
         found=found.holds,
@@ -243,7 +281,7 @@ def _make_ready(manifest: Manifest, ready: Path) -> tuple[Path | None, list[str]
                 do="Do not trust that disk; repair it, then run the step again.",
             )
     except BaseException:
-        ready.unlink(missing_ok=True)
+        _forget(ready)
         raise
     return path, damage
 
@@ -298,7 +336,8 @@ def _folder_for(place: Path, kept: Path) -> Path:
     found = _all_found(place)
     # A killed attempt may have left its set half-filled, or a file in both places: that set is continued.
     sets = [kept, *(kept / str(number) for number in _numbers(kept))]
-    fitting = (item for item in reversed(sets) if all(_fits(path, item / path.name) for path in found))
+    open_sets = [item for item in sets if not (item / _COMPLETE).exists()]
+    fitting = (item for item in reversed(open_sets) if all(_fits(path, item / path.name) for path in found))
     return next(fitting, kept / str(max(_numbers(kept), default=1) + 1))
 
 

@@ -7,7 +7,7 @@ from include.cutover.evidence import lease, source_lease
 from include.cutover.evidence.record import Event, sealing
 from include.cutover.people import notices
 from include.cutover.report import page as report_page
-from include.cutover.runs import runbook
+from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import LIVE, RELEASE, ROLLBACK
 from include.cutover.runs.verdict import course, has_begun, has_touched, passed_in_turn
 from include.cutover.steps import notices as notice_steps
@@ -21,6 +21,9 @@ SENTENCES = {
     "abandoned": "called off before anything was stopped: nothing was touched",
     "failed": "NOT finished: the way back did not complete; an operator must act now",
 }
+
+
+NOT_REPLACED = "rolled back: the application runs on SQLite again, on its file with what was written there since the backup"
 
 
 def outcome_of(events: list[Event]) -> str:
@@ -48,7 +51,7 @@ def close(step: Step) -> Report:
     step.evidence.save("report.html", report_page.run_report(step.evidence, step.plan))
     summary = report_page.summary(step.evidence, step.plan)
     if outcome != "live":
-        raise StepFailed(SENTENCES[outcome], where=step.run_id, found=str(summary.get("first_failure") or ""))
+        raise StepFailed(_sentence(events, outcome), where=step.run_id, found=str(summary.get("first_failure") or ""))
     return Report(SENTENCES[outcome], summary)
 
 
@@ -68,8 +71,14 @@ def _seal(step: Step, events: list[Event]) -> str:
         _release_target(step, events, live=outcome == "live")
     if outcome != "failed":
         _release_source(step)
-    step.evidence.append("sealed", outcome=outcome, summary=SENTENCES[outcome], by=step.holder)
+    step.evidence.append("sealed", outcome=outcome, summary=_sentence(events, outcome), by=step.holder)
     return outcome
+
+
+def _sentence(events: list[Event], outcome: str) -> str:
+    found = [event for event in events if event["event"] == incident.SOURCE_FOUND]
+    stays = outcome == "rolled_back" and found and found[-1]["state"] == "newer" and found[-1]["kept_in"] is None
+    return NOT_REPLACED if stays else SENTENCES[outcome]
 
 
 def close_rollback(step: Step) -> Report:
@@ -88,7 +97,7 @@ def close_rollback(step: Step) -> Report:
         sealed = step.evidence.sealed
         if sealed is None or sealed["outcome"] not in ("rolled_back", "abandoned"):
             raise
-        return Report(SENTENCES[sealed["outcome"]], report_page.summary(step.evidence, step.plan))
+        return Report(sealed["summary"], report_page.summary(step.evidence, step.plan))
 
 
 def _release_source(step: Step) -> None:

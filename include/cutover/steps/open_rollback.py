@@ -11,7 +11,7 @@ from include.cutover.aftercare.retention.record import refuse_removed
 from include.cutover.errors import Refused
 from include.cutover.evidence import claims, lease
 from include.cutover.evidence.record import Event, Evidence, runs, sealing
-from include.cutover.runs import deciders
+from include.cutover.runs import deciders, incident
 from include.cutover.runs.verdict import has_touched
 from include.cutover.steps.step import Report, Step, frozen_plan
 from include.cutover.target import schema as target_schema
@@ -35,11 +35,12 @@ def open_rollback(step: Step, *, anybody: bool = False) -> Report:
     request = _request(step)
     if not anybody:
         deciders.require_decider(plan, request.by, "roll back")
-    subject = _subject(plan.name, request.run_id)
+    subject = _subject(plan.name, request)
     run_id = _run_id(subject)
     events = subject.events()
     sealed = sealing(events)
-    _refuse_ended(run_id, sealed)
+    if not _gives_rows_up(subject, request):
+        _refuse_ended(run_id, sealed)
     if not anybody:
         _refuse_untouched(plan.name, run_id, events)
     own = Evidence.of(plan.name, step.own_run_id)
@@ -68,6 +69,17 @@ def _count_written(subject: Evidence, schema: str, run_id: str, target: Callable
         return rows_since_go_live.newest(subject)
     kept = target_schema.kept_name(schema, run_id)
     return rows_since_go_live.record_count(subject, lambda: kept if target_schema.exists(target(), kept) else schema, target)
+
+
+def _gives_rows_up(subject: Evidence, request: _Request) -> bool:
+    """Report whether the newest run went back to a file with rows beyond the backup, which the request now gives up."""
+    found = subject.last(incident.SOURCE_FOUND)
+    return (
+        request.give_up_rows is not None
+        and found is not None
+        and found["kept_in"] is None
+        and [run for run in runs(subject.folder.parent.name) if run.last("run.opened")][-1].folder == subject.folder
+    )
 
 
 def _refuse_ended(run_id: str, sealed: Event | None) -> None:
@@ -132,7 +144,8 @@ def _run_id(evidence: Evidence) -> str:
     return str(opened["run_id"]) if opened else evidence.folder.name
 
 
-def _subject(plan: str, wanted: str) -> Evidence:
+def _subject(plan: str, request: _Request) -> Evidence:
+    wanted = request.run_id
     if wanted:
         found = Evidence.of(plan, wanted)
         if found.exists and found.last("run.opened") is not None:
@@ -142,7 +155,7 @@ def _subject(plan: str, wanted: str) -> Evidence:
             if run.last("run.opened") is None:
                 continue
             sealed = run.sealed
-            if sealed is None or sealed.get("outcome") in ("live", "failed"):
+            if sealed is None or sealed.get("outcome") in ("live", "failed") or _gives_rows_up(run, request):
                 return run
     known = ", ".join(_run_id(run) for run in runs(plan) if run.last("run.opened")) or "none"
     raise Refused(

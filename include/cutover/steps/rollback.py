@@ -6,6 +6,7 @@ run again.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import psycopg
@@ -13,14 +14,15 @@ import psycopg
 from include.cutover import files
 from include.cutover.aftercare import rows_since_go_live
 from include.cutover.application import configuration, services
-from include.cutover.errors import CutoverError
+from include.cutover.errors import CutoverError, Refused
 from include.cutover.evidence.record import Event
 from include.cutover.report import incident_document
 from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_backup, has_begun
-from include.cutover.source import fence, other_names, relink, restore
+from include.cutover.source import fence, found_file, other_names, relink, restore
 from include.cutover.source.found_file import Found
+from include.cutover.steps import source_file
 from include.cutover.steps.announce import announce
 from include.cutover.steps.configuration import fill, kept_configuration
 from include.cutover.steps.quiesce import stop_again
@@ -103,6 +105,7 @@ def restore_source(step: Step) -> Report:
         step.manifest,
         kept,
         give_up_rows=_rows_given_up(step),
+        changes=source_file.changes_before(step),
         on_found=lambda found, folder: record_found(step, found, folder),
     )
     if result.stays and result.found is not None:
@@ -112,6 +115,7 @@ def restore_source(step: Step) -> Report:
             {"stays": True, "rows_beyond_the_backup": result.found.differences.as_dict()},
             warnings=_warnings(result.found),
         )
+    _require_nothing_beyond(step, others)
     linked = relink.relink(step.source, others, kept)
     return Report(
         f"{step.source.name} is the backup again, hash {result.sha256[:12]}… equal"
@@ -121,13 +125,34 @@ def restore_source(step: Step) -> Report:
     )
 
 
+def _require_nothing_beyond(step: Step, others: Sequence[Path]) -> None:
+    """Refuse to link a name to the restored file that leads to a database with rows of its own.
+
+    Raises:
+        Refused: Names it, with its rows.
+    """
+    for path in others:
+        if not path.exists() or path.samefile(step.source):
+            continue
+        found = found_file.examine(files.real(path), step.manifest, files.real(step.source))
+        if not found.replaceable:
+            raise Refused(
+                "another name of the database leads to a file with rows beyond the backup",
+                where=str(path),
+                expected="the source as it was fenced",
+                found=found.holds,
+                do=f"Save these rows, and move the file away. {restore.AGAIN}",
+            )
+
+
 def _rows_given_up(step: Step) -> int | None:
     """Return the number of rows that the person who asked for this rollback gave up; it counts for one file only."""
     asked = _asked(step)
     if asked is None or asked.get("give_up_rows") is None:
         return None
     found = step.evidence.last(incident.SOURCE_FOUND)
-    spent = found is not None and found["seq"] > asked["seq"] and found["kept_in"] is not None and found["beyond"]
+    kept = found is not None and found["kept_in"] is not None and step.evidence.folder / found["kept_in"] / step.source.name
+    spent = found is not None and found["seq"] > asked["seq"] and found["beyond"] and kept and kept.exists()
     return None if spent else int(asked["give_up_rows"])
 
 

@@ -5,19 +5,29 @@ from __future__ import annotations
 from contextlib import suppress
 
 from include.cutover import files
-from include.cutover.errors import Refused
-from include.cutover.source import fence, restore
+from include.cutover.errors import CannotCheck, Refused
+from include.cutover.source import fence, fence_header, restore
 from include.cutover.steps.step import Step
 
 CHECKED = "source.file"
-"""Event: the file that ``check_source`` checked, by its inode; a device has another number after a restart of the host."""
+"""Event: the file that ``check_source`` checked, by its inode and SQLite's change counter, which does not go back.
+
+A device has another number after a restart of the host, and a file system gives the number of a removed file away again.
+"""
 
 
 def record(step: Step) -> None:
     """Record the file that is checked; a missing one is not recorded."""
     place = files.real(step.source)
-    with suppress(OSError):
-        step.evidence.append(CHECKED, file=str(place), inode=place.stat().st_ino)
+    with suppress(OSError, CannotCheck):
+        changes = fence_header.change_counter(place)
+        step.evidence.append(CHECKED, file=str(place), inode=place.stat().st_ino, changes=changes)
+
+
+def changes_before(step: Step) -> int:
+    """Return the change counter of the file that ``check_source`` checked; 0 where it is not known."""
+    checked = step.evidence.last(CHECKED) if step.evidence.exists else None
+    return int((checked or {}).get("changes") or 0)
 
 
 def require_same(step: Step) -> None:
@@ -34,12 +44,18 @@ def require_same(step: Step) -> None:
         inode = place.stat().st_ino
     except FileNotFoundError:
         inode = None
-    if inode != checked["inode"]:
+    made_anew = False
+    with suppress(CannotCheck):
+        made_anew = fence_header.change_counter(place) < changes_before(step)
+    if inode != checked["inode"] or made_anew:
         raise Refused(
             "the database is missing" if inode is None else "another file lies in the place of the database",
             where=str(place),
             expected=f"the file that check_source checked, inode {checked['inode']}",
-            found="no file" if inode is None else f"inode {inode}, {place.stat().st_size:,} bytes",
+            found="no file"
+            if inode is None
+            else f"inode {inode}, {place.stat().st_size:,} bytes"
+            + (", with fewer changes than that one had" if made_anew else ""),
             do="It was moved or replaced since. Find it and move it back, with its -wal and -journal; keep the other file, "
             f"which may hold rows of its own. {restore.AGAIN}",
         )

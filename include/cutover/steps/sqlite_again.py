@@ -63,5 +63,8 @@ def _counts(step: Step) -> dict[str, int]:
     found = step.evidence.last(incident.SOURCE_FOUND) or {}
     counts = {**step.manifest.counts, **(found.get("counts") or {})}
     still = [test.table for test in smoke.counts if not test.growing and test.table in counts]
-    with files.scratch("counts") as scratch, cloning.live_schema(step.source, scratch) as connection:
+    with (
+        files.scratch("counts") as scratch,
+        cloning.live_schema(step.source, scratch, others=step.plan.source_other_names) as connection,
+    ):
         return {**counts, **schema.counts(connection, still)}

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from include.cutover.errors import Refused
+from include.cutover.errors import CannotCheck, Refused
 from include.cutover.files import digest
-from include.cutover.source import backup, fence, fence_note, restore
+from include.cutover.source import backup, fence, fence_header, fence_note, restore
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.source.found_file import Found
 from tests.support.killing import kill_at_every_step
@@ -327,7 +327,7 @@ def make_a_new_database(live: Path, rows: int) -> None:
 def test_a_new_database_with_rows_needs_a_person(live: Path, manifest: Manifest, kept: Path) -> None:
     make_a_new_database(live, 3)
     found = files_of(live.parent)
-    with pytest.raises(Refused, match="holds rows beyond it") as error:
+    with pytest.raises(Refused, match="may hold rows beyond it") as error:
         restore.restore(live, manifest, kept)
     assert "3 more than the backup, 100 of the backup missing" in str(error.value)
     assert files_of(live.parent) == found
@@ -343,10 +343,16 @@ def test_a_new_database_without_rows_is_replaced(live: Path, manifest: Manifest,
 
 
 @pytest.mark.parametrize("content", [b"", b"not a database", b"\0" * 8192])
-def test_a_file_that_cannot_be_read_is_replaced_and_kept(live: Path, manifest: Manifest, kept: Path, content: bytes) -> None:
+def test_a_file_that_cannot_be_read_may_hold_rows_unless_it_is_empty(
+    live: Path, manifest: Manifest, kept: Path, content: bytes
+) -> None:
     live.chmod(0o660)
     live.write_bytes(content)
-    result = restore.restore(live, manifest, kept)
+    if content:
+        with pytest.raises(Refused, match="may hold rows beyond it"):
+            restore.restore(live, manifest, kept)
+        assert live.read_bytes() == content
+    result = restore.restore(live, manifest, kept, give_up_rows=0 if content else None)
     assert (result.stays, result.found and result.found.state) == (False, "damaged")
     assert digest(live) == manifest.sha256
     assert (kept / live.name).read_bytes() == content
@@ -448,3 +454,117 @@ except (CannotCheck, Refused) as error:
     assert alone(f"mount --bind '{live}' '{live}'").startswith(f"Refused {live}: the database is a mount of its own")
     assert alone("mount -t tmpfs none /proc").startswith("CannotCheck")
     assert files_of(live.parent) == found
+
+
+# --- what the examination must not take for nothing ----------------------------------------------------------------------
+
+
+def changed(live: Path, *statements: str) -> None:
+    """Lift the fence and write, as an application that was started by itself does."""
+    fence.lift(live)
+    with closing(sqlite3.connect(live, isolation_level=None)) as connection:
+        connection.create_collation("own", lambda one, two: (one > two) - (one < two))
+        connection.create_function("own", 1, lambda value: value, deterministic=True)
+        for statement in statements:
+            connection.execute(statement)
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    return make(tmp_path / "app" / "ward_ops.db")
+
+
+def taken(source: Path, tmp_path: Path, *statements: str) -> Manifest:
+    """Return the backup of a source that has more in it."""
+    with closing(sqlite3.connect(source, isolation_level=None)) as connection:
+        for statement in statements:
+            connection.execute(statement)
+    fence.raise_fence(source, run_id=RUN)
+    return backup.take(source, tmp_path / "backups", None, run_id=RUN, plan="ward_ops")
+
+
+WIDE = f"CREATE TABLE wide (id INTEGER PRIMARY KEY, {', '.join(f'c{number}' for number in range(900))})"
+HIDDEN = "CREATE TABLE hidden (rowid, _rowid_, oid)"
+
+
+@pytest.mark.parametrize(
+    ("made", "written"),
+    [
+        ((WIDE, "INSERT INTO wide (id, c1) VALUES (1, 2)"), ("UPDATE wide SET c899 = 5",)),
+        ((HIDDEN, "INSERT INTO hidden VALUES (1, 2, 3)"), ("UPDATE hidden SET oid = 4",)),
+        ((), ("CREATE INDEX by_own ON ping (note COLLATE own)", "INSERT INTO ping (note) VALUES ('later')")),
+        ((), ("CREATE INDEX by_own ON ping (own(note))", "INSERT INTO ping (note) VALUES ('later')")),
+        ((), ("ALTER TABLE ping ADD COLUMN more", "UPDATE ping SET more = id")),
+        ((), ("ALTER TABLE ping RENAME COLUMN note TO words", "UPDATE ping SET words = 'x'")),
+    ],
+    ids=["many columns", "no name for the rowid", "own collation", "own function", "new column", "renamed column"],
+)
+def test_rows_are_found_whatever_the_table_is_like(
+    source: Path, tmp_path: Path, made: tuple[str, ...], written: tuple[str, ...]
+) -> None:
+    manifest = taken(source, tmp_path, *made)
+    changed(source, *written)
+    result = restore.restore(source, manifest, tmp_path / "kept")
+    assert result.stays and result.found is not None
+    assert result.found.differences.beyond > 0, result.found.holds
+
+
+def test_rows_beside_a_damaged_table_are_never_replaced_unasked(source: Path, tmp_path: Path) -> None:
+    manifest = taken(
+        source, tmp_path, "CREATE TABLE logs (id INTEGER PRIMARY KEY, text)", "INSERT INTO logs VALUES (1, 'x')"
+    )
+    changed(source, "INSERT INTO ping (note) VALUES ('later')")
+    with closing(sqlite3.connect(source)) as connection:
+        root = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'logs'").fetchone()[0]
+        page = connection.execute("PRAGMA page_size").fetchone()[0]
+    with source.open("r+b") as file:
+        file.seek((root - 1) * page)
+        file.write(b"\xff" * page)
+    with pytest.raises(Refused, match="may hold rows beyond it") as error:
+        restore.restore(source, manifest, tmp_path / "kept")
+    assert "ping: 1 more than the backup" in str(error.value) and "not counted: the table logs" in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["wal", "a", "journal.db-wal"])
+def test_the_log_of_a_database_with_an_odd_name_is_examined_with_it(tmp_path: Path, name: str) -> None:
+    live = make(tmp_path / "app" / name)
+    manifest = taken(live, tmp_path)
+    leave_a_wal(live)
+    assert restore.restore(live, manifest, tmp_path / "kept").stays
+
+
+def test_a_database_made_anew_with_the_same_seeds_is_no_successor(source: Path, tmp_path: Path) -> None:
+    for number in range(20):
+        with closing(sqlite3.connect(source)) as connection, connection:
+            connection.execute("UPDATE ping SET note = ? WHERE id = 100", (f"of a long life {number}",))
+    changes = fence_header.change_counter(source)
+    manifest = taken(source, tmp_path)
+    for path in (source, fence_note.note_path(source)):
+        path.unlink()
+    make(source)
+    with pytest.raises(Refused, match="another database than the backup"):
+        restore.restore(source, manifest, tmp_path / "kept", changes=changes)
+
+
+def test_a_fence_of_another_run_is_left_alone(live: Path, manifest: Manifest, kept: Path) -> None:
+    fence.lift(live)
+    fence.raise_fence(live, run_id="another")
+    with pytest.raises(Refused, match="another run"):
+        restore.restore(live, manifest, kept)
+    assert fence.status(live).run_id == "another"
+
+
+def test_a_log_found_alone_does_not_join_an_earlier_kept_database(live: Path, manifest: Manifest, kept: Path) -> None:
+    restore.restore(live, manifest, kept)
+    live.unlink()
+    Path(f"{live}-wal").write_bytes(b"of something else")
+    restore.restore(live, manifest, kept)
+    assert not (kept / f"{live.name}-wal").exists() and (kept / "2" / f"{live.name}-wal").exists()
+
+
+def test_a_folder_in_the_place_of_the_database_is_named(live: Path, manifest: Manifest, kept: Path) -> None:
+    for path in (live, fence_note.note_path(live)):
+        path.unlink()
+    live.mkdir()
+    with pytest.raises(CannotCheck, match="where it is a folder, move it away"):
+        restore.restore(live, manifest, kept)

@@ -311,6 +311,27 @@ def test_without_an_intact_backup_the_fence_is_lifted_from_the_equal_source(
     assert rows(ends) == [1, 2]
 
 
+def test_a_file_that_stayed_can_be_given_up_afterwards(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    restore(ends)
+    write_on(ends, 2)
+    restore(ends)
+    evidence.append("sealed", outcome="rolled_back", summary="")
+
+    def ask(rows_to_give_up: int | None, run_id: str) -> Report:
+        form = {**FORM, "give_up_rows": rows_to_give_up}
+        step = Step(PLAN, "open_rollback", Caller(ROLLBACK, run_id, "lead", form), ends)
+        return run(step, open_rollback_steps.open_rollback, Terms(opens=True))
+
+    with pytest.raises(Refused, match="there is nothing to roll back"):
+        ask(None, "back1")
+    assert "rolling back one" in ask(1, "back2").summary
+    assert "is the backup again" in restore(ends).summary
+    assert rows(ends) == [1]
+
+
 def without_services(ends: FakeEnds, name: str) -> Step:
     step = step_of(ends, name)
     step.plan = step.plan.model_copy(update={"services": ()})
