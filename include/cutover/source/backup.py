@@ -42,7 +42,8 @@ def take(live: Path, directory: Path, second_copy: Path | None, *, run_id: str, 
     open to their owner only. The fence's bytes are taken out of the backup; the source is not changed.
 
     Safe to run again: a backup of the same run is returned when one whole copy of it is left, and the other copy is made
-    again from that one. Leftovers of a killed attempt are finished or removed.
+    again from that one. Where the run's fence was raised again since, another backup is taken. Leftovers of a killed attempt
+    are finished or removed.
 
     Args:
         live: The source.
@@ -182,10 +183,11 @@ def _manifest(attempt: _Attempt, state: FenceState, found: os.stat_result, diges
         source=attempt.database,
         time=now(),
         same_device=places[0].stat().st_dev == (places[1].stat().st_dev if len(places) > 1 else found.st_dev),
-        fenced=state.raised and state.run_id == attempt.run_id,
+        fenced=_is_of_run(state, attempt.run_id),
         mode=stat.S_IMODE(found.st_mode) if state.mode is None else state.mode,
         uid=found.st_uid,
         gid=found.st_gid,
+        fenced_sha256=state.sha256 if _is_of_run(state, attempt.run_id) else None,
     )
 
 
@@ -225,7 +227,12 @@ def _finish(partials: list[Path]) -> None:
 
 
 def _of_run(directory: Path, database: Path, run_id: str, plan: str) -> Manifest | None:
-    """Return the run's backup with every copy whole; None where there is none, or none of its copies is whole."""
+    """Return the run's backup with every copy whole; None where there is none, or none of its copies is whole.
+
+    Nor is one returned that was taken under another fence than the run's fence of now: the file may have been written to
+    between the two.
+    """
+    state = fence.status(database, content=False)
     for path in sorted(directory.iterdir(), reverse=True):
         if not (path.name.startswith(f"{database.name}.") and path.name.endswith(f".bak{backup_manifest.SUFFIX}")):
             continue
@@ -234,9 +241,17 @@ def _of_run(directory: Path, database: Path, run_id: str, plan: str) -> Manifest
         except CannotCheck as error:
             log.warning("not deleted: %s", error)
             continue
-        if (found.run_id, found.plan, found.source) == (run_id, plan, database) and backup_copies.repair(found):
+        if (found.run_id, found.plan, found.source) != (run_id, plan, database):
+            continue
+        if _is_of_run(state, run_id) and found.fenced_sha256 != state.sha256:
+            log.warning("%s was taken before the fence of now was raised: another backup is taken", found.file)
+        elif backup_copies.repair(found):
             return found
     return None
+
+
+def _is_of_run(state: FenceState, run_id: str) -> bool:
+    return state.raised and state.run_id == run_id
 
 
 def _free_names(places: list[Path], database: str, run_id: str) -> list[Path]:

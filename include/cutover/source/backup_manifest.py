@@ -16,6 +16,7 @@ from include.cutover.errors import CannotCheck
 
 SUFFIX = ".manifest.json"
 _VERSION = 1
+_OPTIONAL = ("archive", "second_archive", "fenced_sha256")  # left out of the file where they are None
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class Manifest:
         gid: The source's group.
         archive: The backup compressed by retention, which then removes the file; None before that.
         second_archive: The same of its copy.
+        fenced_sha256: Of the source as the fence's note named it while the backup was taken; None without the run's fence.
     """
 
     file: Path
@@ -63,6 +65,7 @@ class Manifest:
     gid: int
     archive: Path | None = None
     second_archive: Path | None = None
+    fenced_sha256: str | None = None
 
     @property
     def path(self) -> Path:
@@ -93,7 +96,7 @@ class Manifest:
     def to_json(self) -> str:
         """Return the manifest's file: the fields, a version, and a hash over both that shows damage."""
         fields = {"version": _VERSION, **asdict(self)}
-        fields = {name: value for name, value in fields.items() if value is not None or not name.endswith("archive")}
+        fields = {name: value for name, value in fields.items() if value is not None or name not in _OPTIONAL}
         fields = {name: str(value) if isinstance(value, Path) else value for name, value in fields.items()}
         return json.dumps({**fields, "manifest_sha256": _digest_of(fields)}, indent=2, ensure_ascii=False) + "\n"
 

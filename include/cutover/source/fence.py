@@ -194,7 +194,7 @@ def _require_intact(database: Path) -> FenceState:
         where=str(database),
         expected="the file as the fence left it",
         found="; ".join(state.findings),
-        do="Find out who wrote to the file; then lift the fence and raise it again.",
+        do="Let the run go back, and find out who wrote to the file; then start a new run.",
     )
 
 

@@ -82,6 +82,30 @@ def test_a_second_call_of_the_run_returns_the_first_backup(live: Path, places: t
     assert worst(backup_copies.verify(first)) == "passed"
 
 
+def test_a_fence_that_was_raised_again_takes_another_backup(live: Path, places: tuple[Path, Path]) -> None:
+    fence.raise_fence(live, run_id=RUN)
+    first = take(live, places)
+    assert first.fenced and first.fenced_sha256 == fence.status(live).sha256
+    assert take(live, places) == first == backup_manifest.load(first.path)
+    fence.lift(live, run_id=RUN)
+    with closing(sqlite3.connect(live)) as connection, connection:
+        connection.execute("INSERT INTO empty VALUES ('since the backup')")
+    assert take(live, places) == first, "no fence is there to compare with"
+    fence.raise_fence(live, run_id=RUN)
+    second = take(live, places)
+    assert second.file != first.file and second.counts["empty"] == 1
+    assert second.fenced_sha256 == fence.status(live).sha256
+    assert take(live, places) == second
+    assert worst(backup_copies.verify(first)) == "passed"
+
+
+def test_a_backup_from_before_the_fence_is_not_the_fenced_one(live: Path, places: tuple[Path, Path]) -> None:
+    first = take(live, places)
+    assert first.fenced_sha256 is None and "fenced_sha256" not in first.path.read_text()
+    fence.raise_fence(live, run_id=RUN)
+    assert take(live, places).fenced
+
+
 def test_a_name_that_is_taken_gets_the_run_behind_it(live: Path, places: tuple[Path, Path]) -> None:
     names = {take(live, places, run_id=f"run {number}").file.name for number in range(4)}
     assert len(names) == 4
