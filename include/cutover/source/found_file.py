@@ -125,7 +125,9 @@ def is_as_fenced(place: Path, manifest: Manifest) -> bool:
     """Report whether the file is, by its hash, the source as the run of the backup fenced it: equal to the backup."""
     with suppress(CannotCheck):
         state = fence.status(place)
-        return manifest.fenced and state.raised and state.intact and state.run_id == manifest.run_id
+        # The fence may have been lifted and raised again since the backup.
+        same = manifest.fenced and manifest.fenced_sha256 in (None, state.sha256)
+        return same and state.raised and state.intact and state.run_id == manifest.run_id
     return False
 
 

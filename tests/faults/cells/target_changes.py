@@ -15,6 +15,11 @@ DROPPED_KEY = """DO $$ DECLARE found record; BEGIN
   WHERE contype = 'f' AND connamespace = 'public'::regnamespace ORDER BY conname LIMIT 1;
   EXECUTE format('ALTER TABLE %s DROP CONSTRAINT %I', found.owner, found.conname);
 END $$"""
+EVERYBODY_OUT = """DO $$ DECLARE found record; BEGIN
+  FOR found IN SELECT nspname FROM pg_namespace WHERE nspname LIKE 'public%' LOOP
+    EXECUTE format('REVOKE ALL ON ALL TABLES IN SCHEMA %I FROM PUBLIC', found.nspname);
+  END LOOP;
+END $$"""
 USER = "UPDATE users SET full_name = 'somebody else' WHERE id = (SELECT min(id) FROM users)"
 PAST_GUARD = (
     "SET session_replication_role = replica;"
@@ -91,6 +96,9 @@ def change_at_approve(name: str) -> None:
         trial.fault()
         trial.lead.answer("cutover_ward_ops", run_id, gate, "Go")
         never_live(trial, run_id, refusal)
+        if name == "grant":
+            with trial.target() as connection:  # the next cell's roles are compared with all schemas
+                connection.execute(EVERYBODY_OUT)
 
 
 for _name in CHANGES:

@@ -568,3 +568,9 @@ def test_a_folder_in_the_place_of_the_database_is_named(live: Path, manifest: Ma
     live.mkdir()
     with pytest.raises(CannotCheck, match="where it is a folder, move it away"):
         restore.restore(live, manifest, kept)
+
+
+def test_a_fence_that_was_raised_again_over_newer_rows_is_no_proof(live: Path, manifest: Manifest, kept: Path) -> None:
+    changed(live, "INSERT INTO ping (note) VALUES ('later')")
+    fence.raise_fence(live, run_id=RUN)
+    assert restore.restore(live, manifest, kept).stays
