@@ -165,7 +165,7 @@ def rollback(
             # After any failure the run is closed as it is; an error of the closing must not hide the reason.
             try:
                 perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001 - the first error is raised
                 log.error("%s", error)
             raise
         return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
