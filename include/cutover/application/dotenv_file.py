@@ -115,7 +115,8 @@ def restore(file: Path, kept: Path, values: Mapping[str, str], switched: Collect
         switched: The keys that ``switch`` set: they are never taken from the file as it is now.
 
     Returns:
-        The keys that were added or changed after the switch and stay.
+        The keys that were added or changed after the switch and stay. Where their lines cannot be read back in the kept
+        content, beside an open quote for instance, none stay: the log names them, and the replaced file has them.
 
     Raises:
         As ``switch``.
@@ -126,7 +127,11 @@ def restore(file: Path, kept: Path, values: Mapping[str, str], switched: Collect
     path = files.real(file)
     found, before = _text(path), _text(kept)
     later = _later(before, found, {*switched, *values})
-    new = with_values(_with_bindings(before, later), values, str(path))
+    merged = _with_bindings(before, later)
+    if values_of(merged) != {**values_of(before), **{key: values_of(found)[key] for key in later}}:
+        log.error("%s: these keys cannot stay, their lines do not read back: %s", path, ", ".join(sorted(later)))
+        merged, later = before, {}
+    new = with_values(merged, values, str(path))
     if found != new:
         _keep(found, kept.with_name(f"{kept.name}.replaced"))
     _replace(path, new)
@@ -145,12 +150,15 @@ def _with_bindings(text: str, lines: Mapping[str, str]) -> str:
     """Return the text with these lines in the place of those of the same keys; missing ones are appended."""
     if not lines:
         return text
+    end = "\r\n" if "\r\n" in text else "\n"
+    # The last line of a file may have no line end, and another line may follow it here.
+    lines = {key: written if written.endswith(("\n", "\r")) else written + end for key, written in lines.items()}
     parts, seen = [_BOM] if text.startswith(_BOM) else [], set()
     for binding in _bindings(text):
         changed = binding.key in lines and not binding.error
         parts.append(lines[binding.key] if changed and binding.key else binding.original.string)
         seen |= {binding.key} if changed else set()
-    content, end = "".join(parts), "\r\n" if "\r\n" in text else "\n"
+    content = "".join(parts)
     for key, written in lines.items():
         if key not in seen:
             content += "" if not content or content.endswith(("\n", "\r")) else end

@@ -140,7 +140,7 @@ def rollback(
     Raises:
         CannotCheck: When the folder does not hold evidence of that plan.
         Refused: When there is nothing to roll back.
-        CutoverError: When a step failed; the run is sealed as failed, and another call continues the rollback.
+        Exception: When a step failed; the run is sealed as failed, and another call continues the rollback.
     """
     evidence, opened = _run_in(folder, plan)
     params = {"reason": reason, "run_id": opened["run_id"], "give_up_rows": give_up_rows}
@@ -161,11 +161,11 @@ def rollback(
         try:
             for name, body in _steps(evidence):
                 perform(name, body)
-        except CutoverError:
+        except Exception:
             # After any failure the run is closed as it is; an error of the closing must not hide the reason.
             try:
                 perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
-            except CutoverError as error:
+            except Exception as error:  # noqa: BLE001 - the first error is raised
                 log.error("%s", error)
             raise
         return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)

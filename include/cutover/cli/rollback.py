@@ -57,7 +57,9 @@ def command(options: RollbackOptions) -> None:
         on_step=_print_step,
     )
     console.print(f"[bold]{escape(report.summary)}[/]")
-    notices = [item for item in Evidence.of(options.plan, options.evidence.name).events() if item["event"] == "notice"]
+    notices = [
+        item for item in Evidence.of(options.plan, options.evidence.resolve().name).events() if item["event"] == "notice"
+    ]
     unsent = [item for item in notices if item["notice"] in ("rollback", "cancelled")]
     if unsent:
         console.print("No notice was sent; send this:", escape(unsent[-1]["text"]), soft_wrap=True)

@@ -12,8 +12,8 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,8 +93,13 @@ class Evidence:
 
     @property
     def exists(self) -> bool:
-        """True once an event was recorded."""
-        return (self.folder / EVENTS).is_file()
+        """True once an event was recorded.
+
+        Raises:
+            CannotCheck: When the folder cannot be read.
+        """
+        with _reading(self.folder):
+            return (self.folder / EVENTS).is_file()
 
     def append(self, event: str, **fields: Any) -> Event:
         """Record an event and make it durable before returning it. An event is recorded whole or not at all.
@@ -138,11 +143,12 @@ class Evidence:
         """Return all events in order; a torn last line is left out.
 
         Raises:
-            CannotCheck: When there is no evidence, or the chain is broken.
+            CannotCheck: When there is no evidence, it cannot be read, or the chain is broken.
         """
         path = self.folder / EVENTS
         try:
-            lines, _ = _split(path.read_bytes())
+            with _reading(path):
+                lines, _ = _split(path.read_bytes())
         except FileNotFoundError:
             raise CannotCheck(
                 "there is no evidence of this run",
@@ -225,7 +231,8 @@ def runs(plan: str) -> list[Evidence]:
 
 def runs_below(folder: Path) -> list[Evidence]:
     """List the evidence in a folder, oldest first by its first event."""
-    found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
+    with _reading(folder):
+        found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
     return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
 
 
@@ -252,6 +259,23 @@ def rehearsals(plan: str) -> list[Evidence]:
 def torn_tail(folder: Path) -> int:
     """Return the bytes of an unfinished event at the end; 0 where there is none."""
     return len(_split((folder / EVENTS).read_bytes())[1])
+
+
+@contextmanager
+def _reading(place: Path) -> Iterator[None]:
+    """Turn errors of reading into one that names the place; a missing file stays ``FileNotFoundError``."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        denied = isinstance(error, PermissionError)
+        raise CannotCheck(
+            "the evidence cannot be read",
+            where=str(place),
+            found=error.strerror or type(error).__name__,
+            do="Run this as the evidence's owner, or as root." if denied else "Check the disk, then try again.",
+        ) from None
 
 
 def _read_all(descriptor: int) -> bytes:

@@ -6,7 +6,8 @@ second place, and from then on every process of this host reads and writes there
 once the volume can be written again.
 
 ``CUTOVER_EVIDENCE_SECOND`` names the place; without it, it is a private folder below ``/var/tmp``, which outlives a restart
-of the host. Claims stay where they are: a kernel lock needs no writable volume.
+of the host. Each move copies into a fresh folder there, which the marker names. Claims stay where they are: a kernel lock
+needs no writable volume.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import json
 import logging
 import os
 import secrets
+import shutil
+import stat
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from include.cutover import files
-from include.cutover.errors import StepFailed
+from include.cutover.errors import CannotCheck, StepFailed
 from include.cutover.locks import locked
 
 log = logging.getLogger(__name__)
@@ -29,21 +34,69 @@ MARKER = "in-force.json"
 LARGEST = 64 << 20
 """Bytes; larger files of the evidence, such as kept databases, stay in the first place and can be read there."""
 
+_EVENTS = "events.jsonl"
+_NEEDED = {_EVENTS, "lease.json"}  # of any size; without one of them the copy is not taken into force
 _ENOUGH = 1 << 20  # bytes free, for the events of a way back
 _LEFT_OUT = {".claims", ".reserve", "data_docs"}
+_LOCK, _PARTIAL = ".lock", ".partial-"
 
 
 def of(first: Path) -> Path:
-    """Return the second place of an evidence root; it need not exist."""
-    named = os.environ.get("CUTOVER_EVIDENCE_SECOND")
-    name = f"cutover-evidence-{_owner(first)}-{hashlib.sha256(os.fsencode(first.absolute())).hexdigest()[:12]}"
-    return Path(named or "/var/tmp") / name  # the owner is checked, see _is_ours
+    """Return the folder of the second place of an evidence root; it need not exist. Links to the root share it."""
+    # Without the owner: when the volume is not mounted, the mount point is root's. Who made the folder is checked.
+    name = f"cutover-evidence-{hashlib.sha256(os.fsencode(first.resolve())).hexdigest()[:12]}"
+    return Path(os.environ.get("CUTOVER_EVIDENCE_SECOND") or "/var/tmp") / name
 
 
 def in_force(first: Path) -> Path:
-    """Return the place where the evidence is written now: the first, or the second after a move."""
+    """Return the place where the evidence is written now: the first, or a folder of the second after a move.
+
+    Raises:
+        CannotCheck: When the evidence was moved and this user cannot read it there; or when the first place is empty, as a
+            volume that is not mounted, and a user who is not known to own the evidence has one in the second.
+    """
     second = of(first)
-    return second if (second / MARKER).is_file() and _is_ours(second, first) else first
+    try:
+        second.lstat()
+    except PermissionError as error:
+        raise _unreadable(second, error) from None
+    except OSError:
+        return first
+    if not _is_ours(second, first):
+        if _is_empty(first) and _is_marked(second):
+            raise CannotCheck(
+                "the evidence may be continued in a folder whose owner is not known to be the evidence's",
+                where=str(second),
+                expected=f"the volume of {first}, whose owner is trusted",
+                found=f"{first} is empty; the folder belongs to user {second.lstat().st_uid}",
+                do="Mount the volume, or run this as that user if that is the tasks' user; else remove the folder.",
+            )
+        return first
+    found = _marked(second)
+    return first if found is None else second / found["folder"]
+
+
+def _marked(second: Path) -> dict[str, Any] | None:
+    """Return the marker of a trusted second place; None where none is in force."""
+    marker = second / MARKER
+    try:
+        found = json.loads(marker.read_bytes())
+        if not (second / found["folder"]).is_dir():
+            raise ValueError("its folder is missing")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _unreadable(marker, error) from None
+    return dict(found)
+
+
+def _unreadable(path: Path, error: Exception) -> CannotCheck:
+    return CannotCheck(
+        "the second place of the evidence cannot be read",
+        where=str(path),
+        found=getattr(error, "strerror", None) or str(error) or type(error).__name__,
+        do="Run this as the owner of that folder, or as root.",
+    )
 
 
 def problem(first: Path) -> str:
@@ -71,77 +124,166 @@ def move(first: Path) -> str:
         Why, in words; empty where nothing was moved.
 
     Raises:
-        StepFailed: When the second place cannot be written either.
+        StepFailed: When the second place cannot be written either, or events or leases cannot be read in the first.
+        CannotCheck: As ``in_force``.
     """
     if in_force(first) != first or not (reason := problem(first)):
         return ""
     second = of(first)
     with files.disk_errors(second):
-        files.make_private(second)
+        owner = _owner(first)
+        _make(second, owner)
         if not _is_ours(second, first):
             raise StepFailed(
                 "the second place of the evidence belongs to somebody else",
                 where=str(second),
                 do="Remove it, or set CUTOVER_EVIDENCE_SECOND to a folder of the tasks' user; then run the step again.",
             )
-        with locked(second / ".lock"):
+        with locked(second / _LOCK):
             if in_force(first) != first:
                 return ""
-            _copy(first, second)
-            text = json.dumps({"first": str(first), "since": files.now(), "reason": reason})
-            files.write_atomically(second / MARKER, text.encode() + b"\n", 0o600)
-    _give(second, first)
-    log.error("%s cannot be written (%s): the evidence is continued in %s", first, reason, second)
+            for leftover in second.glob(f"{_PARTIAL}*"):
+                shutil.rmtree(leftover)
+            folder = f"evidence-{secrets.token_hex(4)}"
+            partial = second / f"{_PARTIAL}{folder}"
+            partial.mkdir(mode=0o700)
+            empty = _copy(first, partial)
+            _give([*partial.rglob("*"), partial], owner)  # before the marker: from then on its owner works there
+            partial.rename(second / folder)
+            files.sync_folder(second)
+            found = {"first": str(first), "since": files.now(), "reason": reason, "folder": folder, "empty": empty}
+            files.write_atomically(second / MARKER, json.dumps(found).encode() + b"\n", 0o644)
+    log.error("%s cannot be written (%s): the evidence is continued in %s", first, reason, second / folder)
     return reason
+
+
+def _make(second: Path, owner: int) -> None:
+    """Make the folder, whole: a kill leaves none that root made and its owner cannot use."""
+    if os.path.lexists(second):
+        return
+    if os.geteuid() != 0 or owner == 0:
+        files.make_private(second.parent)
+    else:
+        second.parent.mkdir(mode=0o755, parents=True, exist_ok=True)  # others must find what is given to them there
+    made = second.with_name(f".{second.name}.{secrets.token_hex(4)}")
+    made.mkdir(mode=0o700)
+    (made / _LOCK).touch(mode=0o644)
+    _give([made / _LOCK, made], owner)
+    try:
+        made.rename(second)
+    except OSError:
+        shutil.rmtree(made)
+        if not second.is_dir():
+            raise  # else another process made it in the meantime
+    files.sync_folder(second.parent)
 
 
 def bring_back(first: Path) -> str:
     """Bring the evidence back to the first place, once that can be written. Safe to run again.
 
     A file that differs there is kept beside the one that replaces it: a process that was forgotten may have written it.
+    Nothing is brought back to a place without the events that were moved from it: its volume is not mounted.
 
     Returns:
         The second place, empty where nothing was brought back.
 
     Raises:
         StepFailed: When the files cannot be copied.
+        CannotCheck: As ``in_force``.
     """
-    second = in_force(first)
-    if second == first or problem(first):
+    if in_force(first) == first or problem(first):
         return ""
-    with files.disk_errors(first), locked(second / ".lock"):
-        if in_force(first) == first:
+    second = of(first)
+    with files.disk_errors(first), locked(second / _LOCK):
+        found = _marked(second)
+        if found is None:
             return ""
-        for path in sorted(item for item in second.rglob("*") if item.is_file() and item.parent != second):
-            to = first / path.relative_to(second)
-            content = path.read_bytes()
-            if to.is_file() and to.read_bytes() == content:
-                continue
-            if to.is_file() and not content.startswith(to.read_bytes()):
-                to.rename(to.with_name(f"{to.name}.before-{secrets.token_hex(3)}"))
-            files.write_atomically(to, content, path.stat().st_mode & 0o777)
+        place = second / found["folder"]
+        if not any((first / path.relative_to(place)).is_file() for path in place.rglob(_EVENTS)):
+            log.warning("%s has none of the events that were moved to %s: is its volume mounted?", first, place)
+            return ""
+        for path in sorted(item for item in place.rglob("*") if item.is_file()):
+            _bring(path, first / path.relative_to(place), _owner(first))
+        for name in found["empty"]:  # marks, which are removed when their work is done
+            mark = first / name
+            if not (place / name).exists() and mark.is_file() and mark.stat().st_size == 0:
+                mark.unlink()
         (second / MARKER).rename(second / f"brought-back-{secrets.token_hex(3)}.json")
         files.sync_folder(second)
     log.warning("the evidence is in %s again", first)
     return str(second)
 
 
-def _copy(first: Path, second: Path) -> None:
-    """Copy what steps and reports read. Files that cannot be read are named in the log: the rest must go on."""
-    for folder, names, found in os.walk(first):
+def _bring(path: Path, to: Path, owner: int) -> None:
+    """Copy one file back, unless it is there already."""
+    if to.is_file():
+        size, found = path.stat().st_size, to.stat().st_size
+        begins = found <= size and _digest(path, found) == files.digest(to)
+        if begins and found == size:
+            return
+        if not begins:
+            to.rename(to.with_name(f"{to.name}.before-{secrets.token_hex(3)}"))
+    made = [folder for folder in to.parents if not folder.exists()]
+    to.parent.mkdir(parents=True, exist_ok=True)
+    temporary = to.with_name(f".{to.name}.brought-back")
+    files.copy(path, temporary, mode=stat.S_IMODE(path.stat().st_mode))
+    _give([temporary, *made], owner)
+    temporary.replace(to)
+    files.sync_folder(to.parent)
+
+
+def _digest(path: Path, size: int) -> str:
+    """Hash the first bytes of a file."""
+    total = hashlib.sha256()
+    with path.open("rb") as file:
+        while size and (block := file.read(min(size, files.BLOCK))):
+            total.update(block)
+            size -= len(block)
+    return total.hexdigest()
+
+
+def _copy(first: Path, to: Path) -> list[str]:
+    """Copy what steps and reports read. Other files that cannot be read are named in the log: the rest must go on.
+
+    Returns:
+        The empty files among them.
+
+    Raises:
+        StepFailed: When a folder, events or a lease cannot be read, or there are no events.
+    """
+    empty, events = [], 0
+    for folder, names, found in os.walk(first, onerror=_refuse):
         names[:] = [name for name in names if name not in _LEFT_OUT]
-        place = second / Path(folder).relative_to(first)
+        place = to / Path(folder).relative_to(first)
         place.mkdir(mode=0o700, exist_ok=True)
         for name in found:
             path = Path(folder) / name
             try:
-                if name in _LEFT_OUT or not path.is_file() or path.stat().st_size > LARGEST:
+                size, mode = path.stat().st_size, stat.S_IMODE(path.stat().st_mode)
+                if name in _LEFT_OUT or not path.is_file() or (size > LARGEST and name not in _NEEDED):
                     continue
-                content, mode = path.read_bytes(), path.stat().st_mode & 0o777
-            except OSError as error:
-                log.error("%s cannot be read: %s", path, error.strerror)
+                files.copy(path, place / name, mode=mode)
+            except (OSError, CannotCheck) as error:
+                if name in _NEEDED:
+                    _refuse(error, path)
+                log.error("%s cannot be read: %s", path, error)
                 continue
-            files.write_atomically(place / name, content, mode)
+            events += name == _EVENTS
+            if size == 0:
+                empty.append(str(path.relative_to(first)))
+        files.sync_folder(place)
+    if not events:
+        _refuse(FileNotFoundError(2, "no events of any run"), first)
+    return empty
+
+
+def _refuse(error: Exception, path: Path | None = None) -> None:
+    raise StepFailed(
+        "the evidence cannot be read, so it cannot be continued in its second place",
+        where=str(path or getattr(error, "filename", None) or "the evidence"),
+        found=getattr(error, "strerror", None) or getattr(error, "found", None) or type(error).__name__,
+        do="Mount or repair its volume, then run the step again; or go back by hand, see docs/rollback.md.",
+    ) from None
 
 
 def _owner(first: Path) -> int:
@@ -152,19 +294,39 @@ def _owner(first: Path) -> int:
 
 
 def _is_ours(second: Path, first: Path) -> bool:
-    """Check that nobody but the owner of the evidence, or root, could have made it: the folder is in a public place."""
+    """Check that nobody but the owner of the evidence, or root, could have made it: the folder may be in a public place."""
     try:
-        found = second.lstat()
+        found, above = second.lstat(), second.parent.stat()
     except OSError:
         return False
-    return found.st_uid in (0, _owner(first), os.geteuid()) and not found.st_mode & 0o022
+    trusted = {0, _owner(first), os.geteuid()}
+    if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
+        return False
+    # In a folder where only trusted users create anything, root gave it to its owner.
+    return found.st_uid in trusted or (above.st_uid in trusted and not above.st_mode & 0o022)
 
 
-def _give(second: Path, first: Path) -> None:
-    """Give the files to the owner of the evidence, where root moved it."""
-    owner = _owner(first)
+def _is_empty(first: Path) -> bool:
+    try:
+        return not any(first.iterdir())
+    except FileNotFoundError:
+        return True
+    except OSError:
+        return False
+
+
+def _is_marked(second: Path) -> bool:
+    try:
+        return (second / MARKER).is_file()
+    except OSError:
+        return False
+
+
+def _give(paths: Iterable[Path], owner: int) -> None:
+    """Give files that root made to the owner of the evidence."""
     if os.geteuid() != 0 or owner == 0:
         return
-    for path in (second, *second.rglob("*")):
+    for path in paths:
         with suppress(OSError):
-            os.chown(path, owner, -1, follow_symlinks=False)
+            if path.lstat().st_uid == 0:
+                os.chown(path, owner, -1, follow_symlinks=False)

@@ -238,10 +238,11 @@ def lift(source: Path, *, run_id: str | None = None) -> FenceState:
         raise fence_note.of_another_run(database, note)
     before = status(database)
     if stat.S_IMODE(database.stat().st_mode) != note.mode:
-        try:
-            database.chmod(note.mode)
-        except PermissionError as error:
-            log.warning("%s keeps its mode: %s", database, error.strerror)
+        with files.disk_errors(database):
+            try:
+                database.chmod(note.mode)
+            except PermissionError as error:
+                log.warning("%s keeps its mode: %s", database, error.strerror)
     findings = list(before.findings)
     if before.raised:
         with files.disk_errors(database):

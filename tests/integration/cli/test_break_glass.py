@@ -237,6 +237,30 @@ def test_a_rollback_without_the_lease_refuses_the_next_step(site: Site, before: 
     assert Judge(site, before).verdict(outcome(evidence)) == []
 
 
+def test_any_error_of_a_step_seals_the_run_as_failed(site: Site, before: Before, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = reach(site, "take_backup")
+    monkeypatch.setattr(break_glass, "PAUSE_SECONDS", 0.0)
+
+    def fail(_: Step) -> Report:
+        raise OSError(5, "Input/output error")
+
+    with mock.patch.dict(rollback.BODIES, {"rollback.restore_source": fail}), pytest.raises(OSError, match="Input/output"):
+        break_glass.rollback(PLAN, evidence.folder, reason="a test", by="the first")
+    assert outcome(evidence) == "failed"
+    assert typed(evidence) == 0
+    assert Judge(site, before).verdict(outcome(evidence)) == []
+
+
+def test_the_folder_may_be_a_link_or_the_current_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evidence = reach(site, "take_backup")
+    monkeypatch.chdir(evidence.folder)
+    assert main(["rollback", "--plan", PLAN, "--evidence", ".", "--reason", "Airflow is down"]) == 0
+    assert "No notice was sent; send this: Library is back at" in capsys.readouterr().out
+    assert outcome(evidence) == "rolled_back"
+
+
 def test_airflow_that_comes_back_does_nothing_more(site: Site, before: Before) -> None:
     run = site.trigger("one")
     site.reach(run, "copy.books")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from include.cutover.errors import CutoverError, StepFailed
+from include.cutover import files
+from include.cutover.errors import CannotCheck, CutoverError, StepFailed
 from include.cutover.evidence import claims, lease, second_place
 from include.cutover.evidence.record import Evidence, bring_back, evidence_root, first_root
 from include.cutover.places import ROOT
@@ -22,6 +25,7 @@ from include.cutover.steps.running import run
 from include.cutover.steps.step import Report, Step
 from tests.integration.evidence.test_full_disk import says, step
 from tests.support.full_disk import fill, small_disk
+from tests.support.killing import kill_at_every_step
 
 BACK = Terms(way_back=True, opens=True)
 
@@ -166,3 +170,162 @@ def test_without_a_name_the_place_outlives_a_restart(volume: Path, monkeypatch: 
     monkeypatch.delenv("CUTOVER_EVIDENCE_SECOND")
     assert second_place.of(first_root()).parent == Path("/var/tmp")
     assert second_place.of(Path("/other")) != second_place.of(first_root())
+
+
+# --- without a disk of its own ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An evidence root with the events of one run; it counts as one that cannot be written, until ``repair``."""
+    tmp_path.chmod(0o755)
+    for folder in list(tmp_path.parents)[:-1]:
+        if folder.stat().st_uid == os.geteuid():
+            folder.chmod(folder.stat().st_mode | 0o011)  # for other users, who are played here
+    first = tmp_path / "disk" / "evidence"
+    monkeypatch.setenv("CUTOVER_EVIDENCE", str(first))
+    monkeypatch.setenv("CUTOVER_EVIDENCE_SECOND", str(tmp_path / "second"))
+    Evidence.of("ward_ops", "run").append("run.opened", run_id="run", plan="ward_ops")
+    monkeypatch.setattr(second_place, "problem", lambda _first: "Input/output error")
+    return first
+
+
+def repair(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(second_place, "problem", lambda _first: "")
+
+
+def test_a_link_to_the_root_has_the_same_second_place(broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(broken)
+    monkeypatch.setenv("CUTOVER_EVIDENCE", str(link))
+    assert second_place.move(link) != ""
+    Evidence.of("ward_ops", "run").append("services.stopped")
+    assert second_place.in_force(broken) == evidence_root() != link
+    monkeypatch.setenv("CUTOVER_EVIDENCE", str(broken))
+    assert Evidence.of("ward_ops", "run").last("services.stopped") is not None
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_it_stays_in_force_when_the_volume_is_not_mounted_after_a_reboot(broken: Path) -> None:
+    os.chown(broken, 65534, -1)
+    second_place.move(broken)
+    moved = evidence_root()
+    assert {path.lstat().st_uid for path in second_place.of(broken).rglob("*") if path.name != second_place.MARKER} == {
+        65534
+    }
+    broken.rename(broken.with_name("unmounted"))
+    broken.mkdir()
+    assert evidence_root() == moved, "for root: only root and it can have made a folder there"
+    os.seteuid(65534)
+    try:
+        assert evidence_root() == moved
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_folder_that_a_stranger_made_in_a_public_place_is_never_read(broken: Path, tmp_path: Path) -> None:
+    second = second_place.of(broken)
+    second.mkdir(parents=True, mode=0o755)
+    second.parent.chmod(0o1777)
+    (second / "evidence-x").mkdir()
+    (second / second_place.MARKER).write_text(json.dumps({"first": str(broken), "folder": "evidence-x", "empty": []}))
+    os.chown(second, 4242, -1)
+    assert evidence_root() == broken
+    with pytest.raises(StepFailed, match="belongs to somebody else"):
+        second_place.move(broken)
+    broken.rename(broken.with_name("unmounted"))
+    with pytest.raises(CannotCheck, match="is empty; the folder belongs to user 4242"):
+        evidence_root()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files to others")
+def test_a_move_by_root_that_is_killed_anywhere_leaves_the_owner_the_first_place_or_all_of_the_second(broken: Path) -> None:
+    for path in (broken.parent, broken, *broken.rglob("*")):
+        os.chown(path, 65534, -1)
+
+    def begin() -> None:
+        shutil.rmtree(second_place.of(broken).parent, ignore_errors=True)
+
+    seen = set()
+    for killed in kill_at_every_step(begin, lambda: second_place.move(broken)):
+        os.seteuid(65534)
+        try:
+            root = evidence_root()
+            seen.add(root == broken)
+            assert len(Evidence.of("ward_ops", "run").events()) == 1, killed
+            if root != broken:
+                Evidence.of("ward_ops", "run").append("services.stopped")
+        finally:
+            os.seteuid(0)
+    assert seen == {True, False}
+
+
+def test_stale_events_of_an_earlier_move_never_come_into_force(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    second_place.move(broken)
+    repair(monkeypatch)
+    assert second_place.bring_back(broken) != ""
+    Evidence.of("ward_ops", "run").append("services.stopped")
+    monkeypatch.setattr(second_place, "problem", lambda _first: "Input/output error")
+    real = files.copy
+
+    def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:
+        if path.name == "events.jsonl":
+            raise CannotCheck("the file cannot be read", where=str(path), found="Input/output error")
+        return real(path, to, mode=mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "copy", copy)
+        with pytest.raises(StepFailed, match=r"events\.jsonl(.|\n)*Input/output error"):
+            second_place.move(broken)
+    assert evidence_root() == broken
+    assert second_place.move(broken) != ""
+    assert Evidence.of("ward_ops", "run").last("services.stopped") is not None
+    assert not list(second_place.of(broken).glob(".partial-*"))
+
+
+def test_a_folder_that_cannot_be_listed_or_has_no_events_is_not_moved(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path).endswith("/run"):
+            raise OSError(5, "Input/output error", str(path))
+        return real(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", scandir)
+        with pytest.raises(StepFailed, match="Input/output error"):
+            second_place.move(broken)
+    (broken / "ward_ops" / "run" / "events.jsonl").rename(broken / "aside")
+    with pytest.raises(StepFailed, match="no events"):
+        second_place.move(broken)
+    assert evidence_root() == broken
+
+
+def test_it_is_not_brought_back_below_a_mount_point_without_its_volume(
+    broken: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    second_place.move(broken)
+    moved = evidence_root()
+    broken.rename(broken.with_name("unmounted"))
+    broken.mkdir()
+    repair(monkeypatch)
+    assert second_place.bring_back(broken) == "" and evidence_root() == moved
+    assert list(broken.iterdir()) == []
+    broken.rmdir()
+    broken.with_name("unmounted").rename(broken)
+    assert second_place.bring_back(broken) != "" and evidence_root() == broken
+
+
+def test_a_mark_that_was_removed_and_a_longer_file_come_back_so(broken: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (broken / "ward_ops" / "outbox").mkdir()
+    (broken / "ward_ops" / "outbox" / "run").touch()
+    (broken / "ward_ops" / "other").write_text("a" * 5_000_000)
+    second_place.move(broken)
+    (evidence_root() / "ward_ops" / "outbox" / "run").unlink()
+    (evidence_root() / "ward_ops" / "other").write_text("a" * 5_000_000 + "b")
+    (evidence_root() / "ward_ops" / "new").write_text("new")
+    repair(monkeypatch)
+    second_place.bring_back(broken)
+    assert sorted(path.name for path in broken.rglob("*") if path.is_file()) == ["events.jsonl", "new", "other"]
+    assert (broken / "ward_ops" / "other").stat().st_size == 5_000_001

@@ -14,8 +14,9 @@ from pathlib import Path
 import apsw
 import pytest
 
-from include.cutover.errors import CannotCheck, Refused
+from include.cutover.errors import CannotCheck, Refused, StepFailed
 from include.cutover.source import database_file, fence, fence_note
+from tests.support.full_disk import small_disk
 from tests.support.killing import kill_at_every_step
 from tests.support.sqlite_clients import Client, client, make_source
 
@@ -287,6 +288,18 @@ def test_a_broken_fence_is_noticed(source: Path, breaking: Callable[[Path], None
     assert not lifted.intact
     assert finding in "; ".join(lifted.findings)
     assert source.read_bytes()[18:20] == b"\1\1"
+
+
+def test_a_lift_on_a_read_only_volume_names_the_file(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 8) as place:
+        source = make_source(place / "ward.db", "delete")
+        fence.raise_fence(source, run_id=RUN)
+        subprocess.run(["mount", "-o", "remount,ro", str(place)], check=True)
+        with pytest.raises(StepFailed, match="Read-only file system") as caught:
+            fence.lift(source, run_id=RUN)
+        assert caught.value.where == str(source)
+        subprocess.run(["mount", "-o", "remount,rw", str(place)], check=True)
+        assert fence.lift(source, run_id=RUN).intact
 
 
 def test_fence_without_its_note_is_refused(source: Path) -> None:

@@ -117,6 +117,31 @@ def test_keys_added_or_changed_after_the_switch_stay(file: Path, kept: Path) -> 
         )
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("now", ["DB=pg,SECRET=s,MODE=b", "DB=pg,SECRET=s,NEW=x,MODE=b", "MODE=b,DB=pg,SECRET=s,NEW=x"])
+def test_a_changed_last_line_without_its_end_is_not_glued_to_the_next(file: Path, kept: Path, now: str, end: str) -> None:
+    file.write_bytes(f"DB=sqlite{end}MODE=a{end}SECRET=s{end}".encode())
+    dotenv_file.switch(file, {"DB": "pg"}, keep_as=kept)
+    file.write_bytes(now.replace(",", end).encode())
+    expected = dotenv_file.read(file) | {"DB": "sqlite"}
+    for _ in range(2):
+        assert dotenv_file.restore(file, kept, {"DB": "sqlite"}, ["DB"]) == sorted(expected.keys() - {"DB", "SECRET"})
+        assert dotenv_file.read(file) == expected
+        assert file.read_bytes().count(b"\n") == file.read_bytes().count(end.encode())
+
+
+def test_keys_that_would_not_read_back_do_not_stay(file: Path, kept: Path, caplog: pytest.LogCaptureFixture) -> None:
+    before = "DB=sqlite\nA=1\nBROKEN='open\n"
+    file.write_text(before)
+    dotenv_file.switch(file, {"DB": "pg"}, keep_as=kept)
+    file.write_text("ADDED='s3cret'\nA=2\nDB=pg\n")
+    for _ in range(2):
+        assert dotenv_file.restore(file, kept, {"DB": "sqlite"}, ["DB"]) == []
+        assert file.read_text() == before
+    assert "ADDED" in caplog.text and "s3cret" not in caplog.text
+    assert "s3cret" in kept.with_name(f"{kept.name}.replaced").read_text()
+
+
 def test_restore_without_a_switch_sets_the_values(file: Path, kept: Path) -> None:
     dotenv_file.restore(file, kept, {"DATABASE_URL": OLD, "ALLOW_SQLITE_FALLBACK": "yes"}, VALUES)
     assert file.read_text() == FILE.replace("FALLBACK=true", "FALLBACK=yes")

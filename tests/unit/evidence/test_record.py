@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.evidence.record import EVENTS, Evidence, runs
+from include.cutover.evidence.record import EVENTS, Evidence, runs, runs_below
 from include.cutover.files import slug, write_atomically
 from include.cutover.runs.verdict import has_passed
 
@@ -128,3 +131,38 @@ def test_events_are_one_json_line_each(evidence: Evidence) -> None:
     evidence.append("step.end", step="x", summary="two\nlines\tand ქართული")
     (line,) = (evidence.folder / EVENTS).read_text(encoding="utf-8").splitlines()
     assert json.loads(line)["summary"] == "two\nlines\tand ქართული"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_evidence_that_cannot_be_read_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    evidence = Evidence(tmp_path / "plan" / "run")
+    evidence.append("run.opened")
+    evidence.folder.chmod(0o700)
+    actions: list[Callable[[], object]] = [evidence.events, lambda: evidence.exists, lambda: runs_below(tmp_path / "plan")]
+    with as_nobody():
+        for action in actions:
+            with pytest.raises(CannotCheck, match="Permission denied") as caught:
+                action()
+            assert str(tmp_path / "plan") in caught.value.where and "owner" in caught.value.do
+
+
+def test_evidence_on_a_broken_disk_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    evidence = Evidence(tmp_path / "plan" / "run")
+    evidence.append("run.opened")
+
+    def broken(_: Path) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(Path, "read_bytes", broken)
+    with pytest.raises(CannotCheck, match="Input/output error"):
+        evidence.events()
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
