@@ -53,6 +53,12 @@ class Position:
         return asdict(self)
 
 
+DIGEST: LiteralString = "coalesce(sum({}), 0) || ' ' || coalesce(sum({}), 0)".format(
+    *(f"('x' || substr(md5((whole.*)::text), {at}, 16))::bit(64)::bigint::numeric" for at in (1, 17))
+)
+"""SQL for a digest of all rows of ``whole`` in whatever order: the sums of the two halves of the rows' MD5."""
+
+
 @dataclass(frozen=True)
 class Versions:
     """The rows of a table, and how many of them were written since a position."""
@@ -147,6 +153,32 @@ def count(
 
     with ThreadPoolExecutor(workers, thread_name_prefix="row-versions") as pool:
         return {table: one for part in pool.map(of, shares) for table, one in part.items()}
+
+
+def digests(
+    tables: Collection[str], schema: str, reading: Callable[[], AbstractContextManager[psycopg.Connection]]
+) -> dict[str, tuple[int, str]]:
+    """Return the number of rows of each table and a digest of their content, in one scan each.
+
+    Equal content has an equal digest in sessions with the same settings, whatever transaction wrote it.
+
+    Args:
+        tables: Their names.
+        schema: Their schema.
+        reading: Opens a session in a transaction that reads.
+
+    Raises:
+        psycopg.Error: When a table cannot be read.
+    """
+    found = {}
+    if tables:
+        with reading() as connection:
+            for table in tables:
+                name = sql.Identifier(schema, table)
+                query = sql.SQL("SELECT count(*), {} FROM {} AS whole").format(sql.SQL(DIGEST), name)
+                rows, digest = one_row(connection.execute(query))
+                found[table] = (int(rows), str(digest))
+    return found
 
 
 def server_identifier(connection: psycopg.Connection) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
@@ -110,6 +110,10 @@ class Target:
     def compare(self, tables: Collection[str]) -> Sequence[TableResult]:
         return content.compare(Sides(self.proven.snapshot, self.subject.conninfo, SCHEMA), tables)
 
+    def from_now(self) -> Target:
+        """Return the same target with a state that is recorded now."""
+        return Target(replace(self.proven, baseline=unchanged.take(self.subject, EXPECTED)), self.database)
+
     def look(self) -> Look:
         with target_session.session(self.subject.conninfo, SCHEMA) as connection, connection.transaction():
             schema.lock_tables(connection, SCHEMA, "SHARE ROW EXCLUSIVE")
@@ -188,7 +192,7 @@ ROWS = {
     "not of the snapshot": (
         "INSERT INTO made_by_the_plan VALUES (2)",
         "made_by_the_plan",
-        "1 row more; not in the snapshot",
+        "1 row more; not in the snapshot; other content",
     ),
 }
 
@@ -212,13 +216,32 @@ def test_a_row_of_a_transaction_that_was_open_at_the_proof_is_found(proven: Prov
         other.execute("CREATE TABLE public.a (x int)")
         other.execute("SAVEPOINT one")
         other.execute("CREATE TABLE public.b (x int)")
-        baseline = unchanged.take(target.subject, EXPECTED)
+        again = target.from_now()
         other.execute("UPDATE users SET email = 'rogue' WHERE id = 2")
         other.commit()
-        again = Target(
-            Proven(proven.cluster, "", proven.pipeline, proven.application, proven.snapshot, baseline), target.database
-        )
         assert "1 changed" in failed(again.look())["unchanged_users"]
+
+
+def test_a_transaction_that_is_open_at_the_proof_and_writes_nothing_is_no_fault(proven: Proven) -> None:
+    """The position begins with it, so what the run wrote after it began is younger than the position."""
+    with proven.clone() as target, psycopg.connect(proven.cluster.conninfo(target.database)) as idle:
+        idle.execute("SELECT pg_current_xact_id()")
+        target.past_the_guard("INSERT INTO made_by_the_plan VALUES (2)")
+        again = target.from_now()
+        idle.rollback()
+        look = again.look()
+        assert failed(look) == {}
+        assert [warning.partition(":")[0] for warning in look.warnings] == [
+            "made_by_the_plan was written to since the proof, and its content is the same"
+        ]
+        target.past_the_guard("UPDATE made_by_the_plan SET id = 3 WHERE id = 2")
+        assert "other content" in failed(again.look())["unchanged_made_by_the_plan"]
+
+
+def test_a_table_outside_the_snapshot_may_be_written_anew(target: Target) -> None:
+    target.sql("VACUUM FULL made_by_the_plan")
+    look = target.look()
+    assert failed(look) == {} and "made_by_the_plan" in look.warnings[0]
 
 
 def test_the_same_content_written_again_is_reported_and_passes(target: Target) -> None:
