@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from include.cutover.target.write_guard import OF_GUARD
 
+# The letter of a trigger or a rule: "ENABLE ALWAYS" and "DISABLE" are not the same.
+_STATE = """CASE {} WHEN 'O' THEN '' WHEN 'D' THEN ' disabled' WHEN 'A' THEN ' enabled always'
+              ELSE ' enabled for replicas' END"""
+
 _TABLES = """
     WITH RECURSIVE place AS (SELECT to_regnamespace(quote_ident(%(schema)s)) AS oid),
     named AS (
@@ -129,22 +133,25 @@ _SEQUENCE = """
 # A trigger that PostgreSQL made for a constraint has a name with a number in it; disabled, it checks nothing.
 _TRIGGER = f"""
     SELECT 'trigger', tables.relname, trigger.tgname,
-           pg_get_triggerdef(trigger.oid, true) || CASE trigger.tgenabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
+           pg_get_triggerdef(trigger.oid, true) || {_STATE.format("trigger.tgenabled")}
     FROM tables JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
     WHERE NOT trigger.tgisinternal AND trigger.tgfoid NOT IN {OF_GUARD}
     UNION
-    SELECT 'trigger', tables.relname, con.conname, 'the check of the constraint ' || con.conname || ' is not enabled as made'
+    SELECT 'trigger', tables.relname, con.conname,
+           'the check of the constraint ' || con.conname || ' is not enabled as made ('
+           || string_agg(trigger.tgenabled::text, '' ORDER BY trigger.tgfoid) || ')'
     FROM tables
     JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
     JOIN pg_constraint AS con ON con.oid = trigger.tgconstraint
     WHERE trigger.tgisinternal AND trigger.tgenabled <> 'O'
+    GROUP BY tables.relname, con.conname
 """  # noqa: S608  # a constant
 
-_RULE = """
+_RULE = f"""
     SELECT 'rule', tables.relname, rewrite.rulename,
-           pg_get_ruledef(rewrite.oid, true) || CASE rewrite.ev_enabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
+           pg_get_ruledef(rewrite.oid, true) || {_STATE.format("rewrite.ev_enabled")}
     FROM tables JOIN pg_rewrite AS rewrite ON rewrite.ev_class = tables.oid
-"""
+"""  # noqa: S608  # a constant
 
 _POLICY = """
     SELECT 'policy', tables.relname, policy.polname,

@@ -320,6 +320,16 @@ def test_what_no_row_shows_is_found(target: Target, statements: str) -> None:
     assert text in found.get(f"unchanged_{check}", ""), found
 
 
+def test_a_trigger_made_enable_always_that_is_disabled_is_found(target: Target) -> None:
+    target.sql(
+        "CREATE TRIGGER upper BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION upper_email()",
+        "ALTER TABLE users ENABLE ALWAYS TRIGGER upper",
+    )
+    again = target.from_now()
+    target.sql("ALTER TABLE users DISABLE TRIGGER upper")
+    assert "trigger users upper" in failed(again.look())["unchanged_structure"]
+
+
 def test_some_numbers_that_a_sequence_gave_away_are_reported(target: Target) -> None:
     target.sql("SELECT nextval('users_id_seq')")
     look = target.look()

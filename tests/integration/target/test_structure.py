@@ -43,6 +43,7 @@ POST_DATA = """
     CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (TG_OP); RETURN NULL; END';
     CREATE TRIGGER noted AFTER INSERT ON pings FOR EACH ROW EXECUTE FUNCTION noted();
     CREATE TRIGGER of_one AFTER INSERT ON pings_2024 FOR EACH ROW EXECUTE FUNCTION noted();
+    ALTER TABLE pings_2024 ENABLE ALWAYS TRIGGER of_one;
     CREATE RULE kept AS ON DELETE TO log DO INSTEAD INSERT INTO log VALUES ('kept');
     ALTER TABLE tenants ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
     CREATE POLICY own ON tenants AS RESTRICTIVE FOR UPDATE USING (id > 0) WITH CHECK (id > 1);
@@ -74,6 +75,10 @@ PLANTED: dict[str, tuple[str, str, str]] = {
         OTHER_FUNCTION + "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION f()", "trigger", "orders.t is not in the plan"),
     "a disabled trigger": ("ALTER TABLE people DISABLE TRIGGER lowered", "trigger", "people.lowered: planned"),
+    "a trigger made ENABLE ALWAYS and disabled": (
+        "ALTER TABLE pings_2024 DISABLE TRIGGER of_one", "trigger", "pings_2024.of_one: planned"),
+    "a trigger that no longer fires always": (
+        "ALTER TABLE pings_2024 ENABLE TRIGGER of_one", "trigger", "pings_2024.of_one: planned"),
     "a foreign key that checks nothing": (
         "ALTER TABLE orders DISABLE TRIGGER ALL", "trigger", "orders.orders_person_fkey is not in the plan (the check of"),
     "row security": ("ALTER TABLE orders ENABLE ROW LEVEL SECURITY", "table", "orders: planned table, found with row"),
