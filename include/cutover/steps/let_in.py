@@ -19,13 +19,16 @@ from include.cutover.steps.step import Report, Step
 from include.cutover.target import fence as target_fence
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
-from include.cutover.target import write_guard
+from include.cutover.target import write_conditions, write_guard
 from include.cutover.target.sides import Sides
 
 BASELINE = "target.baseline"
 """Event: the state of the target when the proof began; ``BASELINE_FILE`` has it."""
 
 BASELINE_FILE = "target_baseline.json"
+
+UNCHANGED = "target.unchanged"
+"""Event: everything was as at the proof when the application was let in."""
 
 
 class _Changed(Exception):
@@ -44,7 +47,7 @@ def let_in(step: Step, role: str | None) -> Report:
     """Compare the target with its state at the proof, mark it, end the guard and let the role in, all in one transaction.
 
     While it lasts nobody else can write to the tables or change them; who holds one of them is named. Rights, settings and
-    sequences, which have no lock, are compared again right after it. Safe to run again: once the application was let in, the
+    sequences, which have no lock, are compared again right after it, and the conditions of writes are checked once more. Safe to run again: once the application was let in, the
     rows are not compared any more.
 
     Args:
@@ -88,8 +91,8 @@ def let_in(step: Step, role: str | None) -> Report:
                 target_fence.require_entry(connection, subject.schema, role)
         except _Changed:
             return _report(looks, "the target changed since the proof; nobody was let in")
-    looks.append(unchanged.look_at_rest(subject, baseline))
-    report = _report(looks, _summary(marker, again=len(looks) == 1))
+    looks += _after_it(step, subject, baseline)
+    report = _report(looks, _summary(marker, again=not looks[0].rows))
     held = write_guard.drop(step.target, subject.schema, step.guard)
     if held:
         note = (
@@ -97,6 +100,12 @@ def let_in(step: Step, role: str | None) -> Report:
         )
         report = replace(report, warnings=[*report.warnings, note])
     return report
+
+
+def _after_it(step: Step, subject: Subject, baseline: Baseline) -> list[Look]:
+    """Look at all that has no lock: rights, settings, sequences, and what acts on writes from outside the schema."""
+    conditions = write_conditions.checks(step.target, subject.schema, list(step.plan.tables), subject.role)
+    return [unchanged.look_at_rest(subject, baseline), Look(conditions)]
 
 
 def _let_in_before(step: Step, marker: Marker | None) -> Marker | None:

@@ -288,6 +288,12 @@ CHANGES = {
         "structure",
         "relation users: ",
     ),
+    "ALTER TABLE users REPLICA IDENTITY NOTHING": ("structure", "replica identity was d, is n"),
+    "ALTER TABLE users REPLICA IDENTITY USING INDEX users_pkey": ("structure", "replica identity was false, is true"),
+    "CREATE SUBSCRIPTION theirs CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE)": (
+        "structure",
+        "subscription theirs is new",
+    ),
     "ALTER TABLE users OWNER TO postgres": ("structure", "owner was"),
     "GRANT SELECT ON users TO PUBLIC": ("rights", "rights of PUBLIC on table users is new (SELECT)"),
     "GRANT UPDATE (email) ON users TO {application}": ("rights", "on column users.email is new (UPDATE)"),
@@ -315,6 +321,8 @@ def test_what_no_row_shows_is_found(target: Target, statements: str) -> None:
     with contextlib.ExitStack() as undo:
         if "ROLE" in statements:
             undo.callback(target.sql, "ALTER ROLE {application} NOBYPASSRLS", "ALTER ROLE {application} RESET ALL")
+        if "SUBSCRIPTION" in statements:
+            undo.callback(target.sql, "DROP SUBSCRIPTION theirs")
         target.sql(*statements.split(" && "))
         found = failed(target.look())
     assert text in found.get(f"unchanged_{check}", ""), found

@@ -110,6 +110,20 @@ def test_what_a_superuser_changes_at_the_gate_is_found_and_the_run_goes_back(sit
     assert site.of("one").last("go_live.marker") is None and site.of("one").last("target.fence", raised=False) is None
 
 
+def test_a_table_made_at_the_gate_that_hides_one_of_the_plan_is_found(site: Site) -> None:
+    at_the_gate(site)
+    taken = site.of("one").last("lease.target")
+    assert taken is not None
+    role = taken["application_role"]
+    spoil(site, f'CREATE SCHEMA "{role}"', f'CREATE TABLE "{role}".books (LIKE books)')
+    try:
+        site.world.walk()
+    finally:
+        spoil(site, f'DROP SCHEMA "{role}" CASCADE')
+    assert outcome(site) == "rolled_back", site.trace[-20:]
+    assert f"{role}.books comes before the table" in failed(switched(site))["writes_search_path"]
+
+
 def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site: Site) -> None:
     at_the_gate(site)
     spoil(
