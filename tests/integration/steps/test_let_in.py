@@ -12,6 +12,7 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.runs import rehearsals
 from include.cutover.stack.postgres import Cluster
 from tests.exploring.arena import Arena
+from tests.exploring.ending import downstream
 from tests.exploring.points import Fault
 from tests.exploring.site import SCHEMA, Site
 from tests.exploring.walking import Run
@@ -135,6 +136,18 @@ def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site
     assert outcome(site) == "live", site.trace[-20:]
     assert switched(site)["figures"]["written_since_the_proof"] == {"books": 3}
     assert "books was written to since the proof, and its content is the same" in switched(site)["warnings"][0]
+
+
+def test_cleared_after_the_application_has_worked_the_step_passes_again(site: Site) -> None:
+    run = at_the_gate(site)
+    site.reach(run, "go_live.smoke_test_application")
+    first = switched(site)["seq"]
+    spoil(site, "SELECT nextval('books_id_seq') FROM generate_series(1, 1500)", "CREATE TABLE made_by_it (a int)")
+    (instance,) = run.of("go_live.switch_configuration")
+    site.world.clear(run, [instance, *downstream(run, instance)])
+    site.world.walk()
+    assert outcome(site) == "live", site.trace[-20:]
+    assert switched(site)["seq"] > first and "when the application was let in" in switched(site)["summary"]
 
 
 def test_a_forged_record_of_go_live_does_not_skip_the_look(site: Site) -> None:
