@@ -125,7 +125,9 @@ class Subject:
 
 
 def take(subject: Subject, known: Collection[str]) -> Baseline:
-    """Record the state of the target. Call it before the proof reads anything. It reads only.
+    """Record the state of the target. Call it before the proof reads anything. It changes nothing.
+
+    One transaction without rows is committed: later numbers of transactions then stay later, also after a crash.
 
     Args:
         subject: The target.
@@ -133,6 +135,7 @@ def take(subject: Subject, known: Collection[str]) -> Baseline:
     """
     with session(subject.conninfo, subject.schema) as connection:
         position = row_versions.position(connection)
+        row_versions.secure(connection)
         state = catalog_state.read(connection, subject.schema, subject.role)
         standing = sequences.positions(connection, subject.schema)
         others = [table for table in catalog_state.tables(connection, subject.schema) if table not in known]

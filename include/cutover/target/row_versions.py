@@ -96,6 +96,19 @@ def position(connection: psycopg.Connection) -> Position:
     return Position(following + min([0, *distances]), following, row[0], server_identifier(connection), row[1])
 
 
+def secure(connection: psycopg.Connection) -> None:
+    """Commit a transaction, so that no number up to now is given out again after a crash of the server.
+
+    PostgreSQL recovers its next number from the write-ahead log, and a transaction that wrote nothing there leaves no trace.
+
+    Args:
+        connection: In autocommit mode.
+    """
+    with connection.transaction():
+        connection.execute("SET LOCAL synchronous_commit = on")
+        connection.execute("SELECT pg_logical_emit_message(true, 'cutover', '')")
+
+
 def require_same_server(connection: psycopg.Connection, since: Position) -> None:
     """Refuse to compare with a position of another server, of a later time, or of too many transactions ago.
 
