@@ -31,7 +31,7 @@ OF_GUARD: LiteralString = (
 )
 """SQL for the oids of the guard's function, to compare with ``tgfoid``; empty where there is none."""
 
-_DROP_WAIT = "2s"
+_DROP_WAIT, _DROP_NO_WAIT = "2s", "1ms"
 
 # The schema is the trigger's argument: tables that were set aside under another schema are not guarded any more.
 _BODY: LiteralString = """
@@ -118,18 +118,22 @@ def disable(connection: psycopg.Connection, schema: str) -> None:
 def drop(conninfo: str, schema: str, guard: Guard) -> list[str]:
     """Drop the disabled triggers, and return the tables on which a reader held one up. Safe to run again.
 
+    One reader is waited for, no second one: the downtime lasts while this does.
+
     A trigger that is left is disabled and changes nothing.
 
     Raises:
         LeaseLost: From ``guard``.
     """
     left: list[str] = []
-    with session(conninfo, schema, settings={"lock_timeout": _DROP_WAIT}) as connection:
+    with session(conninfo, schema) as connection:
 
         def one(table: str, statement: sql.Composed) -> None:
             try:
                 with connection.transaction():
                     guard(connection)
+                    wait = _DROP_NO_WAIT if left else _DROP_WAIT
+                    connection.execute("SELECT set_config('lock_timeout', %s, true)", [wait])
                     connection.execute(statement)
             except errors.LockNotAvailable:
                 left.append(table)
