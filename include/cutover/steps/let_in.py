@@ -27,6 +27,9 @@ BASELINE = "target.baseline"
 
 BASELINE_FILE = "target_baseline.json"
 
+LOCK_ATTEMPTS = 12
+"""How often the tables are tried, 10 s each: a VACUUM or an ANALYZE that runs at go-live does not roll the cutover back."""
+
 UNCHANGED = "target.unchanged"
 """Event: everything was as at the proof when the application was let in."""
 
@@ -73,7 +76,7 @@ def let_in(step: Step, role: str | None) -> Report:
                 step.guard(connection)
                 marker = _let_in_before(step, go_live_marker.recorded(connection, step.run_id))
                 if marker is None:
-                    target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE")
+                    target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE", attempts=LOCK_ATTEMPTS)
                     looks.append(
                         unchanged.look_at_tables(
                             connection, subject, baseline, step.expected_rows, lambda tables: _compare(step, tables)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -359,6 +360,26 @@ def test_nobody_changes_rows_or_structure_between_the_look_and_the_commit(target
             pytest.raises(Unreachable, match=r"postgres \(somebody\)"),
         ):
             schema.lock_tables(connection, SCHEMA, "SHARE ROW EXCLUSIVE")
+
+
+def test_maintenance_that_holds_a_table_is_waited_for_and_named(
+    target: Target, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY hold this lock."""
+    with psycopg.connect(target.proven.cluster.conninfo(target.database), application_name="maintenance") as other:
+        other.execute("LOCK TABLE app.users IN SHARE UPDATE EXCLUSIVE MODE")
+        ends = logging.Handler()
+        monkeypatch.setattr(ends, "emit", lambda _: other.rollback())
+        schema.log.addHandler(ends)
+        try:
+            with (
+                target_session.session(target.subject.conninfo, SCHEMA, settings={"lock_timeout": "50ms"}) as connection,
+                connection.transaction(),
+            ):
+                schema.lock_tables(connection, SCHEMA, "SHARE ROW EXCLUSIVE", attempts=2)
+        finally:
+            schema.log.removeHandler(ends)
+    assert "attempt 1 of 2" in caplog.text and "postgres (maintenance)" in caplog.text
 
 
 def test_the_guard_refuses_nobody_once_the_lease_is_free_or_the_schema_set_aside(target: Target) -> None:
