@@ -75,7 +75,7 @@ _OBJECTS = """
     SELECT 'function', oid::regprocedure::text, '', jsonb_build_object('owner', pg_get_userbyid(proowner),
         'digest', md5((to_jsonb(pg_proc) - 'proacl' - 'proowner')::text))::text
     FROM pg_proc WHERE pronamespace = (SELECT oid FROM place)
-       OR oid IN (SELECT tgfoid FROM tables JOIN pg_trigger ON tgrelid = tables.oid
+       OR oid IN (SELECT tgfoid FROM ours JOIN pg_trigger ON tgrelid = ours.oid
                   WHERE NOT tgisinternal AND tgfoid NOT IN (
                       SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('cutover')))
        OR oid IN (

@@ -197,13 +197,26 @@ _FUNCTION = """
         SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = function.oid AND deptype = 'e')
 """
 
-_VIEW = """
+# With all that decides what a write to the view does.
+_VIEW = f"""
     SELECT 'view', '', class.relname,
            pg_get_viewdef(class.oid, true) || coalesce(array_to_string(class.reloptions, ', '), '')
+           || coalesce((SELECT string_agg(' ' || pg_get_triggerdef(trigger.oid, true), '' ORDER BY trigger.tgname)
+                        FROM pg_trigger AS trigger WHERE trigger.tgrelid = class.oid AND NOT trigger.tgisinternal), '')
+           || coalesce((SELECT string_agg(' ' || pg_get_ruledef(rewrite.oid, true) || {_STATE.format("rewrite.ev_enabled")},
+                                          '' ORDER BY rewrite.rulename)
+                        FROM pg_rewrite AS rewrite
+                        WHERE rewrite.ev_class = class.oid AND rewrite.rulename <> '_RETURN'), '')
+           || coalesce((SELECT string_agg(' ' || attribute.attname || ' default ' || pg_get_expr(attrdef.adbin, class.oid),
+                                          '' ORDER BY attribute.attname)
+                        FROM pg_attrdef AS attrdef
+                        JOIN pg_attribute AS attribute
+                            ON (attribute.attrelid, attribute.attnum) = (attrdef.adrelid, attrdef.adnum)
+                        WHERE attrdef.adrelid = class.oid), '')
     FROM pg_class AS class JOIN place ON class.relnamespace = place.oid
     WHERE class.relkind IN ('v', 'm') AND NOT EXISTS (
         SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = class.oid AND deptype = 'e')
-"""
+"""  # noqa: S608  # a constant
 
 _PARTS = (
     *(_TABLE, _COLUMN, _TYPE, _CONSTRAINT, _INDEX, _SEQUENCE),

@@ -284,6 +284,11 @@ CHANGES = {
         "function upper_email(): digest was",
     ),
     "CREATE OR REPLACE VIEW emails AS SELECT 'x'::text AS email": ("structure", "relation emails: query was"),
+    "ALTER VIEW emails ALTER email SET DEFAULT 'x'": ("structure", "definition of the view emails"),
+    "CREATE TRIGGER away INSTEAD OF INSERT ON emails FOR EACH ROW EXECUTE FUNCTION upper_email()": (
+        "structure",
+        "definition of the view emails",
+    ),
     "CREATE TABLE child () INHERITS (users)": ("structure", "relation users: children was"),
     "ALTER TABLE users RENAME TO old && CREATE TABLE users (LIKE old) && ALTER TABLE users OWNER TO {pipeline}": (
         "structure",

@@ -49,6 +49,7 @@ POST_DATA = """
     CREATE POLICY own ON tenants AS RESTRICTIVE FOR UPDATE USING (id > 0) WITH CHECK (id > 1);
     CREATE FUNCTION safe() RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS 'SELECT 1::text';
     CREATE VIEW names AS SELECT name FROM people;
+    CREATE TRIGGER named INSTEAD OF INSERT ON names FOR EACH ROW EXECUTE FUNCTION lowered();
 """
 FOREIGN_KEYS = """
     CREATE TABLE orders (id integer PRIMARY KEY, person bigint REFERENCES people ON DELETE CASCADE DEFERRABLE);
@@ -108,6 +109,9 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     "a domain without NULL": ('ALTER DOMAIN "e-mail" SET NOT NULL', "type", 'people."e-mail": planned domain over text'),
     "an enum with another label": ("ALTER TYPE mood RENAME VALUE 'bad' TO 'sad'", "type", "people.mood: planned enum"),
     "a composite type": ("ALTER TYPE place ADD ATTRIBUTE city text CASCADE", "type", "people.place: planned composite"),
+    "a view without its trigger": ("DROP TRIGGER named ON names", "view", "names: "),
+    "a view with a rule": ("CREATE RULE gone AS ON UPDATE TO names DO INSTEAD NOTHING", "view", "names: "),
+    "a view with a default": ("ALTER VIEW names ALTER name SET DEFAULT 'x'", "view", "names: "),
     "a child": ("CREATE TABLE more () INHERITS (orders)", "inheritance", "orders.more is not in the plan (child)"),
     "a parent": (
         "CREATE TABLE above (id integer NOT NULL); ALTER TABLE orders INHERIT above", "inheritance",
