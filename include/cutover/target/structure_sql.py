@@ -175,6 +175,9 @@ _INHERITANCE = f"""
                 OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = child.oid AND tgparentid = 0 AND NOT tgisinternal
                            AND tgfoid NOT IN {OF_GUARD})
                 OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = child.oid)
+                OR EXISTS (SELECT FROM pg_attribute AS own JOIN pg_attribute AS above USING (attname)
+                           WHERE own.attrelid = child.oid AND above.attrelid = tables.oid
+                             AND own.attnotnull AND NOT above.attnotnull)
                 OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = child.oid AND contype <> 'n' AND conislocal
                            AND conparentid = 0 AND coninhcount = 0)
                 OR EXISTS (SELECT FROM pg_index AS index WHERE index.indrelid = child.oid AND index.indisunique

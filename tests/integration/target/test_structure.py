@@ -24,7 +24,7 @@ PRE_DATA = """
         number bigint DEFAULT nextval('shared')
     );
     CREATE TABLE staff (room integer) INHERITS (people);
-    CREATE TABLE pings (id bigint, at date NOT NULL) PARTITION BY RANGE (at);
+    CREATE TABLE pings (id bigint, at date NOT NULL, note text) PARTITION BY RANGE (at);
     CREATE TABLE pings_2024 PARTITION OF pings FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
     CREATE TABLE pings_2025 PARTITION OF pings FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY LIST (id);
     CREATE TABLE pings_2025_one PARTITION OF pings_2025 FOR VALUES IN (1);
@@ -132,6 +132,9 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     "a partition with a check": (
         "CREATE TABLE p PARTITION OF pings (CHECK (id > 5)) FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')", "inheritance",
         "pings.p is not in the plan"),
+    "a partition that takes no NULL": (
+        "CREATE TABLE p PARTITION OF pings FOR VALUES FROM ('2030-01-01') TO ('2031-01-01');"
+        " ALTER TABLE p ALTER note SET NOT NULL", "inheritance", "pings.p is not in the plan"),
     "a table made a partition": (
         "CREATE TABLE whole (LIKE log) PARTITION BY LIST (what);"
         " ALTER TABLE whole ATTACH PARTITION log FOR VALUES IN ('x')", "inheritance", "log.whole is not in"),
