@@ -3,7 +3,8 @@
 ``take`` records that state before the proof reads anything. ``look_at_tables`` runs in the transaction that lets the
 application in, with every table locked against writes; ``look_at_rest`` runs right after it, because rights, settings and
 sequences have no lock. A row counts as written when its transaction is younger than the record; a deleted one is missing
-from the count of the proof. Such tables are compared with the snapshot once more, by the proof's own code.
+from the count of the proof. Such tables are compared with the snapshot once more, by the proof's own code; tables that the
+snapshot does not know are compared with a digest of their content.
 """
 
 from __future__ import annotations
@@ -47,12 +48,14 @@ class Baseline:
     Attributes:
         position: Tells rows that were written later.
         rows: Rows of the tables that the snapshot does not know, which the proof does not count.
+        digests: Digests of the content of these tables.
         sequences: Sequence → the value that it gives next; None where it is used up.
         catalog: Everything else.
     """
 
     position: Position
     rows: Mapping[str, int]
+    digests: Mapping[str, str]
     sequences: Mapping[str, int | None]
     catalog: Mapping[Key, str]
 
@@ -61,6 +64,7 @@ class Baseline:
         fields = {
             "position": self.position.as_dict(),
             "rows": dict(self.rows),
+            "digests": dict(self.digests),
             "sequences": dict(self.sequences),
             "catalog": catalog_state.as_rows(self.catalog),
         }
@@ -73,6 +77,7 @@ class Baseline:
         return cls(
             Position(**fields["position"]),
             fields["rows"],
+            fields["digests"],
             fields["sequences"],
             catalog_state.from_rows(fields["catalog"]),
         )
@@ -120,7 +125,9 @@ class Subject:
 
 
 def take(subject: Subject, known: Collection[str]) -> Baseline:
-    """Record the state of the target. Call it before the proof reads anything. It reads only.
+    """Record the state of the target. Call it before the proof reads anything. It changes nothing.
+
+    One transaction without rows is committed: later numbers of transactions then stay later, also after a crash.
 
     Args:
         subject: The target.
@@ -128,11 +135,13 @@ def take(subject: Subject, known: Collection[str]) -> Baseline:
     """
     with session(subject.conninfo, subject.schema) as connection:
         position = row_versions.position(connection)
+        row_versions.secure(connection)
         state = catalog_state.read(connection, subject.schema, subject.role)
         standing = sequences.positions(connection, subject.schema)
         others = [table for table in catalog_state.tables(connection, subject.schema) if table not in known]
-    found = row_versions.count(others, subject.schema, position, subject.reading, workers=1)
-    return Baseline(position, {table: one.rows for table, one in found.items()}, standing, state)
+    found = row_versions.digests(others, subject.schema, subject.reading)
+    rows = {table: count for table, (count, _) in found.items()}
+    return Baseline(position, rows, {table: digest for table, (_, digest) in found.items()}, standing, state)
 
 
 def look_at_tables(
@@ -163,17 +172,18 @@ def look_at_tables(
     found, warnings = _sequences(connection, subject.schema, baseline)
     checks.append(found)
     present = catalog_state.tables(connection, subject.schema)
+    wanted = {**baseline.rows, **expected}
+    files = catalog_state.new_files(baseline.catalog, state)
     try:
         versions = row_versions.count(present, subject.schema, baseline.position, subject.reading)
+        moved = [table for table in present if _has_moved(versions[table], wanted.get(table)) or table in files]
+        content = _content(moved, subject, baseline, expected, compare)
     except Unreachable:
         raise
     except CutoverError as error:
         unread = Check("unchanged_rows", _ROWS, "unknown", "", error.found or error.message, UNCOUNTED, subject.schema)
         return Look([*checks, unread], warnings=warnings)
-    wanted = {**baseline.rows, **expected}
-    files = catalog_state.new_files(baseline.catalog, state)
-    moved = [table for table in present if _has_moved(versions[table], wanted.get(table)) or table in files]
-    row_checks, more = _row_checks(moved, versions, wanted, [table for table in moved if table in expected], compare)
+    row_checks, more = _row_checks(moved, versions, wanted, content)
     missing = [
         table for table in wanted if table not in versions and (catalog_state.RELATION, table, "") in baseline.catalog
     ]
@@ -209,33 +219,53 @@ def _has_moved(found: Versions, expected: int | None) -> bool:
     return bool(found.written) or found.rows != expected
 
 
+def _content(
+    moved: Sequence[str],
+    subject: Subject,
+    baseline: Baseline,
+    expected: Mapping[str, int],
+    compare: Callable[[Collection[str]], Sequence[TableResult]],
+) -> dict[str, tuple[Outcome, str]]:
+    """Compare the content of tables that moved, with the snapshot or with the digest in the baseline.
+
+    Returns:
+        Table → result and its description; without tables that the proof did not know.
+    """
+    known = [table for table in moved if table in expected]
+    found: dict[str, tuple[Outcome, str]] = {
+        result.table: (result.outcome, result.summary) for result in (compare(known) if known else ())
+    }
+    others = [table for table in moved if table not in expected and table in baseline.digests]
+    for table, content in row_versions.digests(others, subject.schema, subject.reading).items():
+        same = content == (baseline.rows[table], baseline.digests[table])
+        found[table] = ("passed", "its digest is the same") if same else ("failed", "not in the snapshot; other content")
+    return found
+
+
 def _row_checks(
     moved: Sequence[str],
     versions: Mapping[str, Versions],
     wanted: Mapping[str, int],
-    comparable: Collection[str],
-    compare: Callable[[Collection[str]], Sequence[TableResult]],
+    content: Mapping[str, tuple[Outcome, str]],
 ) -> tuple[list[Check], list[str]]:
     """Return a check for each table that moved, and warnings about those whose content is the same."""
-    results = {result.table: result for result in (compare(comparable) if comparable else ())}
     checks, warnings = [], []
     for table in moved:
-        one, expected, result = versions[table], wanted.get(table), results.get(table)
+        one, expected = versions[table], wanted.get(table)
+        outcome, summary = content.get(table, ("failed", "not in the snapshot"))
         changed = _movement(one, expected)
-        same = result is not None and result.outcome == "passed" and one.rows == expected
-        if same:
+        if outcome == "passed" and one.rows != expected:
+            outcome = "failed"
+        if outcome == "passed":
             warnings.append(f"{table} was written to since the proof, and its content is the same: {changed}")
-        outcome: Outcome = "passed" if same else "failed"
-        if result is not None and result.outcome == "unknown":
-            outcome = "unknown"
         checks.append(
             Check(
                 name=f"unchanged_{identifier(table)}",
                 title=f"the content of {table} is still that of the proof",
                 outcome=outcome,
                 expected="" if expected is None else rows_text(expected),
-                found=f"{changed}; {'not in the snapshot' if result is None else result.summary}",
-                do="" if same else DO,
+                found=f"{changed}; {summary}",
+                do="" if outcome == "passed" else DO,
                 where=table,
             )
         )

@@ -50,6 +50,7 @@ class WriteColumn:
         identity: ``a`` for ALWAYS, ``d`` for BY DEFAULT, else empty.
         unique: Part of a unique key or of an exclusion.
         bound: Part of a constraint or an index.
+        leading: First in an index by order, which gives its greatest value without reading the table.
     """
 
     name: str
@@ -65,6 +66,7 @@ class WriteColumn:
     identity: str
     unique: bool
     bound: bool
+    leading: bool
 
     @property
     def writable(self) -> bool:
@@ -223,13 +225,18 @@ def _one(connection: psycopg.Connection, table: Shape, inner: sql.Composed, cond
     query = sql.SQL("SELECT tableoid::bigint, ctid::text, {} FROM ({}) AS child {} LIMIT 1").format(
         table.as_text, inner, where
     )
+    found = _picked(connection, query)
+    return None if found is None else Row(int(found[0]), str(found[1]), tuple(found[2]))
+
+
+def _picked(connection: psycopg.Connection, query: sql.Composed) -> tuple[Any, ...] | None:
+    """Return the first row of a query; None where there is none, or it is not found within ``_PICK_TIMEOUT``."""
     try:
         with connection.transaction(force_rollback=True):
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [_PICK_TIMEOUT])
-            found = connection.execute(query).fetchone()
+            return connection.execute(query).fetchone()
     except errors.QueryCanceled:
         return None
-    return None if found is None else Row(int(found[0]), str(found[1]), tuple(found[2]))
 
 
 def _unreferenced(child: Reference) -> sql.Composed:
@@ -285,9 +292,8 @@ def _fresh(connection: psycopg.Connection, table: Shape, column: WriteColumn, ol
     """Return a value of a unique column that no row has; where that is not known, that of an existing row."""
     token = secrets.token_hex(16)
     if column.base in ("int2", "int4", "int8", "numeric"):
-        query = sql.SQL("SELECT (trunc(max({0})) + 1)::text FROM {1}").format(sql.Identifier(column.name), table.identifier)
-        row = connection.execute(query).fetchone()
-        samples = [str(row[0]) if row and row[0] is not None else "1"]
+        after = _after_the_greatest(connection, table, column) if column.leading else None
+        samples = [after or old.get(column.name) or "1"]
     elif column.base == "uuid":
         samples = [str(uuid.uuid4())]
     elif column.category == "S":
@@ -299,6 +305,13 @@ def _fresh(connection: psycopg.Connection, table: Shape, column: WriteColumn, ol
         samples = list(column.samples)
     found = first_valid(connection, column, samples)
     return old.get(column.name) if found is None else found
+
+
+def _after_the_greatest(connection: psycopg.Connection, table: Shape, column: WriteColumn) -> str | None:
+    """Return the number after the greatest of a column; None where there is none, or it is not found soon."""
+    query = sql.SQL("SELECT (trunc(max({0})) + 1)::text FROM {1}").format(sql.Identifier(column.name), table.identifier)
+    row = _picked(connection, query)
+    return None if row is None or row[0] is None else str(row[0])
 
 
 def first_valid(connection: psycopg.Connection, column: WriteColumn, samples: Sequence[str]) -> str | None:
@@ -344,7 +357,12 @@ _COLUMNS: LiteralString = """
            EXISTS (SELECT FROM pg_index AS index WHERE index.indrelid = attribute.attrelid
                    AND attribute.attnum = ANY (index.indkey))
            OR EXISTS (SELECT FROM pg_constraint AS con WHERE con.conrelid = attribute.attrelid
-                      AND con.contype <> 'n' AND attribute.attnum = ANY (con.conkey))
+                      AND con.contype <> 'n' AND attribute.attnum = ANY (con.conkey)),
+           EXISTS (SELECT FROM pg_index AS index
+                   JOIN pg_class AS class ON class.oid = index.indexrelid
+                   JOIN pg_am AS method ON method.oid = class.relam AND method.amname = 'btree'
+                   WHERE index.indrelid = attribute.attrelid AND index.indkey[0] = attribute.attnum
+                     AND index.indisvalid AND index.indpred IS NULL)
     FROM base
     JOIN pg_type AS type ON type.oid = base.type AND type.typtype <> 'd'
     JOIN pg_attribute AS attribute ON attribute.attrelid = %(oid)s AND attribute.attnum = base.attnum

@@ -19,13 +19,19 @@ from include.cutover.steps.step import Report, Step
 from include.cutover.target import fence as target_fence
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
-from include.cutover.target import write_guard
+from include.cutover.target import write_conditions, write_guard
 from include.cutover.target.sides import Sides
 
 BASELINE = "target.baseline"
 """Event: the state of the target when the proof began; ``BASELINE_FILE`` has it."""
 
 BASELINE_FILE = "target_baseline.json"
+
+LOCK_ATTEMPTS = 12
+"""How often the tables are tried, 10 s each: a VACUUM or an ANALYZE that runs at go-live does not roll the cutover back."""
+
+UNCHANGED = "target.unchanged"
+"""Event: everything was as at the proof when the application was let in."""
 
 
 class _Changed(Exception):
@@ -44,8 +50,9 @@ def let_in(step: Step, role: str | None) -> Report:
     """Compare the target with its state at the proof, mark it, end the guard and let the role in, all in one transaction.
 
     While it lasts nobody else can write to the tables or change them; who holds one of them is named. Rights, settings and
-    sequences, which have no lock, are compared again right after it. Safe to run again: once the application was let in, the
-    rows are not compared any more.
+    sequences, which have no lock, are compared again right after it, and the conditions of writes are checked once more.
+    Safe to run again: once the application was let in, the rows are not compared any more, and nothing is once the rest had
+    passed as well: the application may have worked since.
 
     Args:
         step: The step.
@@ -69,7 +76,7 @@ def let_in(step: Step, role: str | None) -> Report:
                 step.guard(connection)
                 marker = _let_in_before(step, go_live_marker.recorded(connection, step.run_id))
                 if marker is None:
-                    target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE")
+                    target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE", attempts=LOCK_ATTEMPTS)
                     looks.append(
                         unchanged.look_at_tables(
                             connection, subject, baseline, step.expected_rows, lambda tables: _compare(step, tables)
@@ -88,8 +95,7 @@ def let_in(step: Step, role: str | None) -> Report:
                 target_fence.require_entry(connection, subject.schema, role)
         except _Changed:
             return _report(looks, "the target changed since the proof; nobody was let in")
-    looks.append(unchanged.look_at_rest(subject, baseline))
-    report = _report(looks, _summary(marker, again=len(looks) == 1))
+    report = _with_the_rest(step, marker, looks, baseline)
     held = write_guard.drop(step.target, subject.schema, step.guard)
     if held:
         note = (
@@ -97,6 +103,37 @@ def let_in(step: Step, role: str | None) -> Report:
         )
         report = replace(report, warnings=[*report.warnings, note])
     return report
+
+
+def _with_the_rest(step: Step, marker: Marker, looks: list[Look], baseline: Baseline) -> Report:
+    """Look at all that has no lock: rights, settings, sequences, and what acts on writes from outside the schema.
+
+    Args:
+        step: The step.
+        marker: The moment at which the application was let in.
+        looks: Of the tables; empty where an earlier try let the application in.
+        baseline: The state of the target at the proof.
+    """
+    rows = f"{sum(marker.rows.values()):,} rows"
+    if not looks and _was_unchanged(step, marker):
+        return _report(looks, f"the target was as at the proof when the application was let in, with {rows}")
+    subject = _subject(step)
+    conditions = write_conditions.checks(step.target, subject.schema, list(step.plan.tables), subject.role)
+    since = "the target is" if looks else "rights and structure are"
+    looks = [*looks, unchanged.look_at_rest(subject, baseline), Look(conditions)]
+    report = _report(looks, f"{since} as at the proof; it holds {rows}")
+    if report.outcome == "passed":
+        step.evidence.append(UNCHANGED, snapshot=marker.snapshot)
+    return report
+
+
+def _was_unchanged(step: Step, marker: Marker) -> bool:
+    """Report whether an earlier try found the rest unchanged, or the services were started on the target since."""
+    if step.evidence.last(UNCHANGED, snapshot=marker.snapshot) is not None:
+        return True
+    started = step.evidence.last("services.started", on="target")
+    marked = [event["seq"] for event in step.evidence.events() if event["event"] == MARKED]
+    return started is not None and started["seq"] > min(marked)
 
 
 def _let_in_before(step: Step, marker: Marker | None) -> Marker | None:
@@ -168,11 +205,6 @@ def _compare(step: Step, tables: Collection[str]) -> Sequence[TableResult]:
         store=DigestStore(digest_store.beside(step.decided.file), step.decided.sha256 or step.manifest.sha256),
         sql_folder=step.plan.sql_folder,
     )
-
-
-def _summary(marker: Marker, *, again: bool) -> str:
-    since = "rights and structure are" if again else "the target is"
-    return f"{since} as at the proof; it holds {sum(marker.rows.values()):,} rows"
 
 
 def _report(looks: Sequence[Look], summary: str) -> Report:

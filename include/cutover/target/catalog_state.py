@@ -41,6 +41,7 @@ _OBJECTS = """
     SELECT 'relation', relname, '', jsonb_build_object(
         'kind', relkind, 'persistence', relpersistence, 'owner', pg_get_userbyid(relowner), 'row security', relrowsecurity,
         'row security for the owner', relforcerowsecurity, 'options', reloptions, 'tablespace', reltablespace,
+        'replica identity', CASE WHEN relkind IN ('r', 'p') THEN relreplident END,
         'oid', CASE WHEN relkind IN ('r', 'p', 'S') THEN oid END,
         'parents', ARRAY(SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = ours.oid ORDER BY 1),
         'children', ARRAY(SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = ours.oid ORDER BY 1),
@@ -55,7 +56,8 @@ _OBJECTS = """
     FROM tables JOIN pg_attribute ON attrelid = tables.oid AND attnum > 0 AND NOT attisdropped
     UNION ALL
     SELECT 'index', tables.relname, indexrelid::regclass::text, jsonb_build_object(
-        'valid', indisvalid, 'ready', indisready, 'live', indislive, 'unique', indisunique, 'immediate', indimmediate)::text
+        'valid', indisvalid, 'ready', indisready, 'live', indislive, 'unique', indisunique, 'immediate', indimmediate,
+        'replica identity', indisreplident)::text
     FROM tables JOIN pg_index ON indrelid = tables.oid
     UNION ALL
     SELECT 'enforcement of a constraint', relname, coalesce(conname, tgname), string_agg(tgenabled::text, '' ORDER BY tgfoid)
@@ -73,7 +75,7 @@ _OBJECTS = """
     SELECT 'function', oid::regprocedure::text, '', jsonb_build_object('owner', pg_get_userbyid(proowner),
         'digest', md5((to_jsonb(pg_proc) - 'proacl' - 'proowner')::text))::text
     FROM pg_proc WHERE pronamespace = (SELECT oid FROM place)
-       OR oid IN (SELECT tgfoid FROM tables JOIN pg_trigger ON tgrelid = tables.oid
+       OR oid IN (SELECT tgfoid FROM ours JOIN pg_trigger ON tgrelid = ours.oid
                   WHERE NOT tgisinternal AND tgfoid NOT IN (
                       SELECT oid FROM pg_proc WHERE pronamespace = to_regnamespace('cutover')))
        OR oid IN (
@@ -99,6 +101,10 @@ _OBJECTS = """
     SELECT 'publication', pubname, '', (to_jsonb(pg_publication) - 'oid')::text FROM pg_publication
     WHERE puballtables OR EXISTS (SELECT FROM pg_publication_tables AS listed JOIN place ON place.nspname = listed.schemaname
                                   WHERE listed.pubname = pg_publication.pubname)
+    UNION ALL
+    SELECT 'subscription', subname, '', jsonb_build_object(
+        'owner', pg_get_userbyid(subowner), 'enabled', subenabled, 'publications', subpublications)::text
+    FROM pg_subscription WHERE subdbid = (SELECT oid FROM pg_database WHERE datname = current_database())
     UNION ALL
     SELECT 'event trigger', evtname, '', (to_jsonb(pg_event_trigger) - 'oid')::text FROM pg_event_trigger
     UNION ALL

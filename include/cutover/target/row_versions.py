@@ -53,6 +53,12 @@ class Position:
         return asdict(self)
 
 
+DIGEST: LiteralString = "coalesce(sum({}), 0) || ' ' || coalesce(sum({}), 0)".format(
+    *(f"('x' || substr(md5((whole.*)::text), {at}, 16))::bit(64)::bigint::numeric" for at in (1, 17))
+)
+"""SQL for a digest of all rows of ``whole`` in whatever order: the sums of the two halves of the rows' MD5."""
+
+
 @dataclass(frozen=True)
 class Versions:
     """The rows of a table, and how many of them were written since a position."""
@@ -88,6 +94,19 @@ def position(connection: psycopg.Connection) -> Position:
     # An open transaction may have a number beyond the snapshot's end, which is that of the last one that ended.
     distances = [(number - following + 2**31) % 2**32 - 2**31 for (number,) in connection.execute(_OPEN)]
     return Position(following + min([0, *distances]), following, row[0], server_identifier(connection), row[1])
+
+
+def secure(connection: psycopg.Connection) -> None:
+    """Commit a transaction, so that no number up to now is given out again after a crash of the server.
+
+    PostgreSQL recovers its next number from the write-ahead log, and a transaction that wrote nothing there leaves no trace.
+
+    Args:
+        connection: In autocommit mode.
+    """
+    with connection.transaction():
+        connection.execute("SET LOCAL synchronous_commit = on")
+        connection.execute("SELECT pg_logical_emit_message(true, 'cutover', '')")
 
 
 def require_same_server(connection: psycopg.Connection, since: Position) -> None:
@@ -147,6 +166,32 @@ def count(
 
     with ThreadPoolExecutor(workers, thread_name_prefix="row-versions") as pool:
         return {table: one for part in pool.map(of, shares) for table, one in part.items()}
+
+
+def digests(
+    tables: Collection[str], schema: str, reading: Callable[[], AbstractContextManager[psycopg.Connection]]
+) -> dict[str, tuple[int, str]]:
+    """Return the number of rows of each table and a digest of their content, in one scan each.
+
+    Equal content has an equal digest in sessions with the same settings, whatever transaction wrote it.
+
+    Args:
+        tables: Their names.
+        schema: Their schema.
+        reading: Opens a session in a transaction that reads.
+
+    Raises:
+        psycopg.Error: When a table cannot be read.
+    """
+    found = {}
+    if tables:
+        with reading() as connection:
+            for table in tables:
+                name = sql.Identifier(schema, table)
+                query = sql.SQL("SELECT count(*), {} FROM {} AS whole").format(sql.SQL(DIGEST), name)
+                rows, digest = one_row(connection.execute(query))
+                found[table] = (int(rows), str(digest))
+    return found
 
 
 def server_identifier(connection: psycopg.Connection) -> str:

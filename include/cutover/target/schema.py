@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from include.cutover.errors import Unreachable
 from include.cutover.target import catalog, row_counts, scratch_schema
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import session
+
+log = logging.getLogger(__name__)
 
 IDENTIFIER_BYTES = 63  # PostgreSQL's NAMEDATALEN - 1
 
@@ -59,15 +62,26 @@ def kept_name(schema: str, run_id: str) -> str:
 
 
 def lock_tables(
-    connection: psycopg.Connection, schema: str, mode: Literal["SHARE", "SHARE ROW EXCLUSIVE"] = "SHARE"
+    connection: psycopg.Connection,
+    schema: str,
+    mode: Literal["SHARE", "SHARE ROW EXCLUSIVE"] = "SHARE",
+    *,
+    attempts: int = 1,
 ) -> None:
     """Wait for transactions that write to a table of the schema; keep writers out until this transaction ends.
 
     Readers are let in. With SHARE ROW EXCLUSIVE, which one session at a time can hold, the tables' structure cannot be
-    changed by others either. A table of another owner is not changed.
+    changed by others either; VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY are waited for as well. A table of another owner
+    is not changed.
+
+    Args:
+        connection: In a transaction.
+        schema: The plan's target schema.
+        mode: The lock.
+        attempts: Each lasts as long as the session's ``lock_timeout``; the log names the holders after each.
 
     Raises:
-        Unreachable: When such a transaction does not end within the session's ``lock_timeout``; names it.
+        Unreachable: When such a transaction does not end in that time; names it.
     """
     own, _ = catalog.own_relations(connection, schema)
     names = [name for name in catalog.tables(connection, schema) if name in own]
@@ -76,17 +90,22 @@ def lock_tables(
     statement = sql.SQL("LOCK TABLE {} IN {} MODE").format(
         sql.SQL(", ").join(sql.Identifier(schema, name) for name in names), sql.SQL(mode)
     )
-    try:
-        with connection.transaction():
-            connection.execute(statement)
-    except errors.LockNotAvailable:
-        raise Unreachable(
-            "another transaction is writing to the target",
-            where=f"schema {schema}",
-            expected="no open transaction that wrote to its tables",
-            found="; ".join(_writers(connection, schema, mode)) or "no such transaction now",
-            do="End that transaction, then retry.",
-        ) from None
+    found = ""
+    for attempt in range(1, attempts + 1):
+        try:
+            with connection.transaction():
+                connection.execute(statement)
+            return
+        except errors.LockNotAvailable:
+            found = "; ".join(_writers(connection, schema, mode)) or "no such transaction now"
+            log.warning("waiting for a lock on the tables of %s, attempt %d of %d: %s", schema, attempt, attempts, found)
+    raise Unreachable(
+        "another transaction is writing to the target",
+        where=f"schema {schema}",
+        expected="no open transaction that wrote to its tables",
+        found=found,
+        do="End that transaction, then retry.",
+    )
 
 
 def _writers(connection: psycopg.Connection, schema: str, mode: str) -> list[str]:

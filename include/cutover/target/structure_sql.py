@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from include.cutover.target.write_guard import OF_GUARD
 
+# The letter of a trigger or a rule: "ENABLE ALWAYS" and "DISABLE" are not the same.
+_STATE = """CASE {} WHEN 'O' THEN '' WHEN 'D' THEN ' disabled' WHEN 'A' THEN ' enabled always'
+              ELSE ' enabled for replicas' END"""
+
 _TABLES = """
     WITH RECURSIVE place AS (SELECT to_regnamespace(quote_ident(%(schema)s)) AS oid),
     named AS (
@@ -129,22 +133,25 @@ _SEQUENCE = """
 # A trigger that PostgreSQL made for a constraint has a name with a number in it; disabled, it checks nothing.
 _TRIGGER = f"""
     SELECT 'trigger', tables.relname, trigger.tgname,
-           pg_get_triggerdef(trigger.oid, true) || CASE trigger.tgenabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
+           pg_get_triggerdef(trigger.oid, true) || {_STATE.format("trigger.tgenabled")}
     FROM tables JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
     WHERE NOT trigger.tgisinternal AND trigger.tgfoid NOT IN {OF_GUARD}
     UNION
-    SELECT 'trigger', tables.relname, con.conname, 'the check of the constraint ' || con.conname || ' is not enabled as made'
+    SELECT 'trigger', tables.relname, con.conname,
+           'the check of the constraint ' || con.conname || ' is not enabled as made ('
+           || string_agg(trigger.tgenabled::text, '' ORDER BY trigger.tgfoid) || ')'
     FROM tables
     JOIN pg_trigger AS trigger ON trigger.tgrelid = tables.oid
     JOIN pg_constraint AS con ON con.oid = trigger.tgconstraint
     WHERE trigger.tgisinternal AND trigger.tgenabled <> 'O'
+    GROUP BY tables.relname, con.conname
 """  # noqa: S608  # a constant
 
-_RULE = """
+_RULE = f"""
     SELECT 'rule', tables.relname, rewrite.rulename,
-           pg_get_ruledef(rewrite.oid, true) || CASE rewrite.ev_enabled WHEN 'O' THEN '' ELSE ' not enabled as made' END
+           pg_get_ruledef(rewrite.oid, true) || {_STATE.format("rewrite.ev_enabled")}
     FROM tables JOIN pg_rewrite AS rewrite ON rewrite.ev_class = tables.oid
-"""
+"""  # noqa: S608  # a constant
 
 _POLICY = """
     SELECT 'policy', tables.relname, policy.polname,
@@ -168,6 +175,9 @@ _INHERITANCE = f"""
                 OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = child.oid AND tgparentid = 0 AND NOT tgisinternal
                            AND tgfoid NOT IN {OF_GUARD})
                 OR EXISTS (SELECT FROM pg_rewrite WHERE ev_class = child.oid)
+                OR EXISTS (SELECT FROM pg_attribute AS own JOIN pg_attribute AS above USING (attname)
+                           WHERE own.attrelid = child.oid AND above.attrelid = tables.oid
+                             AND own.attnotnull AND NOT above.attnotnull)
                 OR EXISTS (SELECT FROM pg_constraint WHERE conrelid = child.oid AND contype <> 'n' AND conislocal
                            AND conparentid = 0 AND coninhcount = 0)
                 OR EXISTS (SELECT FROM pg_index AS index WHERE index.indrelid = child.oid AND index.indisunique
@@ -190,13 +200,26 @@ _FUNCTION = """
         SELECT FROM pg_depend WHERE classid = 'pg_proc'::regclass AND objid = function.oid AND deptype = 'e')
 """
 
-_VIEW = """
+# With all that decides what a write to the view does.
+_VIEW = f"""
     SELECT 'view', '', class.relname,
            pg_get_viewdef(class.oid, true) || coalesce(array_to_string(class.reloptions, ', '), '')
+           || coalesce((SELECT string_agg(' ' || pg_get_triggerdef(trigger.oid, true), '' ORDER BY trigger.tgname)
+                        FROM pg_trigger AS trigger WHERE trigger.tgrelid = class.oid AND NOT trigger.tgisinternal), '')
+           || coalesce((SELECT string_agg(' ' || pg_get_ruledef(rewrite.oid, true) || {_STATE.format("rewrite.ev_enabled")},
+                                          '' ORDER BY rewrite.rulename)
+                        FROM pg_rewrite AS rewrite
+                        WHERE rewrite.ev_class = class.oid AND rewrite.rulename <> '_RETURN'), '')
+           || coalesce((SELECT string_agg(' ' || attribute.attname || ' default ' || pg_get_expr(attrdef.adbin, class.oid),
+                                          '' ORDER BY attribute.attname)
+                        FROM pg_attrdef AS attrdef
+                        JOIN pg_attribute AS attribute
+                            ON (attribute.attrelid, attribute.attnum) = (attrdef.adrelid, attrdef.adnum)
+                        WHERE attrdef.adrelid = class.oid), '')
     FROM pg_class AS class JOIN place ON class.relnamespace = place.oid
     WHERE class.relkind IN ('v', 'm') AND NOT EXISTS (
         SELECT FROM pg_depend WHERE classid = 'pg_class'::regclass AND objid = class.oid AND deptype = 'e')
-"""
+"""  # noqa: S608  # a constant
 
 _PARTS = (
     *(_TABLE, _COLUMN, _TYPE, _CONSTRAINT, _INDEX, _SEQUENCE),

@@ -2,7 +2,8 @@
 
 A statement trigger on each table and partition refuses every INSERT, UPDATE, DELETE, TRUNCATE and COPY of a transaction
 that did not call ``ledger.guard`` of the run that holds the lease. It stands from the creation of the tables until the
-application is let in. While the lease is free it refuses nothing: a run that was called off blocks nobody.
+application is let in. While the lease is free, or another run holds it, it refuses nothing: a run that was called off blocks
+nobody, and a trigger that was left behind and enabled again stops no application.
 
 It is made ENABLE ALWAYS, so ``session_replication_role = replica`` does not pass it. A superuser can still disable or drop
 it, or forge the setting that it reads; ``proof.unchanged`` finds what they changed. A statement trigger does not slow a COPY
@@ -21,7 +22,7 @@ from psycopg import errors, sql
 
 from include.cutover.target import catalog, ledger
 from include.cutover.target.ledger import Guard
-from include.cutover.target.session import session
+from include.cutover.target.session import one_row, session
 
 NAME = "cutover_guard"
 FUNCTION = "refuse_other_writers"
@@ -31,9 +32,10 @@ OF_GUARD: LiteralString = (
 )
 """SQL for the oids of the guard's function, to compare with ``tgfoid``; empty where there is none."""
 
-_DROP_WAIT = "2s"
+_DROP_WAIT, _DROP_NO_WAIT = "2s", "1ms"
 
-# The schema is the trigger's argument: tables that were set aside under another schema are not guarded any more.
+# Schema and run are the trigger's arguments: tables that were set aside under another schema are not guarded any more, nor
+# are those of a run that has ended while another run holds the lease.
 _BODY: LiteralString = """
 DECLARE
     held record;
@@ -43,7 +45,8 @@ BEGIN
     END IF;
     SELECT lease.run_id, lease.epoch, lease.acquired_at, run.plan INTO held
     FROM cutover.lease LEFT JOIN cutover.run USING (run_id);
-    IF held.run_id IS NULL OR current_setting('cutover.run', true) = held.run_id || ':' || held.epoch THEN
+    IF held.run_id IS DISTINCT FROM TG_ARGV[1] OR held.run_id IS NULL
+        OR current_setting('cutover.run', true) = held.run_id || ':' || held.epoch THEN
         RETURN NULL;
     END IF;
     RAISE EXCEPTION USING
@@ -74,19 +77,22 @@ def raise_guard(conninfo: str, schema: str, guard: Guard) -> list[str]:
     with session(conninfo, schema) as connection, connection.transaction():
         guard(connection)
         _make_function(connection)
+        (run_id,) = one_row(connection.execute("SELECT run_id FROM cutover.lease"))
         raised = []
         for table, (name, state) in _standing(connection, schema).items():
             if name is not None and state == "A":
                 continue
             names = {"table": sql.Identifier(schema, table), "trigger": sql.Identifier(name or NAME)}
             if name is None:
+                _drop_of_others(connection, schema, table)
                 connection.execute(
                     sql.SQL(
                         "CREATE TRIGGER {trigger} BEFORE INSERT OR UPDATE OR DELETE OR TRUNCATE ON {table}"
-                        " FOR EACH STATEMENT EXECUTE FUNCTION {function}({schema})"
+                        " FOR EACH STATEMENT EXECUTE FUNCTION {function}({schema}, {run})"
                     ).format(
                         function=sql.Identifier(ledger.SCHEMA, FUNCTION),
                         schema=sql.Literal(schema),
+                        run=sql.Literal(run_id),
                         **names,
                     )
                 )
@@ -96,7 +102,10 @@ def raise_guard(conninfo: str, schema: str, guard: Guard) -> list[str]:
 
 
 def state(connection: psycopg.Connection, schema: str) -> dict[str, str]:
-    """Return table → ``stands``, ``disabled`` or ``missing``, for every table and partition that the pipeline owns."""
+    """Return table → ``stands``, ``disabled`` or ``missing``, for every table and partition that the pipeline owns.
+
+    Only the guard of the run that holds the lease counts.
+    """
     return {
         table: "missing" if name is None else "stands" if enabled == "A" else "disabled"
         for table, (name, enabled) in _standing(connection, schema).items()
@@ -118,18 +127,22 @@ def disable(connection: psycopg.Connection, schema: str) -> None:
 def drop(conninfo: str, schema: str, guard: Guard) -> list[str]:
     """Drop the disabled triggers, and return the tables on which a reader held one up. Safe to run again.
 
-    A trigger that is left is disabled and changes nothing.
+    One reader is waited for, no second one: the downtime lasts while this does.
+
+    A trigger that is left is disabled. Enabled again, it refuses nothing, because the run holds the lease no more.
 
     Raises:
         LeaseLost: From ``guard``.
     """
     left: list[str] = []
-    with session(conninfo, schema, settings={"lock_timeout": _DROP_WAIT}) as connection:
+    with session(conninfo, schema) as connection:
 
         def one(table: str, statement: sql.Composed) -> None:
             try:
                 with connection.transaction():
                     guard(connection)
+                    wait = _DROP_NO_WAIT if left else _DROP_WAIT
+                    connection.execute("SELECT set_config('lock_timeout', %s, true)", [wait])
                     connection.execute(statement)
             except errors.LockNotAvailable:
                 left.append(table)
@@ -149,6 +162,14 @@ def _each(
         if name is not None:
             names = {"table": sql.Identifier(schema, table), "trigger": sql.Identifier(name)}
             do(table, sql.SQL(statement).format(**names))
+
+
+def _drop_of_others(connection: psycopg.Connection, schema: str, table: str) -> None:
+    """Drop guards of earlier runs, which refuse nothing any more."""
+    relation = sql.Identifier(schema, table)
+    query = f"SELECT tgname FROM pg_trigger WHERE tgrelid = %s::regclass AND tgfoid IN {OF_GUARD}"  # noqa: S608  # constants
+    for (name,) in connection.execute(query, [relation.as_string(connection)]).fetchall():
+        connection.execute(sql.SQL("DROP TRIGGER {} ON {}").format(sql.Identifier(name), relation))
 
 
 def _make_function(connection: psycopg.Connection) -> None:
@@ -174,7 +195,8 @@ def _standing(connection: psycopg.Connection, schema: str) -> dict[str, tuple[st
         FROM pg_class AS class
         LEFT JOIN pg_trigger AS trigger ON trigger.tgrelid = class.oid AND NOT trigger.tgisinternal
              AND trigger.tgfoid IN {OF_GUARD} AND trigger.tgtype = {_TYPE} AND trigger.tgqual IS NULL
-             AND trigger.tgnargs = 1 AND trigger.tgargs = convert_to(%s, 'UTF8') || '\\x00'::bytea
+             AND trigger.tgnargs = 2 AND trigger.tgargs = convert_to(%s, 'UTF8') || '\\x00'::bytea
+                 || convert_to((SELECT run_id FROM cutover.lease), 'UTF8') || '\\x00'::bytea
         WHERE class.relnamespace = to_regnamespace(quote_ident(%s)) AND class.relkind IN ('r', 'p')
           AND class.relname = ANY(%s) AND class.relname <> %s
         GROUP BY class.relname ORDER BY class.relname COLLATE "C"

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import apsw
@@ -110,6 +111,10 @@ class Target:
     def compare(self, tables: Collection[str]) -> Sequence[TableResult]:
         return content.compare(Sides(self.proven.snapshot, self.subject.conninfo, SCHEMA), tables)
 
+    def from_now(self) -> Target:
+        """Return the same target with a state that is recorded now."""
+        return Target(replace(self.proven, baseline=unchanged.take(self.subject, EXPECTED)), self.database)
+
     def look(self) -> Look:
         with target_session.session(self.subject.conninfo, SCHEMA) as connection, connection.transaction():
             schema.lock_tables(connection, SCHEMA, "SHARE ROW EXCLUSIVE")
@@ -188,7 +193,7 @@ ROWS = {
     "not of the snapshot": (
         "INSERT INTO made_by_the_plan VALUES (2)",
         "made_by_the_plan",
-        "1 row more; not in the snapshot",
+        "1 row more; not in the snapshot; other content",
     ),
 }
 
@@ -212,13 +217,32 @@ def test_a_row_of_a_transaction_that_was_open_at_the_proof_is_found(proven: Prov
         other.execute("CREATE TABLE public.a (x int)")
         other.execute("SAVEPOINT one")
         other.execute("CREATE TABLE public.b (x int)")
-        baseline = unchanged.take(target.subject, EXPECTED)
+        again = target.from_now()
         other.execute("UPDATE users SET email = 'rogue' WHERE id = 2")
         other.commit()
-        again = Target(
-            Proven(proven.cluster, "", proven.pipeline, proven.application, proven.snapshot, baseline), target.database
-        )
         assert "1 changed" in failed(again.look())["unchanged_users"]
+
+
+def test_a_transaction_that_is_open_at_the_proof_and_writes_nothing_is_no_fault(proven: Proven) -> None:
+    """The position begins with it, so what the run wrote after it began is younger than the position."""
+    with proven.clone() as target, psycopg.connect(proven.cluster.conninfo(target.database)) as idle:
+        idle.execute("SELECT pg_current_xact_id()")
+        target.past_the_guard("INSERT INTO made_by_the_plan VALUES (2)")
+        again = target.from_now()
+        idle.rollback()
+        look = again.look()
+        assert failed(look) == {}
+        assert [warning.partition(":")[0] for warning in look.warnings] == [
+            "made_by_the_plan was written to since the proof, and its content is the same"
+        ]
+        target.past_the_guard("UPDATE made_by_the_plan SET id = 3 WHERE id = 2")
+        assert "other content" in failed(again.look())["unchanged_made_by_the_plan"]
+
+
+def test_a_table_outside_the_snapshot_may_be_written_anew(target: Target) -> None:
+    target.sql("VACUUM FULL made_by_the_plan")
+    look = target.look()
+    assert failed(look) == {} and "made_by_the_plan" in look.warnings[0]
 
 
 def test_the_same_content_written_again_is_reported_and_passes(target: Target) -> None:
@@ -260,10 +284,21 @@ CHANGES = {
         "function upper_email(): digest was",
     ),
     "CREATE OR REPLACE VIEW emails AS SELECT 'x'::text AS email": ("structure", "relation emails: query was"),
+    "ALTER VIEW emails ALTER email SET DEFAULT 'x'": ("structure", "definition of the view emails"),
+    "CREATE TRIGGER away INSTEAD OF INSERT ON emails FOR EACH ROW EXECUTE FUNCTION upper_email()": (
+        "structure",
+        "definition of the view emails",
+    ),
     "CREATE TABLE child () INHERITS (users)": ("structure", "relation users: children was"),
     "ALTER TABLE users RENAME TO old && CREATE TABLE users (LIKE old) && ALTER TABLE users OWNER TO {pipeline}": (
         "structure",
         "relation users: ",
+    ),
+    "ALTER TABLE users REPLICA IDENTITY NOTHING": ("structure", "replica identity was d, is n"),
+    "ALTER TABLE users REPLICA IDENTITY USING INDEX users_pkey": ("structure", "replica identity was false, is true"),
+    "CREATE SUBSCRIPTION theirs CONNECTION 'dbname=x' PUBLICATION p WITH (connect = false, slot_name = NONE)": (
+        "structure",
+        "subscription theirs is new",
     ),
     "ALTER TABLE users OWNER TO postgres": ("structure", "owner was"),
     "GRANT SELECT ON users TO PUBLIC": ("rights", "rights of PUBLIC on table users is new (SELECT)"),
@@ -292,9 +327,21 @@ def test_what_no_row_shows_is_found(target: Target, statements: str) -> None:
     with contextlib.ExitStack() as undo:
         if "ROLE" in statements:
             undo.callback(target.sql, "ALTER ROLE {application} NOBYPASSRLS", "ALTER ROLE {application} RESET ALL")
+        if "SUBSCRIPTION" in statements:
+            undo.callback(target.sql, "DROP SUBSCRIPTION theirs")
         target.sql(*statements.split(" && "))
         found = failed(target.look())
     assert text in found.get(f"unchanged_{check}", ""), found
+
+
+def test_a_trigger_made_enable_always_that_is_disabled_is_found(target: Target) -> None:
+    target.sql(
+        "CREATE TRIGGER upper BEFORE INSERT ON users FOR EACH ROW EXECUTE FUNCTION upper_email()",
+        "ALTER TABLE users ENABLE ALWAYS TRIGGER upper",
+    )
+    again = target.from_now()
+    target.sql("ALTER TABLE users DISABLE TRIGGER upper")
+    assert "trigger users upper" in failed(again.look())["unchanged_structure"]
 
 
 def test_some_numbers_that_a_sequence_gave_away_are_reported(target: Target) -> None:
@@ -318,6 +365,26 @@ def test_nobody_changes_rows_or_structure_between_the_look_and_the_commit(target
             pytest.raises(Unreachable, match=r"postgres \(somebody\)"),
         ):
             schema.lock_tables(connection, SCHEMA, "SHARE ROW EXCLUSIVE")
+
+
+def test_maintenance_that_holds_a_table_is_waited_for_and_named(
+    target: Target, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """VACUUM, ANALYZE and CREATE INDEX CONCURRENTLY hold this lock."""
+    with psycopg.connect(target.proven.cluster.conninfo(target.database), application_name="maintenance") as other:
+        other.execute("LOCK TABLE app.users IN SHARE UPDATE EXCLUSIVE MODE")
+        ends = logging.Handler()
+        monkeypatch.setattr(ends, "emit", lambda _: other.rollback())
+        schema.log.addHandler(ends)
+        try:
+            with (
+                target_session.session(target.subject.conninfo, SCHEMA, settings={"lock_timeout": "50ms"}) as connection,
+                connection.transaction(),
+            ):
+                schema.lock_tables(connection, SCHEMA, "SHARE ROW EXCLUSIVE", attempts=2)
+        finally:
+            schema.log.removeHandler(ends)
+    assert "attempt 1 of 2" in caplog.text and "postgres (maintenance)" in caplog.text
 
 
 def test_the_guard_refuses_nobody_once_the_lease_is_free_or_the_schema_set_aside(target: Target) -> None:

@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
 from include.cutover.checks import Check
 from include.cutover.errors import LeaseLost, Unreachable
+from include.cutover.proof import write_rows, writes
 from include.cutover.proof.writes import WriteTarget, write_checks
 from include.cutover.target import ledger, sql_runner
 from tests.support.target_schema import lost
@@ -396,3 +397,36 @@ def test_no_value_of_a_row_is_in_a_check(site: Site) -> None:
     )
     checks = site.checks(["t"])
     assert checks["writes_insert"].outcome == "failed" and "hunter2" not in str(checks)
+
+
+def test_a_deletion_that_takes_too_long_is_a_note(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where rows that refer to the deleted one are looked for in a large table without an index."""
+    site.plan(
+        "CREATE TABLE p (id integer PRIMARY KEY); CREATE TABLE c (id integer PRIMARY KEY, p integer NOT NULL REFERENCES p);"
+        " INSERT INTO p VALUES (1); INSERT INTO c VALUES (1, 1);"
+        " CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN PERFORM pg_sleep(60); RETURN NULL; END';"
+        " CREATE TRIGGER slow AFTER DELETE ON p FOR EACH ROW EXECUTE FUNCTION slow()"
+    )
+    monkeypatch.setattr(writes, "_STATEMENT_TIMEOUT", "3s")
+    checks = site.checks(["p"])
+    assert {check.outcome for check in checks.values()} == {"passed"}
+    assert checks["writes_delete"].found == "p: accepted; to delete a row takes longer than the time limit"
+
+
+def test_a_number_that_is_not_found_soon_is_taken_from_a_row(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.plan(
+        "CREATE TABLE t (a integer, b integer, PRIMARY KEY (a, b)); CREATE TABLE c (a integer, b integer,"
+        " FOREIGN KEY (a, b) REFERENCES t); INSERT INTO t VALUES (1, 7); INSERT INTO c VALUES (1, 7)"
+    )
+    with psycopg.connect(site.pipeline, options="-c search_path=app") as connection:
+        table = write_rows.shape(connection, "app", "t")
+        assert table is not None
+        assert {column.name: column.leading for column in table.columns} == {"a": True, "b": False}
+        like = write_rows.any_row(connection, table)
+        assert write_rows.made_up(connection, table, like).values == {"a": "2", "b": "7"}
+        with psycopg.connect(site.superuser) as other:
+            other.execute("LOCK TABLE app.t IN ACCESS EXCLUSIVE MODE")
+            connection.rollback()
+            monkeypatch.setattr(write_rows, "_PICK_TIMEOUT", "50ms")
+            assert write_rows.made_up(connection, table, like).values == {"a": "1", "b": "7"}
+    assert site.red(["t", "c"]) == {}

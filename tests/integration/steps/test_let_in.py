@@ -12,6 +12,7 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.runs import rehearsals
 from include.cutover.stack.postgres import Cluster
 from tests.exploring.arena import Arena
+from tests.exploring.ending import downstream
 from tests.exploring.points import Fault
 from tests.exploring.site import SCHEMA, Site
 from tests.exploring.walking import Run
@@ -110,6 +111,20 @@ def test_what_a_superuser_changes_at_the_gate_is_found_and_the_run_goes_back(sit
     assert site.of("one").last("go_live.marker") is None and site.of("one").last("target.fence", raised=False) is None
 
 
+def test_a_table_made_at_the_gate_that_hides_one_of_the_plan_is_found(site: Site) -> None:
+    at_the_gate(site)
+    taken = site.of("one").last("lease.target")
+    assert taken is not None
+    role = taken["application_role"]
+    spoil(site, f'CREATE SCHEMA "{role}"', f'CREATE TABLE "{role}".books (LIKE books)')
+    try:
+        site.world.walk()
+    finally:
+        spoil(site, f'DROP SCHEMA "{role}" CASCADE')
+    assert outcome(site) == "rolled_back", site.trace[-20:]
+    assert f"{role}.books comes before the table" in failed(switched(site))["writes_search_path"]
+
+
 def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site: Site) -> None:
     at_the_gate(site)
     spoil(
@@ -121,6 +136,18 @@ def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site
     assert outcome(site) == "live", site.trace[-20:]
     assert switched(site)["figures"]["written_since_the_proof"] == {"books": 3}
     assert "books was written to since the proof, and its content is the same" in switched(site)["warnings"][0]
+
+
+def test_cleared_after_the_application_has_worked_the_step_passes_again(site: Site) -> None:
+    run = at_the_gate(site)
+    site.reach(run, "go_live.smoke_test_application")
+    first = switched(site)["seq"]
+    spoil(site, "SELECT nextval('books_id_seq') FROM generate_series(1, 1500)", "CREATE TABLE made_by_it (a int)")
+    (instance,) = run.of("go_live.switch_configuration")
+    site.world.clear(run, [instance, *downstream(run, instance)])
+    site.world.walk()
+    assert outcome(site) == "live", site.trace[-20:]
+    assert switched(site)["seq"] > first and "when the application was let in" in switched(site)["summary"]
 
 
 def test_a_forged_record_of_go_live_does_not_skip_the_look(site: Site) -> None:

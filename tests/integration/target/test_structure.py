@@ -24,7 +24,7 @@ PRE_DATA = """
         number bigint DEFAULT nextval('shared')
     );
     CREATE TABLE staff (room integer) INHERITS (people);
-    CREATE TABLE pings (id bigint, at date NOT NULL) PARTITION BY RANGE (at);
+    CREATE TABLE pings (id bigint, at date NOT NULL, note text) PARTITION BY RANGE (at);
     CREATE TABLE pings_2024 PARTITION OF pings FOR VALUES FROM ('2024-01-01') TO ('2025-01-01');
     CREATE TABLE pings_2025 PARTITION OF pings FOR VALUES FROM ('2025-01-01') TO ('2026-01-01') PARTITION BY LIST (id);
     CREATE TABLE pings_2025_one PARTITION OF pings_2025 FOR VALUES IN (1);
@@ -43,11 +43,13 @@ POST_DATA = """
     CREATE FUNCTION noted() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO log VALUES (TG_OP); RETURN NULL; END';
     CREATE TRIGGER noted AFTER INSERT ON pings FOR EACH ROW EXECUTE FUNCTION noted();
     CREATE TRIGGER of_one AFTER INSERT ON pings_2024 FOR EACH ROW EXECUTE FUNCTION noted();
+    ALTER TABLE pings_2024 ENABLE ALWAYS TRIGGER of_one;
     CREATE RULE kept AS ON DELETE TO log DO INSTEAD INSERT INTO log VALUES ('kept');
     ALTER TABLE tenants ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
     CREATE POLICY own ON tenants AS RESTRICTIVE FOR UPDATE USING (id > 0) WITH CHECK (id > 1);
     CREATE FUNCTION safe() RETURNS text LANGUAGE sql SECURITY DEFINER SET search_path FROM CURRENT AS 'SELECT 1::text';
     CREATE VIEW names AS SELECT name FROM people;
+    CREATE TRIGGER named INSTEAD OF INSERT ON names FOR EACH ROW EXECUTE FUNCTION lowered();
 """
 FOREIGN_KEYS = """
     CREATE TABLE orders (id integer PRIMARY KEY, person bigint REFERENCES people ON DELETE CASCADE DEFERRABLE);
@@ -74,6 +76,10 @@ PLANTED: dict[str, tuple[str, str, str]] = {
         OTHER_FUNCTION + "CREATE CONSTRAINT TRIGGER t AFTER INSERT ON orders DEFERRABLE INITIALLY DEFERRED"
         " FOR EACH ROW EXECUTE FUNCTION f()", "trigger", "orders.t is not in the plan"),
     "a disabled trigger": ("ALTER TABLE people DISABLE TRIGGER lowered", "trigger", "people.lowered: planned"),
+    "a trigger made ENABLE ALWAYS and disabled": (
+        "ALTER TABLE pings_2024 DISABLE TRIGGER of_one", "trigger", "pings_2024.of_one: planned"),
+    "a trigger that no longer fires always": (
+        "ALTER TABLE pings_2024 ENABLE TRIGGER of_one", "trigger", "pings_2024.of_one: planned"),
     "a foreign key that checks nothing": (
         "ALTER TABLE orders DISABLE TRIGGER ALL", "trigger", "orders.orders_person_fkey is not in the plan (the check of"),
     "row security": ("ALTER TABLE orders ENABLE ROW LEVEL SECURITY", "table", "orders: planned table, found with row"),
@@ -103,6 +109,9 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     "a domain without NULL": ('ALTER DOMAIN "e-mail" SET NOT NULL', "type", 'people."e-mail": planned domain over text'),
     "an enum with another label": ("ALTER TYPE mood RENAME VALUE 'bad' TO 'sad'", "type", "people.mood: planned enum"),
     "a composite type": ("ALTER TYPE place ADD ATTRIBUTE city text CASCADE", "type", "people.place: planned composite"),
+    "a view without its trigger": ("DROP TRIGGER named ON names", "view", "names: "),
+    "a view with a rule": ("CREATE RULE gone AS ON UPDATE TO names DO INSTEAD NOTHING", "view", "names: "),
+    "a view with a default": ("ALTER VIEW names ALTER name SET DEFAULT 'x'", "view", "names: "),
     "a child": ("CREATE TABLE more () INHERITS (orders)", "inheritance", "orders.more is not in the plan (child)"),
     "a parent": (
         "CREATE TABLE above (id integer NOT NULL); ALTER TABLE orders INHERIT above", "inheritance",
@@ -123,6 +132,9 @@ PLANTED: dict[str, tuple[str, str, str]] = {
     "a partition with a check": (
         "CREATE TABLE p PARTITION OF pings (CHECK (id > 5)) FOR VALUES FROM ('2030-01-01') TO ('2031-01-01')", "inheritance",
         "pings.p is not in the plan"),
+    "a partition that takes no NULL": (
+        "CREATE TABLE p PARTITION OF pings FOR VALUES FROM ('2030-01-01') TO ('2031-01-01');"
+        " ALTER TABLE p ALTER note SET NOT NULL", "inheritance", "pings.p is not in the plan"),
     "a table made a partition": (
         "CREATE TABLE whole (LIKE log) PARTITION BY LIST (what);"
         " ALTER TABLE whole ATTACH PARTITION log FOR VALUES IN ('x')", "inheritance", "log.whole is not in"),

@@ -89,15 +89,31 @@ def test_it_is_raised_again_where_it_is_disabled_or_missing(conninfo: str) -> No
 def test_a_reader_does_not_hold_up_its_end(conninfo: str) -> None:
     guard = raised(conninfo)
     with psycopg.connect(conninfo) as reader:
-        reader.execute("SELECT FROM app.plain")
+        reader.execute("SELECT FROM app.plain, app.parts_2026")
         with psycopg.connect(conninfo) as connection:
             guard(connection)
             write_guard.disable(connection, "app")
         with psycopg.connect(conninfo) as other:
             other.execute("INSERT INTO app.plain VALUES (1)")
-        assert write_guard.drop(conninfo, "app", guard) == ["plain"]
+        assert write_guard.drop(conninfo, "app", guard) == ["parts_2026", "plain"]
     assert write_guard.drop(conninfo, "app", guard) == []
     assert ask(conninfo, "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 0
+
+
+def test_a_trigger_that_was_left_and_enabled_again_stops_nobody_in_another_run(conninfo: str) -> None:
+    guard = raised(conninfo)
+    with psycopg.connect(conninfo) as connection:
+        guard(connection)
+        write_guard.disable(connection, "app")
+    assert ledger.release(conninfo, "one", 1)
+    prepare(conninfo, "ALTER TABLE plain ENABLE TRIGGER USER")
+    other = ledger.guard("two", ledger.open_run(conninfo, "two", "another"))
+    prepare(conninfo, "INSERT INTO plain VALUES (1)")
+    assert write_guard.raise_guard(conninfo, "app", other) == ["parts", "parts_2026", "plain"]
+    assert write_guard.raise_guard(conninfo, "app", other) == []
+    with psycopg.connect(conninfo) as connection, pytest.raises(psycopg.errors.ObjectInUse, match="by the run two"):
+        connection.execute("INSERT INTO app.plain VALUES (2)")
+    assert ask(conninfo, "SELECT count(*) FROM pg_trigger WHERE NOT tgisinternal") == 3
 
 
 def test_no_other_trigger_passes_for_it(conninfo: str, tmp_path: Path) -> None:
