@@ -12,10 +12,9 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.runs import rehearsals
 from include.cutover.stack.postgres import Cluster
 from tests.exploring.arena import Arena
-from tests.exploring.ending import downstream
 from tests.exploring.points import Fault
 from tests.exploring.site import SCHEMA, Site
-from tests.exploring.walking import Run
+from tests.exploring.walking import Run, downstream
 
 
 @pytest.fixture(scope="module")
