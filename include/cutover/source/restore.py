@@ -114,7 +114,7 @@ def restore(
     _require_fence_of(place, manifest)
     files.make_private(kept)
     with locked(kept / ".lock"):
-        ready = place.with_name(f".{place.name}.restored")
+        ready = ready_path(place)
         found_file.clear(place)
         if _is_backup(place, manifest) and not _found(place):
             with files.disk_errors(ready):
@@ -123,6 +123,11 @@ def restore(
                 sync_folder(place.parent)
             return _result(place, manifest, None, kept)
         return _examine_and_replace(place, manifest, kept, ready, give_up_rows, changes, on_found)
+
+
+def ready_path(place: Path) -> Path:
+    """Return the path of the copy that lies ready beside the database before it gets its name."""
+    return place.with_name(f".{place.name}.restored")
 
 
 def _examine_and_replace(

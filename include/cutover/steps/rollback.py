@@ -105,7 +105,7 @@ def restore_source(step: Step) -> Report:
         step.manifest,
         kept,
         give_up_rows=_rows_given_up(step),
-        changes=source_file.changes_before(step),
+        changes=_changes_before(step),
         on_found=lambda found, folder: record_found(step, found, folder),
     )
     if result.stays and result.found is not None:
@@ -160,7 +160,19 @@ def record_found(step: Step, found: Found, folder: Path | None) -> None:
     """Record the file found in the database's place before it is moved, and the folder of the evidence that it goes to."""
     kept = None if folder is None else str(folder.relative_to(step.evidence.folder))
     counts = dict(found.differences.counts) if folder is None else {}
-    step.evidence.append(incident.SOURCE_FOUND, **found.as_dict(), kept_in=kept, counts=counts)
+    ready = restore.ready_path(files.real(step.source))
+    inode = ready.stat().st_ino if ready.exists() else None
+    step.evidence.append(incident.SOURCE_FOUND, **found.as_dict(), kept_in=kept, counts=counts, ready_inode=inode)
+
+
+def _changes_before(step: Step) -> int:
+    """Return the change counter that a successor of the source cannot be below; 0 for a file that this run restored.
+
+    A restored file has the counter of the backup, which begins anew.
+    """
+    place = files.real(step.source)
+    restored = [event.get("ready_inode") for event in step.evidence.events() if event["event"] == incident.SOURCE_FOUND]
+    return 0 if place.exists() and place.stat().st_ino in restored else source_file.changes_before(step)
 
 
 def _warnings(found: Found) -> list[str]:
