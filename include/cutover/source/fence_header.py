@@ -22,6 +22,12 @@ def read(database: Path) -> bytes:
         CannotCheck: When the file is missing or not a SQLite database.
     """
     try:
+        if database.exists() and not database.is_file():  # reading a pipe would wait for its writer
+            raise CannotCheck(
+                "the database is not a regular file",
+                where=str(database),
+                do="Check the path in the connection of the source.",
+            )
         with database.open("rb") as file:
             header = file.read(HEADER_BYTES)
     except OSError as error:
