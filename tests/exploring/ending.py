@@ -78,7 +78,8 @@ class Ending:
             self._go_back(evidence)
 
     def _go_back(self, evidence: Evidence) -> None:
-        if self.random.random() < 0.5:
+        # The DAG refuses a run that stopped nothing: that one ends by its own last task, or by the command.
+        if self.random.random() < 0.5 or not has_touched(evidence.events()):
             self.world.command("break glass", lambda: self.site.break_glass(evidence))
         else:
             self.schedule.roll_back()

@@ -275,6 +275,7 @@ class _Database:
         self.shop, self.program, self.url = shop, program, url
         self.kind = "sqlite" if url.startswith("sqlite") else "postgresql"
         self.sqlite: sqlite3.Connection | None = None
+        self.header: int | None = None
         self.postgresql: psycopg.Connection | None = None
         self.count = 0
         self.fresh = False
@@ -290,6 +291,8 @@ class _Database:
             if path.exists():
                 facts["sha256"] = hashlib.sha256(path.read_bytes()).hexdigest()
                 facts["beside"] = [item.name for item in path.parent.iterdir() if item.name.startswith(f"{path.name}-")]
+                # Never closed before the connection: closing it would drop the locks that SQLite holds in this process.
+                self.header = os.open(path, os.O_RDONLY)
                 self.sqlite = sqlite3.connect(f"file:{path}?mode=rw", uri=True, timeout=1, isolation_level=None)
                 with suppress(sqlite3.Error):
                     self.fresh = not self.sqlite.execute("SELECT count(*) FROM authors").fetchone()[0]
@@ -327,7 +330,8 @@ class _Database:
             return None
         self.refused = False
         facts = {"program": self.program, "database": self.kind, "title": title, "fresh": self.fresh}
-        self.shop.journal.write("written", **facts, fenced=self.shop.fenced)
+        fenced = self.shop.fenced if self.header is None else os.pread(self.header, 19, 0)[18:] == b"\x03"
+        self.shop.journal.write("written", **facts, fenced=fenced)
         return key
 
     def total(self) -> int:
