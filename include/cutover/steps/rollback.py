@@ -151,9 +151,11 @@ def _rows_given_up(step: Step) -> int | None:
     if asked is None or asked.get("give_up_rows") is None:
         return None
     found = step.evidence.last(incident.SOURCE_FOUND)
-    kept = found is not None and found["kept_in"] is not None and step.evidence.folder / found["kept_in"] / step.source.name
-    spent = found is not None and found["seq"] > asked["seq"] and found["beyond"] and kept and kept.exists()
-    return None if spent else int(asked["give_up_rows"])
+    if found is None or found["seq"] < asked["seq"] or found["kept_in"] is None:
+        return int(asked["give_up_rows"])
+    # Recorded before the move: where the file is not kept yet, a killed attempt is continued.
+    moved = (step.evidence.folder / found["kept_in"] / files.real(step.source).name).exists()
+    return None if moved else int(asked["give_up_rows"])
 
 
 def record_found(step: Step, found: Found, folder: Path | None) -> None:

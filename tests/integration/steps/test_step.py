@@ -311,6 +311,19 @@ def test_without_an_intact_backup_the_fence_is_lifted_from_the_equal_source(
     assert rows(ends) == [1, 2]
 
 
+def test_a_number_is_spent_also_for_a_file_that_cannot_be_counted(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    restore(ends)
+    evidence.append("rollback.asked", by="lead", reason="no", holder="x", give_up_rows=0)
+    ends.source.write_bytes(b"unreadable")
+    assert "is the backup again" in restore(ends).summary
+    ends.source.write_bytes(b"unreadable too")
+    with pytest.raises(Refused, match="may hold rows beyond it"):
+        restore(ends)
+
+
 def test_a_file_that_stayed_can_be_given_up_afterwards(
     ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
