@@ -50,7 +50,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def tell(name: str, results: list[Result], took: float) -> int:
-    """Print what became of a cell; returns how much of it was not survived."""
+    """Print what became of a cell; returns how much of it was tried and not survived."""
+    if not all(result.tried for result in results):
+        print(f"{name} NOT TRIED: {'; '.join(dict.fromkeys(problem for result in results for problem in result.problems))}")
+        return 0
     bad = [result for result in results if not result.survived]
     seconds = max((result.seconds for result in results if result.seconds is not None), default=None)
     recovered = "" if seconds is None else f", recovered after {seconds:.1f} s"

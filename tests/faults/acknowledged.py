@@ -22,6 +22,8 @@ from typing import Any
 import httpx
 import psycopg
 
+from tests.faults.true_time import true_time
+
 TABLE = "ping_results"
 NAMED_IN = ("rows_written", "rows.written", "rows_beyond")
 """Beginnings of the keys and events of the evidence under which rows are named that a way back leaves behind."""
@@ -147,7 +149,7 @@ def _named(row: Row, count: int, evidence: Sequence[Sequence[Mapping[str, Any]]]
     """
     named = False
     for events in evidence:
-        later = [event for event in events if datetime.fromisoformat(event["time"]).timestamp() >= row.when - 1]
+        later = [event for event in events if true_time(event) >= row.when - 1]
         naming = [event for event in later if any(number is None or number >= count for number in _numbers(event))]
         counts = [event for event in later if event["event"] == COUNTED]
         if counts and counts[-1] not in naming and any(event in naming for event in counts):

@@ -37,7 +37,10 @@ FAULTS = {
     21: "the host reboots, and the services start by themselves",
     22: "somebody changes the target between the copy and the first log-in of the application",
     23: "the source has another name: hard link, mount of the file; its log lies there",
+    24: "a pooler in front of the target; a synchronous standby that is missing",
     25: "the evidence's volume becomes read-only; both backups are gone",
+    26: "foreign text in names, keys and reasons",
+    27: "the machine is so slow that heart-beats and health checks come late",
     28: "the application wrote on SQLite after the restore, and somebody rolls back again",
 }
 

@@ -76,7 +76,10 @@ def load(file: Path = FILE) -> dict[str, Entry]:
 
 
 def note(cell: Cell, results: Iterable[Result], file: Path = FILE) -> None:
-    """Replace the results of a cell with new ones."""
+    """Replace the results of a cell with new ones; one that could not be tried here leaves those that are known."""
+    results = [result for result in results if result.tried]
+    if not results:
+        return
     others = {other.name for other in CELLS} - {cell.name}  # a cell that no longer exists is dropped
     known = {name: entry for name, entry in load(file).items() if name.partition("/")[0] in others}
     today = f"{datetime.now(UTC):%Y-%m-%d}"

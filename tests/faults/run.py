@@ -7,7 +7,7 @@ import traceback
 from include.cutover.errors import CutoverError
 from tests.faults.matrix import Cell
 from tests.faults.site import FaultSite
-from tests.faults.trial import Result, Trial
+from tests.faults.trial import NotTried, Result, Trial
 
 
 def try_cell(site: FaultSite, cell: Cell) -> list[Result]:
@@ -24,6 +24,8 @@ def try_cell(site: FaultSite, cell: Cell) -> list[Result]:
         try:
             single = list(cell.act(trial) or [])
             result = trial.result(cell.expects)
+        except NotTried as reason:
+            single, result = [], Result(False, "not tried", None, [str(reason)], tried=False)
         except Exception as error:  # noqa: BLE001  # a cell that cannot be driven to its end was not survived
             single, result = (
                 [],

@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -28,7 +27,12 @@ from tests.faults.judge import Before, State, Verdict, judge
 from tests.faults.reboot import Booted
 from tests.faults.restart import problems_of_restart
 from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, delete_run, sha256, until
+from tests.faults.true_time import true_time
 from tests.support.patience import RUN_SECONDS
+
+
+class NotTried(Exception):
+    """This machine lacks what a cell needs, or its user may not do it: the cell says nothing."""
 
 
 @dataclass
@@ -39,6 +43,7 @@ class Result:
         seconds: From the fault to the end state; None where nothing had to recover.
         acknowledged: Rows that the application had acknowledged during the cell.
         left_behind: Those of them that are not in the database that is live, and were named as left behind.
+        tried: False where this machine lacks what the cell needs; it is then neither survived nor failed.
     """
 
     survived: bool
@@ -48,6 +53,7 @@ class Result:
     task: str = ""
     acknowledged: int = 0
     left_behind: int = 0
+    tried: bool = True
 
 
 class Trial:
@@ -153,9 +159,9 @@ class Trial:
 
     # ---- what people do ----------------------------------------------------------------------------------------------
 
-    def cutover(self, approve: str = "auto", client: Client | None = None) -> str:
+    def cutover(self, approve: str = "auto", client: Client | None = None, reason: str = "") -> str:
         """Trigger a cutover; returns its run id."""
-        run_id = (client or self.lead).trigger(CUTOVER, {"approve": approve, "reason": self.name})
+        run_id = (client or self.lead).trigger(CUTOVER, {"approve": approve, "reason": reason or self.name})
         self.runs.append(f"{CUTOVER}/{run_id}")
         return run_id
 
@@ -365,7 +371,7 @@ class Trial:
     def seconds(self) -> float | None:
         """From the fault to the last seal in the evidence; None where there was no fault, or nothing came after it."""
         sealed = [
-            datetime.fromisoformat(event["time"]).timestamp()
+            true_time(event)
             for file in Path(self.site.evidence / PLAN).glob("*/events.jsonl")
             for event in Evidence(file.parent).events()
             if event["event"] == "sealed"

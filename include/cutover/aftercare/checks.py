@@ -151,6 +151,7 @@ class Observation:
         now: This round.
         own_rows: Times at which our own tests made the application write a row into the table.
         last: No later round follows, which could decide what this one cannot yet.
+        clock: Says that the clock was set in that time; empty where it was not.
     """
 
     started: datetime
@@ -158,6 +159,7 @@ class Observation:
     now: datetime
     own_rows: Sequence[datetime] = ()
     last: bool = False
+    clock: str = ""
 
 
 def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: Observation) -> Check | None:
@@ -184,6 +186,8 @@ def growth(conninfo: str, schema: str, growing: GrowingTable, rate: Rate, seen: 
 
     if rate.per_second <= 0:
         return check("unknown", "", f"the rate before the cutover is unknown: {rate.problem}")
+    if seen.clock:
+        return check("unknown", "", f"rows cannot be counted by their times: {seen.clock}")
     share = 1 - growing.tolerance
     begin = max(seen.started, min(seen.since, seen.now - timedelta(seconds=_ENOUGH / (rate.per_second * share))))
     seconds = (seen.now - begin).total_seconds()

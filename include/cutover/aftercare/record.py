@@ -16,6 +16,7 @@ from typing import Any
 
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root
 from include.cutover.files import slug
 from include.cutover.plan.afterwards import Aftercare
@@ -95,12 +96,16 @@ def looks(events: Sequence[Event]) -> list[Event]:
 
 
 def next_look(events: Sequence[Event], settings: Aftercare) -> datetime | None:
-    """Return when the next round is due; None after the last one. Overdue rounds are run as one."""
+    """Return when the next round is due, to be compared with ``now_in``; None after the last one.
+
+    Overdue rounds are run as one. A clock that is set meanwhile changes neither the number of rounds nor the end.
+    """
+    even: dict[int, datetime] = dict(zip((event["seq"] for event in events), steady.moments(events), strict=True))
     opened = next(event for event in events if event["event"] == OPENED)
     made, end = looks(events), end_of(opened)
     if not made:
-        return datetime.fromisoformat(opened["time"])
-    last = datetime.fromisoformat(made[-1]["time"])
+        return even[opened["seq"]]
+    last = even[made[-1]["seq"]]
     return None if last >= end else min(end, last + timedelta(seconds=settings.interval_seconds))
 
 
@@ -216,3 +221,13 @@ def is_over(evidence: Evidence) -> bool:
 def now() -> datetime:
     """Return this instant, UTC."""
     return datetime.now(UTC)
+
+
+def now_in(events: Sequence[Event]) -> datetime:
+    """Return this instant, counted from the opening of the aftercare by elapsed time where this boot recorded it."""
+    return steady.counted(events) or now()
+
+
+def wall_clock(due: datetime, events: Sequence[Event]) -> datetime:
+    """Return the time that the clock will show at an instant of ``now_in``."""
+    return now() + (due - now_in(events))

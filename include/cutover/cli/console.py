@@ -12,6 +12,7 @@ from rich.text import Text
 
 from include.cutover.cli.output import MARKS
 from include.cutover.errors import StepFailed, Unreachable
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.plan.model import Plan
 from include.cutover.report.page import summary
@@ -34,19 +35,19 @@ class Narrator:
         self._moves_services = bool(plan.services)
         self._copies = sum(table.streams for table in plan.tables.values())
         self._copied: dict[str, Event] = {}
-        self._first_copy: datetime | None = None
-        self._stopped: datetime | None = None
+        self._first_copy: Event | None = None
+        self._stopped: Event | None = None
 
     def tell(self, event: Event) -> None:
         """Print one event of the evidence, if it concerns the reader."""
         kind, at = str(event["event"]), datetime.fromisoformat(event["time"])
         step = str(event.get("step", ""))
         if kind == "step.begin" and runbook.is_copy(step) and self._first_copy is None:
-            self._first_copy = at
+            self._first_copy = event
         elif kind == "step.end" and runbook.is_copy(step) and event["outcome"] == "passed":
             self._copied[step] = event
             if len(self._copied) == self._copies:
-                self._print_copies(at)
+                self._print_copies(at, event)
         elif kind == "step.end":
             self._line(at, MARKS[event["outcome"]], step, event["seconds"], str(event.get("summary", "")))
         elif kind == "gate":
@@ -55,11 +56,11 @@ class Narrator:
             mark = MARKS["passed"] if event["answer"] == "Go" else MARKS["failed"]
             self._line(at, mark, event["gate"], None, f"{event['answer']}, {by}")
         elif kind == "services.stopped":
-            self._stopped = self._stopped or at
+            self._stopped = self._stopped or event
             what = "services stop" if self._moves_services else "writes stop"
             self._line(at, "[yellow]▼[/]", what, None, "the downtime begins")
         elif kind == "services.started" and self._stopped is not None:
-            seconds = (at - self._stopped).total_seconds()
+            seconds = steady.between(self._stopped, event)
             self._stopped = None
             on = {"target": "on PostgreSQL", "source": "on SQLite"}.get(str(event.get("on")), "")
             what = "services run" if self._moves_services else "writes may continue"
@@ -73,10 +74,10 @@ class Narrator:
                 at, "[yellow]![/]", event["notice"], None, f"not delivered by {event['channel']}: {event.get('error')}"
             )
 
-    def _print_copies(self, at: datetime) -> None:
+    def _print_copies(self, at: datetime, last: Event) -> None:
         rows = sum(event["figures"]["rows"] for event in self._copied.values())
         tables = {event["figures"]["table"] for event in self._copied.values()}
-        seconds = (at - self._first_copy).total_seconds() if self._first_copy else 0.0
+        seconds = steady.between(self._first_copy, last) if self._first_copy else 0.0
         self._line(at, MARKS["passed"], "copy", seconds, f"{rows:,} rows in {len(tables)} tables")
 
     def _line(self, at: datetime, mark: str, step: str, seconds: float | None, text: str) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.evidence import second_place
+from include.cutover.evidence import second_place, steady
 from include.cutover.files import disk_errors, now, slug, sync_folder, write_atomically
 from include.cutover.locks import locked
 from include.cutover.places import ROOT
@@ -29,6 +29,9 @@ REHEARSALS = "rehearsals"
 """Folder of the evidence root with each plan's rehearsals, apart from its cutovers."""
 
 GENESIS = "0" * 64
+
+ENVELOPE = frozenset({"seq", "time", "event", "previous", "boot", "up", "number"})
+"""Fields that an event gets where it is recorded."""
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +125,9 @@ class Evidence:
                 os.ftruncate(descriptor, whole)
                 os.fsync(descriptor)
             previous = hashlib.sha256(lines[-1]).hexdigest() if lines else GENESIS
-            record = {"seq": len(lines), "time": now(), "event": event, "previous": previous, **fields}
+            stamp = {} if "time" in fields else steady.stamp()
+            number = {} if lines else {"number": _next_number(self.folder)}
+            record = {"seq": len(lines), "time": now(), "event": event, "previous": previous, **stamp, **number, **fields}
             line = json.dumps(record, ensure_ascii=False, default=str, separators=(",", ":")).encode() + b"\n"
             os.lseek(descriptor, 0, os.SEEK_END)
             try:
@@ -233,7 +238,22 @@ def runs_below(folder: Path) -> list[Evidence]:
     """List the evidence in a folder, oldest first by its first event."""
     with _reading(folder):
         found = [Evidence(item) for item in folder.iterdir() if (item / EVENTS).is_file()] if folder.is_dir() else []
-    return sorted(found, key=lambda item: item.events()[0]["time"] if item.events() else "")
+    return [evidence for _, evidence in sorted(((order(item.events()), item) for item in found), key=lambda pair: pair[0])]
+
+
+def order(events: Sequence[Event]) -> tuple[int, str]:
+    """Return a key that sorts runs by their age: by number, which no clock changes; older evidence has only a time."""
+    return (int(events[0].get("number") or 0), str(events[0]["time"])) if events else (0, "")
+
+
+def _next_number(folder: Path) -> int:
+    """Return the number of a run that is about to open: one more than the greatest beside it."""
+    found = 0
+    for other in folder.parent.glob(f"*/{EVENTS}"):
+        with suppress(OSError, ValueError), other.open("rb") as file:
+            first = json.loads(file.readline())
+            found = max(found, int(first.get("number") or 0) if isinstance(first, dict) else 0)
+    return found + 1
 
 
 def rehearsals(plan: str) -> list[Evidence]:
@@ -242,7 +262,7 @@ def rehearsals(plan: str) -> list[Evidence]:
     Damaged evidence is left out: it must not stop a cutover.
     """
     folder = evidence_root() / REHEARSALS / plan
-    found: list[tuple[str, Evidence]] = []
+    found: list[tuple[tuple[int, str], Evidence]] = []
     for item in folder.iterdir() if folder.is_dir() else ():
         if not (item / EVENTS).is_file():
             continue
@@ -252,7 +272,7 @@ def rehearsals(plan: str) -> list[Evidence]:
             log.warning("a rehearsal is ignored: %s", error)
             continue
         if events:
-            found.append((events[0]["time"], Evidence(item)))
+            found.append((order(events), Evidence(item)))
     return [evidence for _, evidence in sorted(found, key=lambda pair: pair[0])]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
 
 from include.cutover.evidence.record import Event
 from include.cutover.people.notices import Message, render
@@ -49,11 +50,11 @@ def message(
         freeze = max(freeze, min(clock.start, datetime.now(UTC)))
     lead = plan.people.lead
     values = {
-        "time": _when(moment or clock.start),
-        "end": _when(clock.end),
+        "time": when(plan, moment or clock.start),
+        "end": when(plan, clock.end),
         "minutes": str(plan.window.minutes),
-        "freeze": _when(freeze),
-        "deadline": _when(clock.deadline),
+        "freeze": when(plan, freeze),
+        "deadline": when(plan, clock.deadline),
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": plan.application,
         "reason": reason or "<reason>",
@@ -124,5 +125,11 @@ def _copied(plan: Plan, table: str, events: Sequence[Event]) -> bool:
     return all(has_passed(events, step) for step in runbook.copies(plan, table))
 
 
-def _when(moment: datetime) -> str:
-    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"
+def when(plan: Plan, moment: datetime) -> str:
+    """Return an instant in UTC and, where the plan's people live elsewhere, in the plan's time zone with its offset then."""
+    text, name = f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC", plan.window.time_zone
+    if name == "UTC":
+        return text
+    local = moment.astimezone(ZoneInfo(name))
+    offset = local.strftime("%z")
+    return f"{text} ({local:%Y-%m-%d %H:%M} {name}, UTC{offset[:3]}:{offset[3:5]})"

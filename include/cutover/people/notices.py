@@ -99,6 +99,7 @@ class Notice:
         message: The notice.
         ready: Instant from which it may be sent: it is due, and no longer held.
         held: It waits for the communicator's release.
+        immediate: It waits for nothing, whatever the clock shows: the clock may have been set back since.
         edited_by: Author of this text, where it is not the plan's.
         withheld_by: The person who decided not to send it.
         passed_on: Another run's evidence has it now, and is responsible for its delivery.
@@ -110,6 +111,7 @@ class Notice:
     message: Message
     ready: datetime
     held: bool = False
+    immediate: bool = False
     edited_by: str = ""
     withheld_by: str = ""
     passed_on: bool = False
@@ -133,6 +135,11 @@ class Notice:
             return self.ready
         pause: timedelta = min(_LONGEST_PAUSE, _PAUSE * 2 ** min(10, len(failed) - 1))
         return max(self.ready, _time(failed[-1]) + pause)
+
+    def tried_later_than(self, now: datetime, channel: str) -> bool:
+        """Report whether the newest failure has a later time than now: the clock was set back, and no pause is known."""
+        failed = self.failures.get(channel, ())
+        return bool(failed) and _time(failed[-1]) > now
 
     def over(self, now: datetime, *, closed: bool) -> bool:
         """Report whether it is no longer sent, even to channels that lack it."""
@@ -180,6 +187,7 @@ def outbox(events: Sequence[Event]) -> dict[str, Notice]:
         found[name] = Notice(
             Message(name, text["subject"], text["text"], due, bool(text.get("while_open")), bool(text.get("lead"))),
             ready=max(ready, due or ready),
+            immediate=due is None and held_until is None and not released,
             held=held_until is not None and not released,
             edited_by=str(text.get("by") or ""),
             withheld_by="" if word is None or released else str(word["by"]),
@@ -327,10 +335,10 @@ def waiting(
     closed = is_closed(events)
     found: dict[str, list[str]] = {}
     for name, notice in sorted(outbox(events).items(), key=lambda item: item[1].ready):
-        if now < notice.ready or notice.over(now, closed=closed):
+        if (now < notice.ready and not notice.immediate) or notice.over(now, closed=closed):
             continue
         for channel in notice.missing(channels):
-            if not patient or now >= notice.next_try(channel):
+            if not patient or now >= notice.next_try(channel) or notice.tried_later_than(now, channel):
                 found.setdefault(channel, []).append(name)
     return found
 

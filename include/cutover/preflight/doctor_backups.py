@@ -12,6 +12,7 @@ from include.cutover.checks import Check
 from include.cutover.preflight.doctor_site import CONNECT_FIRST, NOT_REACHED, Site, result, session
 
 _HOUR = 3600
+_CLOCKS_APART = 300.0  # seconds
 
 
 def backup_checks(site: Site) -> list[Check]:
@@ -79,5 +80,8 @@ def _newest_backup(pattern: str | None, at_most_hours: float, *, running: bool) 
     if not ages:
         return result(name, title, False, expected, f"nothing matches {pattern}", "Take one; find out why there is none.")
     age, newest = min(ages)
-    found = f"{newest}, {age / _HOUR:.1f} hours old"
+    if age < -_CLOCKS_APART:
+        do = "Compare the clocks of this host and of the host that takes the backups."
+        return result(name, title, None, expected, f"{newest}, from {-age / _HOUR:.1f} hours in the future", do)
+    found = f"{newest}, {max(0.0, age) / _HOUR:.1f} hours old"
     return result(name, title, age <= at_most_hours * _HOUR, expected, found, "Take one; find out why none ran.")

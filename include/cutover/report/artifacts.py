@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cached_property
 from typing import Any
 
-from include.cutover.evidence.record import Event, Evidence
+from include.cutover.evidence.record import ENVELOPE, Event, Evidence
 from include.cutover.masking import mask
 from include.cutover.report.events import RunEvents, time_of
 from include.cutover.report.figures import RunFigures
@@ -26,7 +26,6 @@ _LABELS = {
     "run_id": "Run",
     "rows": "Rows",
 }
-_ENVELOPE = frozenset({"seq", "time", "event", "previous"})
 
 
 class Artifacts:
@@ -40,7 +39,7 @@ class Artifacts:
     def backup(self) -> list[tuple[str, str]]:
         """Facts of the backup's manifest in words."""
         recorded = self._run.newest("backup")
-        facts = {key: value for key, value in recorded.items() if key not in _ENVELOPE}
+        facts = {key: value for key, value in recorded.items() if key not in ENVELOPE}
         taken = recorded.get("taken_at") or recorded.get("time")
         facts = {**self._figures.of_step(runbook.TAKE_BACKUP), **facts, **({"time": taken} if taken else {})}
         return [(_LABELS.get(key, as_words(key)), value_text(key, value)) for key, value in facts.items() if is_plain(value)]

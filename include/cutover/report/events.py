@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from include.cutover.errors import CannotCheck
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import EVENTS, Event, Evidence, sealing
 from include.cutover.masking import mask
 
@@ -20,7 +21,9 @@ class RunEvents:
     Attributes:
         folder: Folder of the evidence.
         damage: Why the evidence is damaged; empty where it is whole.
-        events: Every legible event, in order, without secrets.
+        events: Every legible event, in order, without secrets. Where the clock was set during the run, their times go on
+            evenly from the first one's.
+        jumps: Each time at which the clock was set during the run.
     """
 
     def __init__(self, evidence: Evidence) -> None:
@@ -33,6 +36,10 @@ class RunEvents:
                 raise
             events, self.damage = _legible(evidence.folder / EVENTS), mask(str(problem))
         self.events: list[Event] = [masked for event in events if _is_event(masked := _masked(event))]
+        self.jumps = steady.jumps(self.events)
+        if self.jumps:
+            even = zip(self.events, steady.moments(self.events), strict=True)
+            self.events = [{**event, "time": moment.isoformat()} for event, moment in even]
 
     def all(self, kind: str) -> list[Event]:
         """Return every event of a kind, in order."""

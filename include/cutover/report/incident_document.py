@@ -72,6 +72,12 @@ def _head(story: Story, plan: Plan, reason: str) -> str:
     lines = [f"# Incident: {_md(plan.application)}, move to PostgreSQL", ""]
     if story.run.damage:
         lines += [f"> **The evidence is damaged.** {_md(story.run.damage)}", ""]
+    if story.run.jumps:
+        said = "; ".join(str(jump) for jump in story.run.jumps)
+        lines += [
+            f"> **The clock was set during the run:** {_md(said)}. Durations are elapsed time; the times below go on evenly"
+        ]
+        lines += ["> from the first one.", ""]
     return "\n".join([*lines, "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
 
 

@@ -4,17 +4,20 @@ Going back takes time, too. The deadline is the end of the window less the time 
 that is not live by then goes back, so that the application runs again when the window ends, on either database. A rehearsal
 also measures how long the rest takes: a run for which that no longer fits goes back before the deadline.
 
-The instants are computed once, when the run opens, and read from the evidence by every step.
+The instants are computed once, when the run opens, and read from the evidence by every step. Steps compare them with this
+host's clock and with the time that has passed since the run opened: where the two disagree, because the clock was set, the
+window has begun only when both say so, and it is too late as soon as one of them says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from include.cutover.errors import Refused
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import Event
 from include.cutover.plan.model import Window
 
@@ -52,6 +55,7 @@ class Clock:
         rollback_seconds: Time that going back takes, without the margin.
         measured_by: The rehearsal that measured them; None where they are the plan's.
         remaining: As in ``Measured``; empty where nothing was measured.
+        opened: The events of the run, by which elapsed time is counted; not recorded.
     """
 
     freeze: datetime
@@ -61,6 +65,7 @@ class Clock:
     rollback_seconds: float
     measured_by: str | None = None
     remaining: Mapping[str, float] = field(default_factory=dict)
+    opened: Sequence[Event] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def of(cls, window: Window, start: datetime, measured: Measured | None = None) -> Clock:
@@ -78,12 +83,12 @@ class Clock:
         )
 
     @classmethod
-    def from_event(cls, event: Event) -> Clock:
-        """Return the clock that was recorded in an event."""
+    def from_event(cls, event: Event, events: Sequence[Event] = ()) -> Clock:
+        """Return the clock that was recorded in an event, one of ``events``."""
         freeze, start, end, deadline = (
             datetime.fromisoformat(event[name]) for name in ("freeze", "start", "end", "deadline")
         )
-        return cls(freeze, start, end, deadline, event["rollback_seconds"], event["measured_by"], event["remaining"])
+        return cls(freeze, start, end, deadline, event["rollback_seconds"], event["measured_by"], event["remaining"], events)
 
     def after(self, part: float) -> datetime:
         """Return the instant at which that part of the window, 0 to 1, has passed."""
@@ -91,19 +96,39 @@ class Clock:
 
     def as_fields(self) -> dict[str, Any]:
         """Return the fields for the evidence."""
-        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in asdict(self).items()}
+        own = {item.name: getattr(self, item.name) for item in fields(self) if item.name != "opened"}
+        return {name: value.isoformat() if isinstance(value, datetime) else value for name, value in own.items()}
+
+    def now(self) -> datetime:
+        """Return the present instant by the clock, or by the time since the run opened where that is later."""
+        clock = datetime.now(UTC)
+        return max(clock, steady.counted(self.opened) or clock)
+
+    def until_start(self) -> timedelta:
+        """Return the time until the window begins, by the clock or by the time since the run opened: the longer one."""
+        clock = datetime.now(UTC)
+        return max(timedelta(), self.start - min(clock, steady.counted(self.opened) or clock))
+
+    def disagreement(self) -> str:
+        """Return how far this host's clock was set since the run opened; empty where it was not."""
+        clock = datetime.now(UTC)
+        off = (clock - (steady.counted(self.opened) or clock)).total_seconds()
+        if abs(off) <= steady.JUMP:
+            return ""
+        return f"this host's clock went {'ahead' if off > 0 else 'back'} by {steady.in_words(off)} since the run opened"
 
     def late(self, step: str, now: datetime | None = None) -> str:
         """Return why it is too late for ``step`` to begin, as a sentence; empty while it may."""
-        now = now or datetime.now(UTC)
+        said = "" if now is not None or not (said := self.disagreement()) else f"; {said}"
+        now = now or self.now()
         if now >= self.deadline:
-            return f"the deadline was {_clock_time(self.deadline)} and it is {_clock_time(now)}"
+            return f"the deadline was {_clock_time(self.deadline)} and it is {_clock_time(now)}{said}"
         ready = now + timedelta(seconds=self.remaining.get(step, 0.0))
         if ready >= self.deadline:
             minutes = self.remaining[step] / 60
             return (
                 f"the rest takes {minutes:.1f} minutes, as rehearsed by {self.measured_by}: until {_clock_time(ready)}, "
-                f"and the deadline is {_clock_time(self.deadline)}"
+                f"and the deadline is {_clock_time(self.deadline)}{said}"
             )
         return ""
 
@@ -134,7 +159,7 @@ def read(events: list[Event]) -> Clock | None:
     """Return the clock of a run from its events; None for a run that opened without one."""
     for event in reversed(events):
         if event["event"] == EVENT:
-            return Clock.from_event(event)
+            return Clock.from_event(event, events)
     return None
 
 

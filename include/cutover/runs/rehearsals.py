@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from include.cutover.checks import Check
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import REHEARSALS, Event, Evidence, rehearsals, runs
 from include.cutover.plan.application import Service
 from include.cutover.plan.model import Plan
@@ -38,6 +39,8 @@ FIRST_BACK, LAST_BACK = (runbook.way(runbook.REHEARSED_BACK)[at].name for at in 
 
 SPREAD = 10
 """Number of newest rehearsals that the spread of times is taken from."""
+
+_CLOCKS_APART = timedelta(minutes=5)
 
 _RELEVANT = (
     "target_schema", "target_fence", "tables", "ignored_tables", "source_objects", "preflight", "extras", "access",
@@ -160,7 +163,12 @@ class Spans:
 
 
 def spans(events: Sequence[Event]) -> Spans:
-    """Measure by the clock between the records, so that the time between two steps counts too."""
+    """Measure the time between the records, so that the time between two steps counts too; see ``steady``.
+
+    Nothing is measured where the clock was set and the elapsed time is not known: the plan's times hold then.
+    """
+    if any(not jump.exact for jump in steady.jumps(events)):
+        return Spans(None, None, {})
     proven = _moment(events, LAST_PROVEN, "step.end")
     begins = {
         step: (proven - begin).total_seconds()
@@ -370,7 +378,8 @@ def check(plan: Plan, recorded: Mapping[str, Any], now: datetime | None = None) 
         return None
     now, green = now or datetime.now(UTC), recorded.get("green")
     within = timedelta(days=plan.rehearsal_days)
-    fresh = green is not None and now - datetime.fromisoformat(green["at"]) <= within
+    age = None if green is None else now - datetime.fromisoformat(green["at"])
+    fresh = age is not None and -_CLOCKS_APART <= age <= within
     if recorded.get("run_id") is None:
         found = "no rehearsal at all"
     elif green is None:
@@ -378,6 +387,8 @@ def check(plan: Plan, recorded: Mapping[str, Any], now: datetime | None = None) 
         found = f"the last one, {recorded['run_id']} at {recorded['at'][:16]} UTC, was {recorded['result']}{changed}"
     else:
         found = f"{green['run_id']} at {green['at'][:16]} UTC"
+        if age is not None and age < -_CLOCKS_APART:
+            found += f", and it is {now:%Y-%m-%d %H:%M} UTC: the clock has gone back since then"
     return Check(
         "rehearsal",
         "A rehearsal of the same schema, plan, SQL and code was green",
@@ -397,7 +408,8 @@ def _moment(events: Sequence[Event], step: str, kind: str) -> datetime | None:
     if not has_passed(events, step):
         return None
     if kind == "step.end":
-        end = newest(events, step)
-        return None if end is None else datetime.fromisoformat(end["time"])
-    begin = next((event for event in reversed(events) if event["event"] == kind and event.get("step") == step), None)
-    return None if begin is None else datetime.fromisoformat(begin["time"])
+        found = newest(events, step)
+    else:
+        found = next((event for event in reversed(events) if event["event"] == kind and event.get("step") == step), None)
+    even = zip(events, steady.moments(events), strict=True)
+    return next((moment for event, moment in even if event is found), None)

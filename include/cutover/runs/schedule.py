@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from include.cutover.errors import Refused
-from include.cutover.evidence.record import Event, Evidence, evidence_root, runs_below
+from include.cutover.evidence.record import ENVELOPE, Event, Evidence, evidence_root, runs_below
 from include.cutover.files import slug
 from include.cutover.plan.model import Plan
 from include.cutover.runs import clock, rehearsals
@@ -172,5 +172,5 @@ def hand_over(plan: str, schedule: str, evidence: Evidence) -> None:
     posted = [event for event in announced.events() if event["event"] in ("notice", "notice.delivery")]
     there = sum(event.get("passed_on_from") == schedule for event in evidence.events())
     for event in [event for event in posted if event["notice"] == "start"][there:]:
-        fields = {name: value for name, value in event.items() if name not in ("event", "seq", "time", "previous")}
+        fields = {name: value for name, value in event.items() if name not in ENVELOPE}
         evidence.append(event["event"], **fields, passed_on_from=schedule)

@@ -179,7 +179,8 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
     copy = scratch / "copy"
     while True:
         before = _stamps(names)
-        if time.time() - max(modified for modified, _, _ in before.values()) / 1e9 > CLOCK_TICK:
+        # A write now gets another stamp than these: earlier ones, or later ones from before the clock was set back.
+        if all(abs(time.time() - modified / 1e9) > CLOCK_TICK for modified, _, _ in before.values()):
             for name in names:
                 there = copy.with_name(copy.name + name.name.removeprefix(live.name))
                 there.unlink(missing_ok=True)

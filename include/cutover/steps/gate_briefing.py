@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 
 from include.cutover.checks import Check
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import Event
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import sufficiency
@@ -29,7 +30,7 @@ def patience(events: list[Event], plan: Plan, now: datetime | None = None) -> ti
     wanted, times = timedelta(minutes=plan.gates.response_minutes), clock.read(events)
     if times is None:
         return wanted
-    return max(timedelta(seconds=1), min(wanted, times.deadline - (now or datetime.now(UTC))))
+    return max(timedelta(seconds=1), min(wanted, times.deadline - (now or times.now())))
 
 
 def open_questions(events: list[Event], plan: Plan) -> tuple[Check, ...]:
@@ -48,6 +49,7 @@ class Situation:
         events: All events of the run.
         links: Text and address of each.
         now: The time of the situation.
+        given: True where that is not the present time.
     """
 
     gate: str
@@ -55,6 +57,11 @@ class Situation:
     plan: Plan
     links: Sequence[tuple[str, str]]
     now: datetime
+    given: bool = False
+
+    def since(self, event: Event) -> float:
+        """Return the seconds since an event."""
+        return steady.since(event, self.now if self.given else None)
 
     @cached_property
     def opened(self) -> Event:
@@ -95,7 +102,7 @@ def briefing(
         links: Text and address of each.
         now: The time; the current one when left out.
     """
-    situation = Situation(gate, events, plan, links, now or datetime.now(UTC))
+    situation = Situation(gate, events, plan, links, now or datetime.now(UTC), given=now is not None)
     return "\n\n".join(filter(None, ("\n".join(section(situation)) for section in SECTIONS)))
 
 
@@ -108,6 +115,8 @@ def _time_left(situation: Situation) -> list[str]:
     window_end = datetime.fromisoformat(situation.opened["window_end"])
     lines = [f"The window of {situation.plan.window.minutes} minutes ends at {situation.with_distance(window_end)}."]
     if situation.times is not None:
+        if said := situation.times.disagreement():
+            lines.append(f"**{said[:1].upper()}{said[1:]}.**")
         lines.append(f"A run that is not live by {situation.with_distance(situation.times.deadline)} goes back by itself.")
         measured = situation.times.measured_by
         lines.append(
@@ -125,7 +134,7 @@ def _expected_downtime(situation: Situation) -> list[str]:
     rehearsed = times.remaining if times is not None and times.measured_by is not None else {}
     lines = []
     if stopped is not None:
-        lines.append(f"Down for {duration((situation.now - datetime.fromisoformat(stopped['time'])).total_seconds())} now.")
+        lines.append(f"Down for {duration(situation.since(stopped))} now.")
     seconds = rehearsed.get(runbook.STOP_SERVICES if stopped is None else runbook.SWITCH_CONFIGURATION)
     what = "Expected downtime" if stopped is None else "Expected until it runs on PostgreSQL"
     if seconds is not None and times is not None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from include.cutover.errors import Refused
-from include.cutover.evidence import fingerprints, lease, source_lease
+from include.cutover.evidence import fingerprints, lease, source_lease, steady
 from include.cutover.evidence.record import Event, runs
 from include.cutover.plan.file import load_plan
 from include.cutover.runs import clock as clocks
@@ -110,11 +110,16 @@ def _refuse_earlier_runs(plan: str, triggered_at: datetime | None) -> None:
                 do="Roll that run back first if it has to be done again.",
             )
     for run, sealed in ended:
-        if triggered_at is not None and datetime.fromisoformat(sealed["time"]) > triggered_at:
+        back = timedelta(seconds=-sum(min(0.0, jump.seconds) for jump in steady.jumps(run.events())))
+        latest = datetime.fromisoformat(sealed["time"]) + back  # by the clock from before it was set back
+        if triggered_at is not None and latest > triggered_at:
+            gone_back = bool(back) or datetime.fromisoformat(sealed["time"]) > datetime.now(UTC)
             raise Refused(
                 "this run was triggered before another one had ended, and waited for it",
                 where=f"plan {plan}",
                 expected="a run that is triggered after the one before has ended",
-                found=f"triggered at {triggered_at:%H:%M:%S} UTC; {run.folder.name} ended as {sealed['outcome']} later",
-                do="Check the outcome of that run, then trigger a new one.",
+                found=f"triggered at {triggered_at:%H:%M:%S} UTC; {run.folder.name} ended as {sealed['outcome']} "
+                + (f"at {latest:%H:%M:%S} UTC, before the clock went back" if gone_back else "later"),
+                do="Check the outcome of that run, then trigger a new one"
+                + (f" after {latest:%Y-%m-%d %H:%M:%S} UTC." if gone_back else "."),
             )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
-
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.runs import runbook, schema_drift
 from include.cutover.source import cloning
@@ -22,11 +20,12 @@ def wait_for_window(step: Step) -> Report:
         Refused: When it is too early, or the schema changed.
     """
     clock = notice_steps.clock_of(step.evidence, step.plan)
-    if datetime.now(UTC) < clock.start:
+    if clock.until_start():
         raise Refused(
             "the window has not begun",
             where=step.run_id,
             expected=f"{clock.start:%Y-%m-%d %H:%M:%S} UTC or later",
+            found=clock.disagreement(),
             do="Clear this task after that time.",
         )
     recorded = step.evidence.last(schema_drift.EVENT)

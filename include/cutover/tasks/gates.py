@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.exceptions import AirflowFailException
 
+from include.cutover.evidence import steady
 from include.cutover.evidence.record import Event
 from include.cutover.plan.model import Plan
 from include.cutover.runs import clock, runbook
@@ -21,6 +22,9 @@ from include.cutover.ui.links import links_of_run
 
 if TYPE_CHECKING:
     from airflow.sdk.execution_time.hitl import HITLUser
+
+
+_EARLY_SECONDS, _LATE_SECONDS = 5.0, 300.0  # Airflow looks for questions that are over every 15 s, and may be restarted
 
 
 class Gate(HITLOperator):
@@ -85,6 +89,8 @@ class Gate(HITLOperator):
         go = chosen == GO and by in step.entitled
         late = self._late(step.evidence.events()) if go else ""
         answer = GO if go and not late else NO_GO
+        if by is None:
+            self._tell_clock(step)
         self._record(step, answer, by=by, automatic=False, late=late)
         return {"answer": answer, "by": by}
 
@@ -98,6 +104,19 @@ class Gate(HITLOperator):
         """Return why a go would come too late for the steps behind the gate; empty where it would not."""
         found = clock.read(events)
         return "" if found is None else found.late(runbook.behind(self.gate))
+
+    def _tell_clock(self, step: Step) -> None:
+        """Record where the time to answer was not the time that was asked for: Airflow measures it by the clock."""
+        asked = step.evidence.last("gate.asked", gate=self.gate)
+        waited = None if asked is None else steady.elapsed(asked)
+        if asked is None or waited is None:
+            return
+        given = float(asked["minutes"]) * 60
+        if waited < given - _EARLY_SECONDS or waited > given + _LATE_SECONDS:
+            way = "ahead" if waited < given else "back"
+            found = f"people had {steady.in_words(waited)} of {steady.in_words(given)} to answer: the clock went {way}"
+            step.evidence.append("gate.clock", gate=self.gate, reason=found)
+            step.log.warning("%s: %s", self.gate, found)
 
     def _record(self, step: Step, answer: str, *, by: str | None, automatic: bool, late: str = "") -> None:
         if late:

@@ -159,12 +159,14 @@ class WindowOperator(StepOperator):
 
     def before(self, step: Step) -> None:
         """Reschedule while the window has not begun."""
-        now, start = datetime.now(UTC), notice_steps.clock_of(step.evidence, step.plan).start
-        if now < start:
+        clock = notice_steps.clock_of(step.evidence, step.plan)
+        if left := clock.until_start():
             running.may_run(step, self.terms)
             notice_steps.deliver(step.evidence, step.plan, step.ends.channels)
-            self.log.info("the window begins at %s", f"{start:%Y-%m-%d %H:%M:%S} UTC")
-            raise AirflowRescheduleException(min(start, now + LOOK_AGAIN))
+            self.log.info("the window begins at %s", f"{clock.start:%Y-%m-%d %H:%M:%S} UTC")
+            if said := clock.disagreement():
+                self.log.warning("%s; the window begins when clock and elapsed time both say so", said)
+            raise AirflowRescheduleException(datetime.now(UTC) + min(left, LOOK_AGAIN))
 
 
 class BranchOperator(StepOperator, BranchMixIn):

@@ -12,7 +12,7 @@ from typing import Any
 from include.cutover.aftercare.record import OPENED, end_of, evidence_of, is_over
 from include.cutover.errors import CannotCheck
 from include.cutover.evidence import lease
-from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, sealing
+from include.cutover.evidence.record import EVENTS, Event, Evidence, evidence_root, order, sealing
 from include.cutover.plan.model import Plan
 from include.cutover.runs import incident
 
@@ -88,7 +88,7 @@ def all_of(plan: str) -> list[PastRun]:
             continue
         if any(event["event"] == "run.opened" for event in events):
             found.append(PastRun(Evidence(item), events))
-    return sorted(found, key=lambda run: str(run.events[0]["time"]))
+    return sorted(found, key=lambda run: order(run.events))
 
 
 def keep_reason(run: PastRun, plan: Plan, now: datetime) -> str:

@@ -40,7 +40,7 @@ def wait_for_question(watch: Watch) -> aftercare_record.OpenQuestion | None:
         for event in events
     )
     given_up = aftercare_record.end_of(opened) + timedelta(seconds=watch.settings.interval_seconds) + _GRACE
-    if (ended and backed_up) or aftercare_record.now() > given_up:
+    if (ended and backed_up) or aftercare_record.now_in(events) > given_up:
         return None
     raise NotYet(aftercare_record.now() + timedelta(seconds=min(60.0, max(2.0, watch.settings.interval_seconds / 2))))
 

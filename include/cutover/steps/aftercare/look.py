@@ -17,6 +17,7 @@ from include.cutover.aftercare.statistics import Standing
 from include.cutover.application import configuration, requests
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
+from include.cutover.evidence import steady
 from include.cutover.steps.aftercare.watch import Watch, as_sentence, notify
 from include.cutover.steps.call import NotYet
 from include.cutover.steps.configuration import kept_configuration
@@ -36,13 +37,14 @@ def look(watch: Watch) -> Report:
         return _watched(watch, "the application is rolled back")
     events = watch.evidence.events()
     due = aftercare_record.next_look(events, settings)
-    if due is not None and due > aftercare_record.now():
-        raise NotYet(due)
+    if due is not None and due > aftercare_record.now_in(events):
+        raise NotYet(aftercare_record.wall_clock(due, events))
     if due is not None:
         _look(watch)
-        due = aftercare_record.next_look(watch.evidence.events(), settings)
+        events = watch.evidence.events()
+        due = aftercare_record.next_look(events, settings)
     if due is not None:
-        raise NotYet(due)
+        raise NotYet(aftercare_record.wall_clock(due, events))
     return _watched(watch, "the time is over")
 
 
@@ -92,7 +94,7 @@ def _look(watch: Watch) -> None:
             watch.target, watch.plan.target_schema, watch.of_cutover.manifest.sqlite_sequence
         ),
     )
-    checks += _growth(watch, opened, made, now, last=now >= end)
+    checks += _growth(watch, opened, made, now, last=aftercare_record.now_in(events) >= end)
     written = _checked("aftercare_write", "The application's background job writes", lambda: _writes(watch))
     checks += written
     outcome = aftercare_record.judge(checks, watch.settings.accept_unknown)
@@ -133,7 +135,7 @@ def _statistics(watch: Watch, opened: Mapping[str, Any]) -> list[Check]:
 def _growth(
     watch: Watch, opened: Mapping[str, Any], made: Sequence[Mapping[str, Any]], now: datetime, *, last: bool
 ) -> list[Check]:
-    started = datetime.fromisoformat(opened["started"])
+    started, set_back_or_forth = datetime.fromisoformat(opened["started"]), _set_clock(watch)
     since = datetime.fromisoformat(made[-1]["time"]) if made else started
     write = watch.plan.smoke_tests.write if watch.plan.smoke_tests is not None else None
     checks: list[Check] = []
@@ -143,12 +145,22 @@ def _growth(
         rate = Rate(**opened["rates"][growing.table])
 
         def check(growing: Any = growing, rate: Rate = rate, own: Any = own) -> list[Check]:
-            seen = Observation(started, since, now, own, last)
+            seen = Observation(started, since, now, own, last, set_back_or_forth)
             found = aftercare_checks.growth(watch.target, watch.plan.target_schema, growing, rate, seen)
             return [found] if found is not None else []
 
         checks += _checked(f"aftercare_growth_{growing.table}", f"{growing.table} grows as fast as before", check)
     return checks
+
+
+def _set_clock(watch: Watch) -> str:
+    """Return how the clock was set since the services started, as a sentence; empty where it was not."""
+    begun = watch.cutover.last("services.started", on="target")
+    events = [*([begun] if begun else []), *watch.evidence.events()]
+    if found := steady.jumps(events):
+        return str(found[-1])
+    off = steady.drift(events[-1])
+    return "" if abs(off) <= steady.JUMP else f"the clock went {'ahead' if off > 0 else 'back'} by {steady.in_words(off)}"
 
 
 def _writes(watch: Watch) -> list[Check]:

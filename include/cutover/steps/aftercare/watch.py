@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from functools import cached_property
@@ -13,6 +14,7 @@ from include.cutover.errors import CutoverError, Refused
 from include.cutover.locks import locked
 from include.cutover.masking import mask
 from include.cutover.people import notices
+from include.cutover.people.notice_texts import when
 from include.cutover.plan.afterwards import Aftercare
 from include.cutover.steps import notices as notice_steps
 from include.cutover.steps.call import NotYet
@@ -66,7 +68,7 @@ def run(watch: Watch, body: Body, arguments: Mapping[str, Any] | None = None) ->
         NotYet: When it is not due; nothing was recorded.
         CutoverError: From ``body``; it is recorded.
     """
-    begun = aftercare_record.now()
+    begun = time.monotonic()
     with locked(watch.evidence.folder / f".{watch.name}.lock", seconds=_CLAIM_SECONDS):
         try:
             report = body(watch, **(arguments or {}))
@@ -85,8 +87,8 @@ def run(watch: Watch, body: Body, arguments: Mapping[str, Any] | None = None) ->
     return report
 
 
-def _end(watch: Watch, begun: datetime, outcome: str, **result: Any) -> None:
-    seconds = round((aftercare_record.now() - begun).total_seconds(), 3)
+def _end(watch: Watch, begun: float, outcome: str, **result: Any) -> None:
+    seconds = round(time.monotonic() - begun, 3)
     watch.evidence.append("step.end", step=watch.name, outcome=outcome, seconds=seconds, **result)
 
 
@@ -102,15 +104,15 @@ def notify(watch: Watch, notice: str, template: str, reason: str) -> None:
     opened = watch.evidence.last(aftercare_record.OPENED) or {}
     lead, clock = watch.plan.people.lead, notice_steps.clock_of(watch.cutover, watch.plan)
     values = {
-        "freeze": f"{clock.freeze:%Y-%m-%d %H:%M} UTC",
-        "deadline": f"{clock.deadline:%Y-%m-%d %H:%M} UTC",
-        "time": f"{aftercare_record.now():%Y-%m-%d %H:%M} UTC",
+        "freeze": when(watch.plan, clock.freeze),
+        "deadline": when(watch.plan, clock.deadline),
+        "time": when(watch.plan, aftercare_record.now()),
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": watch.plan.application,
         "minutes": f"{watch.settings.minutes:g}",
         "reason": reason[:800],
         "run": watch.run_id,
-        "end": f"{datetime.fromisoformat(opened['until']):%Y-%m-%d %H:%M} UTC" if opened.get("until") else "the end",
+        "end": when(watch.plan, datetime.fromisoformat(opened["until"])) if opened.get("until") else "the end",
     }
     subject = {
         "aftercare": f"{watch.plan.application}: PostgreSQL needs attention",
