@@ -1,4 +1,8 @@
-"""Masking of secrets in text that people read: log lines, error messages, command output."""
+"""Masking of secrets in text that people read: log lines, error messages, command output.
+
+Characters that are no text are made visible there, too: those that a terminal carries out, and those that let text run in
+another direction than it is written in, as in Unicode's "Trojan Source".
+"""
 
 from __future__ import annotations
 
@@ -23,8 +27,21 @@ _PATTERNS = (
 )
 
 
+_NO_TEXT = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
+
+
 def mask(text: str) -> str:
-    """Replace everything in a text that looks like a secret by ``***``."""
+    """Replace everything in a text that looks like a secret by ``***``, and make it ``visible``."""
     for pattern, replacement in _PATTERNS:
         text = pattern.sub(replacement, text)
-    return text
+    return visible(text)
+
+
+def visible(text: str) -> str:
+    """Write control characters and overrides of direction as a backslash, u and their number; tabs and new lines stay."""
+    return _NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+
+
+def one_line(text: str) -> str:
+    """Return a text from outside as one line, so that it cannot pass for a line of ours, and make it ``visible``."""
+    return visible(" ".join(text.split()))

@@ -14,6 +14,7 @@ from include.cutover.cli.output import MARKS
 from include.cutover.errors import StepFailed, Unreachable
 from include.cutover.evidence import steady
 from include.cutover.evidence.record import Event, Evidence
+from include.cutover.masking import visible
 from include.cutover.plan.model import Plan
 from include.cutover.report.page import summary
 from include.cutover.runs import runbook
@@ -86,9 +87,11 @@ class Narrator:
         pad = " " * max(0, 38 - len(Text.from_markup(name)))
         took = f"{seconds:7.2f} s" if seconds is not None else " " * 9
         first, *more = text.splitlines() or [""]
-        self._console.print(f"{at.astimezone():%H:%M:%S} {mark} {name}{pad} {took}  {escape(first)}", soft_wrap=True)
+        self._console.print(
+            f"{at.astimezone():%H:%M:%S} {mark} {name}{pad} {took}  {escape(visible(first))}", soft_wrap=True
+        )
         for line in more:
-            self._console.print(f"{'':61}{escape(line)}", soft_wrap=True)
+            self._console.print(f"{'':61}{escape(visible(line))}", soft_wrap=True)
 
 
 def follow(
@@ -182,4 +185,4 @@ def print_summary(evidence: Evidence, plan: Plan, console: Console) -> None:
     console.print("\n[bold]Summary[/]")
     for title, text in lines.items():
         if text:
-            console.print(f"  {title:18}{escape(text)}", soft_wrap=True)
+            console.print(f"  {title:18}{escape(visible(text))}", soft_wrap=True)

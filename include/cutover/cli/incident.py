@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from include.cutover.cli.options import AsJson, PlanName, from_options
 from include.cutover.cli.output import print_json
+from include.cutover.masking import one_line
 from include.cutover.runs import incident
 from include.cutover.steps import incidents
 
@@ -43,10 +44,12 @@ def show(plan: PlanName, run: OfRun = "", as_json: AsJson = False) -> None:
              "kept": [{"what": item.what, "where": item.where} for item in kept]}
         )  # fmt: skip
     else:
-        console.print(f"{escape(found.run_id)} ended as {found.outcome} at {found.at}: {escape(found.why)}", soft_wrap=True)
+        console.print(
+            f"{escape(found.run_id)} ended as {found.outcome} at {found.at}: {escape(one_line(found.why))}", soft_wrap=True
+        )
         _print_closing(found)
         for item in kept:
-            console.print(f"  {escape(item.what)}: {escape(item.where)}", soft_wrap=True)
+            console.print(f"  {escape(one_line(item.what))}: {escape(one_line(item.where))}", soft_wrap=True)
     raise typer.Exit(CLOSED if found.closed is not None else OPEN)
 
 
@@ -82,6 +85,6 @@ def _print_closing(found: incident.Incident) -> None:
         todo = "is open" if found.complete else "is open, and the way back is not complete"
         console.print(f"  the incident {todo}")
         return
-    console.print(f"  closed by {escape(closed['by'])} at {closed['time']}", soft_wrap=True)
+    console.print(f"  closed by {escape(one_line(closed['by']))} at {closed['time']}", soft_wrap=True)
     for name in ("cause", "fix", "reference"):
-        console.print(f"  {name}: {escape(closed[name])}", soft_wrap=True)
+        console.print(f"  {name}: {escape(one_line(closed[name]))}", soft_wrap=True)

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from include.cutover.cli.options import PlanName
+from include.cutover.masking import visible
 from include.cutover.people import notice_texts
 from include.cutover.plan.file import load_plan
 from include.cutover.plan.model import Plan
@@ -63,9 +64,9 @@ def _print_notices(plan: Plan, start: datetime) -> None:
         console.print(
             f"\n[bold]{name}[/] · {escape(when)} · to {escape(_receivers(plan, lead=message.lead))}", soft_wrap=True
         )
-        console.print(f"  {escape(message.subject)}", soft_wrap=True)
+        console.print(f"  {escape(visible(message.subject))}", soft_wrap=True)
         for line in message.text.splitlines():
-            console.print(f"  {escape(line)}", soft_wrap=True)
+            console.print(f"  {escape(visible(line))}", soft_wrap=True)
 
 
 def _receivers(plan: Plan, *, lead: bool) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from include.cutover.checks import Check, Outcome
+from include.cutover.masking import one_line, visible
 
 STATUS: Mapping[Outcome, int] = {"passed": 0, "failed": 1, "unknown": 2}
 """Exit status of a command that makes checks, by their outcome."""
@@ -29,7 +30,7 @@ _WORDS: Mapping[Outcome, str] = {"passed": "good", "failed": "bad", "unknown": "
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Write JSON to standard output."""
-    sys.stdout.write(json.dumps(content, indent=1, ensure_ascii=False, default=str) + "\n")
+    sys.stdout.write(visible(json.dumps(content, indent=1, ensure_ascii=False, default=str)) + "\n")
 
 
 def print_lines(checks: Iterable[Check]) -> None:
@@ -38,13 +39,17 @@ def print_lines(checks: Iterable[Check]) -> None:
         place = f" ({item.where})" if item.where and item.outcome != "passed" else ""
         text = f"{_WORDS[item.outcome]} {item.title}{place}" + (f": {item.found}" if item.found else "")
         do = f". {item.do}" if item.do and item.outcome != "passed" else ""
-        sys.stdout.write(" ".join(f"{text.rstrip('.')}{do}".split()) + "\n")
+        sys.stdout.write(one_line(f"{text.rstrip('.')}{do}") + "\n")
 
 
 def print_marked(checks: Iterable[Check], console: Console) -> None:
-    """Print each check with its mark, and for those that did not pass what was expected, found and to do."""
+    """Print each check with its mark, and for those that did not pass what was expected, found and to do; a line each."""
     for item in checks:
-        console.print(f"{MARKS[item.outcome]} {escape(item.title)}", soft_wrap=True)
+        console.print(f"{MARKS[item.outcome]} {_plain(item.title)}", soft_wrap=True)
         if item.outcome != "passed":
-            console.print(f"    expected {escape(item.expected)}, found {escape(item.found)}", soft_wrap=True)
-            console.print(f"    {escape(item.where)} {escape(item.do)}", soft_wrap=True)
+            console.print(f"    expected {_plain(item.expected)}, found {_plain(item.found)}", soft_wrap=True)
+            console.print(f"    {_plain(item.where)} {_plain(item.do)}", soft_wrap=True)
+
+
+def _plain(text: str) -> str:
+    return escape(one_line(text))

@@ -12,6 +12,7 @@ from include.cutover.aftercare.retention import due
 from include.cutover.aftercare.retention.record import evidence_of
 from include.cutover.cli.break_glass import EndsOfEvidence
 from include.cutover.cli.options import PlanName, TargetOrEnvironment
+from include.cutover.masking import one_line
 from include.cutover.plan.file import load_plan
 from include.cutover.target import session as target_session
 
@@ -37,7 +38,7 @@ def command(
         )
     ]
     for deed in deeds:
-        console.print(f"{'would: ' if dry_run and deed.done else ''}{escape(str(deed))}", soft_wrap=True)
+        console.print(f"{'would: ' if dry_run and deed.done else ''}{escape(one_line(str(deed)))}", soft_wrap=True)
     if not deeds:
         console.print("nothing is due")
     raise typer.Exit(1 if any(deed.failed for deed in deeds) else 0)

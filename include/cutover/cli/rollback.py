@@ -16,6 +16,7 @@ from include.cutover.cli import break_glass
 from include.cutover.cli.options import By, MovedSource, PlanName, TargetOrEnvironment, from_options, sentence
 from include.cutover.cli.output import MARKS
 from include.cutover.evidence.record import Evidence
+from include.cutover.masking import one_line
 from include.cutover.steps.step import Report
 from include.cutover.target import session as target_session
 
@@ -56,7 +57,7 @@ def command(options: RollbackOptions) -> None:
         give_up_rows=options.give_up_rows,
         on_step=_print_step,
     )
-    console.print(f"[bold]{escape(report.summary)}[/]")
+    console.print(f"[bold]{escape(one_line(report.summary))}[/]")
     notices = [
         item for item in Evidence.of(options.plan, options.evidence.resolve().name).events() if item["event"] == "notice"
     ]
@@ -67,4 +68,4 @@ def command(options: RollbackOptions) -> None:
 
 def _print_step(name: str, report: Report | None) -> None:
     if report is not None:
-        console.print(f"{MARKS[report.outcome]} {name:32}{escape(report.summary)}", soft_wrap=True)
+        console.print(f"{MARKS[report.outcome]} {name:32}{escape(one_line(report.summary))}", soft_wrap=True)

@@ -11,7 +11,7 @@ from rich.markup import escape
 
 from include.cutover.cli.options import AsJson
 from include.cutover.cli.output import print_json
-from include.cutover.masking import mask
+from include.cutover.masking import mask, one_line
 from include.cutover.places import plans_folder
 from include.cutover.report.plan_state import PlanState, state_of_plan
 
@@ -51,7 +51,7 @@ def print_state(state: PlanState, console: Console) -> None:
     lines = [("run", state.run), ("step", state.at), ("application", state.application)]
     lines += [("next" if number == 0 else "", text) for number, text in enumerate(state.do)]
     for title, text in lines:
-        console.print(f"  {title:13}{escape(mask(text))}", soft_wrap=True)
+        console.print(f"  {title:13}{escape(one_line(mask(text)))}", soft_wrap=True)
 
 
 def _plans() -> list[str]:

@@ -14,7 +14,7 @@ from typing import Literal
 
 from include.cutover.errors import CutoverError
 from include.cutover.evidence.record import Event, Evidence
-from include.cutover.masking import mask
+from include.cutover.masking import mask, one_line
 from include.cutover.people.notices import SECONDS, Channel, PartlyDelivered, outbox, record, waiting
 from include.cutover.people.outbox_files import claim
 
@@ -144,7 +144,7 @@ class _Worker:
         notice = outbox(events)[name]
         message = notice.message
         if "<reason>" in message.text:
-            text = message.text.replace("<reason>", self.reason(name, events))
+            text = message.text.replace("<reason>", one_line(self.reason(name, events)))
             message = replace(message, text=text)
             record(self.evidence, message, by=notice.edited_by)
         text = message.text

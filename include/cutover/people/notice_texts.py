@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 from include.cutover.evidence.record import Event
+from include.cutover.masking import one_line
 from include.cutover.people.notices import Message, render
 from include.cutover.plan.model import Plan
 from include.cutover.runs import runbook
@@ -57,7 +58,7 @@ def message(
         "deadline": when(plan, clock.deadline),
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": plan.application,
-        "reason": reason or "<reason>",
+        "reason": one_line(reason) or "<reason>",
         "run": run_id,
     }
     text = render(getattr(plan.notices, kind), values)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from datetime import UTC, datetime
 from typing import Any
 
 from include.cutover.evidence.record import EVENTS, Evidence
-from include.cutover.masking import mask
+from include.cutover.masking import mask, one_line
 from include.cutover.plan.model import Plan
 from include.cutover.report.events import time_of
 from include.cutover.report.story import Story
@@ -20,6 +19,7 @@ from include.cutover.report.words import (
     duration,
     grouped_text,
     keys_text,
+    md,
     moment_text,
     weblink_of,
 )
@@ -56,49 +56,47 @@ def _head(story: Story, plan: Plan, reason: str) -> str:
     downtime = "nothing was stopped" if story.figures.downtime_seconds is None else duration(story.figures.downtime_seconds)
     facts = [
         ("Run", _code(opened.get("run_id") or story.run.folder.name)),
-        ("Application", _md(plan.application)),
-        ("Started by", f"{_md(opened.get('actor') or 'not recorded')}: {_md(opened.get('reason') or 'no reason recorded')}"),
+        ("Application", md(plan.application)),
+        ("Started by", f"{md(opened.get('actor') or 'not recorded')}: {md(opened.get('reason') or 'no reason recorded')}"),
         ("Opened", moment_text(story.run.start)),
         ("Written", moment_text(datetime.now(UTC))),
-        ("State at that time", _md(f"{story.state.headline}. {story.state.sentence}")),
+        ("State at that time", md(f"{story.state.headline}. {story.state.sentence}")),
         (
             "Downtime",
             downtime + (", and there is no record that the services were started" if story.figures.still_down else ""),
         ),
-        ("Reason", _md(reason) or "not given"),
-        ("First cause", _md(story.first_failure) or "no step failed"),
-        ("Lead", _md(plan.people.lead.name)),
+        ("Reason", md(reason) or "not given"),
+        ("First cause", md(story.first_failure) or "no step failed"),
+        ("Lead", md(plan.people.lead.name)),
     ]
-    lines = [f"# Incident: {_md(plan.application)}, move to PostgreSQL", ""]
+    lines = [f"# Incident: {md(plan.application)}, move to PostgreSQL", ""]
     if story.run.damage:
-        lines += [f"> **The evidence is damaged.** {_md(story.run.damage)}", ""]
+        lines += [f"> **The evidence is damaged.** {md(story.run.damage)}", ""]
     if story.run.jumps:
         said = "; ".join(str(jump) for jump in story.run.jumps)
-        lines += [
-            f"> **The clock was set during the run:** {_md(said)}. Durations are elapsed time; the times below go on evenly"
-        ]
-        lines += ["> from the first one.", ""]
+        lines += [f"> **The clock was set during the run:** {md(said)}. Durations are elapsed time; the times below go on"]
+        lines += ["> evenly from the first one.", ""]
     return "\n".join([*lines, "| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in facts)])
 
 
 def _what_failed(story: Story) -> str:
     lines = ["## What failed", ""]
     for step in story.failures:
-        lines.append(f"- **{_md(step.name)}** {_md(step.outcome)} at {moment_text(step.last.end)}: {_md(step.last.summary)}")
+        lines.append(f"- **{md(step.name)}** {md(step.outcome)} at {moment_text(step.last.end)}: {md(step.last.summary)}")
         for check in step.checks:
             if check.get("outcome") != "passed":
                 lines.append(
-                    f"  - {_md(check.get('outcome'))}: {_md(check.get('title'))} ({_md(check.get('where'))});"
-                    f" expected {_md(check.get('expected')) or 'not stated'}, found {_md(check.get('found')) or 'nothing'}."
-                    f" {_md(check.get('do'))}".rstrip()
+                    f"  - {md(check.get('outcome'))}: {md(check.get('title'))} ({md(check.get('where'))});"
+                    f" expected {md(check.get('expected')) or 'not stated'}, found {md(check.get('found')) or 'nothing'}."
+                    f" {md(check.get('do'))}".rstrip()
                 )
     for gate in story.run.all("gate"):
         if gate.get("answer") != "Go":
-            lines.append(f"- The gate **{_md(gate.get('gate'))}**: {_md(answer_text(gate))} at {moment_text(time_of(gate))}")
+            lines.append(f"- The gate **{md(gate.get('gate'))}**: {md(answer_text(gate))} at {moment_text(time_of(gate))}")
     for event in story.run.all("decision"):
-        why = "; ".join(_md(item) for item in event.get("why") or [])
+        why = "; ".join(md(item) for item in event.get("why") or [])
         lines.append(
-            f"- Decision at {_md(event.get('at'))}: **{_md(as_words(str(event.get('outcome'))))}**: {why or 'no reason'}"
+            f"- Decision at {md(event.get('at'))}: **{md(as_words(str(event.get('outcome'))))}**: {why or 'no reason'}"
         )
     return "\n".join(lines if len(lines) > 2 else [*lines, "No step failed."])
 
@@ -112,8 +110,8 @@ def _timeline_table(story: Story) -> str:
             rows.append(
                 (
                     attempt.begin,
-                    f"| {stamp(attempt.begin)} | {_md(step.name)} | {attempt.outcome} | {duration(attempt.seconds)}"
-                    f" | {_md(attempt.summary)} |",
+                    f"| {stamp(attempt.begin)} | {md(step.name)} | {attempt.outcome} | {duration(attempt.seconds)}"
+                    f" | {md(attempt.summary)} |",
                 )
             )
     notable = {
@@ -128,7 +126,7 @@ def _timeline_table(story: Story) -> str:
     for event in story.run.events:
         if event["event"] in notable:
             on = {"target": " on PostgreSQL", "source": " on SQLite"}.get(str(event.get("on")), "")
-            by = f" by {_md(event['by'])}" if event.get("by") else ""
+            by = f" by {md(event['by'])}" if event.get("by") else ""
             rows.append((time_of(event), f"| {stamp(time_of(event))} | **{notable[event['event']]}{on}{by}** | | | |"))
     return "\n".join([*lines, *(text for _, text in sorted(rows, key=lambda row: row[0]))])
 
@@ -155,14 +153,14 @@ def _kept_part(story: Story) -> str:
         lines.append(f"- The target's data: schema {_code(schema)} in the target database.")
     elif target.get("pending"):
         lines.append(
-            f"- The target's data could **not** be set aside yet ({_md(target.get('reason'))}); the next run does it first."
+            f"- The target's data could **not** be set aside yet ({md(target.get('reason'))}); the next run does it first."
         )
     for path, holds in incident.kept_files(story.run.folder, story.run.events):
-        lines.append(f"- The source as found: {_code(path.relative_to(story.run.folder))} in the evidence: {_md(holds)}.")
+        lines.append(f"- The source as found: {_code(path.relative_to(story.run.folder))} in the evidence: {md(holds)}.")
     if source and not source.get("kept_in"):
-        lines.append(f"- **The SQLite file was not replaced.** It holds: {_md(source.get('holds'))}.")
+        lines.append(f"- **The SQLite file was not replaced.** It holds: {md(source.get('holds'))}.")
     lines += [
-        f"- Backup, {_md(label.lower())}: {_code(value)}"
+        f"- Backup, {md(label.lower())}: {_code(value)}"
         for label, value in story.artifacts.backup
         if label in ("File", "Second copy")
     ]
@@ -176,13 +174,13 @@ def _written_part(story: Story) -> str:
     if not story.artifacts.written_after:
         return ""
     lines = ["## Rows written after go-live", "", "They are in PostgreSQL only: SQLite has the data of the backup.", ""]
-    lines += [f"- {_code(table)}: {_md(rows)}" for table, rows in story.artifacts.written_after]
+    lines += [f"- {_code(table)}: {md(rows)}" for table, rows in story.artifacts.written_after]
     export = story.artifacts.written_files
     if export.get("files"):
         lines += ["", f"Exported to {_code(export['folder'])} of the evidence, whole rows, secret columns included:", ""]
         lines += [f"- {_code(item['name'])}: {grouped_text(item['lines'])} lines" for item in export["files"]]
     if export.get("problem"):
-        lines += ["", f"**The export is not complete** ({_md(export['problem'])}); all rows are in the kept schema."]
+        lines += ["", f"**The export is not complete** ({md(export['problem'])}); all rows are in the kept schema."]
     if story.run.newest("rows.written").get("tables") is None:
         lines += ["", "The next run counts and exports them first, once the target can be reached."]
     return "\n".join(lines)
@@ -190,13 +188,13 @@ def _written_part(story: Story) -> str:
 
 def _evidence_part(story: Story) -> str:
     lines = ["## Evidence", "", f"- Folder: {_code(story.run.folder)}", f"- [Events]({EVENTS})", "- [Report](report.html)"]
-    lines += [f"- [Data Docs: {_md(name)}]({address})" for name, address in story.artifacts.data_docs]
+    lines += [f"- [Data Docs: {md(name)}]({address})" for name, address in story.artifacts.data_docs]
     for event in story.artifacts.files:
         name = str(event.get("name"))
-        lines.append(f"- [{_md(name)}]({address_text(name)}), SHA-256 {_code(str(event.get('sha256'))[:16])}…")
+        lines.append(f"- [{md(name)}]({address_text(name)}), SHA-256 {_code(str(event.get('sha256'))[:16])}…")
     for step in story.failures:
         if weblink_of(step.log_url):
-            lines.append(f"- [Log of {_md(step.name)}](<{step.log_url}>)")
+            lines.append(f"- [Log of {md(step.name)}](<{step.log_url}>)")
     return "\n".join(lines)
 
 
@@ -205,7 +203,7 @@ def _follow_up(plan: Plan) -> str:
         [
             "## Root cause / follow-up",
             "",
-            f"_To be filled in by {_md(plan.people.lead.name)}._",
+            f"_To be filled in by {md(plan.people.lead.name)}._",
             "",
             "- Root cause:",
             "- Why the checks before the window did not find it:",
@@ -216,12 +214,6 @@ def _follow_up(plan: Plan) -> str:
     )
 
 
-def _md(text: Any) -> str:
-    """Escape a text so that Markdown shows it unchanged, on one line."""
-    flat = " ".join(("" if text is None else str(text)).split())
-    return re.sub(r"([\\`*\[\]|<>#]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
-
-
 def _code(text: Any) -> str:
-    flat = " ".join(str(text).split()).replace("`", "'").replace("|", "\\|")
+    flat = one_line(str(text)).replace("`", "'").replace("|", "\\|")
     return f"`{flat}`"

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+from include.cutover.masking import one_line
+
 
 def duration(seconds: Any) -> str:
     """Return ``0.42 s``, ``12.3 s``, ``1 min 05 s`` or ``2 h 03 min``; a dash for a value that is not a number."""
@@ -51,6 +53,12 @@ def moment_text(moment: Any) -> str:
         return moment_text(datetime.fromisoformat(text))
     except ValueError:
         return text
+
+
+def md(text: Any) -> str:
+    """Return a text that Markdown shows as it is, on one line."""
+    flat = one_line("" if text is None else str(text))
+    return re.sub(r"([\\`*\[\]|<>#]|(?<!\w)_|_(?!\w))", r"\\\1", flat)
 
 
 def as_words(name: str) -> str:

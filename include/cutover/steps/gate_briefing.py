@@ -13,7 +13,7 @@ from include.cutover.evidence import steady
 from include.cutover.evidence.record import Event
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import sufficiency
-from include.cutover.report.words import duration
+from include.cutover.report.words import duration, md
 from include.cutover.runs import briefing as rehearsal_facts
 from include.cutover.runs import clock, runbook
 from include.cutover.runs.row import Point
@@ -108,7 +108,7 @@ def briefing(
 
 def _who_and_why(situation: Situation) -> list[str]:
     opened = situation.opened
-    return [f"**{situation.plan.application}**, opened by {opened['actor']}: {_cell(opened['reason'])}"]
+    return [f"**{situation.plan.application}**, opened by {opened['actor']}: {md(opened['reason'])}"]
 
 
 def _time_left(situation: Situation) -> list[str]:
@@ -157,7 +157,7 @@ def _steps(situation: Situation) -> list[str]:
         moved = sum(int((event.get("figures") or {}).get("rows", 0)) for event in copies)
         rows.append((runbook.COPY, outcome, f"{moved:,} rows in {len(situation.plan.tables)} tables"))
     lines = ["| step | outcome | what was found |", "|---|---|---|"]
-    return lines + [f"| {name} | {outcome} | {_cell(summary)} |" for name, outcome, summary in rows]
+    return lines + [f"| {name} | {outcome} | {md(summary)} |" for name, outcome, summary in rows]
 
 
 def _checks(situation: Situation) -> list[str]:
@@ -175,19 +175,19 @@ def _findings(situation: Situation) -> list[str]:
 
 def _rehearsal(situation: Situation) -> list[str]:
     facts = rehearsal_facts.facts(situation.events)
-    return ["**Rehearsal:**", "", *(f"- {label}: {_cell(text)}" for label, text in facts)] if facts else []
+    return ["**Rehearsal:**", "", *(f"- {label}: {md(text)}" for label, text in facts)] if facts else []
 
 
 def _warnings(situation: Situation) -> list[str]:
     warnings = dict.fromkeys(warning for event in situation.newest.values() for warning in event.get("warnings") or [])
     lines = ["**Warnings; a go accepts them:**", ""]
-    return lines + [f"- {_cell(warning)}" for warning in warnings] if warnings else []
+    return lines + [f"- {md(warning)}" for warning in warnings] if warnings else []
 
 
 def _unknown(situation: Situation) -> list[str]:
     unknown = open_questions(situation.events, situation.plan)
     lines = ["**Checks that could not be made; a go accepts them:**", ""]
-    return lines + [f"- {check.title}: {check.found} {check.do}" for check in unknown] if unknown else []
+    return lines + [f"- {md(check.title)}: {md(check.found)} {md(check.do)}" for check in unknown] if unknown else []
 
 
 def _links(situation: Situation) -> list[str]:
@@ -218,7 +218,3 @@ SECTIONS: Sequence[Callable[[Situation], list[str]]] = (
     _no_answer,
 )
 """The sections of a briefing in their order. One that returns nothing is left out."""
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

@@ -117,12 +117,12 @@ def _record_error(step: Step, started: float, error: BaseException) -> None:
 
 def _log(step: Step, report: Report) -> None:
     for warning in report.warnings:
-        step.log.warning("%s", warning)
+        step.log.warning("%s", mask(warning))
     for check in report.checks:
         level = {"passed": logging.INFO, "unknown": logging.WARNING}.get(check.outcome, logging.ERROR)
         detail = "; ".join(part for part in (check.where, check.found and f"found {check.found}") if part)
-        step.log.log(level, "%s: %s%s", check.outcome, check.title, f" ({detail})" if detail else "")
-    step.log.info("%s", report.summary)
+        step.log.log(level, "%s: %s%s", check.outcome, check.title, f" ({mask(detail)})" if detail else "")
+    step.log.info("%s", mask(report.summary))
 
 
 def _claim(step: Step, terms: Terms) -> AbstractContextManager[None]:

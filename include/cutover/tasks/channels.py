@@ -48,6 +48,7 @@ import httpx
 
 from include.cutover.connections import http_answers, smtp_session
 from include.cutover.errors import CannotCheck, StepFailed
+from include.cutover.masking import one_line, visible
 from include.cutover.people.notices import LEAD, Channel, PartlyDelivered
 from include.cutover.plan.model import Plan
 
@@ -165,8 +166,8 @@ class _Mail:
         self._secrets = _as_sent(self._given.login or "", self._given.password or "")
 
     def send(self, subject: str, text: str, *, reached: frozenset[str] = frozenset()) -> None:
-        line = " ".join(subject.split())
-        body = f'<p style="white-space: pre-line">{html.escape(text)}</p>'
+        line = one_line(subject)
+        body = f'<p style="white-space: pre-line">{html.escape(visible(text))}</p>'
         # The same notice always has the same id: mail servers and readers drop the second of two.
         identity = hashlib.sha256("\n".join([self._sender, *self._receivers, line, text]).encode()).hexdigest()[:32]
         headers = {
@@ -237,4 +238,4 @@ def _undelivered(connection: str, found: str, secrets: Iterable[str], do: str = 
 
 def _slack_text(text: str) -> str:
     """Escape angle brackets, from which Slack reads ``<!channel>`` and links."""
-    return html.escape(text, quote=False)
+    return html.escape(visible(text), quote=False)

@@ -53,7 +53,8 @@ def more_tables(trial: Trial) -> None:
     plan = yaml.safe_load(file.read_text())
     plan["tables"] |= {"zones": None, "zone_notes": None}
     for kind, statements in _SQL.items():
-        added = site.sql / PLAN / kind / "900_zones.sql"
+        files = (site.sql / PLAN / kind).glob("*.sql")
+        added = site.sql / PLAN / kind / f"{max(int(file.name[:3]) for file in files) + 1:03}_zones.sql"
         added.write_text(statements)
         trial.afterwards(added.unlink)
     pristine, kept = site.pristine / "ward_ops.db", site.folder / "pristine.kept"
@@ -138,7 +139,7 @@ def _(trial: Trial) -> None:
     more_tables(trial)
     rule = trial.hold("stop_services", "begin")
     run_id = trial.cutover(reason=TEXT)
-    trial.held(rule)
+    trial.held(rule, trial.site.pulse.patience(90))
     in_source(trial, "DELETE FROM zones")
     trial.fault()
     trial.release(rule)

@@ -13,6 +13,7 @@ from include.cutover.aftercare import rows_since_go_live
 from include.cutover.aftercare.marker import MARKED, Marker
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError
+from include.cutover.report.words import md
 from include.cutover.runs import runbook
 from include.cutover.steps.aftercare.watch import Watch, notify
 from include.cutover.steps.call import NotYet
@@ -56,11 +57,9 @@ def briefing(watch: Watch, question: aftercare_record.OpenQuestion) -> str:
         "|---|---|---|---|",
     ]
     bad = [check for check in question.checks if check.outcome != "passed"]
-    lines += [
-        f"| {_cell(check.title)} | {check.outcome} | {_cell(check.expected)} | {_cell(check.found)} |" for check in bad
-    ]
+    lines += [f"| {md(check.title)} | {check.outcome} | {md(check.expected)} | {md(check.found)} |" for check in bad]
     lines += ["", f"**After a rollback, only the kept schema and the export hold:** {written_since(watch)}.", ""]
-    lines += [f"- {_cell(check.do)}" for check in bad if check.do]
+    lines += [f"- {md(check.do)}" for check in bad if check.do]
     lines += [
         "",
         f"**No answer within {watch.plan.gates.response_minutes:g} minutes means that it stays live**; the next red round "
@@ -148,7 +147,3 @@ def _last_red(events: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
         for event in reversed(events)
         if event["event"] in (aftercare_record.LOOK, aftercare_record.BACKUP) and event.get("outcome") == "red"
     )
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")

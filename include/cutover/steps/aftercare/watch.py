@@ -12,7 +12,7 @@ from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import statistics as aftercare_statistics
 from include.cutover.errors import CutoverError, Refused
 from include.cutover.locks import locked
-from include.cutover.masking import mask
+from include.cutover.masking import mask, one_line
 from include.cutover.people import notices
 from include.cutover.people.notice_texts import when
 from include.cutover.plan.afterwards import Aftercare
@@ -82,8 +82,8 @@ def run(watch: Watch, body: Body, arguments: Mapping[str, Any] | None = None) ->
         _end(watch, begun, report.outcome, summary=report.summary, figures=report.figures)
     for check in report.checks:
         if check.outcome != "passed":
-            watch.log.warning("%s: %s (found %s)", check.outcome, check.title, check.found)
-    watch.log.info("%s", report.summary)
+            watch.log.warning("%s: %s (found %s)", check.outcome, check.title, mask(check.found))
+    watch.log.info("%s", mask(report.summary))
     return report
 
 
@@ -110,7 +110,7 @@ def notify(watch: Watch, notice: str, template: str, reason: str) -> None:
         "lead": f"{lead.name} ({lead.contact or lead.email})",
         "application": watch.plan.application,
         "minutes": f"{watch.settings.minutes:g}",
-        "reason": reason[:800],
+        "reason": one_line(reason)[:800],
         "run": watch.run_id,
         "end": when(watch.plan, datetime.fromisoformat(opened["until"])) if opened.get("until") else "the end",
     }
