@@ -15,6 +15,7 @@ from typing import Any
 from jinja2 import ChainableUndefined, Environment, FileSystemLoader, Template
 
 from include.cutover.evidence.record import Evidence
+from include.cutover.masking import visible
 from include.cutover.plan.model import Plan
 from include.cutover.report.run_state import NEXT_STEPS
 from include.cutover.report.story import Story
@@ -42,7 +43,7 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
         CannotCheck: When there is no evidence.
     """
     story = Story(evidence)
-    return _page().render(
+    page = _page().render(
         story=story,
         run=story.run,
         figures=story.figures,
@@ -54,6 +55,7 @@ def run_report(evidence: Evidence, plan: Plan) -> str:
         next_steps=NEXT_STEPS.get(story.state.outcome, ()),
         written=datetime.now(UTC),
     )
+    return visible(page)
 
 
 @cache

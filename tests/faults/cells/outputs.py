@@ -92,7 +92,7 @@ def outputs(trial: Trial, run_id: str) -> Iterator[tuple[str, str]]:
     for path in sorted(evidence.rglob("*")):
         if path.suffix in (".html", ".md", ".jsonl", ".json", ".csv", ".txt"):
             yield path.relative_to(evidence).as_posix(), path.read_text(errors="replace")
-    for path in sorted((trial.site.stack.folder / "logs").rglob("*.log")):
+    for path in sorted((trial.site.stack.folder / "logs" / "tasks").rglob("*.log")):
         yield f"logs/{path.name}", path.read_text(errors="replace")
     for name in (SLACK, MAIL):
         lines = (trial.site.received / name).read_text().splitlines()
@@ -111,6 +111,8 @@ def problems_in(name: str, text: str) -> list[str]:
     """Return what is not neutral in an output."""
     found = [f"{name}: raw {match!r}" for match in sorted(set(_RAW.findall(text)))]
     kind = Path(name).suffix
+    if kind == ".md":
+        text = re.sub(r"(?<!\\)`[^`]*`", "", text)  # a span of code shows what is in it
     if kind == ".html":
         found += [f"{name}: {tag}" for tag in ("<script>alert", "<http://evil") if tag in text]
     elif kind == ".md":
@@ -121,7 +123,7 @@ def problems_in(name: str, text: str) -> list[str]:
         ]
     elif name == SLACK:
         found += [f"{name}: {words}" for words in ("<!channel>", "<http://evil") if words in text]
-    if kind not in (".jsonl", ".json", ".log") and _FORGED.search(text):
+    if kind not in (".jsonl", ".json", ".log", ".html") and _FORGED.search(text):
         found.append(f"{name}: the text begins a line of its own")
     if MARK in text and f"{MARK} {_JINJA}" in text:
         found.append(f"{name}: a template was carried out")

@@ -21,6 +21,7 @@ from great_expectations.expectations import UnexpectedRowsExpectation  # noqa: T
 from great_expectations.expectations.expectation import BatchExpectation  # noqa: TID253
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from include.cutover.masking import visible
 from include.cutover.proof.table_rules import COUNT_COLUMN
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -83,7 +84,7 @@ class Page:
 
     def render(self, document: Mapping[str, Any], **_: Any) -> str:
         """Return the page as text."""
-        return self._environment.get_template(document["template"]).render(document)
+        return visible(self._environment.get_template(document["template"]).render(document))
 
 
 class StartPage:
