@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from include.cutover.masking import mask
+from include.cutover.masking import mask, one_line, visible
 
 
 @pytest.mark.parametrize(
@@ -28,3 +28,21 @@ def test_secrets_are_masked(text: str, secret: str) -> None:
 def test_other_text_is_not_changed() -> None:
     text = "snmp_credentials.device_id: 3 rows point nowhere, keys 1f, 2e at http://127.0.0.1:5001/api, /srv/services/app"
     assert mask(text) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "\\u001b[31mred\\u001b[0m"),
+        ("\u202eeslaf\u202c \u2066x\u2069", "\\u202eeslaf\\u202c \\u2066x\\u2069"),
+        ("\x9b2J\x07\x00\u2028", "\\u009b2J\\u0007\\u0000\\u2028"),
+        ("a\tb\nc\r\nd", "a\tb\nc\nd"),
+        ("თბილისი, Tübingen, שלום, 😀", "თბილისი, Tübingen, שלום, 😀"),
+    ],
+)
+def test_characters_that_are_no_text_are_shown(text: str, shown: str) -> None:
+    assert visible(text) == mask(text) == shown
+
+
+def test_text_from_outside_becomes_one_line() -> None:
+    assert one_line("asked for\n# sealed: live\r\n\x1b[2J") == "asked for # sealed: live \\u001b[2J"

@@ -101,21 +101,25 @@ class Clock:
 
     def now(self) -> datetime:
         """Return the present instant by the clock, or by the time since the run opened where that is later."""
-        clock = datetime.now(UTC)
-        return max(clock, steady.counted(self.opened) or clock)
+        return max(self._instants())
 
     def until_start(self) -> timedelta:
         """Return the time until the window begins, by the clock or by the time since the run opened: the longer one."""
-        clock = datetime.now(UTC)
-        return max(timedelta(), self.start - min(clock, steady.counted(self.opened) or clock))
+        return max(timedelta(), self.start - min(self._instants()))
 
     def disagreement(self) -> str:
         """Return how far this host's clock was set since the run opened; empty where it was not."""
-        clock = datetime.now(UTC)
-        off = (clock - (steady.counted(self.opened) or clock)).total_seconds()
-        if abs(off) <= steady.JUMP:
+        clock, counted = self._instants()
+        off = (clock - counted).total_seconds()
+        if not off:
             return ""
         return f"this host's clock went {'ahead' if off > 0 else 'back'} by {steady.in_words(off)} since the run opened"
+
+    def _instants(self) -> tuple[datetime, datetime]:
+        """Return this instant by the clock and by elapsed time; the same twice where the clock was not set."""
+        clock = datetime.now(UTC)
+        counted = steady.counted(self.opened) or clock
+        return clock, counted if abs((clock - counted).total_seconds()) > steady.JUMP else clock
 
     def late(self, step: str, now: datetime | None = None) -> str:
         """Return why it is too late for ``step`` to begin, as a sentence; empty while it may."""
