@@ -23,7 +23,6 @@ import hashlib
 import importlib
 import json
 import os
-import select
 import signal
 import sys
 import time
@@ -204,6 +203,3 @@ def _source(step: str) -> dict[str, Any]:
 
 if _FOLDER.is_dir():
     _install()
-if "libfaketime" in os.environ.get("LD_PRELOAD", ""):
-    # libfaketime refuses the absolute times of CLOCK_MONOTONIC with which Python sleeps where only the wall clock is set.
-    time.sleep = lambda seconds: select.select([], [], [], float(seconds)) and None
