@@ -38,8 +38,13 @@ def mask(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Write control characters and overrides of direction as a backslash, u and their number; tabs and new lines stay."""
-    return _NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text.replace("\r\n", "\n"))
+    """Write control characters and overrides of direction as a backslash and their number; tabs and new lines stay."""
+    return _NO_TEXT.sub(lambda found: ascii(found[0])[1:-1], text.replace("\r\n", "\n"))
+
+
+def visible_json(text: str) -> str:
+    """Write the same characters in a document of JSON as its escapes, so that it is equal and harmless where it is shown."""
+    return _NO_TEXT.sub(lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def one_line(text: str) -> str:

@@ -33,9 +33,9 @@ def test_other_text_is_not_changed() -> None:
 @pytest.mark.parametrize(
     ("text", "shown"),
     [
-        ("\x1b[31mred\x1b[0m", "\\u001b[31mred\\u001b[0m"),
+        ("\x1b[31mred\x1b[0m", "\\x1b[31mred\\x1b[0m"),
         ("\u202eeslaf\u202c \u2066x\u2069", "\\u202eeslaf\\u202c \\u2066x\\u2069"),
-        ("\x9b2J\x07\x00\u2028", "\\u009b2J\\u0007\\u0000\\u2028"),
+        ("\x9b2J\x07\x00\u2028", "\\x9b2J\\x07\\x00\\u2028"),
         ("a\tb\nc\r\nd", "a\tb\nc\nd"),
         ("თბილისი, Tübingen, שלום, 😀", "თბილისი, Tübingen, שלום, 😀"),
     ],
@@ -45,4 +45,4 @@ def test_characters_that_are_no_text_are_shown(text: str, shown: str) -> None:
 
 
 def test_text_from_outside_becomes_one_line() -> None:
-    assert one_line("asked for\n# sealed: live\r\n\x1b[2J") == "asked for # sealed: live \\u001b[2J"
+    assert one_line("asked for\n# sealed: live\r\n\x1b[2J") == "asked for # sealed: live \\x1b[2J"

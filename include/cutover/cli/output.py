@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from include.cutover.checks import Check, Outcome
-from include.cutover.masking import one_line, visible
+from include.cutover.masking import one_line, visible_json
 
 STATUS: Mapping[Outcome, int] = {"passed": 0, "failed": 1, "unknown": 2}
 """Exit status of a command that makes checks, by their outcome."""
@@ -30,7 +30,7 @@ _WORDS: Mapping[Outcome, str] = {"passed": "good", "failed": "bad", "unknown": "
 
 def print_json(content: Mapping[str, Any]) -> None:
     """Write JSON to standard output."""
-    sys.stdout.write(visible(json.dumps(content, indent=1, ensure_ascii=False, default=str)) + "\n")
+    sys.stdout.write(visible_json(json.dumps(content, indent=1, ensure_ascii=False, default=str)) + "\n")
 
 
 def print_lines(checks: Iterable[Check]) -> None:

@@ -22,7 +22,7 @@ from include.cutover.errors import CannotCheck, Refused
 from include.cutover.evidence import second_place, steady
 from include.cutover.files import disk_errors, now, slug, sync_folder, write_atomically
 from include.cutover.locks import locked
-from include.cutover.masking import visible
+from include.cutover.masking import visible_json
 from include.cutover.places import ROOT
 
 EVENTS = "events.jsonl"
@@ -130,7 +130,7 @@ class Evidence:
             number = {} if lines else {"number": _next_number(self.folder)}
             record = {"seq": len(lines), "time": now(), "event": event, "previous": previous, **stamp, **number, **fields}
             text = json.dumps(record, ensure_ascii=False, default=str, separators=(",", ":"))
-            line = visible(text).encode() + b"\n"  # equal in JSON, and harmless where it is printed
+            line = visible_json(text).encode() + b"\n"
             os.lseek(descriptor, 0, os.SEEK_END)
             try:
                 written = 0
