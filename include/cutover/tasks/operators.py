@@ -129,7 +129,7 @@ class StepOperator(BaseOperator):
         finally:
             self._at_work = False
         if report.outcome == "failed":
-            raise AirflowFailException(report.failure)
+            raise AirflowFailException(mask(report.failure))
         return {"summary": report.summary, "figures": report.figures}
 
     def run_step(self, name: str, body: Body, context: Any) -> Report:
