@@ -122,8 +122,9 @@ class Run:
         """Compare both ends from outside, restart the application, and look for every acknowledged row."""
         outcome = self.outcome
         require(outcome in ON, "it ended live or rolled back", outcome)
-        if outcome != "live":
-            say(f"  why it went back: {(self.site.evidence(self.id).last('decision') or {}).get('why')}")
+        decision = self.site.evidence(self.id).last("decision") or {}
+        if decision.get("outcome") == "rollback":
+            say(f"  why it went back: {decision['why']}")
         self.site.judge(self.id, outcome, self.before)
         self._starts_again(ON[outcome])
         kept = self.ledger.judged(self._rows(outcome), self._evidence())
@@ -185,8 +186,10 @@ class Run:
         again = self.site.lead.trigger(ROLLBACK, {"reason": "stack test: and again", "run_id": self.id})
         say(f"rollback {again}, of the run that is rolled back")
         state = self.site.follow(ROLLBACK, again)
-        require(state == "failed", "a second rollback is refused", state)
-        say(f"  refused: {self.site.red_tasks(ROLLBACK, again).strip().splitlines()[-1][:300]}")
+        logs = "".join(self.site.lead.log(ROLLBACK, again, task) for task in self.site.lead.tasks(ROLLBACK, again))
+        refused = "there is nothing to roll back" in logs and "it ended as rolled_back" in logs
+        require(state == "failed" and refused, "a second rollback is refused, with the reason", f"{state}: {logs[-1500:]}")
+        say("  refused: it is rolled back already, and nothing was changed")
         self.judge()
 
 
