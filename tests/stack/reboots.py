@@ -239,10 +239,8 @@ def breaks_the_glass(site: Site) -> None:
 
     def typed() -> subprocess.CompletedProcess[str]:
         folder = f"{STATE}/evidence/{PLAN}/{slug(run.id)}"
-        return site.project.compose(
-            "run", "--rm", "-T", "break-glass", "rollback", "--plan", PLAN, "--evidence", folder, "--reason", "stack test",
-            check=False,
-        )  # fmt: skip
+        command = ["rollback", "--plan", PLAN, "--evidence", folder, "--reason", "stack test"]
+        return site.project.compose("--profile", "break-glass", "run", "--rm", "-T", "break-glass", *command, check=False)
 
     def booted(_: Instant) -> None:
         state = site.project.command("status", check=False)
