@@ -1,11 +1,11 @@
 """``make stack-test``: docker-compose.yaml for real, from an empty machine to a cutover under two executors.
 
-    python -m tests.stack [--keep]
+    python -m tests.stack [--keep] [--only PART] [--all-reboots] [--images TAG]
 
-Builds the images, starts the stack in steps, cuts over as the lead over the REST API, goes back, fails and goes back by
-itself, restarts every container in the middle of a run, tries what each log-in may do, runs once under the CeleryExecutor,
-judges each end from outside, and takes everything down with its volumes. Exit status 0 when all held, 1 when not; where no
-container engine is there, 0 and a line that says that nothing was tested.
+Builds the images, starts the stack in steps, cuts over as the lead over the REST API, tries what each log-in may do, goes
+back, fails and goes back by itself, cuts the power of all containers in runs (reboots.py), restarts each container
+in a run, runs once under the CeleryExecutor, judges each end from outside, and takes everything down with its volumes. Exit
+status 0 when all held, 1 when not; where no container engine is there, 0 and a line that says that nothing was tested.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import shutil
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-from include.cutover.errors import CutoverError, StepFailed
+from include.cutover.errors import CutoverError
 from include.cutover.files import slug
 from include.cutover.stack.api_client import GateState, TaskState
 from include.cutover.stack.postgres import free_port
 from include.cutover.stack.processes import exit_on
+from tests.stack import reboots
 from tests.stack.engine import FILE, STARTED, Engine, Project
 from tests.stack.site import CUTOVER, PLAN, ROLLBACK, STATE, Site, states
+from tests.stack.telling import require, say
 
 SHORT_AFTERCARE = {
     "WARD_OPS_AFTERCARE_MINUTES": "0.5",
@@ -37,19 +39,22 @@ SHORT_AFTERCARE = {
     "WARD_OPS_AFTERCARE_TOLERANCE": "0.9",
 }
 
-_began = time.monotonic()
 
+@dataclass(frozen=True)
+class Choice:
+    """The choices of the command line.
 
-def say(text: str) -> None:
-    """One line, with the time since the beginning."""
-    sys.stdout.write(f"{time.monotonic() - _began:7.1f} s  {text}\n")
-    sys.stdout.flush()
+    Attributes:
+        keep: Leave a stack up that failed.
+        only: ``local``, ``celery`` or ``reboots``; empty for both stacks with all scenes.
+        all_reboots: Cut power at every moment instead of a sample.
+        images: Tag of images that were built already; empty to build them.
+    """
 
-
-def require(holds: bool, what: str, found: object = "") -> None:
-    """Raise unless it holds."""
-    if not holds:
-        raise StepFailed(f"not so: {what}", found=str(found)[:2000])
+    keep: bool
+    only: str
+    all_reboots: bool
+    images: str
 
 
 # --- before anything runs ------------------------------------------------------------------------------------------------
@@ -80,24 +85,26 @@ def start(project: Project, *workers: str) -> None:
 
 
 @contextmanager
-def up(engine: Engine, folder: Path, keep: bool, *workers: str, **settings: str) -> Iterator[Site]:
+def up(engine: Engine, folder: Path, choice: Choice, *workers: str, **settings: str) -> Iterator[Site]:
     """A site in a project of its own, which is gone after the block."""
     folder.mkdir()
     ports = {"CUTOVER_PORT": str(free_port()), "DEMO_PORT": str(free_port())}
     profiles = ["demo", *(["celery"] if workers else [])]
-    project = Project(engine, folder, profiles, {**ports, **_images(engine), **settings}, SHORT_AFTERCARE)
+    images = _images(engine) | ({"CUTOVER_VERSION": choice.images} if choice.images else {})
+    project = Project(engine, folder, profiles, {**ports, **images, **settings}, SHORT_AFTERCARE)
     try:
         if not workers:
             starts_nothing_without_secrets(project)
-            project.compose("build", "init", "ward-ops", seconds=1800)
-            say("the images are built")
+            if not choice.images:
+                project.compose("build", "init", "ward-ops", seconds=1800)
+                say("the images are built")
         start(project, *workers)
         site = Site(project, folder, say)
         site.wait_for_dags()
         say(f"the lead sees the DAGs at {site.url}")
         yield site
     except CutoverError:
-        if keep:
+        if choice.keep:
             say(f"the stack stays up, to look at it: {project.name}, settings in {folder}")
             raise
         project.down()
@@ -162,13 +169,7 @@ def goes_back(site: Site, run_id: str) -> None:
     sealed = site.evidence(run_id).sealed or {}
     require(sealed.get("outcome") == "rolled_back", "the evidence is sealed as rolled back", sealed)
     say("  the application is healthy on SQLite again")
-    closes_the_incident(site)
-
-
-def closes_the_incident(site: Site) -> None:
-    """Before the next cutover the lead says what it was."""
-    told = ("--by", "lead", "--cause", "the stack test wanted it so", "--fix", "none is needed", "--reference", "stack test")
-    site.project.command("incident", "close", "--plan", PLAN, *told)
+    site.close_incident()
 
 
 def fails_and_goes_back(site: Site) -> str:
@@ -185,7 +186,7 @@ def fails_and_goes_back(site: Site) -> str:
     require(state == "failed", "the run is red", state)
     site.judge(run_id, "rolled_back", kept[0])
     site.mend_orphan()
-    closes_the_incident(site)
+    site.close_incident()
     return run_id
 
 
@@ -293,19 +294,27 @@ def splits_a_table_over_two_workers(site: Site) -> str:
     return run_id
 
 
-def run(engine: Engine, folder: Path, keep: bool, only: str) -> None:
+def run(engine: Engine, folder: Path, choice: Choice) -> None:
     """Both stacks, one after the other."""
-    if only in ("", "local"):
-        with up(engine, folder / "local", keep) as site:
+    reboot = reboots.every if choice.all_reboots else reboots.sample
+    if choice.only == "reboots":
+        with up(engine, folder / "reboots", choice) as site:
+            reboot(site)
+    if choice.only in ("", "local"):
+        with up(engine, folder / "local", choice) as site:
             first = cuts_over(site)
             each_role_has_its_powers(site, first)
             goes_back(site, first)
             failed = fails_and_goes_back(site)
             say(f"  {failed} went back by itself")
+            if not choice.only:
+                reboot(site)
             survives_restarts(site)
-    if only in ("", "celery"):
+    if choice.only in ("", "celery"):
         settings = {"CUTOVER_EXECUTOR": "CeleryExecutor"}
-        with up(engine, folder / "celery", keep, "worker", "worker-source", **settings) as site:
+        with up(engine, folder / "celery", choice, "worker", "worker-source", **settings) as site:
+            if choice.all_reboots:
+                reboots.under_celery(site)
             breaks_the_glass(site, splits_a_table_over_two_workers(site))
 
 
@@ -313,8 +322,12 @@ def main() -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.stack", description="Test docker-compose.yaml for real.")
     parser.add_argument("--keep", action="store_true", help="leave the stack up when it failed, to look at it")
-    parser.add_argument("--only", choices=("local", "celery"), default="", help="one of the two stacks")
-    arguments = parser.parse_args()
+    parser.add_argument(
+        "--only", choices=("local", "celery", "reboots"), default="", help="one of the stacks, or the reboots"
+    )
+    parser.add_argument("--all-reboots", action="store_true", help="cut power at every moment instead of three")
+    parser.add_argument("--images", metavar="TAG", default="", help="take images that were built already")
+    choice = Choice(**vars(parser.parse_args()))
     engine = Engine.found()
     if engine is None:
         say(
@@ -325,10 +338,10 @@ def main() -> int:
     folder = Path(tempfile.mkdtemp(prefix="cutover-stack-"))
     kept = False
     try:
-        run(engine, folder, arguments.keep, arguments.only)
+        run(engine, folder, choice)
     except CutoverError as error:
         say(f"FAILED: {error}")
-        kept = arguments.keep
+        kept = choice.keep
         return 1
     finally:
         if not kept:

@@ -61,6 +61,21 @@ def _works(*command: str) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Container:
+    """A container that runs.
+
+    Attributes:
+        pid: Of its first process, on this host.
+        restarts: True where the engine starts it again by its policy.
+    """
+
+    id: str
+    service: str
+    pid: int
+    restarts: bool
+
+
 class Project:
     """One project with volumes and secrets of its own.
 
@@ -178,6 +193,36 @@ class Project:
             self._engine("start", container)
         else:
             self._engine("restart", "--time", "10", container)
+
+    def running(self) -> list[Container]:
+        """Return the containers of the project that run now, those of single commands too."""
+        ids = self._all(["ps", "-q"])
+        found: list[dict[str, Any]] = json.loads(self._engine("inspect", *ids)) if ids else []
+        return [
+            Container(
+                item["Id"],
+                item["Config"]["Labels"]["com.docker.compose.service"],
+                item["State"]["Pid"],
+                item["HostConfig"]["RestartPolicy"]["Name"] in ("always", "unless-stopped"),
+            )
+            for item in found
+            if item["State"]["Pid"]
+        ]
+
+    def kill(self, containers: Sequence[str]) -> None:
+        """Kill containers, all with one command."""
+        self._engine("kill", "--signal", "KILL", *containers)
+
+    def start_again(self, containers: Sequence[str]) -> None:
+        """Start containers that have ended, without regard to what they depend on."""
+        self._engine("start", *containers)
+
+    def begin(self, service: str, *command: str) -> subprocess.Popen[str]:
+        """Begin a command in a running container, with its standard input and output as pipes."""
+        return subprocess.Popen(
+            [self.engine.program, "exec", "-i", self.container(service), *command],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        )  # fmt: skip
 
     def execute(self, service: str, *command: str, seconds: float = 120, text: str = "") -> str:
         """Return the output of a command in a running container."""

@@ -21,7 +21,7 @@ from tests.faults.judge import differences_in_target, different, rows_of, sqlite
 from tests.stack.engine import Project
 
 PLAN = "ward_ops"
-CUTOVER, ROLLBACK = f"cutover_{PLAN}", f"rollback_{PLAN}"
+CUTOVER, ROLLBACK, AFTERCARE = f"cutover_{PLAN}", f"rollback_{PLAN}", f"aftercare_{PLAN}"
 STATE = "/var/lib/cutover"
 DATABASE = "/srv/ward-ops/data/ward_ops.db"
 READ_AT_LEISURE = 3  # seconds; a question is answered as fast as by a person
@@ -66,7 +66,7 @@ class Site:
 
     def wait_for_dags(self, seconds: float = 240) -> None:
         """Wait until the lead can trigger both."""
-        self._until(lambda: all(self.lead.dag_ready(dag) for dag in (CUTOVER, ROLLBACK)), "the DAGs appear", seconds)
+        self.until(lambda: all(self.lead.dag_ready(dag) for dag in (CUTOVER, ROLLBACK)), "the DAGs appear", seconds)
 
     # --- runs ------------------------------------------------------------------------------------------------------------
 
@@ -77,16 +77,24 @@ class Site:
         *,
         before_go: Callable[[], None] | None = None,
         during: Callable[[list[TaskState]], None] | None = None,
+        check: Callable[[], None] = lambda: None,
+        answer: str = "Go",
         seconds: float = 900,
     ) -> str:
-        """Answer every question of a run with Go, as the lead, until it ends; returns Airflow's state of it.
+        """Answer every question of a run, as the lead, until it ends; returns Airflow's state of it.
 
         Args:
+            dag_id: The DAG.
+            run_id: Its run.
             before_go: Done before the question whether to stop the services is answered.
             during: Called with the tasks' states, about every second.
+            check: Called about every second, also while Airflow does not answer.
+            answer: To every question.
+            seconds: How long the run may take.
         """
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
+            check()
             try:
                 tasks = self.lead.tasks(dag_id, run_id)
                 state = self.lead.run_state(dag_id, run_id)
@@ -100,14 +108,23 @@ class Site:
             if gate is not None:
                 time.sleep(READ_AT_LEISURE)
                 with suppress(CutoverError):  # it is asked again, and answered again
-                    self.lead.answer(dag_id, run_id, gate, "Go")
-                    self.say(f"  the lead answers {gate.task_id}: Go")
+                    self.lead.answer(dag_id, run_id, gate, answer)
+                    self.say(f"  the lead answers {gate.task_id}: {answer}")
             if during is not None:
                 during(tasks)
             if state in ("success", "failed"):
                 return state
             time.sleep(1)
         raise StepFailed("the run has not ended in time", where=f"{dag_id} {run_id}", found=self._unfinished(dag_id, run_id))
+
+    def clear(self, dag_id: str, run_id: str, tasks: Collection[str]) -> None:
+        """Clear tasks of a run with all after them, as the lead does in the interface."""
+        body = {"dag_run_id": run_id, "task_ids": list(tasks), "include_downstream": True}
+        body |= {"dry_run": False, "only_failed": False}
+        answer = self.ask("lead", "POST", f"/api/v2/dags/{dag_id}/clearTaskInstances", body)
+        if answer.status_code != 200:
+            raise StepFailed("the lead cannot clear tasks", where=run_id, found=answer.text[:500])
+        self.until(lambda: self.lead.run_state(dag_id, run_id) in ("queued", "running"), "the run runs again", 60)
 
     def _open_gate(self, dag_id: str, run_id: str, tasks: list[TaskState]) -> GateState | None:
         waiting = {task.task_id for task in tasks if task.state == "awaiting_input"}
@@ -138,6 +155,20 @@ class Site:
             headers["Authorization"] = f"Bearer {token}"
         return httpx.request(method, self.url + path, json=body, headers=headers, trust_env=False, timeout=60)
 
+    def close_incident(self) -> None:
+        """Close the incident of a run that went back, as the lead does before the next cutover."""
+        words = (
+            "--by",
+            "lead",
+            "--cause",
+            "the stack test wanted it so",
+            "--fix",
+            "none is needed",
+            "--reference",
+            "stack test",
+        )
+        self.project.command("incident", "close", "--plan", PLAN, *words)
+
     # --- the application -------------------------------------------------------------------------------------------------
 
     def health(self) -> dict[str, Any]:
@@ -147,6 +178,12 @@ class Site:
         except (httpx.HTTPError, ValueError) as error:
             return {"status": type(error).__name__}
         return found
+
+    def configured(self) -> str:
+        """Return the kind of database that the application's settings name."""
+        text = self.project.execute("ward-ops", "cat", str(Path(DATABASE).parent.parent / ".env"))
+        line = next(line for line in text.splitlines() if line.startswith("DATABASE_URL="))
+        return line.partition("=")[2].strip("'\"").partition(":")[0].partition("+")[0]
 
     def plant_orphan(self) -> None:
         """Delete a device that has a credential, behind the pipeline's back."""
@@ -162,14 +199,16 @@ class Site:
         self.project.execute("ward-ops", "python", "-c", _COPY, DATABASE)
         return self.project.fetch("ward-ops", "/tmp/copy", self.folder / name) / "ward_ops.db"
 
-    def target(self) -> psycopg.Connection:
-        """The target from outside: at its container's address, as its superuser."""
+    def target_address(self) -> dict[str, Any]:
+        """Return where the target is from outside: at its container's address, for its superuser."""
         networks = self.project.inspect("target")["NetworkSettings"]["Networks"]
         address = next(network["IPAddress"] for network in networks.values() if network["IPAddress"])
         password = self.project.secret("DEMO_TARGET_PASSWORD")
-        return psycopg.connect(
-            host=address, user="postgres", password=password, dbname="ward_flux", connect_timeout=10, autocommit=True
-        )
+        return {"host": address, "user": "postgres", "password": password, "dbname": "ward_flux", "connect_timeout": 10}
+
+    def target(self) -> psycopg.Connection:
+        """Return a session with the target."""
+        return psycopg.connect(**self.target_address(), autocommit=True)
 
     # --- judging ---------------------------------------------------------------------------------------------------------
 
@@ -177,6 +216,11 @@ class Site:
         """The evidence of a run, copied to this host; its chain is computed anew when it is read."""
         folder = f"{STATE}/evidence/{PLAN}/{slug(run_id)}"
         return Evidence(self.project.fetch("scheduler", folder, self.folder / "evidence" / slug(run_id)))
+
+    def events(self, path: str) -> list[dict[str, Any]]:
+        """Return the events in a file of the evidence, as they lie there."""
+        lines = self.project.execute("dag-processor", "cat", path).splitlines()
+        return [json.loads(line) for line in lines]
 
     def judge(self, run_id: str, outcome: str, before: Path) -> None:
         """Nothing of it is the pipeline's own word: both ends are compared value by value, and the application is asked.
@@ -189,7 +233,7 @@ class Site:
             StepFailed: With everything that is not as it must be.
         """
         wanted = {"live": "postgresql", "rolled_back": "sqlite"}[outcome]
-        self._until(lambda: self.health().get("status") == "ok", "the application is well", 60)
+        self.until(lambda: self.health().get("status") == "ok", "the application is well", 60)
         problems = [] if self.health().get("database") == wanted else [f"the application says {self.health()}"]
         evidence = self.evidence(run_id)
         sealed = evidence.sealed or {}
@@ -231,7 +275,8 @@ class Site:
         mail, slack = self.project.execute("receivers", "sh", "-c", script).split()
         return int(mail), int(slack)
 
-    def _until(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
+    def until(self, holds: Callable[[], bool], what: str, seconds: float) -> None:
+        """Wait until it holds; an error of a call counts as no."""
         deadline = time.monotonic() + seconds
         while True:
             try:

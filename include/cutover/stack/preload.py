@@ -19,6 +19,8 @@ import pkgutil
 import runpy
 import sys
 
+from include.cutover.stack import api_server
+
 LIBRARIES = (
     "apsw.sqlite_extra",
     "dotenv",
@@ -85,8 +87,10 @@ def _import_package(package: str) -> None:
 
 
 def main() -> None:
-    """Load, then become ``airflow`` with the rest of this process's arguments."""
+    """Load, then become ``airflow`` with the rest of this process's arguments; a scheduler waits for the API server."""
     load(sys.argv[1].split(","))
+    if sys.argv[2:3] == ["scheduler"]:
+        api_server.wait()
     sys.argv[:2] = ["airflow"]
     runpy.run_module("airflow", run_name="__main__", alter_sys=True)
 

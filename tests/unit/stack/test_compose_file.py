@@ -104,6 +104,22 @@ def test_every_place_of_a_volume_is_the_users_in_the_image() -> None:
             assert {place for _, place in mounts(service)} <= made
 
 
+def test_commands_in_the_documents_name_the_profile_of_their_service() -> None:
+    """podman-compose knows no service of a profile that is off; docker compose does."""
+    documents = [ROOT / "docker-compose.yaml", ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    lines = [
+        line for file in documents for line in file.read_text(encoding="utf-8").splitlines() if "docker compose" in line
+    ]
+    break_glass = [line for line in lines if "run --rm break-glass" in line]
+    assert len(break_glass) > 5
+    assert [line for line in break_glass if "--profile break-glass run --rm" not in line] == []
+    stopped = re.findall(r"docker compose ((?:--profile \w+ )?)stop ([\w -]*)", "\n".join(lines))
+    assert stopped
+    for profile, services in stopped:
+        profiles = {name for service in services.split() for name in SERVICES[service].get("profiles", [])}
+        assert profiles <= set(profile.split()[1:]), services
+
+
 # --- variables -----------------------------------------------------------------------------------------------------------
 
 
