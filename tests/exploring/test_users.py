@@ -184,7 +184,10 @@ def test_a_command_of_a_stranger_is_refused_before_anything_is_stopped(site: Sit
 
 @pytest.mark.parametrize("wal", [False])
 def test_a_program_of_another_user_does_not_write_into_the_file_that_was_replaced(site: Site, before: Before) -> None:
-    """It holds the unfenced file open, and the pipeline's user cannot see that: its row must not be taken and lost."""
+    """It holds the unfenced file open, and the pipeline's user cannot see that: SQLite itself refuses a file that was moved.
+
+    In WAL mode it would hold a lock, which every user sees.
+    """
     run = site.trigger("one")
     site.reach(run, "take_backup")
     fence.lift(site.shop.database)

@@ -20,7 +20,7 @@ from include.cutover.report import incident_document
 from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import ROLLBACK
 from include.cutover.runs.verdict import has_backup, has_begun
-from include.cutover.source import fence, found_file, other_names, relink, restore, unseen
+from include.cutover.source import fence, found_file, other_names, relink, restore
 from include.cutover.source.found_file import Found
 from include.cutover.steps import source_file
 from include.cutover.steps.announce import announce
@@ -100,15 +100,14 @@ def restore_source(step: Step) -> Report:
     warnings = relink.left_behind(step.source, others)
     if step.source.exists():
         other_names.require_no_log(step.source, others)
-    with unseen.closed_to_unseen(step.source, step.manifest, others):
-        result = restore.restore(
-            step.source,
-            step.manifest,
-            kept,
-            give_up_rows=_rows_given_up(step),
-            changes=_changes_before(step),
-            on_found=lambda found, folder: record_found(step, found, folder),
-        )
+    result = restore.restore(
+        step.source,
+        step.manifest,
+        kept,
+        give_up_rows=_rows_given_up(step),
+        changes=_changes_before(step),
+        on_found=lambda found, folder: record_found(step, found, folder),
+    )
     if result.stays and result.found is not None:
         fence.lift(step.source)
         return Report(
