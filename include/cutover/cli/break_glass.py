@@ -150,14 +150,13 @@ def rollback(
     caller = Caller(dag_id=NAME, run_id=_own_run_id(), actor=by, params=params)
     ends = EndsOfEvidence(evidence, source, target)
     frozen = frozen_plan(evidence)
-    beside = _kept_beside(frozen, evidence)
 
     def perform(name: str, body: Body, arguments: Mapping[str, Any] | None = None) -> Report:
         on_step(name, None)
         try:
             report = _with_patience(lambda: _attempt(Step(plan, name, caller, ends, frozen), body, arguments))
         finally:  # after each step: a command that is killed leaves as few files of root as possible
-            _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder, beside)
+            _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder, _kept_beside(frozen, evidence))
         on_step(name, report)
         if report.outcome == "failed":
             raise StepFailed(report.failure, where=name)
