@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck, Refused, StepFailed
 
 BLOCK = 1 << 20
@@ -52,7 +53,7 @@ def digest(path: Path, *, from_disk: bool = False) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Check the disk."
+            "the file cannot be read", where=str(path), found=rights.reason(error, path), do="Check the disk."
         ) from None
 
 
@@ -85,7 +86,7 @@ def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:
                 raise
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Check the disk."
+            "the file cannot be read", where=str(path), found=rights.reason(error, path), do="Check the disk."
         ) from None
     return total.hexdigest()
 
@@ -117,7 +118,7 @@ def _read(descriptor: int, path: Path) -> bytes:
         return os.read(descriptor, BLOCK)
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(path), found=error.strerror or type(error).__name__, do="Check the disk."
+            "the file cannot be read", where=str(path), found=rights.reason(error, path), do="Check the disk."
         ) from None
 
 
@@ -177,7 +178,7 @@ def scratch(name: str) -> Iterator[Path]:
         raise StepFailed(
             "the scratch folder cannot be created",
             where=str(error.filename or "the folder for temporary files"),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error),
             do="Set TMPDIR to a writable folder with room for a copy of the database.",
         ) from None
     with made as folder:
@@ -219,9 +220,9 @@ def give(descriptor: int, path: Path, uid: int, gid: int, mode: int) -> None:
         raise Refused(
             "the new file cannot be given to the owner of the old one",
             where=str(path),
-            expected=f"owner {uid}, group {gid}",
-            found=f"this process runs as user {os.geteuid()}",
-            do="Run the workers as root or as that owner.",
+            expected=f"{rights.user(uid)}, {rights.group(gid)}",
+            found=f"this process runs as {rights.user(os.geteuid())}; {rights.owners(path)}",
+            do="Run the workers as root, or as that owner and in that group.",
         ) from None
 
 
@@ -274,11 +275,18 @@ def disk_errors(place: Path) -> Iterator[None]:
         raise StepFailed(
             "the disk is full" if full else "the place cannot be written",
             where=str(place),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error, _within(place, error)),
             do="Free disk space, then run the step again."
             if full
             else "Fix the place or its rights, then run the step again.",
         ) from None
+
+
+def _within(place: Path, error: OSError) -> Path:
+    """Return the file below a place that an error is about, else the place."""
+    if isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(place):
+        return Path(error.filename)
+    return place
 
 
 def now() -> str:

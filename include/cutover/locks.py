@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from include.cutover.errors import Unreachable
+from include.cutover import rights
+from include.cutover.errors import StepFailed, Unreachable
 
 log = logging.getLogger(__name__)
 
@@ -37,9 +38,18 @@ def locked(path: Path, *, seconds: float = LOCK_SECONDS, brief: bool = False) ->
 
     Raises:
         Unreachable: When another process holds it for longer than ``seconds``.
+        StepFailed: When this user may not open it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except PermissionError as error:
+        raise StepFailed(
+            "the place cannot be written",
+            where=str(path),
+            found=rights.reason(error, path),
+            do="Fix its owner or its rights, then run the step again.",
+        ) from None
     try:
         lock(descriptor, path, seconds, brief=brief)
         yield descriptor

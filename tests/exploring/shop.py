@@ -61,9 +61,11 @@ class Shop:
 
     Attributes:
         creates: Where its SQLite file is missing, the application makes an empty database there, as many do.
+        become: Called by the supervisor's process before it starts a program, to become the application's user.
     """
 
     creates = False
+    become: Callable[[], object] = staticmethod(lambda: None)
 
     def __init__(self, folder: Path, schema: str) -> None:
         self.folder = folder
@@ -99,14 +101,18 @@ class Shop:
 
     def open(self) -> None:
         """Start the supervisor, and by it every program."""
-        self.configuration.parent.mkdir(parents=True, exist_ok=True)
-        if not self.configuration.exists():
-            self.configuration.write_text(f"# of the shop\nDATABASE_URL=sqlite:///{self.database}\nFALLBACK=true\n")
+        self.write_configuration()
         server = self._listen()
         self._opened = True
         server.supervisor = _Supervisor(self)
-        self._supervisor = forked(lambda: _supervise(server))
+        self._supervisor = forked(lambda: (self.become(), _supervise(server)))
         server.server_close()
+
+    def write_configuration(self) -> None:
+        """Write the configuration before the move, where there is none."""
+        self.configuration.parent.mkdir(parents=True, exist_ok=True)
+        if not self.configuration.exists():
+            self.configuration.write_text(f"# of the shop\nDATABASE_URL=sqlite:///{self.database}\nFALLBACK=true\n")
 
     def _listen(self) -> _Server:
         """Take the supervisor's port; the first time, another one where somebody was faster."""

@@ -147,7 +147,7 @@ class Run:
 class World:
     """The scheduler: runs, and the processes of their attempts."""
 
-    def __init__(self, log: Path, tell: Callable[[str], None], prepare: Callable[[], None] = lambda: None) -> None:
+    def __init__(self, log: Path, tell: Callable[[str], None], prepare: Callable[[], None] | None = None) -> None:
         self.log = log
         self.tell = tell
         self.prepare = prepare
@@ -214,7 +214,8 @@ class World:
             write = os.write
             write(output, f"\n--- {name}\n".encode())
             logging.basicConfig(level=logging.INFO, stream=sys.stderr, force=True)
-            self.prepare()
+            if self.prepare is not None:
+                self.prepare()
             end = arm(fault)
             result = _outcome(action)
             end()
@@ -341,7 +342,8 @@ class World:
             changed = self.look()
             ready = [(run, instance) for run in self.runs for instance in run.ready()]
             if ready and not self.attempts:
-                self.carry_out(*ready[0])
+                begin = self.carry_out if self.prepare is None else self.start  # another user needs a process of its own
+                begin(*ready[0])
                 continue
             if not ready and not self.attempts:
                 return

@@ -17,7 +17,7 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import Binding, parse_stream
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, Refused, StepFailed, WrongData
 from include.cutover.files import sync_folder, write_atomically
 
@@ -179,7 +179,7 @@ def _text(path: Path) -> str:
         raise CannotCheck(
             "the application's configuration file cannot be read",
             where=str(path),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error, path),
             do="Let the tasks' user read it.",
         ) from None
     except UnicodeDecodeError as error:

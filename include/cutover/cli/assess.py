@@ -14,7 +14,7 @@ from typing import Annotated, TextIO
 
 import typer
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.assessment.decided import assess_decided
 from include.cutover.assessment.findings import Assessment, Finding
 from include.cutover.assessment.page import render_html
@@ -142,7 +142,7 @@ def _write(html: Path, page: str) -> None:
         raise CannotCheck(
             "the report cannot be written",
             where=str(html),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error, html),
             do="Name another file with --html.",
         ) from None
 

@@ -20,14 +20,17 @@ from typing import Any
 
 from psycopg.conninfo import make_conninfo
 
+from include.cutover import rights
 from include.cutover.aftercare import rows_since_go_live
+from include.cutover.application import configuration
 from include.cutover.connections import environment, tls
 from include.cutover.connections.ssh import Ssh
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.evidence import claims, lease, source_lease
-from include.cutover.evidence.record import Event, Evidence, secure
+from include.cutover.evidence.record import EVENTS, Event, Evidence, secure
 from include.cutover.people.identities import Identities
 from include.cutover.people.notices import Channel
+from include.cutover.plan.application import DotenvConfiguration
 from include.cutover.plan.model import Plan
 from include.cutover.runs import runbook
 from include.cutover.runs.terms import ROLLBACK
@@ -139,7 +142,7 @@ def rollback(
 
     Raises:
         CannotCheck: When the folder does not hold evidence of that plan.
-        Refused: When there is nothing to roll back.
+        Refused: When there is nothing to roll back, or when this user is neither root nor the owner of the evidence.
         Exception: When a step failed; the run is sealed as failed, and another call continues the rollback.
     """
     evidence, opened = _run_in(folder, plan)
@@ -150,27 +153,27 @@ def rollback(
 
     def perform(name: str, body: Body, arguments: Mapping[str, Any] | None = None) -> Report:
         on_step(name, None)
-        report = _with_patience(lambda: _attempt(Step(plan, name, caller, ends, frozen), body, arguments))
+        try:
+            report = _with_patience(lambda: _attempt(Step(plan, name, caller, ends, frozen), body, arguments))
+        finally:  # after each step: a command that is killed leaves as few files of root as possible
+            _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder, _kept_beside(frozen, evidence))
         on_step(name, report)
         if report.outcome == "failed":
             raise StepFailed(report.failure, where=name)
         return report
 
+    perform(runbook.OPEN_ROLLBACK, open_rollback, {"anybody": True})
     try:
-        perform(runbook.OPEN_ROLLBACK, open_rollback, {"anybody": True})
+        for name, body in _steps(evidence):
+            perform(name, body)
+    except Exception:
+        # After any failure the run is closed as it is; an error of the closing must not hide the reason.
         try:
-            for name, body in _steps(evidence):
-                perform(name, body)
-        except Exception:
-            # After any failure the run is closed as it is; an error of the closing must not hide the reason.
-            try:
-                perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
-            except Exception as error:  # noqa: BLE001 - the first error is raised
-                log.error("%s", error)
-            raise
-        return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
-    finally:
-        _give_to_owner(evidence.folder, Evidence.of(plan, caller.run_id).folder)
+            perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
+        except Exception as error:  # noqa: BLE001 - the first error is raised
+            log.error("%s", error)
+        raise
+    return perform(runbook.CLOSE_ROLLBACK, close_run.close_rollback)
 
 
 def _steps(evidence: Evidence) -> list[tuple[str, Body]]:
@@ -184,16 +187,47 @@ def _attempt(step: Step, body: Body, arguments: Mapping[str, Any] | None) -> Rep
     return run(step, body, runbook.terms_of(step.name, step.plan), arguments)
 
 
-def _give_to_owner(folder: Path, own: Path) -> None:
-    """Hand files that root wrote to the owner of the evidence, because Airflow continues with them later."""
+def _kept_beside(plan: Plan | None, evidence: Evidence) -> list[Path]:
+    """Return the files that a way back keeps beside the application's configuration."""
+    if plan is None or not isinstance(plan.configuration, DotenvConfiguration):
+        return []
+    kept = configuration.kept_as(plan.configuration, evidence.folder.name, plan.backup.directory)
+    return [kept, kept.with_name(f"{kept.name}.replaced")]
+
+
+def _give_to_owner(folder: Path, own: Path, kept: Sequence[Path] = ()) -> None:
+    """Hand files that root wrote to the owner of the evidence, because Airflow continues with them later.
+
+    Args:
+        folder: The evidence of the run.
+        own: The evidence of this command.
+        kept: Files beside the application's configuration.
+    """
     owner = folder.stat()
     if os.geteuid() != 0 or owner.st_uid == 0:
         return
     beside = [item for item in folder.parent.iterdir() if item.is_file()]
-    for path in (own, *own.rglob("*"), *folder.rglob("*"), *beside, *(folder.parent / ".claims").rglob("*")):
+    for path in (own, *own.rglob("*"), *folder.rglob("*"), *beside, *(folder.parent / ".claims").rglob("*"), *kept):
         with contextlib.suppress(OSError):
             if path.lstat().st_uid == 0:
                 os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
+
+
+def _require_owner(folder: Path) -> None:
+    """Refuse a user who is neither root nor the owner of the evidence: two histories of one run would begin.
+
+    Raises:
+        Refused: Nothing was changed.
+    """
+    events = folder / EVENTS
+    if os.geteuid() not in (0, events.stat().st_uid):
+        raise Refused(
+            "this user is not the owner of the evidence, and Airflow could not go on with what this user writes",
+            where=str(events),
+            expected=rights.user(events.stat().st_uid),
+            found=f"{rights.user(os.geteuid())}; {rights.owners(events)}",
+            do="Run the command as that user or as root, for example with sudo. Nothing was changed.",
+        )
 
 
 def close_by_hand(folder: Path, *, reason: str, by: str, source: Path | None = None) -> str:
@@ -263,6 +297,7 @@ def _run_in(folder: Path, plan: str | None = None) -> tuple[Evidence, Event]:
             expected=f"…/{plan or '<plan>'}/<run id>/ with the events of a cutover",
             do="Find the folder of the run below the evidence root, in the folder of its plan.",
         )
+    _require_owner(folder)
     os.environ["CUTOVER_EVIDENCE"] = str(folder.parent.parent)
     secure(folder.parent.name, folder.name)
     return Evidence.of(folder.parent.name, folder.name), opened

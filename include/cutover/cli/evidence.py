@@ -18,7 +18,7 @@ from include.cutover.cli.output import STATUS, print_json, print_marked
 console = Console(highlight=False)
 app = typer.Typer(help="The evidence of a run.", no_args_is_help=True)
 
-Folder = Annotated[Path, typer.Argument(help="Evidence folder of the run.")]
+Folder = Annotated[Path, typer.Argument(readable=False, help="Evidence folder of the run.")]
 
 
 @app.command()

@@ -15,14 +15,15 @@ from include.cutover.errors import Refused
 URL_FORM = "postgresql://USER:PASSWORD@HOST:PORT/DATABASE"
 
 PlanName = Annotated[str, typer.Option("--plan", help="Name of the plan: a file in include/plans, without .yaml.")]
-SourceFile = Annotated[Path, typer.Option(help="SQLite file of the application.")]
-ReadOnlySource = Annotated[Path, typer.Option(help="SQLite file of the application; it is not changed.")]
+# readable=False: the commands themselves say why a file cannot be read, and whose it is.
+SourceFile = Annotated[Path, typer.Option(readable=False, help="SQLite file of the application.")]
+ReadOnlySource = Annotated[Path, typer.Option(readable=False, help="SQLite file of the application; it is not changed.")]
 TargetUrl = Annotated[str, typer.Option(help=URL_FORM)]
 TargetOrEnvironment = Annotated[
     str | None, typer.Option(help=f"{URL_FORM}; from AIRFLOW_CONN_… in the environment when left out.")
 ]
 MovedSource = Annotated[
-    Path | None, typer.Option(help="SQLite file of the application; its path in the evidence when left out.")
+    Path | None, typer.Option(readable=False, help="SQLite file of the application; its path in the evidence when left out.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 By = Annotated[str, typer.Option(help="Your name, for the evidence; your log-in when left out.")]

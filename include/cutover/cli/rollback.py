@@ -28,7 +28,7 @@ class RollbackOptions:
     """Options of the command ``rollback``."""
 
     plan: PlanName
-    evidence: Annotated[Path, typer.Option(help="Evidence folder of the run to roll back.")]
+    evidence: Annotated[Path, typer.Option(readable=False, help="Evidence folder of the run to roll back.")]
     reason: Annotated[str, typer.Option(help="Reason of the rollback, for the incident document.")]
     source: MovedSource = None
     target: TargetOrEnvironment = None

@@ -32,7 +32,9 @@ class VerifyOptions:
     """Options of the command ``verify``."""
 
     plan: PlanName
-    source: Annotated[Path, typer.Option(help="Backup or SQLite file of the application; it is not changed.")]
+    source: Annotated[
+        Path, typer.Option(readable=False, help="Backup or SQLite file of the application; it is not changed.")
+    ]
     target: TargetUrl
     tables: Annotated[str, typer.Option(help="Only these tables, separated by commas; all of the plan when left out.")] = ""
     fail_on_mismatch: Annotated[bool, typer.Option("--fail-on-mismatch", help="Exit with 1 on a difference.")] = False

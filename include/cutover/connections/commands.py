@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO, Protocol, cast
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck
 from include.cutover.masking import mask
 
@@ -128,7 +129,7 @@ class Local:
                 raise CannotCheck(
                     "a command of the plan cannot be run",
                     where=str(directory) if missing_folder else str(command[0]),
-                    found=error.strerror or type(error).__name__,
+                    found=rights.reason(error),
                     do="Name programs and folders that the user of the tasks may use.",
                 ) from None
             code = _end_of(process, time.monotonic() + seconds, (output, errors))

@@ -6,6 +6,7 @@ import os
 import stat
 from collections.abc import Callable
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck
 from include.cutover.plan.access import Secret
 
@@ -56,7 +57,7 @@ def _of_file(secret: Secret, whose: str) -> str:
                 )
             content = file.read(_LONGEST + 1)
     except OSError as error:
-        found = error.strerror or type(error).__name__
+        found = rights.reason(error, path)
         raise CannotCheck("the secret cannot be read", where=where, found=found, do="Let the tasks' user read it.") from None
     try:
         text = content.decode()

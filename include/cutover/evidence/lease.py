@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from include.cutover.errors import LeaseLost, Refused
-from include.cutover.evidence.record import Evidence, evidence_root
+from include.cutover.evidence.record import Evidence, evidence_root, unreadable
 from include.cutover.files import disk_errors, now, write_atomically
 from include.cutover.locks import locked
 
@@ -40,11 +40,17 @@ def _path(plan: str) -> Path:
 
 
 def read(plan: str) -> Lease | None:
-    """Return the lease of a plan, None if it was never held."""
+    """Return the lease of a plan, None if it was never held.
+
+    Raises:
+        CannotCheck: When this user may not read it.
+    """
     try:
         return Lease(**json.loads(_path(plan).read_text()))
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise unreadable(_path(plan), error) from None
 
 
 def _write(plan: str, lease: Lease) -> Lease:

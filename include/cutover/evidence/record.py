@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.evidence import second_place, steady
 from include.cutover.files import disk_errors, now, slug, sync_folder, write_atomically
@@ -58,7 +59,7 @@ def secure(plan: str, run_id: str) -> str:
     Raises:
         StepFailed: When the second place cannot be written either.
     """
-    reason = second_place.move(first_root())
+    reason = second_place.move(first_root(), first_root() / plan / slug(run_id))
     evidence = Evidence.of(plan, run_id)
     if reason and evidence.exists:
         evidence.append("evidence.moved", place=str(evidence.folder), reason=reason)
@@ -291,13 +292,18 @@ def _reading(place: Path) -> Iterator[None]:
     except FileNotFoundError:
         raise
     except OSError as error:
-        denied = isinstance(error, PermissionError)
-        raise CannotCheck(
-            "the evidence cannot be read",
-            where=str(place),
-            found=error.strerror or type(error).__name__,
-            do="Run this as the evidence's owner, or as root." if denied else "Check the disk, then try again.",
-        ) from None
+        raise unreadable(place, error) from None
+
+
+def unreadable(place: Path, error: OSError) -> CannotCheck:
+    """Return the error for a file or folder of the evidence that cannot be read."""
+    denied = isinstance(error, PermissionError)
+    return CannotCheck(
+        "the evidence cannot be read",
+        where=str(place),
+        found=rights.reason(error, place),
+        do="Run this as the evidence's owner, or as root." if denied else "Check the disk, then try again.",
+    )
 
 
 def _read_all(descriptor: int) -> bytes:

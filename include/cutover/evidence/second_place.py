@@ -12,6 +12,7 @@ needs no writable volume.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
@@ -24,7 +25,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, StepFailed
 from include.cutover.locks import locked
 
@@ -94,31 +95,58 @@ def _unreadable(path: Path, error: Exception) -> CannotCheck:
     return CannotCheck(
         "the second place of the evidence cannot be read",
         where=str(path),
-        found=getattr(error, "strerror", None) or str(error) or type(error).__name__,
+        found=rights.reason(error, path) if isinstance(error, OSError) else str(error) or type(error).__name__,
         do="Run this as the owner of that folder, or as root.",
     )
 
 
-def problem(first: Path) -> str:
-    """Return why the first place cannot be written, in words; empty where it can."""
-    probe = first / f".probe-{secrets.token_hex(4)}"
+def problem(first: Path, run: Path | None = None) -> str:
+    """Return why the first place cannot be written, in words; empty where it can.
+
+    Args:
+        first: The root of the evidence.
+        run: The folder of a run in it, whose files this user must be able to continue: another user may have left some.
+    """
+    if reason := _probe(first, _ENOUGH):
+        return reason
+    if run is None:
+        return ""
+    claims = run.parent / ".claims"
+    folders = [item for item in (run.parent, run, run / "kept", claims) if os.path.lexists(item)]
+    for folder in folders:
+        if reason := _probe(folder, 0):
+            return reason
+    for path, right in ((run / _EVENTS, os.W_OK), (run.parent / ".lease.lock", os.W_OK), (claims / "plan", 0)):
+        if os.path.lexists(path) and not os.access(path, os.R_OK | right, effective_ids=True):
+            return rights.reason(PermissionError(errno.EACCES, os.strerror(errno.EACCES)), path)
+    return ""
+
+
+def _probe(folder: Path, size: int) -> str:
+    """Return why a file of that size, in bytes, cannot be made in a folder; empty where it can."""
+    probe = folder / f".probe-{secrets.token_hex(4)}"
     try:
-        first.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, _ENOUGH)
+            if size:
+                os.posix_fallocate(descriptor, 0, size)
         finally:
             os.close(descriptor)
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return rights.reason(error, folder)
     finally:
         with suppress(OSError):
             probe.unlink(missing_ok=True)
     return ""
 
 
-def move(first: Path) -> str:
+def move(first: Path, run: Path | None = None) -> str:
     """Move the evidence to the second place where the first one cannot be written. Safe to run again.
+
+    Args:
+        first: The root of the evidence.
+        run: See ``problem``.
 
     Returns:
         Why, in words; empty where nothing was moved.
@@ -127,7 +155,7 @@ def move(first: Path) -> str:
         StepFailed: When the second place cannot be written either, or events or leases cannot be read in the first.
         CannotCheck: As ``in_force``.
     """
-    if in_force(first) != first or not (reason := problem(first)):
+    if in_force(first) != first or not (reason := problem(first, run)):
         return ""
     second = of(first)
     with files.disk_errors(second):
@@ -281,7 +309,9 @@ def _refuse(error: Exception, path: Path | None = None) -> None:
     raise StepFailed(
         "the evidence cannot be read, so it cannot be continued in its second place",
         where=str(path or getattr(error, "filename", None) or "the evidence"),
-        found=getattr(error, "strerror", None) or getattr(error, "found", None) or type(error).__name__,
+        found=rights.reason(error, path)
+        if isinstance(error, OSError)
+        else getattr(error, "found", None) or type(error).__name__,
         do="Mount or repair its volume, then run the step again; or go back by hand, see docs/rollback.md.",
     ) from None
 
@@ -293,13 +323,22 @@ def _owner(first: Path) -> int:
         return os.geteuid()
 
 
+def _owners(first: Path) -> set[int]:
+    """Return the users whose evidence lies in the first place: its owner, and those whom only its owner let in."""
+    found = {_owner(first)}
+    with suppress(OSError):
+        if not first.stat().st_mode & 0o022:  # else everybody could lay something there
+            found |= {item.lstat().st_uid for item in first.iterdir()}
+    return found
+
+
 def _is_ours(second: Path, first: Path) -> bool:
     """Check that nobody but the owner of the evidence, or root, could have made it: the folder may be in a public place."""
     try:
         found, above = second.lstat(), second.parent.stat()
     except OSError:
         return False
-    trusted = {0, _owner(first), os.geteuid()}
+    trusted = {0, os.geteuid(), *_owners(first)}
     if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o022:
         return False
     # In a folder where only trusted users create anything, root gave it to its owner.

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, CutoverError, Refused
 from include.cutover.evidence.record import Evidence
 from include.cutover.files import now
@@ -44,11 +44,23 @@ def path(source: Path) -> Path:
 
 
 def read(source: Path) -> SourceLease | None:
-    """Return the run that works on the database, None where there is none."""
+    """Return the run that works on the database, None where there is none.
+
+    Raises:
+        CannotCheck: When its file cannot be read.
+    """
+    place = path(source)
     try:
-        return _parsed(path(source).read_bytes())
+        return _parsed(place.read_bytes())
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CannotCheck(
+            "the lease of the database cannot be read",
+            where=str(place),
+            found=rights.reason(error, place),
+            do="Give that file to the tasks' user, or remove it when its run no longer exists.",
+        ) from None
 
 
 def acquire(source: Path, *, plan: str, run_id: str, evidence: Evidence) -> SourceLease:
@@ -129,7 +141,7 @@ def _locked(source: Path) -> Iterator[int]:
                 "the folder of the database cannot be written",
                 where=str(place.parent),
                 expected="a folder in which the pipeline may write",
-                found=error.strerror or type(error).__name__,
+                found=rights.reason(error, place),
                 do="Let the pipeline's user write there: the fence's note and the way back need it too.",
             ) from None
         try:

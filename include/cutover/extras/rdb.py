@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck, StepFailed
 
 _MAGIC = re.compile(rb"REDIS(\d{4})|VALKEY(\d{3})")
@@ -53,7 +54,7 @@ def read(path: Path) -> Dump:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             return _read(file, path)
     except OSError as error:
-        raise CannotCheck("the dump cannot be read", where=str(path), found=error.strerror or "") from None
+        raise CannotCheck("the dump cannot be read", where=str(path), found=rights.reason(error, path)) from None
 
 
 def _read(file: BinaryIO, path: Path) -> Dump:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from include.cutover import rights
 from include.cutover.errors import PlanInvalid
 from include.cutover.places import plans_folder
 from include.cutover.plan.model import Plan
@@ -116,7 +117,7 @@ def load_plan(name: str) -> Plan:
     except (FileNotFoundError, IsADirectoryError):
         text = None
     except OSError as error:
-        found = error.strerror or type(error).__name__
+        found = rights.reason(error, path)
         raise PlanInvalid("the plan cannot be read", [], where=str(path), found=found, do="Make it readable.") from None
     except UnicodeDecodeError:
         raise PlanInvalid("the plan is not UTF-8", [], where=str(path), do="Save it as UTF-8.") from None

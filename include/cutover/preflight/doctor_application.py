@@ -14,6 +14,7 @@ from include.cutover.errors import CutoverError
 from include.cutover.extras.take import KeptExtra, preview_extras
 from include.cutover.masking import mask
 from include.cutover.people.notices import Channel
+from include.cutover.preflight.doctor_evidence import evidence_check
 from include.cutover.preflight.doctor_site import Site, result
 from include.cutover.preflight.places import check_places
 from include.cutover.preflight.services import check_services
@@ -23,8 +24,9 @@ _OFF = ("0", "false", "no", "off", "")
 
 
 def place_checks(site: Site) -> list[Check]:
-    """Check the places for backups and extras."""
-    checks = [item.preview if item.required else _optional(item) for item in preview_extras(site.plan)]
+    """Check the places for evidence, backups and extras."""
+    checks = [evidence_check(site)]
+    checks += [item.preview if item.required else _optional(item) for item in preview_extras(site.plan)]
     if site.live is None:
         do = "Set --source."
         return [*checks, result("backup_directory", "Backups can be written", None, "", "the source is not named", do)]

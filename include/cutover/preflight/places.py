@@ -12,6 +12,7 @@ from include.cutover.plan.application import DotenvConfiguration
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import disk_space
 from include.cutover.preflight.sizes import pretty
+from include.cutover.preflight.source import check_source_rights
 from include.cutover.preflight.writing import replaceable, write_problem
 
 BACKUP_FACTOR = 1.2
@@ -29,9 +30,7 @@ def check_places(live: Path, *, plan: Plan) -> list[Check]:
         do = "Correct the connection of the source in Airflow."
         return [Check("source_file", "The source can be read", "failed", "a file", str(error.strerror), do, str(live))]
     directory, second = plan.backup.directory, plan.backup.second_copy
-    checks = [_writable_place(directory, "backup_directory", "Backups can be written")]
-    if second is not None:
-        checks.append(_writable_place(second, "second_copy_directory", "The second copy can be written"))
+    checks = _backup_folders(plan)
     if all(check.outcome == "passed" for check in checks):
         needs = disk_space.for_backups(plan, size)
         if second is not None and _device(second) == _device(directory):
@@ -40,10 +39,31 @@ def check_places(live: Path, *, plan: Plan) -> list[Check]:
         if second is not None:
             checks.append(_room(second, needs[second], "second_copy_free_space", "There is room for the second copy"))
         checks.append(_apart(file, directory, second))
-    if isinstance(plan.configuration, DotenvConfiguration):
-        title = "The configuration can be switched and reverted"
-        checks.append(replaceable(plan.configuration.file, "configuration_replaceable", title))
+    return [*checks, *_configuration(plan)]
+
+
+def check_rights(live: Path, *, plan: Plan) -> list[Check]:
+    """Check only the rights that a cutover and its way back need: to the source, the folders of backups, the configuration.
+
+    Args:
+        live: The application's file.
+        plan: Names the places.
+    """
+    return [*check_source_rights(live, plan.source_other_names), *_backup_folders(plan), *_configuration(plan)]
+
+
+def _backup_folders(plan: Plan) -> list[Check]:
+    checks = [_writable_place(plan.backup.directory, "backup_directory", "Backups can be written")]
+    if plan.backup.second_copy is not None:
+        checks.append(_writable_place(plan.backup.second_copy, "second_copy_directory", "The second copy can be written"))
     return checks
+
+
+def _configuration(plan: Plan) -> list[Check]:
+    if not isinstance(plan.configuration, DotenvConfiguration):
+        return []
+    title = "The configuration can be switched and reverted"
+    return [replaceable(plan.configuration.file, "configuration_replaceable", title)]
 
 
 def _device(path: Path) -> int:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import stat
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import apsw
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck
 from include.cutover.plan.model import Plan
 from include.cutover.preflight.sizes import pretty
-from include.cutover.preflight.writing import replaceable
+from include.cutover.preflight.writing import replaceable, writable_in_place
 from include.cutover.source import database_file, fence, other_names, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target import catalog, orphans
@@ -47,8 +48,19 @@ def check_source_file(live: Path, others: Sequence[Path] = ()) -> list[Check]:
         live: The application's file.
         others: Hard links of it that the plan names.
     """
-    checks = [_source_file(live), replaceable(live, "source_replaceable", "The source can be replaced by its backup")]
-    if files.real(live).is_file():
+    return [_source_file(live), *check_source_rights(live, others)]
+
+
+def check_source_rights(live: Path, others: Sequence[Path] = ()) -> list[Check]:
+    """Check that this user may fence the live file and replace it, and that it has no unknown name. Nothing is read.
+
+    Args:
+        live: The application's file.
+        others: Hard links of it that the plan names.
+    """
+    checks = [replaceable(live, "source_replaceable", "The source can be replaced by its backup")]
+    if os.path.isfile(files.real(live)):  # noqa: PTH113  # False also in a folder that is closed to this user
+        checks.append(writable_in_place(live, "source_writable", "The source can be fenced"))
         checks += [other_names.check(live, others), *_replaceable_names(live, others)]
     return checks
 
@@ -77,7 +89,7 @@ def _source_file(live: Path) -> Check:
     except FileNotFoundError:
         return check("failed", "there is no such file", correct)
     except OSError as error:
-        return check("unknown", error.strerror or type(error).__name__, "Let the tasks' user read the file.")
+        return check("unknown", rights.reason(error, file), "Let the tasks' user read the file.")
     if len(header) < 100 or not header.startswith(database_file.MAGIC):
         return check("failed", "not an SQLite database, or an encrypted one" if header else "an empty file", correct)
     try:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import apsw
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, Refused, StepFailed
 from include.cutover.files import now, slug, sync_folder, write_atomically
 from include.cutover.locks import locked
@@ -270,5 +270,5 @@ def _stat(database: Path) -> os.stat_result:
         return database.stat()
     except OSError as error:
         raise CannotCheck(
-            "the database cannot be read", where=str(database), found=error.strerror or "", do="Let the tasks' user read it."
+            "the database cannot be read", where=str(database), found=rights.reason(error), do="Let the tasks' user read it."
         ) from None

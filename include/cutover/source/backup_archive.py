@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, StepFailed
 from include.cutover.files import sync_folder
 
@@ -105,7 +105,7 @@ def _blocks(file: Path) -> Iterator[bytes]:
                 yield block
     except OSError as error:
         raise CannotCheck(
-            "the file cannot be read", where=str(file), found=error.strerror or "", do="Check the disk."
+            "the file cannot be read", where=str(file), found=rights.reason(error), do="Check the disk."
         ) from None
 
 
@@ -120,5 +120,5 @@ def _unpacked(archive: Path) -> Iterator[bytes]:
         raise CannotCheck("the archive is damaged", where=str(archive), found=str(error), do="Use the other copy.") from None
     except OSError as error:
         raise CannotCheck(
-            "the archive cannot be read", where=str(archive), found=error.strerror or "", do="Use the other copy."
+            "the archive cannot be read", where=str(archive), found=rights.reason(error), do="Use the other copy."
         ) from None

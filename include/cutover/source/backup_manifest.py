@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck
 
 SUFFIX = ".manifest.json"
@@ -168,7 +169,7 @@ def load(*paths: Path) -> Manifest:
             first = first or CannotCheck(
                 "the backup's manifest cannot be read",
                 where=str(path),
-                found=getattr(error, "strerror", None) or type(error).__name__,
+                found=rights.reason(error) if isinstance(error, OSError) else type(error).__name__,
                 do="Use the one beside the other copy.",
             )
     raise first or CannotCheck("no manifest was named")

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import apsw
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.files import sync_folder
 from include.cutover.source import other_names
@@ -82,7 +82,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0, others: Sequence[
         raise StepFailed(
             "the clone cannot be written",
             where=str(to),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error),
             do="Free disk space there, or correct the rights, then run the step again.",
         ) from None
     finally:

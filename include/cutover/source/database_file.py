@@ -10,6 +10,7 @@ import stat
 import time
 from pathlib import Path
 
+from include.cutover import rights
 from include.cutover.errors import CannotCheck
 
 MAGIC = b"SQLite format 3\0"
@@ -60,7 +61,7 @@ def read_header(path: Path) -> bytes:
         raise CannotCheck(
             "the file cannot be read",
             where=str(path),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error),
             do="Check the rights of the user that the tasks run as.",
         ) from None
     if not header:
@@ -148,6 +149,6 @@ def unreadable_log(log: Path, error: OSError) -> CannotCheck:
     return CannotCheck(
         "a log beside the database cannot be read, and it may hold the last commits",
         where=str(log),
-        found=error.strerror or type(error).__name__,
+        found=rights.reason(error, log),
         do="Let the user that reads the database read its -wal and -journal too.",
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck
 from include.cutover.source.database_file import HEADER_BYTES, MAGIC
 
@@ -34,7 +34,7 @@ def read(database: Path) -> bytes:
         raise CannotCheck(
             "the database cannot be read",
             where=str(database),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error, database),
             do="Check the path in the connection of the source.",
         ) from None
     if len(header) < HEADER_BYTES or not header.startswith(MAGIC):

@@ -18,7 +18,7 @@ from typing import Literal
 
 import apsw
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.errors import CannotCheck
 from include.cutover.source import fence, fence_header, newer_rows, schema
 from include.cutover.source.backup_manifest import Manifest
@@ -115,7 +115,7 @@ def examine(place: Path, manifest: Manifest, backup: Path | None, changes: int =
         raise CannotCheck(
             "the file in the place of the database cannot be read",
             where=str(place),
-            found=error.strerror or type(error).__name__,
+            found=rights.reason(error),
             do="Let the tasks' user read it; where it is a folder, move it away. Then run the step again.",
         ) from None
     return _read(place, manifest, backup, size, changes)

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.source import file_mounts, holders
@@ -87,7 +87,7 @@ def find(source: Path, named: Sequence[Path] = ()) -> OtherNames:
         raise CannotCheck(
             "the database cannot be read",
             where=str(database),
-            found=error.strerror or "",
+            found=rights.reason(error, database),
             do="Check the path of the source.",
         ) from None
     inode = (status.st_dev, status.st_ino)
@@ -98,7 +98,7 @@ def find(source: Path, named: Sequence[Path] = ()) -> OtherNames:
         try:
             found, entry = path.stat(), _entry(path)
         except OSError as error:
-            wrong.append(f"{path}: {error.strerror}")
+            wrong.append(f"{path}: {rights.reason(error, path)}")
             continue
         if (found.st_dev, found.st_ino) != inode:
             wrong.append(f"{path}: another file")

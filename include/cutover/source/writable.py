@@ -6,22 +6,41 @@ import contextlib
 import os
 import pwd
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import apsw
 
-from include.cutover import files
+from include.cutover import files, rights
 from include.cutover.checks import Check
 
 BUSY_SECONDS = 5.0
 
 
-def check_writable(database: Path) -> Check:
-    """Check that the file's owner can write into it: a transaction of that user that changes something and is rolled back.
+@dataclass(frozen=True)
+class Owner:
+    """The owner and the group of a file."""
+
+    uid: int
+    gid: int
+
+
+def owner_of(database: Path) -> Owner:
+    """Return owner and group of the file now."""
+    found = files.real(database).stat()
+    return Owner(found.st_uid, found.st_gid)
+
+
+def check_writable(database: Path, before: Owner | None = None) -> Check:
+    """Check that the application's user can write into the file: a transaction that changes something and is rolled back.
 
     A child process becomes that user and lets SQLite do it, so that the side files count as well, which SQLite makes in the
     folder. The database is unchanged afterwards. Only the rights are checked when this process may not become that user, or
     when another connection keeps the write lock.
+
+    Args:
+        database: The file.
+        before: Its owner before the run, whose user is the application's; the present owner when left out.
     """
     place = files.real(database)
 
@@ -32,45 +51,50 @@ def check_writable(database: Path) -> Check:
             "The application's user can write into the SQLite file",
             "failed" if problem else "passed",
             "a transaction that writes",
-            problem or found,
+            f"{problem}; {rights.owners(place)}" if problem else found,
             do,
             str(place),
         )
 
     try:
-        owner = place.stat()
-        if os.geteuid() not in (0, owner.st_uid):
-            return check(_by_rights(place, owner), f"by its rights; this process cannot become user {owner.st_uid}")
+        owner = before or owner_of(place)
+        if os.geteuid() not in (0, owner.uid):
+            return check(_by_rights(place, owner), f"by its rights; this process cannot become user {owner.uid}")
     except OSError as error:
-        return check(error.strerror or type(error).__name__)
-    return check(_problem_in_child(lambda: _write_as(place, owner.st_uid, owner.st_gid)))
+        return check(rights.reason(error, place))
+    return check(_problem_in_child(lambda: _write_as(place, owner)))
 
 
-def _by_rights(place: Path, owner: os.stat_result) -> str:
-    folder = place.parent.stat()
-    shift = 6 if folder.st_uid == owner.st_uid else 3 if folder.st_gid == owner.st_gid else 0
-    if not owner.st_mode & 0o200:
-        return "its owner has no right to write"
-    return "" if folder.st_mode >> shift & 0o3 == 0o3 else "its owner has no right to make files in the folder"
+def _by_rights(place: Path, owner: Owner) -> str:
+    """Return which right the user lacks by owner, group and mode; further groups of the user are not known here."""
+    file, folder = place.stat(), place.parent.stat()
+    if not _allowed(file, owner, 0o6):
+        return f"{rights.user(owner.uid)} has no right to read and write it"
+    return "" if _allowed(folder, owner, 0o3) else f"{rights.user(owner.uid)} has no right to make files in the folder"
 
 
-def _write_as(place: Path, uid: int, gid: int) -> None:
-    if os.geteuid() != uid:
-        groups = [gid]
+def _allowed(found: os.stat_result, owner: Owner, wanted: int) -> bool:
+    shift = 6 if found.st_uid == owner.uid else 3 if found.st_gid == owner.gid else 0
+    return owner.uid == 0 or found.st_mode >> shift & wanted == wanted
+
+
+def _write_as(place: Path, owner: Owner) -> None:
+    if os.geteuid() != owner.uid:
+        groups = [owner.gid]
         with contextlib.suppress(KeyError):
-            groups = os.getgrouplist(pwd.getpwuid(uid).pw_name, gid)
+            groups = os.getgrouplist(pwd.getpwuid(owner.uid).pw_name, owner.gid)
         os.setgroups(groups)
-        os.setgid(gid)
-        os.setuid(uid)
+        os.setgid(owner.gid)
+        os.setuid(owner.uid)
     # A running application may have made the side files already; its next start has to make them itself.
-    if not os.access(place.parent, os.W_OK | os.X_OK):
+    if not os.access(place.parent, os.W_OK | os.X_OK, effective_ids=True):
         raise PermissionError("no right to make files in the folder")
     connection = apsw.Connection(str(place), flags=apsw.SQLITE_OPEN_READWRITE)
     try:
         connection.set_busy_timeout(int(BUSY_SECONDS * 1000))
         connection.execute("BEGIN IMMEDIATE; CREATE TABLE cutover_writes_nothing (one); ROLLBACK")
     except apsw.BusyError:  # another connection keeps the write lock: only the rights can be checked
-        if problem := _by_rights(place, place.stat()):
+        if problem := _by_rights(place, owner):
             raise PermissionError(problem) from None
     finally:
         connection.close()

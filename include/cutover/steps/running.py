@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from include.cutover.errors import CutoverError, LeaseLost, Refused
+from include.cutover import rights
+from include.cutover.errors import CutoverError, LeaseLost, Refused, StepFailed
 from include.cutover.evidence import claims, lease
 from include.cutover.evidence.record import Event, bring_back, sealing, secure
 from include.cutover.masking import mask
@@ -71,6 +72,10 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
             report = body(step, **(arguments or {}))
         except LeaseLost:
             raise  # this run does nothing more, and records nothing
+        except PermissionError as error:
+            named = _without_rights(error, step.name)
+            _record_error(step, started, named)
+            raise named from None
         except BaseException as error:
             _record_error(step, started, error)
             raise
@@ -85,6 +90,16 @@ def _carry_out(step: Step, body: Body, terms: Terms, arguments: Mapping[str, Any
         )
     _log(step, report)
     return report
+
+
+def _without_rights(error: PermissionError, step: str) -> StepFailed:
+    """Return the error for a place that nothing nearer to it has named."""
+    return StepFailed(
+        "the user of this step may not use a place that the step needs",
+        where=str(error.filename or step),
+        found=rights.reason(error),
+        do="Fix its owner or its rights, then run the step again.",
+    )
 
 
 def _secure_evidence(step: Step, terms: Terms) -> None:

@@ -7,10 +7,11 @@ from contextlib import suppress
 from include.cutover import files
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.source import fence, fence_header, restore
+from include.cutover.source.writable import Owner
 from include.cutover.steps.step import Step
 
 CHECKED = "source.file"
-"""Event: the file that ``check_source`` checked, by its inode and SQLite's change counter, which does not go back.
+"""Event: the file that ``check_source`` checked, by inode, owner and SQLite's change counter, which does not go back.
 
 A device has another number after a restart of the host, and a file system gives the number of a removed file away again.
 """
@@ -20,8 +21,15 @@ def record(step: Step) -> None:
     """Record the file that is checked; a missing one is not recorded."""
     place = files.real(step.source)
     with suppress(OSError, CannotCheck):
-        changes = fence_header.change_counter(place)
-        step.evidence.append(CHECKED, file=str(place), inode=place.stat().st_ino, changes=changes)
+        changes, found = fence_header.change_counter(place), place.stat()
+        owner = {"uid": found.st_uid, "gid": found.st_gid}
+        step.evidence.append(CHECKED, file=str(place), inode=found.st_ino, changes=changes, **owner)
+
+
+def owner_before(step: Step) -> Owner | None:
+    """Return the owner of the file that ``check_source`` checked; None where it is not known."""
+    checked = step.evidence.last(CHECKED) if step.evidence.exists else None
+    return Owner(checked["uid"], checked["gid"]) if checked is not None and "uid" in checked else None
 
 
 def changes_before(step: Step) -> int:

@@ -44,7 +44,7 @@ def check_health(step: Step) -> Report:
     checks: list[Check] = []
     if step.plan.smoke_tests is not None:
         checks = requests.check_source_side(step.plan.smoke_tests, _counts(step))
-    checks.append(writable.check_writable(step.source))
+    checks.append(writable.check_writable(step.source, source_file.owner_before(step)))
     result = Report(f"{len(checks)} checks from outside", {}, checks)
     if result.outcome == "passed":
         step.evidence.append("services.started", on="source")

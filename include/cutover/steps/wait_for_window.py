@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from include.cutover.errors import CannotCheck, Refused
+from include.cutover.preflight.places import check_rights
 from include.cutover.runs import runbook, schema_drift
 from include.cutover.source import cloning
 from include.cutover.source import schema as source_schema
 from include.cutover.steps import notices as notice_steps
+from include.cutover.steps.preflight import count
 from include.cutover.steps.step import Report, Step
 
 
 def wait_for_window(step: Step) -> Report:
     """Refuse to stop anything before the window begins, or when the source's schema changed since preflight.
+
+    Hours may lie between preflight and the window: the rights that every later step and the way back need are checked anew.
 
     From the freeze on only the run changes the application; plan, SQL and code are checked before each step. Safe to run
     again.
@@ -45,4 +49,9 @@ def wait_for_window(step: Step) -> Report:
             found=str(schema_drift.between(recorded["objects"], objects)),
             do="Nothing was stopped. Find out who changed it, then start a new run.",
         )
-    return Report(f"the window has begun; it ends at {clock.end:%H:%M} UTC, the deadline is {clock.deadline:%H:%M} UTC")
+    checks = check_rights(step.source, plan=step.plan)
+    if any(check.outcome != "passed" for check in checks):
+        return Report(f"nothing was stopped: {count(checks)}", {}, checks)
+    return Report(
+        f"the window has begun; it ends at {clock.end:%H:%M} UTC, the deadline is {clock.deadline:%H:%M} UTC", {}, checks
+    )

@@ -127,7 +127,7 @@ def test_a_forgotten_step_still_excludes_the_way_back(volume: Path, tmp_path: Pa
     try:
         assert forgotten.stdout is not None and forgotten.stdout.readline() == "held\n"
         # With a file open for writing, a remount would be refused; a disk error is not.
-        monkeypatch.setattr(second_place, "problem", lambda _first: "Read-only file system")
+        monkeypatch.setattr(second_place, "problem", lambda _first, _run=None: "Read-only file system")
         monkeypatch.setattr(claims, "PATIENCE_SECONDS", 1.0)
         ended: list[int | None] = []
 
@@ -186,12 +186,12 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("CUTOVER_EVIDENCE", str(first))
     monkeypatch.setenv("CUTOVER_EVIDENCE_SECOND", str(tmp_path / "second"))
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run", plan="ward_ops")
-    monkeypatch.setattr(second_place, "problem", lambda _first: "Input/output error")
+    monkeypatch.setattr(second_place, "problem", lambda _first, _run=None: "Input/output error")
     return first
 
 
 def repair(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(second_place, "problem", lambda _first: "")
+    monkeypatch.setattr(second_place, "problem", lambda _first, _run=None: "")
 
 
 def test_a_link_to_the_root_has_the_same_second_place(broken: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +266,7 @@ def test_stale_events_of_an_earlier_move_never_come_into_force(broken: Path, mon
     repair(monkeypatch)
     assert second_place.bring_back(broken) != ""
     Evidence.of("ward_ops", "run").append("services.stopped")
-    monkeypatch.setattr(second_place, "problem", lambda _first: "Input/output error")
+    monkeypatch.setattr(second_place, "problem", lambda _first, _run=None: "Input/output error")
     real = files.copy
 
     def copy(path: Path, to: Path, *, mode: int = 0o600) -> str:

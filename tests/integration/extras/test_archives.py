@@ -40,7 +40,9 @@ def test_an_archive_brings_back_what_was_there(tree: Path, tmp_path: Path) -> No
     assert (found.bytes, found.sha256) == (to.stat().st_size, files.digest(to))
     assert stat.S_IMODE(to.stat().st_mode) == 0o600
     with tarfile.open(to) as tar:
-        tar.extractall(tmp_path / "back", filter="fully_trusted")
+        # Early releases of Python 3.11 have no filters, and extract everything.
+        tar.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
+        tar.extractall(tmp_path / "back")
         assert not any("of others" in name for name in tar.getnames()), "a link that leads out was followed"
     assert described(tmp_path / "back" / str(tree).lstrip("/")) == described(tree)
 

@@ -60,6 +60,7 @@ def test_a_good_source_passes_every_check(live: Path, plan: Plan) -> None:
     assert list(by_name(checks)) == [
         "source_file",
         "source_replaceable",
+        "source_writable",
         "source_other_names",
         "source_integrity",
         "source_tables_unknown",

@@ -55,6 +55,8 @@ def _two_channels(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.fixture
 def ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeEnds:
     monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
+    monkeypatch.setenv("WARD_OPS_ROOT", str(tmp_path))
+    (tmp_path / ".env").write_text("DATABASE_URL=sqlite://\n")
     with closing(sqlite3.connect(tmp_path / "app.db")) as connection, connection:
         connection.execute("CREATE TABLE t (id INTEGER PRIMARY KEY)")
     return FakeEnds(tmp_path / "app.db", UNREACHABLE, url=APPLICATION_URL, channels=("slack", "lead"))
