@@ -57,8 +57,8 @@ def switch_configuration(step: Step) -> Report:
 def start_services(step: Step) -> Report:
     """Start every service on PostgreSQL and wait until the application is healthy; the downtime ends. Safe to run again.
 
-    The state of logs and statistics before is recorded for the aftercare. The source is proved unchanged once more: while the
-    target was compared and let in, a program that ignores the fence may have written to it.
+    The state of logs and statistics before is recorded for the aftercare. The source is proved unchanged again: a program
+    that ignores the fence may have written to it while the target was compared and let in.
 
     Raises:
         Refused: When the source is not as this run fenced it; no service was started.

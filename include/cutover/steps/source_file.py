@@ -19,6 +19,8 @@ A device has another number after a restart of the host, and a file system gives
 RETIRED = "source_retired"
 """Name of the check after the switch."""
 
+RETIRED_TITLE = "Nothing was written to SQLite since the backup"
+
 
 def record(step: Step) -> None:
     """Record the file that is checked; a missing one is not recorded."""
@@ -109,7 +111,7 @@ def check_retired(step: Step) -> Check:
 
     def check(outcome: Outcome, found: str, do: str = "") -> Check:
         expected = "the file as it was fenced"
-        return Check(RETIRED, "Nothing was written to SQLite since the backup", outcome, expected, found, do, str(place))
+        return Check(RETIRED, RETIRED_TITLE, outcome, expected, found, do, str(place))
 
     place = files.real(step.source)
     if not place.exists():

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Callable, Iterable
 from datetime import datetime
+from pathlib import Path
 
 import psycopg
 import yaml
@@ -104,6 +105,32 @@ def _(trial: Trial) -> list[Result]:
     middles = killed_once(trial, ("copy.ping_results.0", "check_tables", "start_services"), "middle")
     trial.wait(trial.cutover())
     return [*ends(), *middles()]
+
+
+@cell(1, "kill-restore-test", "kill -9 of the task's process", "restore_test, with half a copy and while it compares", LIVE)
+def _(trial: Trial) -> None:
+    halves = [
+        trial.rule("restore_test", "middle", "hold", function="files._write", calls=2),  # blocks of 1 MB
+        trial.rule("restore_test", "middle", "hold", function="trial_restore._compare", calls=1),
+    ]
+    run_id = trial.cutover()
+    sizes = []
+    for rule in halves:
+        facts = trial.held(rule)
+        backup = trial.evidence(run_id).last("backup")
+        assert backup is not None
+        (copy,) = Path(backup["file"]).parent.glob(".restore-test-*/*.restored")
+        sizes.append((copy.stat().st_size, Path(backup["file"]).stat().st_size))
+        inject.kill(facts["pid"])
+        trial.fault()
+    trial.require(0 < sizes[0][0] < sizes[0][1], f"not killed with half a copy: {sizes[0]}")
+    trial.require(sizes[1][0] == sizes[1][1], f"not killed with a whole copy: {sizes[1]}")
+    trial.wait(run_id)
+    ends = [event for event in trial.evidence(run_id).events() if event["event"] == "step.end"]
+    made = [(event["outcome"], len(event["checks"])) for event in ends if event["step"] == "restore_test"]
+    trial.require(made == [("passed", 5)], f"not one whole restore test: {made}")
+    left = sorted(path.name for path in copy.parent.parent.glob(".restore-test-*"))
+    trial.require(not left, f"left over: {left}")
 
 
 @cell(1, "kill-start-aftercare", "kill -9 of the task's process", "start_aftercare", LIVE)

@@ -138,7 +138,7 @@ def _source(watch: Watch, before: Mapping[str, Any] | None) -> tuple[list[Check]
     stamps = source_file.stamps(step)
     if stamps and before is not None and before.get("source") == stamps:
         return [], stamps
-    made = _checked(source_file.RETIRED, "Nothing was written to SQLite since the backup", lambda: [source_file.check_retired(step)])
+    made = _checked(source_file.RETIRED, source_file.RETIRED_TITLE, lambda: [source_file.check_retired(step)])
     return made, stamps if all(check.outcome == "passed" for check in made) else []
 
 
