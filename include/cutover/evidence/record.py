@@ -54,7 +54,7 @@ def secure(plan: str, run_id: str) -> str:
     Raises:
         StepFailed: When the second place cannot be written either.
     """
-    reason = second_place.move(first_root())
+    reason = second_place.move(first_root(), first_root() / plan / slug(run_id))
     evidence = Evidence.of(plan, run_id)
     if reason and evidence.exists:
         evidence.append("evidence.moved", place=str(evidence.folder), reason=reason)

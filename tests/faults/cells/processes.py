@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from include.cutover.plan.file import load_plan
 from include.cutover.runs import runbook
 from include.cutover.runs.row import Runs
 from tests.faults import inject
-from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
+from tests.faults.matrix import LIVE, RELEASED, RESTORED, State, cell
 from tests.faults.site import PLAN, FaultSite, until
 from tests.faults.trial import Result, Trial
 from tests.support.guard import past_guard
@@ -107,30 +107,44 @@ def _(trial: Trial) -> list[Result]:
     return [*ends(), *middles()]
 
 
-@cell(1, "kill-restore-test", "kill -9 of the task's process", "restore_test, with half a copy and while it compares", LIVE)
-def _(trial: Trial) -> None:
-    halves = [
-        trial.rule("restore_test", "middle", "hold", function="files._write", calls=2),  # blocks of 1 MB
-        trial.rule("restore_test", "middle", "hold", function="trial_restore._compare", calls=1),
-    ]
-    run_id = trial.cutover()
-    sizes = []
-    for rule in halves:
-        facts = trial.held(rule)
-        backup = trial.evidence(run_id).last("backup")
-        assert backup is not None
-        (copy,) = Path(backup["file"]).parent.glob(".restore-test-*/*.restored")
-        sizes.append((copy.stat().st_size, Path(backup["file"]).stat().st_size))
-        inject.kill(facts["pid"])
-        trial.fault()
-    trial.require(0 < sizes[0][0] < sizes[0][1], f"not killed with half a copy: {sizes[0]}")
-    trial.require(sizes[1][0] == sizes[1][1], f"not killed with a whole copy: {sizes[1]}")
-    trial.wait(run_id)
-    ends = [event for event in trial.evidence(run_id).events() if event["event"] == "step.end"]
-    made = [(event["outcome"], len(event["checks"])) for event in ends if event["step"] == "restore_test"]
-    trial.require(made == [("passed", 5)], f"not one whole restore test: {made}")
-    left = sorted(path.name for path in copy.parent.parent.glob(".restore-test-*"))
-    trial.require(not left, f"left over: {left}")
+RESTORING = {"copy": ("files._write", 2), "compare": ("trial_restore._compare", 1)}  # blocks of 1 MB
+"""Where the restore test is killed: with half a copy of the backup, and with a whole one that it compares."""
+
+
+def kill_restore_test(name: str, moments: Collection[str], words: str, outcome: State) -> None:
+    """The restore test is killed while it restores; what is left of its copy counts for nothing, and goes."""
+
+    @cell(1, f"kill-restore-test-{name}", "kill -9 of the task's process", f"restore_test, {words}", outcome)
+    def _(trial: Trial) -> None:
+        rules = {
+            moment: trial.rule("restore_test", "middle", "hold", function=RESTORING[moment][0], calls=RESTORING[moment][1])
+            for moment in moments
+        }
+        run_id = trial.cutover()
+        for moment, rule in rules.items():
+            facts = trial.held(rule)
+            backup = trial.evidence(run_id).last("backup")
+            assert backup is not None
+            size = Path(backup["file"]).stat().st_size
+            (copy,) = Path(backup["file"]).parent.glob(".restore-test-*/*.restored")
+            written = copy.stat().st_size
+            trial.require(
+                written == size if moment == "compare" else 0 < written < size, f"{written} of {size} bytes copied"
+            )
+            inject.kill(facts["pid"])
+            trial.fault()
+        trial.wait(run_id)
+        ends = [event for event in trial.evidence(run_id).events() if event["event"] == "step.end"]
+        made = [(event["outcome"], len(event["checks"])) for event in ends if event["step"] == "restore_test"]
+        expected = [("passed", 5)] if outcome == LIVE else []
+        trial.require(made == expected, f"restore tests that ended: {made}")
+        left = sorted(path.name for path in copy.parent.parent.glob(".restore-test-*"))
+        trial.require(not left, f"left over: {left}")
+
+
+kill_restore_test("copy", ["copy"], "with half a copy", LIVE)
+kill_restore_test("compare", ["compare"], "while it compares", LIVE)
+kill_restore_test("twice", ["copy", "compare"], "and its retry", RESTORED)
 
 
 @cell(1, "kill-start-aftercare", "kill -9 of the task's process", "start_aftercare", LIVE)

@@ -11,8 +11,9 @@ The folder in CUTOVER_FAULT_POINTS holds::
     release/<id>    lets a held process go on
     seen.jsonl      a line for each begin and end of a step, and the source's hash where the services are about to start
 
-``at`` is ``begin`` (recorded, nothing done), ``middle`` (after so many ``calls`` of the product's functions, or of the one that a
-rule names as its ``function``, as ``module.function``), ``end`` (all done, not recorded) or ``after`` (recorded, Airflow does not know). Of a gate, ``begin`` is the question, ``end`` the answer.
+``at`` is ``begin`` (recorded, nothing done), ``middle`` (after so many ``calls`` of the product's functions, or of the one
+named in ``function`` as ``module.function``), ``end`` (all done, not recorded) or ``after`` (recorded, Airflow does not
+know). Of a gate, ``begin`` is the question, ``end`` the answer.
 The task ``start_aftercare`` records nothing: its ``begin`` is where it reads the evidence.
 """
 
