@@ -27,7 +27,7 @@ import apsw
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.files import now
-from include.cutover.source import fence_header, fence_note, holders, other_names
+from include.cutover.source import fence_header, fence_note, holders, other_names, super_journal
 from include.cutover.source.fence_header import FENCED, ROLLBACK, WAL, WRITE_VERSION
 from include.cutover.source.fence_note import FenceNote
 
@@ -165,6 +165,7 @@ def raise_fence(
     if found is not None and found.state == "raised":
         return _require_intact(database)
     named = other_names.require_known(database, others).named
+    super_journal.require_known(database)
     if found is None:
         if header[WRITE_VERSION] == FENCED:
             raise fence_note.missing(database)

@@ -27,7 +27,7 @@ from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import expectations
 from include.cutover.proof.docs_site import DocsSite
 from include.cutover.runs import rehearsals, runbook, schema_drift
-from include.cutover.source import cloning, other_names, snapshots
+from include.cutover.source import cloning, companions, other_names, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.steps import scratch as scratch_folders
 from include.cutover.steps import source_file
@@ -69,7 +69,8 @@ def check_source(step: Step) -> Report:
         planned = target_schema.planned_schema(step.target, step.plan.sql_folder)
         checks = preflight_source.check_source(step.source, clone, plan=step.plan, planned=planned)
         sound = all(check.outcome == "passed" for check in checks if check.name == "source_integrity")
-        warnings = _schema_drift(step, clone) if sound else []
+        warnings = companions.warnings(step.source, step.plan.source_other_names)
+        warnings += _schema_drift(step, clone) if sound else []
         size = clone.stat().st_size
     if not step.rehearses:
         checks += _rehearsed(step)

@@ -16,7 +16,8 @@ from include.cutover.plan.file import load_plan
 from include.cutover.runs import runbook
 from include.cutover.runs.row import Runs
 from tests.faults import inject
-from tests.faults.matrix import LIVE, RELEASED, RESTORED, State, cell
+from tests.faults.judge import State
+from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import PLAN, FaultSite, until
 from tests.faults.trial import Result, Trial
 from tests.support.guard import past_guard
