@@ -113,6 +113,31 @@ def copy_verified(path: Path, to: Path) -> str:
     return written
 
 
+def move(path: Path, to: Path) -> None:
+    """Move a file durably; to another device by a whole copy that has its name there before the original loses its own.
+
+    Safe to run again: a file that a killed attempt left in both places is an equal copy, and the original goes.
+
+    Raises:
+        StepFailed: When a place cannot be written.
+        CannotCheck: When the file cannot be read.
+    """
+    with disk_errors(to):
+        try:
+            path.rename(to)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            if not to.exists():
+                moving = to.with_name(f".{to.name}.moving")
+                copy(path, moving)
+                moving.rename(to)
+            sync_folder(to.parent)
+            path.unlink()
+        sync_folder(to.parent)
+        sync_folder(path.parent)
+
+
 def _read(descriptor: int, path: Path) -> bytes:
     try:
         return os.read(descriptor, BLOCK)

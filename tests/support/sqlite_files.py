@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import os
 import tempfile
@@ -54,6 +55,12 @@ def spoilt(kind: str, simple: Path) -> Path:
             path.write_bytes(good[:-8192])
         case "encrypted":
             path.write_bytes(hashlib.shake_256(b"noise").digest(16384))
+        case "encrypted but for its header":  # SQLCipher's plaintext header of 32 bytes
+            path.write_bytes(good[:32] + hashlib.shake_256(b"noise").digest(len(good) - 32))
+        case "encrypted but for its sizes":  # as SEE and SQLite3 Multiple Ciphers leave a header; little noise
+            path.write_bytes(b"\x11" * 16 + good[16:24] + b"\x11" * (len(good) - 24))
+        case "archive":
+            path.write_bytes(gzip.compress(good, mtime=0))
         case "pipe":
             os.mkfifo(path)
         case "damaged":

@@ -144,15 +144,17 @@ def _probe(folder: Path, size: int) -> str:
 def move(first: Path, run: Path | None = None) -> str:
     """Move the evidence to the second place where the first one cannot be written. Safe to run again.
 
+    Other runs whose events cannot be read are left out, and named in the log: they stay in the first place.
+
     Args:
         first: The root of the evidence.
-        run: See ``problem``.
+        run: See ``problem``; without it, every run is needed.
 
     Returns:
         Why, in words; empty where nothing was moved.
 
     Raises:
-        StepFailed: When the second place cannot be written either, or events or leases cannot be read in the first.
+        StepFailed: When the second place cannot be written either, or this run's events, or a lease, cannot be read.
         CannotCheck: As ``in_force``.
     """
     if in_force(first) != first or not (reason := problem(first, run)):
@@ -175,7 +177,7 @@ def move(first: Path, run: Path | None = None) -> str:
             folder = f"evidence-{secrets.token_hex(4)}"
             partial = second / f"{_PARTIAL}{folder}"
             partial.mkdir(mode=0o700)
-            empty = _copy(first, partial)
+            empty = _copy(first, partial, run)
             _give([*partial.rglob("*"), partial], owner)  # before the marker: from then on its owner works there
             partial.rename(second / folder)
             files.sync_folder(second)
@@ -270,20 +272,33 @@ def _digest(path: Path, size: int) -> str:
     return total.hexdigest()
 
 
-def _copy(first: Path, to: Path) -> list[str]:
+def _copy(first: Path, to: Path, run: Path | None) -> list[str]:
     """Copy what steps and reports read. Other files that cannot be read are named in the log: the rest must go on.
 
     Returns:
         The empty files among them.
 
     Raises:
-        StepFailed: When a folder, events or a lease cannot be read, or there are no events.
+        StepFailed: When a lease, or the events or the folder of the run, cannot be read, or there are no events.
     """
     empty, events = [], 0
-    for folder, names, found in os.walk(first, onerror=_refuse):
+
+    def leave_out(error: OSError, folder: Path) -> None:
+        """Leave a run that cannot be read in the first place, and name it; the run that goes on is needed, and each plan."""
+        is_run = len(folder.relative_to(first).parts) >= 2
+        if run is None or run.is_relative_to(folder) or not is_run:
+            _refuse(error, folder)
+        log.warning("%s cannot be read (%s) and stays in the first place", folder, error.strerror or type(error).__name__)
+
+    for folder, names, found in os.walk(first, onerror=lambda error: leave_out(error, Path(error.filename))):
         names[:] = [name for name in names if name not in _LEFT_OUT]
         place = to / Path(folder).relative_to(first)
         place.mkdir(mode=0o700, exist_ok=True)
+        if _EVENTS in found and (unreadable := _reading(Path(folder) / _EVENTS)):
+            leave_out(unreadable, Path(folder))
+            place.rmdir()
+            names.clear()
+            continue
         for name in found:
             path = Path(folder) / name
             try:
@@ -303,6 +318,17 @@ def _copy(first: Path, to: Path) -> list[str]:
     if not events:
         _refuse(FileNotFoundError(2, "no events of any run"), first)
     return empty
+
+
+def _reading(path: Path) -> OSError | None:
+    """Read a file whole; return the error where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            while file.read(files.BLOCK):
+                pass
+    except OSError as error:
+        return error
+    return None
 
 
 def _refuse(error: Exception, path: Path | None = None) -> None:

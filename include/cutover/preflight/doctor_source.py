@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from include.cutover import files
@@ -14,7 +15,7 @@ from include.cutover.plan.model import Plan
 from include.cutover.preflight.doctor_site import Site, result
 from include.cutover.preflight.source import check_clone, check_source_file
 from include.cutover.runs import schema_drift
-from include.cutover.source import cloning, other_names, snapshots
+from include.cutover.source import cloning, companions, other_names, snapshots
 from include.cutover.source import schema as source_schema
 from include.cutover.target.schema import planned_schema
 
@@ -30,6 +31,7 @@ def source_checks(site: Site) -> list[Check]:
     checks = check_source_file(site.live, plan.source_other_names)
     if any(check.outcome != "passed" for check in checks if check.name in ("source_file", other_names.NAME)):
         return checks
+    checks.append(_companions(site.live, plan))
     with files.scratch("doctor") as scratch:
         clone = scratch / "clone.db"
         cloning.sound_clone(site.live, clone, others=plan.source_other_names)
@@ -42,6 +44,16 @@ def source_checks(site: Site) -> list[Check]:
             checks += [replace(item, where=item.where or str(site.live)) for item in
                        check_clone(clone, plan=plan, planned=planned)]  # fmt: skip
     return checks
+
+
+def _companions(live: Path, plan: Plan) -> Check:
+    title = "The application has no other SQLite file open"
+    found = companions.find(live, plan.source_other_names)
+    do = "Their rows are not part of this cutover and stay on SQLite: merge them into the source first, or leave them so."
+    # None where some are open: a person has to know whether their rows must move.
+    return result(
+        "source_companions", title, None if found else True, "none", companions.described(found) or "none seen", do
+    )
 
 
 def _alembic(reading: Any, plan: Plan) -> Check:

@@ -90,8 +90,12 @@ def _source_file(live: Path) -> Check:
         return check("failed", "there is no such file", correct)
     except OSError as error:
         return check("unknown", rights.reason(error, file), "Let the tasks' user read the file.")
-    if len(header) < 100 or not header.startswith(database_file.MAGIC):
-        return check("failed", "not an SQLite database, or an encrypted one" if header else "an empty file", correct)
+    if not header:
+        return check("failed", "an empty file", correct)
+    if refusal := database_file.not_a_database(file, header, status.st_size):
+        return check("failed", f"{refusal.message}: {refusal.found}", f"{refusal.do} Or {correct[0].lower()}{correct[1:]}")
+    if len(header) < database_file.HEADER_BYTES:
+        return check("failed", f"a file of {len(header)} bytes", correct)
     try:
         state = fence.status(file, content=False)
     except CannotCheck as error:

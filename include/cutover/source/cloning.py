@@ -19,7 +19,7 @@ import apsw
 from include.cutover import files, rights
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.files import sync_folder
-from include.cutover.source import other_names
+from include.cutover.source import other_names, super_journal
 from include.cutover.source.database_file import (
     CLOCK_TICK,
     HEADER_BYTES,
@@ -59,6 +59,7 @@ def clone(live: Path, to: Path, *, busy_seconds: float = 30.0, others: Sequence[
         raise Refused("the clone would replace the live database", where=str(live), do="Name another folder in the plan.")
     header = read_header(live)
     other_names.require_readable(live, others)
+    super_journal.require_known(live)
     deadline = time.monotonic() + busy_seconds
     scratch: Path | None = None
     try:
@@ -117,6 +118,7 @@ def live_schema(
     require_sqlite()
     live = Path(os.path.realpath(live))
     other_names.require_readable(live, others)
+    super_journal.require_known(live)
     connection = _open_live(live, busy_seconds)
     if connection is None:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -178,6 +180,18 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
     names = [live, *(live.with_name(live.name + suffix) for suffix in ("-wal", "-journal"))]
     copy = scratch / "copy"
     while True:
+        _copy_unchanged(live, names, copy, deadline)
+        known = super_journal.state(live)
+        with explained(live):
+            _in_one_step(uri(copy, "mode=rw"), whole, deadline, where=str(live), writable=True)
+        # SQLite read the copy by it: an application that started meanwhile may have removed the super-journal.
+        if known[0] is None or super_journal.state(live) == known:
+            return
+
+
+def _copy_unchanged(live: Path, names: Sequence[Path], copy: Path, deadline: float) -> None:
+    """Copy the files again and again until none of them changed meanwhile."""
+    while True:
         before = _stamps(names)
         # A write now gets another stamp than these: earlier ones, or later ones from before the clock was set back.
         if all(abs(time.time() - modified / 1e9) > CLOCK_TICK for modified, _, _ in before.values()):
@@ -187,7 +201,7 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
                 if name in before:
                     _copy_file(name, there)
             if _stamps(names) == before:
-                break
+                return
         if time.monotonic() > deadline:
             raise Unreachable(
                 "the database kept changing while it was read",
@@ -195,8 +209,6 @@ def _clone_unopened(live: Path, whole: Path, scratch: Path, deadline: float) -> 
                 do="Let the tasks read it beside its application: on the same host, with rights to its -shm file.",
             )
         time.sleep(CLOCK_TICK)
-    with explained(live):
-        _in_one_step(uri(copy, "mode=rw"), whole, deadline, where=str(live), writable=True)
 
 
 def _copy_file(name: Path, there: Path) -> None:

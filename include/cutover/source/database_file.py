@@ -20,6 +20,18 @@ HEADER_BYTES = 100
 # The kernel stamps files with a clock that ticks every few milliseconds: two writes within one tick look like one.
 CLOCK_TICK = 0.05
 
+_NEWEST_SCHEMA = 4  # "schema format number" of https://sqlite.org/fileformat2.html
+_FRACTIONS = bytes((64, 32, 32))  # bytes 21 to 23 of every header
+_NOISE = 5.7  # bits per byte of the header
+_KINDS = {
+    b"** This file contains an SQLite 2": "a database of SQLite 2",
+    b"\x1f\x8b": "a gzip archive",
+    b"PK\x03\x04": "a ZIP archive",
+    b"\x28\xb5\x2f\xfd": "a Zstandard archive",
+    b"\xfd7zXZ": "an XZ archive",
+    bytes(16): "zeros",
+}
+
 _NAME_IT = "Name the application's database itself."
 _COPY_AGAIN = "Copy it again; an interrupted copy or a full disk does this."
 
@@ -71,8 +83,8 @@ def read_header(path: Path) -> bytes:
             expected="an SQLite database",
             do="SQLite creates such a file at a wrong path: check the path first.",
         )
-    if not header.startswith(MAGIC):
-        raise _not_a_database(path, header, found.st_size)
+    if refusal := not_a_database(path, header, found.st_size):
+        raise refusal
     if len(header) < HEADER_BYTES:
         expected = f"a header of {HEADER_BYTES} bytes"
         raise CannotCheck(
@@ -81,23 +93,59 @@ def read_header(path: Path) -> bytes:
     return header
 
 
-def _not_a_database(path: Path, header: bytes, size: int) -> CannotCheck:
-    counts = [header.count(byte) for byte in set(header)]
-    entropy = -sum(count / len(header) * math.log2(count / len(header)) for count in counts)
-    # An encrypted file is whole pages of noise; text, archives and images have a header of their own.
-    if len(header) == HEADER_BYTES and size % 512 == 0 and entropy > 5.7:
+def not_a_database(path: Path, header: bytes, size: int) -> CannotCheck | None:
+    """Return the error for a file that is not an SQLite database, or is encrypted; None for one with a sound header.
+
+    The error describes the file by its kind and shows no byte of it: the content may be secret.
+
+    Args:
+        path: The file.
+        header: Its first 100 bytes, or all of a shorter one.
+        size: Of the file, in bytes.
+    """
+    if header.startswith(MAGIC) and not _is_partly_encrypted(header):
+        return None
+    if header.startswith(MAGIC) or _is_encrypted(header, size):
+        found = "whole pages that look like noise"
+        if header.startswith(MAGIC):
+            found = "a header of which only the first bytes are not encrypted"
         return CannotCheck(
             "the file is not an SQLite database, or it is encrypted",
             where=str(path),
-            expected="a header that says 'SQLite format 3'",
-            found="whole pages that look like noise",
-            do="Decrypt it with the application's own tool first (SQLCipher, SEE).",
+            expected="a header that says 'SQLite format 3', and is whole",
+            found=found,
+            do="Decrypt it with the application's own tool first (SQLCipher, SEE), and name the decrypted file.",
         )
     return CannotCheck(
         "the file is not an SQLite database",
         where=str(path),
         expected="a header that says 'SQLite format 3'",
+        found=next((kind for start, kind in _KINDS.items() if header.startswith(start)), _unknown(header)),
         do=_NAME_IT,
+    )
+
+
+def _is_partly_encrypted(header: bytes) -> bool:
+    """Recognise SQLCipher's plaintext header, which ends before fields that SQLite keeps small, or zero."""
+    return len(header) == HEADER_BYTES and int.from_bytes(header[44:48], "big") > _NEWEST_SCHEMA and any(header[72:92])
+
+
+def _is_encrypted(header: bytes, size: int) -> bool:
+    """Recognise whole pages of noise; text, archives and images have a header of their own.
+
+    SEE, and others after it, leave the page's size and the fixed fractions of the header as they are.
+    """
+    if len(header) < HEADER_BYTES or size % 512:
+        return False
+    counts = [header.count(byte) for byte in set(header)]
+    entropy = -sum(count / len(header) * math.log2(count / len(header)) for count in counts)
+    return entropy > _NOISE or (header[21:24] == _FRACTIONS and header[0] != 0)
+
+
+def _unknown(header: bytes) -> str:
+    printable = all(32 <= byte < 127 or byte in b"\t\r\n" for byte in header)
+    return (
+        "text" if printable else f"{len(header)} bytes of no known kind" if len(header) < HEADER_BYTES else "no known kind"
     )
 
 

@@ -27,7 +27,7 @@ import apsw
 from include.cutover import files
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.files import now
-from include.cutover.source import fence_header, fence_note, holders, other_names
+from include.cutover.source import fence_header, fence_note, holders, other_names, super_journal
 from include.cutover.source.fence_header import FENCED, ROLLBACK, WAL, WRITE_VERSION
 from include.cutover.source.fence_note import FenceNote
 
@@ -165,6 +165,7 @@ def raise_fence(
     if found is not None and found.state == "raised":
         return _require_intact(database)
     named = other_names.require_known(database, others).named
+    super_journal.require_known(database)
     if found is None:
         if header[WRITE_VERSION] == FENCED:
             raise fence_note.missing(database)
@@ -172,6 +173,7 @@ def raise_fence(
     try:
         if header[WRITE_VERSION] != FENCED:
             _close_to_writers(database, busy_seconds, named)
+        fence_header.refresh_checksum(database)  # a killed attempt may have set the byte only
     except BaseException:
         _give_up_raising(database, found)
         raise
@@ -206,6 +208,9 @@ def _give_up_raising(database: Path, note: FenceNote) -> None:
             if note.original == WAL and header[WRITE_VERSION] == ROLLBACK[0]:
                 _set_wal(database)
             fence_note.remove(database)
+            if not files.side_files(database):
+                with suppress(StepFailed):  # the first error matters more
+                    fence_header.refresh_checksum(database)
 
 
 def lift(source: Path, *, run_id: str | None = None) -> FenceState:
@@ -255,6 +260,8 @@ def lift(source: Path, *, run_id: str | None = None) -> FenceState:
     if note.original == WAL and (hindrance := _set_wal(database)):
         findings.append(f"it stays in journal_mode=delete and was in WAL mode: {hindrance}")
         log.warning("%s: %s", database, findings[-1])
+    if not files.side_files(database):  # else others use it already, and write page 1 with its checksum themselves
+        fence_header.refresh_checksum(database)
     fence_note.remove(database)
     return replace(before, raised=False, note=None, findings=tuple(findings))
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from include.cutover import files, rights
 from include.cutover.errors import CannotCheck
-from include.cutover.source.database_file import HEADER_BYTES, MAGIC
+from include.cutover.source import page_checksum
+from include.cutover.source.database_file import HEADER_BYTES, not_a_database
 
 FENCED = 3
 WRITE_VERSION, READ_VERSION = 18, 19
@@ -29,7 +30,7 @@ def read(database: Path) -> bytes:
                 do="Check the path in the connection of the source.",
             )
         with database.open("rb") as file:
-            header = file.read(HEADER_BYTES)
+            header, size = file.read(HEADER_BYTES), os.fstat(file.fileno()).st_size
     except OSError as error:
         raise CannotCheck(
             "the database cannot be read",
@@ -37,12 +38,14 @@ def read(database: Path) -> bytes:
             found=rights.reason(error, database),
             do="Check the path in the connection of the source.",
         ) from None
-    if len(header) < HEADER_BYTES or not header.startswith(MAGIC):
+    if header and (refusal := not_a_database(database, header, size)):
+        raise refusal
+    if len(header) < HEADER_BYTES:
         raise CannotCheck(
             "the file is not an SQLite database",
             where=str(database),
             expected="the header of SQLite 3",
-            found="an empty file" if not header else "something else, or an encrypted database",
+            found="an empty file" if not header else f"{len(header)} bytes",
             do="Check the path in the connection of the source.",
         )
     return header
@@ -79,7 +82,7 @@ def without_counters(header: bytes) -> bytes:
 
 
 def set_write_version(descriptor: int, write_version: int) -> None:
-    """Set the write version and move both change counters, in one write of one sector, durably.
+    """Set the write version and move both change counters, in one write of one sector, durably; then the page's checksum.
 
     The counters make every open connection read the header again. They move by the same step: their being equal, or not,
     tells SQLite whether the size in the header can be trusted.
@@ -91,6 +94,7 @@ def set_write_version(descriptor: int, write_version: int) -> None:
         header[offset : offset + 4] = counter.to_bytes(4, "big")
     os.pwrite(descriptor, header, 0)
     os.fsync(descriptor)
+    page_checksum.refresh(descriptor)
 
 
 def remove_fence_from_copy(copy: Path, original: tuple[int, int]) -> None:
@@ -103,5 +107,21 @@ def remove_fence_from_copy(copy: Path, original: tuple[int, int]) -> None:
         try:
             os.pwrite(descriptor, bytes(original), WRITE_VERSION)
             os.fsync(descriptor)
+            page_checksum.refresh(descriptor)
         finally:
             os.close(descriptor)
+
+
+def refresh_checksum(database: Path) -> None:
+    """Set the checksum of the first page where the database has checksums; see ``page_checksum``.
+
+    No connection of this process may be open, and none of another may write.
+    """
+    for mode, act in ((os.O_RDONLY, page_checksum.is_wrong), (os.O_RDWR, page_checksum.refresh)):
+        with files.disk_errors(database):
+            descriptor = os.open(database, mode)
+            try:
+                if not act(descriptor):
+                    return
+            finally:
+                os.close(descriptor)

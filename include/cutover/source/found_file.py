@@ -20,7 +20,7 @@ import apsw
 
 from include.cutover import files, rights
 from include.cutover.errors import CannotCheck
-from include.cutover.source import fence, fence_header, newer_rows, schema
+from include.cutover.source import fence, fence_header, newer_rows, schema, super_journal
 from include.cutover.source.backup_manifest import Manifest
 from include.cutover.source.database_file import HEADER_BYTES, log_has_content
 from include.cutover.source.newer_rows import Differences
@@ -154,6 +154,8 @@ def _same_pages(place: Path, backup: Path) -> bool:
 def _read(place: Path, manifest: Manifest, backup: Path | None, size: int, changes: int) -> Found:
     """Read a copy, in which SQLite first completes what the logs beside it say, as the application's next start would."""
     folder = clear(place)
+    if unknown := super_journal.problem(place):
+        return Found("damaged", Differences(unread=("the file",)), unknown, size)
     files.require_space({place.parent: size + sum(path.stat().st_size for path in _logs(place))})
     with files.disk_errors(folder):
         folder.mkdir(mode=0o700)

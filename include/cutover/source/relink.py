@@ -6,7 +6,6 @@ restored file.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Sequence
@@ -118,17 +117,5 @@ def _keep(path: Path, folder: Path) -> None:
     to, number = folder / path.name, 2
     while os.path.lexists(to):
         to, number = folder / f"{path.name}.{number}", number + 1
-    with files.disk_errors(to):
-        try:
-            path.rename(to)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            moving = to.with_name(f".{to.name}.moving")
-            files.copy(path, moving)
-            moving.rename(to)
-            sync_folder(folder)
-            path.unlink()
-        sync_folder(folder)
-        sync_folder(path.parent)
+    files.move(path, to)
     log.warning("%s was found and is kept as %s", path, to)

@@ -11,7 +11,6 @@ The file found there is examined first (``found_file``): one that holds rows bey
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 from collections.abc import Callable
@@ -354,7 +353,7 @@ def _all_found(place: Path) -> list[Path]:
 def _move_away(place: Path, folder: Path) -> None:
     files.make_private(folder)
     for path in _all_found(place):
-        _move(path, folder / path.name)
+        files.move(path, folder / path.name)
         log.warning("%s was found and is kept in %s", path.name, folder)
 
 
@@ -371,24 +370,6 @@ def _numbers(kept: Path) -> list[int]:
 
 def _names(place: Path) -> list[str]:
     return [place.name, *(place.name + suffix for suffix in files.SIDE_FILES), note_path(place).name]
-
-
-def _move(path: Path, to: Path) -> None:
-    """Move durably; to another device by a whole copy that has its name there before the original loses its own."""
-    with files.disk_errors(to):
-        try:
-            path.rename(to)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            if not to.exists():
-                moving = to.with_name(f".{to.name}.moving")
-                files.copy(path, moving)
-                moving.rename(to)
-            sync_folder(to.parent)
-            path.unlink()
-        sync_folder(to.parent)
-        sync_folder(path.parent)
 
 
 def _kept(place: Path, kept: Path) -> tuple[Path, ...]:

@@ -11,6 +11,7 @@ from include.cutover.runs import incident, runbook
 from include.cutover.runs.terms import LIVE, RELEASE, ROLLBACK
 from include.cutover.runs.verdict import course, has_begun, has_touched, passed_in_turn
 from include.cutover.steps import notices as notice_steps
+from include.cutover.steps import scratch
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import ledger
 
@@ -45,6 +46,7 @@ def close(step: Step) -> Report:
     events = step.evidence.events() if step.evidence.exists else []
     if not any(event["event"] == "run.opened" for event in events):
         raise StepFailed("the run never opened", where=step.run_id, do=f"See the task {runbook.OPEN_RUN} for the reason.")
+    scratch.remove(step)
     sealed = sealing(events)
     outcome = sealed["outcome"] if sealed is not None else _seal(step, events)
     notice_steps.deliver(step.evidence, step.plan, step.ends.channels, seconds=notices.SECONDS, patient=False)

@@ -57,8 +57,13 @@ def switch_configuration(step: Step) -> Report:
 def start_services(step: Step) -> Report:
     """Start every service on PostgreSQL and wait until the application is healthy; the downtime ends. Safe to run again.
 
-    The state of logs and statistics before is recorded for the aftercare.
+    The state of logs and statistics before is recorded for the aftercare. The source is proved unchanged again: a program
+    that ignores the fence may have written to it while the target was compared and let in.
+
+    Raises:
+        Refused: When the source is not as this run fenced it; no service was started.
     """
+    source_file.require_fenced(step, content=True)
     baseline.keep(step.evidence, step.plan, lambda: step.target, step.remote)
     results = services.start(step.plan.services, step.remote)
     checks: list[Check] = []
@@ -71,8 +76,19 @@ def start_services(step: Step) -> Report:
 
 
 def smoke_test_application(step: Step) -> Report:
-    """Test the application from outside: health, the counts it shows, a row written and read back. Safe to run again."""
-    if step.plan.smoke_tests is None:
-        return Report("the plan has no application to test")
-    checks = requests.smoke_test(step.plan.smoke_tests, step.target, step.plan.target_schema, step.expected_rows)
-    return Report(f"{len(checks)} checks from outside", {}, checks)
+    """Test the application from outside: health, the counts it shows, a row written and read back. Safe to run again.
+
+    At its end, a program that still writes to SQLite is found by its rows there.
+    """
+    checks: list[Check] = []
+    if step.plan.smoke_tests is not None:
+        checks = requests.smoke_test(step.plan.smoke_tests, step.target, step.plan.target_schema, step.expected_rows)
+    outside = len(checks)
+    retired = source_file.check_retired(step)
+    unknown = retired.outcome == "unknown"
+    return Report(
+        f"{outside} checks from outside" if step.plan.smoke_tests is not None else "the plan has no application to test",
+        {},
+        checks if unknown else [*checks, retired],
+        warnings=[f"{retired.title}: {retired.found}. {retired.do}"] if unknown else [],
+    )

@@ -33,6 +33,8 @@ LOCK_ATTEMPTS = 12
 UNCHANGED = "target.unchanged"
 """Event: everything was as at the proof when the application was let in."""
 
+_NOT_AS_BEFORE = "the application was let in, and the target then was not as at the proof"
+
 
 class _Changed(Exception):
     """The target is not as the proof found it: nothing of the transaction stays."""
@@ -124,7 +126,8 @@ def _with_the_rest(step: Step, marker: Marker, looks: list[Look], baseline: Base
     report = _report(looks, f"{since} as at the proof; it holds {rows}")
     if report.outcome == "passed":
         step.evidence.append(UNCHANGED, snapshot=marker.snapshot)
-    return report
+        return report
+    return replace(report, summary=f"{_NOT_AS_BEFORE}; it held {rows}")
 
 
 def _was_unchanged(step: Step, marker: Marker) -> bool:

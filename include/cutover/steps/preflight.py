@@ -27,8 +27,9 @@ from include.cutover.preflight import target as preflight_target
 from include.cutover.proof import expectations
 from include.cutover.proof.docs_site import DocsSite
 from include.cutover.runs import rehearsals, runbook, schema_drift
-from include.cutover.source import cloning, other_names, snapshots
+from include.cutover.source import cloning, companions, other_names, snapshots
 from include.cutover.source import schema as source_schema
+from include.cutover.steps import scratch as scratch_folders
 from include.cutover.steps import source_file
 from include.cutover.steps.configuration import fill
 from include.cutover.steps.set_aside import finish_pending
@@ -68,7 +69,8 @@ def check_source(step: Step) -> Report:
         planned = target_schema.planned_schema(step.target, step.plan.sql_folder)
         checks = preflight_source.check_source(step.source, clone, plan=step.plan, planned=planned)
         sound = all(check.outcome == "passed" for check in checks if check.name == "source_integrity")
-        warnings = _schema_drift(step, clone) if sound else []
+        warnings = companions.warnings(step.source, step.plan.source_other_names)
+        warnings += _schema_drift(step, clone) if sound else []
         size = clone.stat().st_size
     if not step.rehearses:
         checks += _rehearsed(step)
@@ -177,9 +179,7 @@ class _ProgressLog:
 @contextlib.contextmanager
 def _clone(step: Step) -> Iterator[Path]:
     """Yield a clone of the live file, taken atomically; it is removed after the block."""
-    scratch = step.plan.backup.directory / f".clone-{step.evidence.folder.name}-{step.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True, mode=0o700)
+    scratch = scratch_folders.of(step, f"clone-{step.name}")
     try:
         files.require_space({scratch: step.source.stat().st_size if step.source.exists() else 0})
         cloning.clone(step.source, scratch / "clone.db", others=step.plan.source_other_names)

@@ -180,7 +180,13 @@ def _changes_before(step: Step) -> int:
 def _warnings(found: Found) -> list[str]:
     if found.state == "fenced":
         return ["the backup could not be restored; its fence was lifted from the source, which is equal by its hash"]
-    return [f"the file holds rows that the backup lacks, and was not replaced: {found.differences.words}"]
+    differences = found.differences
+    lead = "the file was changed since the backup"
+    if differences.beyond:
+        lead = "the file holds rows that the backup lacks"
+    elif differences.missing:
+        lead = "rows of the backup were deleted in the file, and none was added or changed; so it is newer"
+    return [f"{lead}, and was not replaced: {differences.words}"]
 
 
 def revert_configuration(step: Step) -> Report:

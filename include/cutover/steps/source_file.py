@@ -5,8 +5,9 @@ from __future__ import annotations
 from contextlib import suppress
 
 from include.cutover import files
+from include.cutover.checks import Check, Outcome
 from include.cutover.errors import CannotCheck, Refused
-from include.cutover.source import fence, fence_header, restore
+from include.cutover.source import fence, fence_header, fence_note, found_file, restore
 from include.cutover.source.writable import Owner
 from include.cutover.steps.step import Step
 
@@ -15,6 +16,11 @@ CHECKED = "source.file"
 
 A device has another number after a restart of the host, and a file system gives the number of a removed file away again.
 """
+
+RETIRED = "source_retired"
+"""Name of the check after the switch."""
+
+RETIRED_TITLE = "Nothing was written to SQLite since the backup"
 
 
 def record(step: Step) -> None:
@@ -89,3 +95,44 @@ def require_fenced(step: Step, *, content: bool) -> None:
             found=state.detail,
             do="The cutover rolls back. Find out who wrote to it, then start a new run.",
         )
+
+
+def stamps(step: Step) -> list[int]:
+    """Return what shows that the file, or its fence, was written to since; empty where it cannot be read."""
+    place = files.real(step.source)
+    with suppress(OSError):
+        found = [path.stat() for path in (place, fence_note.note_path(place))]
+        beside = [item for item in files.side_files(place) if not item.name.endswith("-shm")]
+        return [*(number for item in found for number in (item.st_ino, item.st_mtime_ns, item.st_ctime_ns)), len(beside)]
+    return []
+
+
+def check_retired(step: Step) -> Check:
+    """Check, after the switch, that nothing wrote rows to the file that the application has left: they would be lost.
+
+    A fence that was lifted without a change of rows is no fault any more; the check names it. Where the file was changed, a
+    copy of it is compared with the backup row by row.
+
+    Returns:
+        ``unknown`` where the file is missing, or cannot be compared.
+    """
+
+    def check(outcome: Outcome, found: str, do: str = "") -> Check:
+        expected = "the file as it was fenced"
+        return Check(RETIRED, RETIRED_TITLE, outcome, expected, found, do, str(place))
+
+    place = files.real(step.source)
+    if not place.exists():
+        return check("unknown", "the file is no longer there", "Find it, and check that no program writes to it.")
+    state = None
+    with suppress(CannotCheck):
+        state = fence.status(place)
+    if state is not None and state.intact and state.run_id == step.run_id:
+        return check("passed", "as it was fenced")
+    intact = next((path for path in step.manifest.copies if path.is_file()), None)
+    found = found_file.examine(place, step.manifest, intact, changes_before(step))
+    broken = "its note is unreadable" if state is None else state.detail
+    if found.replaceable:
+        return check("passed", f"{found.holds}, although its fence is not as it was raised: {broken}")
+    do = "End the program that wrote them. They are not in PostgreSQL: go back, or enter them there by hand."
+    return check("failed", f"{found.holds}; {broken}", do)

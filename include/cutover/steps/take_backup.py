@@ -13,6 +13,7 @@ from include.cutover.proof import content, digest_store
 from include.cutover.proof.digest_store import DigestStore
 from include.cutover.source import backup, backup_copies, backup_manifest, trial_restore
 from include.cutover.source.backup_manifest import Manifest
+from include.cutover.steps import scratch as scratch_folders
 from include.cutover.steps import source_file
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import schema as target_schema
@@ -73,9 +74,7 @@ def restore_test(step: Step) -> Report:
 
     The digests of the copy, whose bytes are the backup's, are kept beside the backup for the proof and for ``verify``.
     """
-    scratch = step.plan.backup.directory / f".restore-test-{step.evidence.folder.name}"
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.mkdir(parents=True, mode=0o700)
+    scratch = scratch_folders.of(step, "restore-test")
 
     def digests_of(file: Path) -> dict[str, str]:
         kept = DigestStore(digest_store.beside(step.manifest.file), step.manifest.sha256)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime
+from pathlib import Path
 
 import psycopg
 import yaml
@@ -15,6 +16,7 @@ from include.cutover.plan.file import load_plan
 from include.cutover.runs import runbook
 from include.cutover.runs.row import Runs
 from tests.faults import inject
+from tests.faults.judge import State
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
 from tests.faults.site import PLAN, FaultSite, until
 from tests.faults.trial import Result, Trial
@@ -104,6 +106,46 @@ def _(trial: Trial) -> list[Result]:
     middles = killed_once(trial, ("copy.ping_results.0", "check_tables", "start_services"), "middle")
     trial.wait(trial.cutover())
     return [*ends(), *middles()]
+
+
+RESTORING = {"copy": ("files._write", 2), "compare": ("trial_restore._compare", 1)}  # blocks of 1 MB
+"""Where the restore test is killed: with half a copy of the backup, and with a whole one that it compares."""
+
+
+def kill_restore_test(name: str, moments: Collection[str], words: str, outcome: State) -> None:
+    """The restore test is killed while it restores; what is left of its copy counts for nothing, and goes."""
+
+    @cell(1, f"kill-restore-test-{name}", "kill -9 of the task's process", f"restore_test, {words}", outcome)
+    def _(trial: Trial) -> None:
+        rules = {
+            moment: trial.rule("restore_test", "middle", "hold", function=RESTORING[moment][0], calls=RESTORING[moment][1])
+            for moment in moments
+        }
+        run_id = trial.cutover()
+        for moment, rule in rules.items():
+            facts = trial.held(rule)
+            backup = trial.evidence(run_id).last("backup")
+            assert backup is not None
+            size = Path(backup["file"]).stat().st_size
+            (copy,) = Path(backup["file"]).parent.glob(".restore-test-*/*.restored")
+            written = copy.stat().st_size
+            trial.require(
+                written == size if moment == "compare" else 0 < written < size, f"{written} of {size} bytes copied"
+            )
+            inject.kill(facts["pid"])
+            trial.fault()
+        trial.wait(run_id)
+        ends = [event for event in trial.evidence(run_id).events() if event["event"] == "step.end"]
+        made = [(event["outcome"], len(event["checks"])) for event in ends if event["step"] == "restore_test"]
+        expected = [("passed", 5)] if outcome == LIVE else []
+        trial.require(made == expected, f"restore tests that ended: {made}")
+        left = sorted(path.name for path in copy.parent.parent.glob(".restore-test-*"))
+        trial.require(not left, f"left over: {left}")
+
+
+kill_restore_test("copy", ["copy"], "with half a copy", LIVE)
+kill_restore_test("compare", ["compare"], "while it compares", LIVE)
+kill_restore_test("twice", ["copy", "compare"], "and its retry", RESTORED)
 
 
 @cell(1, "kill-start-aftercare", "kill -9 of the task's process", "start_aftercare", LIVE)

@@ -11,8 +11,9 @@ The folder in CUTOVER_FAULT_POINTS holds::
     release/<id>    lets a held process go on
     seen.jsonl      a line for each begin and end of a step, and the source's hash where the services are about to start
 
-``at`` is ``begin`` (recorded, nothing done), ``middle`` (after so many ``calls`` of the product's functions), ``end`` (all
-done, not recorded) or ``after`` (recorded, Airflow does not know). Of a gate, ``begin`` is the question, ``end`` the answer.
+``at`` is ``begin`` (recorded, nothing done), ``middle`` (after so many ``calls`` of the product's functions, or of the one
+named in ``function`` as ``module.function``), ``end`` (all done, not recorded) or ``after`` (recorded, Airflow does not
+know). Of a gate, ``begin`` is the question, ``end`` the answer.
 The task ``start_aftercare`` records nothing: its ``begin`` is where it reads the evidence.
 """
 
@@ -120,7 +121,10 @@ class _Middle:
     """Counts calls of the product's functions in a step; acts in the middle."""
 
     def __init__(self, step: str, rules: list[dict[str, Any]]) -> None:
-        self.step, self.rules, self.calls = step, rules, 0
+        self.step, self.calls = step, 0
+        self.rules = [rule for rule in rules if "function" not in rule]
+        self._named = [rule for rule in rules if "function" in rule]
+        self._calls: dict[str, int] = {}
 
     def __call__(self, frame: Any, event: str, _: Any) -> None:
         if event != "call" or _PRODUCT not in frame.f_code.co_filename:
@@ -129,6 +133,12 @@ class _Middle:
         for rule in self.rules:
             if rule["calls"] == self.calls:
                 _act(rule, self.step)
+        if self._named:
+            function = f"{Path(frame.f_code.co_filename).stem}.{frame.f_code.co_name}"
+            self._calls[function] = self._calls.get(function, 0) + 1
+            for rule in self._named:
+                if rule["function"] == function and rule["calls"] == self._calls[function]:
+                    _act(rule, self.step)
 
 
 _counting: list[_Middle] = []

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from datetime import UTC, datetime
 
+import apsw
 import pytest
 
 from include.cutover.aftercare import record as aftercare_record
@@ -44,6 +46,21 @@ def test_a_quiet_aftercare_completes_its_looks_backs_up_notifies_and_reports(sho
     assert shop.cutover.events() == sealed, "the sealed evidence of the run is as it was"
     shop.do("close_aftercare", close_aftercare)
     assert len(shop.mailbox.got) == 1, "closing again tells nobody again"
+
+
+def test_a_program_that_still_writes_to_sqlite_makes_the_next_look_red(shop: Shop) -> None:
+    shop.go_live(minutes=1)
+    shop.first_look()
+    assert aftercare_record.looks(shop.evidence.events())[0]["outcome"] == "green"
+    with closing(apsw.Connection(str(shop.source_path(shop.plan())))) as connection:
+        connection.execute("INSERT INTO pings (ms) VALUES (1), (2)")
+    time.sleep(1.2)
+    with pytest.raises(NotYet):
+        shop.do("look", look)
+    second = aftercare_record.looks(shop.evidence.events())[1]
+    assert second["outcome"] == "red"
+    assert "Nothing was written to SQLite since the backup: found" in second["summary"]
+    assert "pings: 2 more than the backup" in second["summary"]
 
 
 def test_only_a_run_that_is_live_is_looked_after_and_by_one(shop: Shop) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -10,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -75,6 +78,34 @@ def test_a_step_forward_names_the_volume_and_the_way_back_goes_on_elsewhere(volu
     assert moved is not None and moved["reason"] == "Read-only file system"
     assert has_passed(evidence.events(), "stop_services") and has_passed(evidence.events(), "release.lift_fence")
     assert lease.holds("ward_ops", "run", "cutover_ward_ops/run")
+
+
+@pytest.mark.parametrize("spoilt", ["events", "folder"])
+def test_an_old_run_that_cannot_be_read_stays_behind_and_is_named(
+    volume: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, spoilt: str
+) -> None:
+    old = Evidence.of("ward_ops", "old")
+    old.append("run.opened", run_id="old", plan="ward_ops")
+    old.append("sealed", outcome="live", summary="")
+    in_flight(tmp_path)
+    broken = old.folder if spoilt == "folder" else old.folder / "events.jsonl"
+
+    # Root reads everything: the disk's error is made where Python asks the kernel.
+    def unreadable(call: Any) -> Any:
+        def ask(path: Any, *more: Any, **named: Any) -> Any:
+            if isinstance(path, str | os.PathLike) and Path(path) == broken:
+                raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+            return call(path, *more, **named)
+
+        return ask
+
+    monkeypatch.setattr(os, "scandir", unreadable(os.scandir))
+    monkeypatch.setattr(io, "open", unreadable(io.open))
+    remount(volume, "ro")
+    assert run(step(tmp_path, "release.lift_fence"), says("done"), BACK).outcome == "passed"
+    assert f"{old.folder} cannot be read (Input/output error) and stays in the first place" in caplog.text
+    assert has_passed(Evidence.of("ward_ops", "run").events(), "stop_services")
+    assert not Evidence.of("ward_ops", "old").exists
 
 
 def test_the_evidence_returns_when_the_volume_does_and_no_run_is_open(volume: Path, tmp_path: Path) -> None:

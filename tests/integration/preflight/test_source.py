@@ -127,7 +127,7 @@ def test_damaged_source_gets_no_further_checks(live: Path, plan: Plan) -> None:
 
 @pytest.mark.parametrize(
     ("content", "found"),
-    [(b"", "an empty file"), (b"\x8f" * 4096, "not an SQLite database, or an encrypted one")],
+    [(b"", "an empty file"), (b"\x8f" * 4096, "the file is not an SQLite database: no known kind")],
 )
 def test_file_that_is_not_a_database_fails(live: Path, content: bytes, found: str) -> None:
     live.write_bytes(content)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Iterator
+from typing import Any
 
 import psycopg
 import pytest
 
 from include.cutover.evidence.record import Event, Evidence
+from include.cutover.proof import unchanged
 from include.cutover.runs import rehearsals
 from include.cutover.stack.postgres import Cluster
 from tests.exploring.arena import Arena
@@ -122,6 +124,25 @@ def test_a_table_made_at_the_gate_that_hides_one_of_the_plan_is_found(site: Site
         spoil(site, f'DROP SCHEMA "{role}" CASCADE')
     assert outcome(site) == "rolled_back", site.trace[-20:]
     assert f"{role}.books comes before the table" in failed(switched(site))["writes_search_path"]
+
+
+def test_a_sequence_set_back_right_after_the_commit_is_found_and_the_summary_says_so(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = unchanged.look_at_rest
+
+    def after_somebody_else(*given: Any) -> Any:
+        spoil(site, "SELECT setval('books_id_seq', 1)")
+        return look(*given)
+
+    monkeypatch.setattr(unchanged, "look_at_rest", after_somebody_else)
+    at_the_gate(site)
+    site.world.walk()
+    assert outcome(site) == "rolled_back", site.trace[-20:]
+    assert failed(switched(site))
+    summary = switched(site)["summary"]
+    assert "the application was let in, and the target then was not as at the proof" in summary
+    assert "is as at the proof" not in summary
 
 
 def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site: Site) -> None:

@@ -20,7 +20,17 @@ from include.cutover.runs.row import Point
 from include.cutover.runs.terms import Terms
 from include.cutover.source import backup, backup_manifest, fence, fence_note
 from include.cutover.steps import abandon as abandon_steps
-from include.cutover.steps import close_run, open_run, quiesce, rollback, set_aside, source_file, sqlite_again, take_backup
+from include.cutover.steps import (
+    close_run,
+    open_run,
+    quiesce,
+    rollback,
+    scratch,
+    set_aside,
+    source_file,
+    sqlite_again,
+    take_backup,
+)
 from include.cutover.steps import decide as decide_steps
 from include.cutover.steps import open_rollback as open_rollback_steps
 from include.cutover.steps.running import run
@@ -322,6 +332,56 @@ def test_a_number_is_spent_also_for_a_file_that_cannot_be_counted(
     ends.source.write_bytes(b"unreadable too")
     with pytest.raises(Refused, match="may hold rows beyond it"):
         restore(ends)
+
+
+def test_a_number_is_spent_also_for_a_source_named_by_a_symbolic_link(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link = tmp_path / "current.db"
+    link.symlink_to(ends.source)
+    ends.source = link
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    restore(ends)
+    write_on(ends, 2)
+    evidence.append("rollback.asked", by="lead", reason="no", holder="x", give_up_rows=1)
+    assert "is the backup again" in restore(ends).summary
+    assert link.is_symlink() and "1 more than the backup" in kept_of(evidence)["kept/2/app.db"]
+    write_on(ends, 9)
+    assert "stays as it is" in restore(ends).summary, "the number was about the other row"
+    assert rows(ends) == [1, 9]
+
+
+def test_a_file_in_which_rows_were_only_deleted_is_described_so(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
+        connection.execute("INSERT INTO t VALUES (7), (8)")
+    backed_up(ends, evidence, tmp_path, monkeypatch)
+    restore(ends)
+    with contextlib.closing(apsw.Connection(str(ends.source))) as connection:
+        connection.execute("DELETE FROM t WHERE id = 8")
+    report = restore(ends)
+    (warning,) = report.warnings
+    assert warning == (
+        "rows of the backup were deleted in the file, and none was added or changed; so it is newer, and was not replaced: "
+        "t: 1 of the backup missing"
+    )
+    assert rows(ends) == [1, 7]
+
+
+def test_a_copy_that_a_killed_step_left_beside_the_backup_goes_with_the_run(
+    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
+    for name in ("restore-test", "clone-check_source"):
+        folder = scratch.of(step_of(ends, "restore_test"), name)
+        (folder / "copy.db").write_bytes(ends.source.read_bytes())
+    place = step_of(ends, "restore_test").plan.backup.directory
+    other = place / ".restore-test-another"
+    other.mkdir()
+    with pytest.raises(StepFailed):
+        do(ends, "close_run", close_run.close, Terms(closes=True))
+    assert [path for path in place.iterdir() if path.is_dir()] == [other]
 
 
 def test_a_file_that_stayed_can_be_given_up_afterwards(

@@ -18,6 +18,7 @@ from include.cutover.application import configuration, requests
 from include.cutover.checks import Check
 from include.cutover.errors import CutoverError, LeaseLost, StepFailed
 from include.cutover.evidence import steady
+from include.cutover.steps import source_file
 from include.cutover.steps.aftercare.watch import Watch, as_sentence, notify
 from include.cutover.steps.call import NotYet
 from include.cutover.steps.configuration import kept_configuration
@@ -94,6 +95,8 @@ def _look(watch: Watch) -> None:
             watch.target, watch.plan.target_schema, watch.of_cutover.manifest.sqlite_sequence
         ),
     )
+    source, stamps = _source(watch, before)
+    checks += source
     checks += _growth(watch, opened, made, now, last=aftercare_record.now_in(events) >= end)
     written = _checked("aftercare_write", "The application's background job writes", lambda: _writes(watch))
     checks += written
@@ -105,6 +108,7 @@ def _look(watch: Watch) -> None:
         summary=aftercare_record.sentence(checks),
         checks=[check.as_dict() for check in checks],
         latency=latency,
+        source=stamps,
         logs={**((before or {}).get("logs") or opened["logs"]), **places},
         wrote=sum(check.outcome == "passed" for check in written),
     )
@@ -124,6 +128,20 @@ def _checked(name: str, title: str, check: Callable[[], Sequence[Check]]) -> lis
         if isinstance(error, psycopg.Error):
             error = target_session.as_cutover_error(error, "PostgreSQL")
         return [could_not(name, title, error)]
+
+
+def _source(watch: Watch, before: Mapping[str, Any] | None) -> tuple[list[Check], list[int]]:
+    """Check that nothing writes to SQLite; a file that was not touched since a round that passed is not read again.
+
+    Returns:
+        The check, and what shows a later write; empty unless it passed.
+    """
+    step = watch.of_cutover
+    stamps = source_file.stamps(step)
+    if stamps and before is not None and before.get("source") == stamps:
+        return [], stamps
+    made = _checked(source_file.RETIRED, source_file.RETIRED_TITLE, lambda: [source_file.check_retired(step)])
+    return made, stamps if all(check.outcome == "passed" for check in made) else []
 
 
 def _statistics(watch: Watch, opened: Mapping[str, Any]) -> list[Check]:

@@ -1,0 +1,27 @@
+"""Folders beside the backup for copies that a step needs while it runs; they hold the application's rows."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from include.cutover.steps.step import Step
+
+
+def of(step: Step, name: str) -> Path:
+    """Return a new, empty folder of the step's run; what a killed attempt left there is removed."""
+    folder = step.plan.backup.directory / f".{name}-{step.evidence.folder.name}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    return folder
+
+
+def remove(step: Step) -> None:
+    """Remove every such folder of the run: the last attempt of a step may have been killed."""
+    run = step.evidence.folder.name
+    for name in ("restore-test", *(f"clone-{checked}" for checked in CLONING)):
+        shutil.rmtree(step.plan.backup.directory / f".{name}-{run}", ignore_errors=True)
+
+
+CLONING = ("check_source", "assess_source")
+"""Steps that read a clone of the live file."""
