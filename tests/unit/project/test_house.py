@@ -19,7 +19,7 @@ DOCUMENTED_BY_RUNNER = {"connections/commands.py": "run", "connections/ssh.py": 
 """Methods that implement ``Runner.run``, whose docstring they refer to."""
 PRODUCT = ("include", "dags", "plugins")
 PACKAGE = ROOT / "include" / "cutover"
-AT_THE_TOP = {"__init__", "__main__", "checks", "errors", "files", "locks", "masking", "places"}
+AT_THE_TOP = {"__init__", "__main__", "checks", "errors", "files", "locks", "masking", "places", "rights"}
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
