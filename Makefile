@@ -14,7 +14,7 @@ THEN ?=
 PORT ?=
 EXAMPLES ?= 5000
 ARGS ?=
-WORKERS ?= 2
+WORKERS ?= 3
 ONLY ?=
 SCHEDULES ?= 1000
 SEED ?=
@@ -42,7 +42,7 @@ status: setup ## Print what of it runs, the state of its run, and what to do nex
 down: setup ## Stop everything that 'make up' started
 	@$(PY) -m examples.ward_ops.demo down
 
-test: setup ## Run the tests, WORKERS=2 files at a time; ARGS="tests/unit -k fence" runs some
+test: setup ## Run the tests, WORKERS=3 files at a time; ARGS="tests/unit -k fence" runs some
 	@mkdir -p var
 	@PYTEST_DEBUG_TEMPROOT="$(CURDIR)/var" $(PY) -m pytest -n "$(WORKERS)" --dist loadfile --no-loadscope-reorder \
 		-o tmp_path_retention_policy=failed $(ARGS)

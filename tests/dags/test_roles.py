@@ -145,7 +145,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         "CUTOVER_EVIDENCE": str(folder / "evidence"),
         "WARD_OPS_BACKUPS": str(folder / "backups"),
     }
-    stack = Stack(folder / "stack", StackSettings(connections, environment, accounts=accounts, frozen_code=True))
+    stack = Stack(folder / "stack", StackSettings(connections, environment, accounts=accounts))
     with stack.roster.guarded():
         stack.start([f"{verb}_{plan}" for verb in ("cutover", "rollback") for plan in ("library", "hasty")])
         yield Site(folder, stack)

@@ -67,7 +67,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
         shutil.copytree(ours, folder / name)
         shutil.copytree(SECOND / name, folder / name, dirs_exist_ok=True)
     before = dict(os.environ)
-    site = Site(folder, aftercare_seconds=45)  # two rounds also on a busy machine
+    # Frozen as in the demo: that saves each task its imports. Without it: test_roles.py. Two rounds also on a busy machine.
+    site = Site(folder, frozen_code=True, aftercare_seconds=45)
     try:
         site.start(pings=PINGS, credentials=5)
         yield site

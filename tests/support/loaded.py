@@ -52,7 +52,7 @@ class Loaded:
         """Connection string of a clone in which these statements were carried out; dropped afterwards."""
         name = f"t_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}" STRATEGY file_copy'.encode())
         try:
             with psycopg.connect(self.cluster.conninfo(name)) as connection:
                 for statement in statements:

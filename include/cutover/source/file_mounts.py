@@ -61,9 +61,15 @@ def of_file(names: Collection[Path]) -> list[FileMount]:
         return []
     found: dict[tuple[Path, int | None], FileMount] = {}
     known: set[str] = set()
+    seen: set[tuple[str, str, int]] = set()
     for pid in (os.getpid(), *_processes()):
         with suppress(OSError):
+            view = _view(pid)
+            if view in seen:
+                continue
             text = Path(f"/proc/{pid}/mountinfo").read_text(errors="surrogateescape")
+            if view is not None:
+                seen.add(view)
             if text in known:
                 continue
             known.add(text)
@@ -71,6 +77,31 @@ def of_file(names: Collection[Path]) -> list[FileMount]:
                 found.setdefault((item.path, item.pid), item)
     own = {item.path for item in found.values() if item.pid is None}
     return [item for item in found.values() if item.pid is None or item.path not in own]
+
+
+def _view(pid: int) -> tuple[str, str, int] | None:
+    """Return mount namespace, root mount and root folder of a process: processes in which they are equal see equal mounts.
+
+    Reading these takes a tenth of the time of reading the mounts. None where they cannot be read.
+    """
+    with suppress(OSError):
+        namespace = os.readlink(f"/proc/{pid}/ns/mnt")  # noqa: PTH115
+        descriptor = os.open(f"/proc/{pid}/root", os.O_PATH)
+        try:
+            mount, folder = _mount_id(descriptor), os.fstat(descriptor).st_ino
+        finally:
+            os.close(descriptor)
+        return None if mount is None else (namespace, mount, folder)
+    return None
+
+
+def _mount_id(descriptor: int) -> str | None:
+    """Return the number of the mount that a descriptor was opened in; None where the kernel does not show it."""
+    with suppress(OSError):
+        info = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
+        number = re.search(r"^mnt_id:\s*(\d+)", info, re.MULTILINE)
+        return None if number is None else number.group(1)
+    return None
 
 
 @dataclass(frozen=True)
@@ -102,12 +133,10 @@ def _place(name: Path) -> _Place | None:
 
 
 def _mount_of(descriptor: int, name: Path, mounts: list[_Mount]) -> _Mount | None:
-    with suppress(OSError):
-        info = Path(f"/proc/self/fdinfo/{descriptor}").read_text()
-        number = re.search(r"^mnt_id:\s*(\d+)", info, re.MULTILINE)
-        for mount in mounts:
-            if number is not None and mount.id == number.group(1):
-                return mount
+    number = _mount_id(descriptor)
+    for mount in mounts:
+        if mount.id == number:
+            return mount
     # A process that is not dumpable, as Airflow makes its tasks, may not read that: the longest mount point counts, and of
     # several at one place the last.
     above = [mount for mount in mounts if name.is_relative_to(mount.point)]

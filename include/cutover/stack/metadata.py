@@ -17,7 +17,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import psycopg
-from werkzeug.security import generate_password_hash
 
 from include.cutover.errors import CannotCheck, StepFailed
 from include.cutover.files import write_atomically
@@ -105,6 +104,8 @@ def connect(cluster: Cluster) -> Iterator[psycopg.Connection]:
 
 def set_passwords(cluster: Cluster, passwords: Mapping[str, str]) -> None:
     """Set the users' passwords; each must be random."""
+    from werkzeug.security import generate_password_hash  # costs every command a tenth of its imports
+
     with connect(cluster) as connection:
         for user, password in passwords.items():
             # 96 random bits cannot be guessed, so the hash may be a quick one.

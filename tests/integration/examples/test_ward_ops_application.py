@@ -86,7 +86,7 @@ def target(cluster: Cluster, loaded: str) -> Iterator[str]:
 @contextmanager
 def database_of(cluster: Cluster, name: str, template: str = "template0") -> Iterator[str]:
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
-        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
+        connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}" STRATEGY file_copy'.encode())
     try:
         yield cluster.conninfo(name)
     finally:

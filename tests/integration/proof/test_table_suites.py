@@ -101,7 +101,7 @@ class Pair:
     def spoiled(self, *statements: str) -> Iterator[str]:
         name = f"t_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}"'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}" STRATEGY file_copy'.encode())
         try:
             with psycopg.connect(self.cluster.conninfo(name), autocommit=True) as connection:
                 target_session.use_schema(connection, SCHEMA)

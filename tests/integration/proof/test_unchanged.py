@@ -71,7 +71,9 @@ class Proven:
     def clone(self) -> Iterator[Target]:
         name = f"t_{uuid.uuid4().hex[:12]}"
         with psycopg.connect(self.cluster.conninfo(), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{self.database}" OWNER {self.pipeline}'.encode())
+            connection.execute(
+                f'CREATE DATABASE "{name}" TEMPLATE "{self.database}" OWNER {self.pipeline} STRATEGY file_copy'.encode()
+            )
         try:
             yield Target(self, name)
         finally:

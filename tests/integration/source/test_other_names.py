@@ -283,6 +283,44 @@ def test_folder_mounts_are_harmless(source: Path, tmp_path: Path) -> None:
         assert fence.raise_fence(source, run_id=RUN).intact
 
 
+CHROOTED = """
+import os, subprocess, sys, time
+source, folder, again = sys.argv[1:]
+subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+subprocess.run(["mount", "--bind", folder, again], check=True)
+subprocess.run(["mount", "--bind", source, f"{again}/app.db"], check=True)
+ready, tell = os.pipe()
+child = os.fork()
+os.chroot(folder if child else again)
+if child:
+    os.close(tell)
+    os.read(ready, 1)
+    print(child, flush=True)
+else:
+    os.write(tell, b"x")
+sys.stdin.read()
+"""
+
+
+def test_file_mount_below_another_root_in_one_namespace_is_found(source: Path, tmp_path: Path) -> None:
+    """Two processes share a namespace and a root folder; only the second one's root is the mount with the file in it."""
+    require_mounts()
+    folder, again = tmp_path / "root", tmp_path / "again"
+    for made in (folder, again):
+        made.mkdir()
+        (made / "app.db").touch()
+    command = ["unshare", "-m", sys.executable, "-c", CHROOTED, str(source), str(folder), str(again)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    with process, process.stdin:
+        child = int(process.stdout.readline())
+        assert (folder.stat().st_ino, Path(f"/proc/{process.pid}/root").stat().st_ino) == (
+            Path(f"/proc/{child}/root").stat().st_ino,
+        ) * 2
+        (mount,) = other_names.find(source).mounts
+        assert (mount.path, mount.pid) == (Path("/app.db"), child)
+
+
 OWN = """
 import subprocess, sys
 from pathlib import Path
