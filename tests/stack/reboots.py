@@ -249,6 +249,7 @@ def breaks_the_glass(site: Site) -> None:
 
     with Cuts(site, run.ledger, run.id, [BREAK_GLASS], booted) as cuts:
         first = typed()
+        require(bool(cuts.done), "power was cut during the command", first.stdout + first.stderr)
         while not ended.wait(1):
             cuts.check()
     require(first.returncode != 0, "the first command was killed", first.stdout + first.stderr)
