@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Iterator
 
@@ -11,7 +12,9 @@ import pytest
 from include.cutover.evidence.record import Event, Evidence
 from include.cutover.runs import rehearsals
 from include.cutover.stack.postgres import Cluster
+from tests.exploring import judging_target
 from tests.exploring.arena import Arena
+from tests.exploring.others import HARMLESS, Others
 from tests.exploring.points import Fault
 from tests.exploring.site import SCHEMA, Site
 from tests.exploring.walking import Run, downstream
@@ -135,6 +138,31 @@ def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site
     assert outcome(site) == "live", site.trace[-20:]
     assert switched(site)["figures"]["written_since_the_proof"] == {"books": 3}
     assert "books was written to since the proof, and its content is the same" in switched(site)["warnings"][0]
+
+
+def test_an_administrators_daily_work_at_the_gate_ends_live_with_a_warning(site: Site) -> None:
+    at_the_gate(site)
+    administrator = Others(site, random.Random(1))
+    try:
+        for statement in HARMLESS:
+            administrator.change_with(statement, replica=False)
+        assert [line for line in site.trace if line.startswith("on the target") and "refused" in line] == []
+        site.world.walk()
+    finally:
+        spoil(site, f'ALTER ROLE "{site.role}" RESET ALL')
+    assert outcome(site) == "live", site.trace[-20:]
+    warned = "\n".join(switched(site)["warnings"])
+    for part in (
+        "rights of pg_monitor on database is new (CONNECT)",
+        "rights of pg_monitor on table books is new (SELECT)",
+        "rights of pg_monitor on table authors is new (INSERT, UPDATE)",
+        "rights of PUBLIC on table books is new (SELECT)",
+        "relation books: options was nothing",
+        "definition of the index books by_title is new",
+        "log_statement is new",
+    ):
+        assert part in warned
+    assert list(judging_target.faults(site)) == []
 
 
 def test_cleared_after_the_application_has_worked_the_step_passes_again(site: Site) -> None:
