@@ -22,7 +22,7 @@ from include.cutover.errors import CutoverError, Unreachable
 from include.cutover.proof.reading import reading
 from include.cutover.proof.table_result import TableResult
 from include.cutover.proof.words import UNCOUNTED, identifier, rows_text
-from include.cutover.target import catalog, catalog_state, harmless_changes, row_versions, sequences
+from include.cutover.target import catalog, catalog_state, harmless_changes, lock_holders, row_versions, sequences
 from include.cutover.target.catalog_state import Change, Key
 from include.cutover.target.row_versions import Position, Versions
 from include.cutover.target.session import session
@@ -138,8 +138,12 @@ def take(subject: Subject, known: Collection[str]) -> Baseline:
     Args:
         subject: The target.
         known: Tables that the proof counts.
+
+    Raises:
+        Unreachable: When a prepared transaction can still change the target: it could be committed at any time.
     """
     with session(subject.conninfo, subject.schema) as connection:
+        lock_holders.require_none_prepared(connection, subject.schema)
         position = row_versions.position(connection)
         row_versions.secure(connection)
         state = catalog_state.read(connection, subject.schema, subject.role)
@@ -170,7 +174,9 @@ def look_at_tables(
         CannotCheck: When the target cannot be compared with the baseline.
         Unreachable: When the target does not answer.
     """
-    row_versions.require_same_server(connection, baseline.position)
+    row_versions.require_same_server(
+        connection, baseline.position.server, baseline.position.since, moment="the proof", do="Roll back."
+    )
     state = catalog_state.read(connection, subject.schema, subject.role)
     checks, harmless = _catalog_checks(catalog_state.changes(baseline.catalog, state), baseline, state, subject.schema)
     not_valid = catalog.unvalidated_constraints(connection, subject.schema)

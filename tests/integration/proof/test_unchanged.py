@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from include.cutover.proof import content, unchanged
 from include.cutover.proof.table_result import TableResult
 from include.cutover.proof.unchanged import Baseline, Look, Subject
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import fence, ledger, schema, write_guard
+from include.cutover.target import fence, ledger, lock_holders, schema, write_guard
 from include.cutover.target import session as target_session
 from include.cutover.target.sides import Sides
 
@@ -231,6 +232,26 @@ def test_a_row_of_a_transaction_that_was_open_at_the_proof_is_found(proven: Prov
         other.execute("UPDATE users SET email = 'rogue' WHERE id = 2")
         other.commit()
         assert "1 changed" in failed(again.look())["unchanged_users"]
+
+
+def test_a_prepared_transaction_stops_the_proof_and_is_found_when_it_is_committed_later(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are written before the proof began, and no reader of the proof sees them."""
+    with psycopg.connect(target.proven.cluster.conninfo(target.database), autocommit=True) as other:
+        other.execute(
+            "BEGIN; SET LOCAL search_path = app;"
+            " SELECT set_config('cutover.run', run_id || ':' || epoch, true) FROM cutover.lease;"
+            " UPDATE users SET email = 'rogue' WHERE id = 2; PREPARE TRANSACTION 'half done'"
+        )
+        with pytest.raises(Unreachable) as refused:
+            target.from_now()
+        assert re.search(rf"'half done' of postgres in database {target.database}, 00:00:\d\d old", refused.value.found)
+        assert "ROLLBACK PREPARED 'half done'; or COMMIT PREPARED 'half done';" in refused.value.do
+        monkeypatch.setattr(lock_holders, "require_none_prepared", lambda *_: None)
+        again = target.from_now()
+        other.execute("COMMIT PREPARED 'half done'")
+    assert "1 changed" in failed(again.look())["unchanged_users"]
 
 
 def test_a_transaction_that_is_open_at_the_proof_and_writes_nothing_is_no_fault(proven: Proven) -> None:

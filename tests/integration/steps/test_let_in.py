@@ -165,6 +165,24 @@ def test_an_administrators_daily_work_at_the_gate_ends_live_with_a_warning(site:
     assert list(judging_target.faults(site)) == []
 
 
+def test_a_prepared_transaction_at_the_gate_lets_nobody_in_and_is_named(site: Site) -> None:
+    run = at_the_gate(site)
+    with psycopg.connect(site.conninfo, autocommit=True) as connection:
+        connection.execute(
+            f"BEGIN; SET LOCAL search_path = {SCHEMA};"
+            " SELECT set_config('cutover.run', run_id || ':' || epoch, true) FROM cutover.lease;"
+            " UPDATE books SET title = 'rogue' WHERE id = 7; PREPARE TRANSACTION 'at the gate'".encode()
+        )
+        site.reach(run, "go_live.switch_configuration")
+        event = switched(site)
+        assert event["outcome"] != "passed" and "prepared transaction 'at the gate' of" in event["summary"], event
+        assert "COMMIT PREPARED 'at the gate';" in event["summary"]
+        assert site.of("one").last("go_live.marker") is None
+        connection.execute("COMMIT PREPARED 'at the gate'")
+    site.world.walk()
+    assert outcome(site) == "rolled_back", site.trace[-20:]
+
+
 def test_cleared_after_the_application_has_worked_the_step_passes_again(site: Site) -> None:
     run = at_the_gate(site)
     site.reach(run, "go_live.smoke_test_application")
