@@ -62,6 +62,20 @@ ON_STRUCTURE = (
 )
 """Statements that change structure, rules, rights, sequences, persistence or row security."""
 
+HARMLESS = (
+    "GRANT CONNECT ON DATABASE {database} TO pg_monitor",
+    "GRANT SELECT ON books TO pg_monitor",
+    "GRANT INSERT, UPDATE ON authors TO pg_monitor",
+    "GRANT SELECT ON books TO PUBLIC",
+    "ALTER TABLE books SET (autovacuum_vacuum_scale_factor = 0.01)",
+    "CREATE INDEX by_title ON books (title)",
+    "ALTER ROLE {role} SET log_statement = 'none'",
+    "ANALYZE books",
+    "VACUUM books",
+    "COMMENT ON TABLE books IS 'of the library'",
+)
+"""Daily work of an administrator, which stops no go-live."""
+
 
 class Others:
     """The deeds of others at a site; all that is random comes from ``chosen``."""
@@ -79,6 +93,7 @@ class Others:
     def deeds(self) -> list[Callable[[], None]]:
         """Return everything that they may do, the frequent ones several times."""
         many = [self.start_application] * 4 + [self.change_target] * 5 + [self.write] * 2 + [self.break_fence] * 2
+        many += [self.work_daily] * 2
         many += [self.hold, self.let_go, self.move_away, self.put_back, self.lay_beside, self.prepare, self.end_prepared]
         return many
 
@@ -248,6 +263,12 @@ class Others:
             return
         self.change_with(self.random.choice(self.random.choice((ON_ROWS, ON_STRUCTURE))), replica=self.random.random() < 0.5)
 
+    def work_daily(self) -> None:
+        """An administrator does what changes no read and no write."""
+        if self.shop.on_postgresql:
+            return
+        self.change_with(self.random.choice(HARMLESS), replica=False)
+
     def change_with(self, statement: str, *, replica: bool) -> None:
         """Carry out one statement as superuser; ``replica`` passes by ordinary triggers and foreign keys."""
         self._told(f"on the target{' as a replica' if replica else ''}: {statement}: {self._carry_out(statement, replica)}")
@@ -274,7 +295,7 @@ class Others:
             self._told(f"the prepared transaction is {'committed' if chosen else 'rolled back'}: {done}")
 
     def _carry_out(self, statement: str, replica: bool, *, alone: bool = True) -> str:
-        names = {"role": self.site.role, "schema": SCHEMA}
+        names = {"role": self.site.role, "schema": SCHEMA, "database": self.site.database}
         for name, value in names.items():
             statement = statement.replace("{" + name + "}", f'"{value}"')
         options = "-c lock_timeout=300 -c statement_timeout=3000"

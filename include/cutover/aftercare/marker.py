@@ -11,7 +11,6 @@ from typing import Any
 
 import psycopg
 
-from include.cutover.errors import CannotCheck
 from include.cutover.target import ledger, row_versions
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
@@ -19,8 +18,6 @@ from include.cutover.target.ledger import Guard
 
 MARKED = "go_live.marker"
 """Event of the cutover's evidence that holds the marker."""
-
-_MOST_TRANSACTIONS = 2**31
 
 
 @dataclass(frozen=True)
@@ -94,27 +91,3 @@ def recorded(connection: psycopg.Connection, run_id: str) -> Marker | None:
     """Return the marker of a run that has let its application in; None before."""
     found = ledger.value(connection, "SELECT marker FROM cutover.go_live WHERE run_id = %s", run_id)
     return None if found is None else Marker.from_dict(found)
-
-
-def require_same_server(connection: psycopg.Connection, marker: Marker) -> None:
-    """Refuse to compare with a marker of another server, of a later time, or of too many transactions ago.
-
-    Raises:
-        CannotCheck: When one of these is so.
-    """
-    row = connection.execute("SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
-    passed = (int(row[0]) if row else 0) - marker.following
-    server = row_versions.server_identifier(connection)
-    problem = ""
-    if marker.server and server and marker.server != server:
-        problem = "the database is on another server than at go-live"
-    elif passed < 0:
-        problem = "the server was restored to a time before go-live"
-    elif passed >= _MOST_TRANSACTIONS:
-        problem = f"{passed:,} transactions have passed since go-live, too many to tell them apart"
-    if problem:
-        raise CannotCheck(
-            "the rows written after go-live cannot be counted",
-            found=problem,
-            do="Compare the kept schema with the backup.",
-        )

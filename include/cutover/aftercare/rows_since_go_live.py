@@ -33,7 +33,7 @@ import psycopg
 from psycopg import errors
 
 from include.cutover.aftercare import row_export
-from include.cutover.aftercare.marker import MARKED, Marker, require_same_server
+from include.cutover.aftercare.marker import MARKED, Marker
 from include.cutover.aftercare.row_changes import Changes, Comparison, TableComparison, TimeLimit
 from include.cutover.aftercare.row_export import ExportedFile
 from include.cutover.decisions.decided_snapshot import Decided
@@ -42,7 +42,7 @@ from include.cutover.evidence.record import Evidence
 from include.cutover.proof import canonical
 from include.cutover.proof.parts import ComparedTable, compared_tables
 from include.cutover.source import snapshots
-from include.cutover.target import catalog
+from include.cutover.target import catalog, row_versions
 from include.cutover.target import session as target_session
 
 log = logging.getLogger(__name__)
@@ -138,7 +138,9 @@ def _compare(
     with contextlib.ExitStack() as stack:
         try:
             connection.execute("SELECT set_config('statement_timeout', %s, true)", [f"{max(1, round(seconds * 1000))}ms"])
-            require_same_server(connection, marker)
+            row_versions.require_same_server(
+                connection, marker.server, marker.following, moment="go-live", do="Compare the kept schema with the backup."
+            )
             present = catalog.tables(connection, schema)
             copied = _open(stack, snapshot, limit)
             shapes = compared_tables(copied, connection, schema, present) if copied is not None else {}

@@ -20,7 +20,7 @@ from include.cutover.copying.refused_rows import REFUSED_BY_POSTGRESQL, RefusedR
 from include.cutover.copying.watchdog import Watchdog
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed
 from include.cutover.source import schema as source_schema
-from include.cutover.target import checkpoints, ledger, write_guard
+from include.cutover.target import checkpoints, ledger, lock_holders, write_guard
 from include.cutover.target import session as target_session
 from include.cutover.target.checkpoints import Chunk
 from include.cutover.target.sides import Sides
@@ -180,7 +180,8 @@ class TableCopy:
                 raise error.as_step_failed(self._where(chunk)) from None
             raise self._explained(chunk, error) from None
         except psycopg.Error as error:
-            raise target_session.as_cutover_error(error, self._where(chunk)) from None
+            holders = lock_holders.of_error(self._connection, self._schema, error)
+            raise target_session.as_cutover_error(error, self._where(chunk), holders) from None
 
     def _attempt(self, chunk: Chunk, meter: Meter) -> bool:
         self._watchdog.moved()

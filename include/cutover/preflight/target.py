@@ -12,7 +12,14 @@ from include.cutover.connections import tls
 from include.cutover.errors import CannotCheck
 from include.cutover.masking import mask
 from include.cutover.plan.model import Plan
-from include.cutover.preflight import target_commit, target_disk, target_rights, target_server, target_sessions
+from include.cutover.preflight import (
+    target_commit,
+    target_disk,
+    target_prepared,
+    target_rights,
+    target_server,
+    target_sessions,
+)
 from include.cutover.preflight.answers import Answer, ExaminedTarget
 from include.cutover.target.session import connect, connection_problem, primary_message
 
@@ -34,6 +41,7 @@ _CHECKS: tuple[tuple[str, str, Callable[[ExaminedTarget], Answer]], ...] = (
     ("target_fence", "The application can be shut out of the target", target_rights.may_shut_out),
     ("target_open_doors", "Nothing else lets the application write to the target", target_rights.open_doors),
     ("target_writes", "Nothing outside the schema changes the application's writes", target_rights.writes_unchanged),
+    ("target_prepared", "No prepared transaction was left in the target", target_prepared.none_prepared),
     ("target_may_end_sessions", "The role may end the application's sessions", target_rights.may_end_sessions),
     ("target_schema_free", "The schema holds none of the application's data", target_server.schema_free),
     ("target_clock", "The target's clock agrees with this host's", target_server.clock),

@@ -22,7 +22,7 @@ from include.cutover.errors import CutoverError, Unreachable
 from include.cutover.proof.reading import reading
 from include.cutover.proof.table_result import TableResult
 from include.cutover.proof.words import UNCOUNTED, identifier, rows_text
-from include.cutover.target import catalog, catalog_state, row_versions, sequences
+from include.cutover.target import catalog, catalog_state, harmless_changes, lock_holders, row_versions, sequences
 from include.cutover.target.catalog_state import Change, Key
 from include.cutover.target.row_versions import Position, Versions
 from include.cutover.target.session import session
@@ -32,13 +32,19 @@ SECONDS = 1_800.0
 LOST_NUMBERS = 1_000
 """Numbers that inserts which were rolled back may take from a sequence; more than these is a change."""
 
+HARMLESS = "changed since the proof, and nothing that was proved depends on it"
+"""Begins the warning about a change that does not stop a go-live."""
+
 _SHOWN = 10
 _GROUPS = {
     "structure": "no table, column, key, index, trigger or function changed since the proof",
     "rights": "no owner, right, role or setting changed since the proof",
     "guard": "the guard stands on every table",
 }
-_OF_RIGHTS = {catalog_state.RIGHTS, catalog_state.LOGIN, "role", "setting", "database", "schema"}
+_OF_RIGHTS = {
+    *(catalog_state.RIGHTS, catalog_state.LOGIN, catalog_state.ROLE, catalog_state.SETTING, catalog_state.ACTING),
+    *("database", "schema"),
+}
 
 
 @dataclass(frozen=True)
@@ -132,8 +138,12 @@ def take(subject: Subject, known: Collection[str]) -> Baseline:
     Args:
         subject: The target.
         known: Tables that the proof counts.
+
+    Raises:
+        Unreachable: When a prepared transaction can still change the target: it could be committed at any time.
     """
     with session(subject.conninfo, subject.schema) as connection:
+        lock_holders.require_none_prepared(connection, subject.schema)
         position = row_versions.position(connection)
         row_versions.secure(connection)
         state = catalog_state.read(connection, subject.schema, subject.role)
@@ -164,12 +174,15 @@ def look_at_tables(
         CannotCheck: When the target cannot be compared with the baseline.
         Unreachable: When the target does not answer.
     """
-    row_versions.require_same_server(connection, baseline.position)
+    row_versions.require_same_server(
+        connection, baseline.position.server, baseline.position.since, moment="the proof", do="Roll back."
+    )
     state = catalog_state.read(connection, subject.schema, subject.role)
-    checks = _catalog_checks(catalog_state.changes(baseline.catalog, state), subject.schema)
+    checks, harmless = _catalog_checks(catalog_state.changes(baseline.catalog, state), baseline, state, subject.schema)
     not_valid = catalog.unvalidated_constraints(connection, subject.schema)
     checks.append(_check("unchanged_validated", "every constraint is validated", not_valid, subject.schema))
     found, warnings = _sequences(connection, subject.schema, baseline)
+    warnings = [*harmless, *warnings]
     checks.append(found)
     present = catalog_state.tables(connection, subject.schema)
     wanted = {**baseline.rows, **expected}
@@ -207,9 +220,9 @@ def look_at_rest(subject: Subject, baseline: Baseline) -> Look:
     with session(subject.conninfo, subject.schema) as connection:
         state = catalog_state.read(connection, subject.schema, subject.role)
         found = catalog_state.without_entry(catalog_state.changes(baseline.catalog, state), subject.role)
-        checks = _catalog_checks(found, subject.schema)
+        checks, harmless = _catalog_checks(found, baseline, state, subject.schema)
         check, warnings = _sequences(connection, subject.schema, baseline)
-    return Look([*checks, check], warnings=warnings)
+    return Look([*checks, check], warnings=[*harmless, *warnings])
 
 
 _ROWS = "no row was written or deleted since the proof, or its content is the same"
@@ -281,13 +294,20 @@ def _movement(found: Versions, expected: int | None) -> str:
     return ", ".join(parts) or "the table was written anew"
 
 
-def _catalog_checks(found: Sequence[Change], schema: str) -> list[Check]:
+def _catalog_checks(
+    found: Sequence[Change], baseline: Baseline, state: catalog_state.State, schema: str
+) -> tuple[list[Check], list[str]]:
+    """Return a check for each group of changes, and warnings about those that change nothing that was proved."""
+    acting = harmless_changes.acting_roles(baseline.catalog, state)
     groups: dict[str, list[str]] = {name: [] for name in _GROUPS}
+    harmless = [change for change in found if harmless_changes.is_harmless(change, acting)]
     for change in found:
-        kind = change.key[0]
-        group = "guard" if kind == catalog_state.GUARD else "rights" if kind in _OF_RIGHTS else "structure"
-        groups[group].append(str(change))
-    return [_check(f"unchanged_{name}", title, groups[name], schema) for name, title in _GROUPS.items()]
+        if change not in harmless:
+            kind = change.key[0]
+            group = "guard" if kind == catalog_state.GUARD else "rights" if kind in _OF_RIGHTS else "structure"
+            groups[group].append(str(change))
+    warnings = [f"{HARMLESS}: {text}" for text in _shown(harmless_changes.descriptions(harmless))]
+    return [_check(f"unchanged_{name}", title, groups[name], schema) for name, title in _GROUPS.items()], warnings
 
 
 def _sequences(connection: psycopg.Connection, schema: str, baseline: Baseline) -> tuple[Check, list[str]]:
@@ -307,6 +327,9 @@ def _sequences(connection: psycopg.Connection, schema: str, baseline: Baseline) 
 
 
 def _check(name: str, title: str, wrong: Sequence[str], schema: str, *, good: str = "") -> Check:
-    shown = [*wrong[:_SHOWN], *([f"and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])]
     outcome: Outcome = "failed" if wrong else "passed"
-    return Check(name, title, outcome, "", "; ".join(shown) or good, DO if wrong else "", f"schema {schema}")
+    return Check(name, title, outcome, "", "; ".join(_shown(wrong)) or good, DO if wrong else "", f"schema {schema}")
+
+
+def _shown(texts: Sequence[str]) -> list[str]:
+    return [*texts[:_SHOWN], *([f"and {len(texts) - _SHOWN} more"] if len(texts) > _SHOWN else [])]

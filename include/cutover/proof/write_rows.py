@@ -184,7 +184,7 @@ def shape(connection: psycopg.Connection, schema: str, table: str) -> Shape | No
         columns,
         tuple(name for (name,) in key),
         frozenset(name for (name,) in unique),
-        _references(connection, _PARENTS, [oid]),
+        _references(connection, _PARENTS, [[int(oid)]]),
         _references(connection, _CHILDREN, [[int(member) for member, _ in members]]),
     )
 
@@ -380,30 +380,19 @@ _DRAWN_KEYS: LiteralString = """
     HAVING coalesce(bool_and(attribute.attname = ANY (%s)), false) AND index.indrelid = ANY (%s)
 """
 
-_PARENTS: LiteralString = """
+_REFERENCES: LiteralString = """
     SELECT con.conname, namespace.nspname, class.relname,
-           array(SELECT attname::text FROM unnest(con.confkey) WITH ORDINALITY AS part (attnum, at)
-                 JOIN pg_attribute AS a ON a.attrelid = con.confrelid AND a.attnum = part.attnum ORDER BY at),
-           array(SELECT attname::text FROM unnest(con.conkey) WITH ORDINALITY AS part (attnum, at)
-                 JOIN pg_attribute AS a ON a.attrelid = con.conrelid AND a.attnum = part.attnum ORDER BY at),
+           array(SELECT attname::text FROM unnest(con.{theirs}key) WITH ORDINALITY AS part (attnum, at)
+                 JOIN pg_attribute AS a ON a.attrelid = con.{theirs}relid AND a.attnum = part.attnum ORDER BY at),
+           array(SELECT attname::text FROM unnest(con.{own}key) WITH ORDINALITY AS part (attnum, at)
+                 JOIN pg_attribute AS a ON a.attrelid = con.{own}relid AND a.attnum = part.attnum ORDER BY at),
            con.confdeltype::text
     FROM pg_constraint AS con
-    JOIN pg_class AS class ON class.oid = con.confrelid
+    JOIN pg_class AS class ON class.oid = con.{theirs}relid
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE con.contype = 'f' AND con.conparentid = 0 AND con.conrelid = %s
+    WHERE con.contype = 'f' AND con.conparentid = 0 AND con.{own}relid = ANY (%s)
     ORDER BY con.conname
 """
-
-_CHILDREN: LiteralString = """
-    SELECT con.conname, namespace.nspname, class.relname,
-           array(SELECT attname::text FROM unnest(con.conkey) WITH ORDINALITY AS part (attnum, at)
-                 JOIN pg_attribute AS a ON a.attrelid = con.conrelid AND a.attnum = part.attnum ORDER BY at),
-           array(SELECT attname::text FROM unnest(con.confkey) WITH ORDINALITY AS part (attnum, at)
-                 JOIN pg_attribute AS a ON a.attrelid = con.confrelid AND a.attnum = part.attnum ORDER BY at),
-           con.confdeltype::text
-    FROM pg_constraint AS con
-    JOIN pg_class AS class ON class.oid = con.conrelid
-    JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
-    WHERE con.contype = 'f' AND con.conparentid = 0 AND con.confrelid = ANY (%s)
-    ORDER BY con.conname
-"""
+# ``con`` is the table with the foreign key, ``conf`` the one that it refers to.
+_PARENTS: LiteralString = _REFERENCES.format(own="con", theirs="conf")
+_CHILDREN: LiteralString = _REFERENCES.format(own="conf", theirs="con")

@@ -19,7 +19,7 @@ from include.cutover.checks import Check, Outcome
 from include.cutover.errors import Unreachable
 from include.cutover.proof import write_rows
 from include.cutover.proof.write_trial import OPERATIONS, Operation, Result, Trial
-from include.cutover.target import catalog, fence, sequences, structure
+from include.cutover.target import catalog, fence, lock_holders, sequences, structure
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import session
 from include.cutover.target.write_guard import OF_GUARD
@@ -167,13 +167,12 @@ def _blockers_named(connection: psycopg.Connection, schema: str) -> Iterator[Non
     try:
         yield
     except errors.LockNotAvailable:
-        rows = connection.execute(_BLOCKERS, [schema]).fetchall()
         raise Unreachable(
             "another session holds a lock on the target's tables, and the write proof waited in vain",
             where=f"schema {schema}",
             expected="no other session at work on these tables",
-            found="; ".join(sorted(str(text) for (text,) in rows)) or "no such session now",
-            do="End that session or wait for its end, then retry.",
+            found="; ".join(lock_holders.holders(connection, schema)) or "no such session now",
+            do=lock_holders.END_IT,
         ) from None
 
 
@@ -223,21 +222,3 @@ _CHANGING: Any = f"""
     FROM named JOIN pg_class AS class ON class.oid = named.oid JOIN pg_policy AS policy ON policy.polrelid = named.oid
     WHERE class.relrowsecurity
 """  # noqa: S608  # a constant
-
-_BLOCKERS: Any = """
-    SELECT DISTINCT coalesce(
-        'prepared transaction ' || quote_literal(prepared.gid) || ' of ' || prepared.owner,
-        'pid ' || lock.pid || coalesce(', ' || activity.usename, '')
-            || coalesce(' (' || nullif(activity.application_name, '') || ')', '')
-            || ', ' || lock.mode || ' on ' || class.relname)
-    FROM pg_locks AS lock
-    JOIN pg_class AS class ON class.oid = lock.relation
-    JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace AND namespace.nspname = %s
-    LEFT JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
-    LEFT JOIN pg_locks AS own
-        ON lock.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
-        AND own.virtualtransaction = lock.virtualtransaction
-    LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
-    WHERE lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-      AND lock.mode NOT IN ('AccessShareLock', 'RowShareLock') AND lock.pid IS DISTINCT FROM pg_backend_pid()
-"""

@@ -17,9 +17,9 @@ from include.cutover.proof.unchanged import Baseline, Look, Subject
 from include.cutover.runs import runbook, verdict
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import fence as target_fence
+from include.cutover.target import lock_holders, write_conditions, write_guard
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
-from include.cutover.target import write_conditions, write_guard
 from include.cutover.target.sides import Sides
 
 BASELINE = "target.baseline"
@@ -66,7 +66,7 @@ def let_in(step: Step, role: str | None) -> Report:
     Raises:
         Refused: When the proof has not passed.
         CannotCheck: When the state at the proof is not known.
-        Unreachable: When another session holds a table.
+        Unreachable: When another session or a prepared transaction holds a table.
     """
     baseline, subject = proven_baseline(step), _subject(step)
     looks: list[Look] = []
@@ -78,6 +78,7 @@ def let_in(step: Step, role: str | None) -> Report:
                 step.guard(connection)
                 marker = _let_in_before(step, go_live_marker.recorded(connection, step.run_id))
                 if marker is None:
+                    lock_holders.require_none_prepared(connection, subject.schema)  # no wait would end one
                     target_schema.lock_tables(connection, subject.schema, "SHARE ROW EXCLUSIVE", attempts=LOCK_ATTEMPTS)
                     looks.append(
                         unchanged.look_at_tables(

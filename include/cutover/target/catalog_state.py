@@ -26,15 +26,22 @@ Key = tuple[str, str, str]
 State = Mapping[Key, str]
 
 RELATION, RIGHTS, LOGIN, GUARD, FILE = "relation", "rights", "log-in", "guard", "file"
+ROLE, SETTING, ACTING = "role", "setting", "acting role"
+IN_THIS_DATABASE = " in this database"
 
 # The rights that go-live gives to the application's role; see ``fence.let_in``.
 _GIVEN = {"table", "view", "sequence", "schema"}
 _RIGHTS_GIVEN = frozenset({"SELECT", "INSERT", "UPDATE", "DELETE", "USAGE"})
 
 _OURS = """
-    WITH place AS (SELECT oid, nspname, nspowner, nspacl FROM pg_namespace WHERE nspname = %(schema)s),
+    WITH RECURSIVE place AS (SELECT oid, nspname, nspowner, nspacl FROM pg_namespace WHERE nspname = %(schema)s),
     ours AS (SELECT class.* FROM pg_class AS class JOIN place ON class.relnamespace = place.oid),
-    tables AS (SELECT * FROM ours WHERE relkind IN ('r', 'p'))
+    tables AS (SELECT * FROM ours WHERE relkind IN ('r', 'p')),
+    plain AS (
+        SELECT indexrelid FROM pg_index JOIN ours ON ours.oid = indexrelid AND ours.relam < 16384
+        WHERE NOT indisunique AND NOT indisexclusion AND NOT indisreplident AND indisvalid AND indisready AND indislive
+          AND indexprs IS NULL AND indpred IS NULL AND 16384 > ALL (indclass::oid[])
+    )
 """
 
 _OBJECTS = """
@@ -46,6 +53,7 @@ _OBJECTS = """
         'parents', ARRAY(SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = ours.oid ORDER BY 1),
         'children', ARRAY(SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = ours.oid ORDER BY 1),
         'bounds', pg_get_expr(relpartbound, oid),
+        'plain index', CASE WHEN relkind IN ('i', 'I') THEN oid IN (SELECT indexrelid FROM plain) END,
         'query', CASE WHEN relkind IN ('v', 'm') THEN md5(pg_get_viewdef(oid)) END)::text
     FROM ours
     UNION ALL
@@ -57,7 +65,7 @@ _OBJECTS = """
     UNION ALL
     SELECT 'index', tables.relname, indexrelid::regclass::text, jsonb_build_object(
         'valid', indisvalid, 'ready', indisready, 'live', indislive, 'unique', indisunique, 'immediate', indimmediate,
-        'replica identity', indisreplident)::text
+        'replica identity', indisreplident, 'plain', indexrelid IN (SELECT indexrelid FROM plain))::text
     FROM tables JOIN pg_index ON indrelid = tables.oid
     UNION ALL
     SELECT 'enforcement of a constraint', relname, coalesce(conname, tgname), string_agg(tgenabled::text, '' ORDER BY tgfoid)
@@ -142,17 +150,33 @@ _GRANTS = """
         FROM pg_default_acl CROSS JOIN LATERAL aclexplode(defaclacl) AS acl
         WHERE defaclnamespace IN (0, (SELECT oid FROM place))
     ),
+    acting AS (
+        SELECT oid FROM pg_roles WHERE rolname IN (%(role)s, current_user)
+        UNION
+        SELECT owner FROM (
+            SELECT relowner FROM ours UNION ALL SELECT nspowner FROM place
+            UNION ALL SELECT datdba FROM pg_database WHERE datname = current_database()
+            UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = (SELECT oid FROM place)
+                         OR oid IN (SELECT tgfoid FROM pg_trigger JOIN ours ON tgrelid = ours.oid)
+        ) AS owners (owner)
+        UNION
+        SELECT roleid FROM pg_auth_members JOIN acting ON member = acting.oid
+    ),
     roles AS (
-        SELECT * FROM pg_roles WHERE rolname IN (%(role)s, current_user)
-           OR oid IN (SELECT relowner FROM ours UNION ALL SELECT nspowner FROM place
-                     UNION ALL SELECT grantee FROM granted WHERE kind NOT IN ('database', 'default'))
+        SELECT * FROM pg_roles WHERE oid IN (
+            SELECT oid FROM acting UNION ALL SELECT grantee FROM granted WHERE kind NOT IN ('database', 'default'))
     )
     SELECT 'rights', rtrim(kind || ' ' || name), CASE grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(grantee) END,
            string_agg(DISTINCT privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END, ', ')
     FROM granted GROUP BY 1, 2, 3
     UNION ALL
+    SELECT 'acting role', rolname, '', '' FROM pg_roles JOIN acting USING (oid)
+    UNION ALL
     SELECT 'role', rolname, '', jsonb_build_object(
-        'superuser', rolsuper, 'passes row security', rolbypassrls, 'inherits', rolinherit,
+        'superuser', rolsuper, 'reaches a superuser', rolsuper OR EXISTS (
+            SELECT FROM pg_roles AS strong WHERE pg_has_role(roles.oid, strong.oid, 'MEMBER') AND (
+                strong.rolsuper OR strong.rolname IN ('pg_execute_server_program', 'pg_write_server_files'))),
+        'passes row security', rolbypassrls, 'inherits', rolinherit,
         'may create roles', rolcreaterole, 'replicates', rolreplication, 'connections', rolconnlimit,
         'valid until', rolvaliduntil,
         'member of', ARRAY(SELECT to_jsonb(one)::text FROM pg_auth_members AS one WHERE member = roles.oid ORDER BY 1),
@@ -188,6 +212,8 @@ class Change:
 
     def __str__(self) -> str:
         kind, thing, name = self.key
+        if kind == ACTING:
+            return f"the application's statements {'begin' if self.before is None else 'cease'} to act with the role {thing}"
         named = f"{kind} of {name} on {thing}" if kind == RIGHTS else " ".join(filter(None, [kind, thing, name]))
         if self.before is None:
             return f"{named} is new{f' ({self.after})' if kind == RIGHTS else ''}"
@@ -195,11 +221,35 @@ class Change:
             return f"{named} is gone{f' ({self.before})' if kind == RIGHTS else ''}"
         old, new = _fields(self.before), _fields(self.after)
         parts = [
-            f"{field} was {_short(old.get(field))}, is {_short(new.get(field))}"
-            for field in sorted(old.keys() | new.keys())
-            if old.get(field) != new.get(field)
+            f"{field} was {_short(old.get(field))}, is {_short(new.get(field))}" for field in sorted(self.fields_changed)
         ]
         return f"{named}: {'; '.join(parts)}" if old else f"{named} was {_short(self.before)}, is {_short(self.after)}"
+
+    @property
+    def fields_before(self) -> dict[str, Any]:
+        """The object's fields; empty where it did not exist or has none."""
+        return _fields(self.before or "")
+
+    @property
+    def fields_after(self) -> dict[str, Any]:
+        """As ``fields_before``."""
+        return _fields(self.after or "")
+
+    @property
+    def fields_changed(self) -> set[str]:
+        """The names of the fields that have another value."""
+        before, after = self.fields_before, self.fields_after
+        return {field for field in before.keys() | after.keys() if before.get(field) != after.get(field)}
+
+    @property
+    def rights_before(self) -> frozenset[str]:
+        """The rights, where the object is a grantee's rights; one that may be granted on ends with an asterisk."""
+        return frozenset(_rights(self.before))
+
+    @property
+    def rights_after(self) -> frozenset[str]:
+        """As ``rights_before``."""
+        return frozenset(_rights(self.after))
 
 
 def read(connection: psycopg.Connection, schema: str, role: str | None) -> dict[Key, str]:
@@ -276,9 +326,7 @@ def _is_entry(change: Change, role: str | None) -> bool:
         return change.after == "true"
     if kind != RIGHTS or name != role or change.after is None or thing.partition(" ")[0] not in _GIVEN:
         return False
-    return set(_rights(change.after)) - set(_rights(change.before)) <= _RIGHTS_GIVEN and not (
-        set(_rights(change.before)) - set(_rights(change.after))
-    )
+    return change.rights_after - change.rights_before <= _RIGHTS_GIVEN and change.rights_before <= change.rights_after
 
 
 def _rights(text: str | None) -> Iterator[str]:

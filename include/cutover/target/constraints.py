@@ -8,7 +8,7 @@ import psycopg
 from psycopg import errors, sql
 
 from include.cutover.errors import StepFailed, WrongData
-from include.cutover.target import catalog, orphans
+from include.cutover.target import catalog, lock_holders, orphans
 from include.cutover.target.catalog import ForeignKey
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import as_cutover_error, session
@@ -52,7 +52,8 @@ def validate_foreign_keys(
             except (errors.CheckViolation, errors.NotNullViolation):
                 violated.append(f"{name} of {table}: rows that violate it")
             except psycopg.Error as error:
-                raise as_cutover_error(error, f"{table}.{name}") from None
+                holders = lock_holders.of_error(connection, schema, error)
+                raise as_cutover_error(error, f"{table}.{name}", holders) from None
         if violated:
             raise WrongData(
                 "rows violate constraints of the target",

@@ -109,23 +109,30 @@ def secure(connection: psycopg.Connection) -> None:
         connection.execute("SELECT pg_logical_emit_message(true, 'cutover', '')")
 
 
-def require_same_server(connection: psycopg.Connection, since: Position) -> None:
+def require_same_server(connection: psycopg.Connection, server: str, since: int, *, moment: str, do: str) -> None:
     """Refuse to compare with a position of another server, of a later time, or of too many transactions ago.
+
+    Args:
+        connection: A session with the target.
+        server: The system identifier of the position; empty where it is not known.
+        since: The transaction with which the position begins.
+        moment: Of the position, for the error: "the proof".
+        do: The reader's next step.
 
     Raises:
         CannotCheck: When one of these is so.
     """
-    passed = int(one_row(connection.execute(f"SELECT {FOLLOWING}"))[0]) - since.since
-    server = server_identifier(connection)
+    passed = int(one_row(connection.execute(f"SELECT {FOLLOWING}"))[0]) - since
+    found = server_identifier(connection)
     problem = ""
-    if since.server and server and since.server != server:
-        problem = "the database is on another server"
+    if server and found and server != found:
+        problem = f"the database is on another server than at {moment}"
     elif passed < 0:
-        problem = "the server was restored to an earlier time"
+        problem = f"the server was restored to a time before {moment}"
     elif passed >= MOST_TRANSACTIONS:
-        problem = f"{passed:,} transactions have passed, too many to tell them apart"
+        problem = f"{passed:,} transactions have passed since {moment}, too many to tell them apart"
     if problem:
-        raise CannotCheck("the target cannot be compared with its state at the proof", found=problem, do="Roll back.")
+        raise CannotCheck(f"the target cannot be compared with its state at {moment}", found=problem, do=do)
 
 
 def count(

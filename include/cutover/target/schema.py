@@ -13,7 +13,7 @@ import psycopg
 from psycopg import errors, sql
 
 from include.cutover.errors import Unreachable
-from include.cutover.target import catalog, row_counts, scratch_schema
+from include.cutover.target import catalog, lock_holders, row_counts, scratch_schema
 from include.cutover.target.ledger import Guard
 from include.cutover.target.session import session
 
@@ -97,38 +97,16 @@ def lock_tables(
                 connection.execute(statement)
             return
         except errors.LockNotAvailable:
-            found = "; ".join(_writers(connection, schema, mode)) or "no such transaction now"
+            harmless = (*lock_holders.READERS, *(["ShareLock"] if mode == "SHARE" else []))
+            found = "; ".join(lock_holders.holders(connection, schema, harmless)) or "no such transaction now"
             log.warning("waiting for a lock on the tables of %s, attempt %d of %d: %s", schema, attempt, attempts, found)
     raise Unreachable(
         "another transaction is writing to the target",
         where=f"schema {schema}",
         expected="no open transaction that wrote to its tables",
         found=found,
-        do="End that transaction, then retry.",
+        do=lock_holders.END_IT,
     )
-
-
-def _writers(connection: psycopg.Connection, schema: str, mode: str) -> list[str]:
-    """Return the sessions and prepared transactions whose locks on tables of the schema block ``lock_tables``."""
-    query = """
-        SELECT DISTINCT coalesce(
-            'prepared transaction ' || quote_literal(prepared.gid) || ' of ' || prepared.owner,
-            'pid ' || lock.pid || coalesce(', ' || activity.usename, '')
-                || coalesce(' (' || nullif(activity.application_name, '') || ')', ''))
-        FROM pg_locks AS lock
-        JOIN pg_class AS class ON class.oid = lock.relation
-        JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace AND namespace.nspname = %s
-        LEFT JOIN pg_stat_activity AS activity ON activity.pid = lock.pid
-        LEFT JOIN pg_locks AS own
-            ON lock.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
-            AND own.virtualtransaction = lock.virtualtransaction
-        LEFT JOIN pg_prepared_xacts AS prepared ON prepared.transaction = own.transactionid
-        WHERE lock.granted AND lock.database = (SELECT oid FROM pg_database WHERE datname = current_database())
-          AND lock.mode <> ALL (%s)
-          AND lock.pid IS DISTINCT FROM pg_backend_pid()
-    """
-    harmless = ["AccessShareLock", "RowShareLock", *(["ShareLock"] if mode == "SHARE" else [])]
-    return sorted(text for (text,) in connection.execute(query, [schema, harmless]) if text is not None)
 
 
 def exists(conninfo: str, schema: str) -> bool:

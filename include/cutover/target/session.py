@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,6 +16,7 @@ from psycopg.rows import tuple_row
 from include.cutover.connections import tls
 from include.cutover.errors import CannotCheck, CutoverError, Refused, StepFailed, Unreachable
 from include.cutover.masking import mask
+from include.cutover.target import lock_holders
 
 if TYPE_CHECKING:
     from psycopg.abc import PQGen
@@ -77,16 +78,21 @@ def libpq_url(url: str) -> str:
     return f"postgresql://{rest}" if there and scheme.startswith(("postgresql+", "postgres+")) else url
 
 
-def as_cutover_error(error: psycopg.Error, where: str) -> CutoverError:
-    """Translate a psycopg error into an error of a step. Raise it ``from None``: the original text may quote rows."""
+def as_cutover_error(error: psycopg.Error, where: str, holders: Sequence[str] = ()) -> CutoverError:
+    """Translate a psycopg error into an error of a step. Raise it ``from None``: the original text may quote rows.
+
+    ``holders`` hold the lock that was not granted; see ``lock_holders``.
+    """
     found = primary_message(error)
     code = error.sqlstate or ""
     if isinstance(error, errors.LockNotAvailable):
         return Unreachable(
             "a lock was not granted in time",
             where=where,
-            found=found,
-            do="Find in pg_stat_activity and pg_locks which session uses these tables; retry after its end.",
+            found="; ".join([found, *holders]),
+            do=lock_holders.END_IT
+            if holders
+            else "Find in pg_stat_activity and pg_locks which session uses these tables; retry after its end.",
         )
     if isinstance(error, errors.DeadlockDetected | errors.SerializationFailure | errors.TooManyConnections):
         return Unreachable("the target could not serve this now", where=where, found=found, do="Retry.")
@@ -207,7 +213,7 @@ def session(
         use_schema(connection, schema)
         yield connection
     except psycopg.Error as error:
-        raise as_cutover_error(error, f"schema {schema}") from None
+        raise as_cutover_error(error, f"schema {schema}", lock_holders.of_error(connection, schema, error)) from None
     finally:
         connection.close()
 

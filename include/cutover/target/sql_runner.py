@@ -10,7 +10,7 @@ fine.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,6 +19,7 @@ import psycopg
 from psycopg import errors, sql
 
 from include.cutover.errors import CutoverError, Refused, StepFailed, Unreachable
+from include.cutover.target import lock_holders
 from include.cutover.target import session as target_session
 from include.cutover.target.catalog import RECORD_TABLE
 from include.cutover.target.ledger import Guard
@@ -199,7 +200,7 @@ def _apply_one(
                     )
                 )
         except psycopg.Error as error:
-            raise _failure(error, file, text) from None
+            raise _failure(error, file, text, lock_holders.of_error(connection, schema, error)) from None
     return True
 
 
@@ -281,7 +282,7 @@ def _execute(connection: psycopg.Connection, text: str) -> None:
     )
 
 
-def _failure(error: psycopg.Error, file: SqlFile, text: str) -> CutoverError:
+def _failure(error: psycopg.Error, file: SqlFile, text: str, holders: Sequence[str] = ()) -> CutoverError:
     """Return the error of a file, with line and column where PostgreSQL gives a position."""
     diag = error.diag
     place = _place(text, diag.internal_query, diag.internal_position)
@@ -308,7 +309,7 @@ def _failure(error: psycopg.Error, file: SqlFile, text: str) -> CutoverError:
             found=target_session.primary_message(error),
             do="Leave out CONCURRENTLY: these tables are not in use yet. Nothing of the file was applied.",
         )
-    general = target_session.as_cutover_error(error, where)
+    general = target_session.as_cutover_error(error, where, holders)
     if type(general) is not StepFailed or isinstance(error, errors.QueryCanceled):
         return general
     # With a position the message is about the file's text, not about a row.

@@ -105,6 +105,35 @@ for _name in CHANGES:
     change_at_approve(_name)
 
 
+DAILY_WORK = (
+    "DO $$ BEGIN IF to_regrole('reader') IS NULL THEN CREATE ROLE reader; END IF; END $$;"
+    " GRANT CONNECT ON DATABASE {database} TO reader; GRANT SELECT ON users TO reader; GRANT pg_read_all_stats TO reader;"
+    " ALTER DATABASE {database} SET log_min_duration_statement = 500;"
+    " ALTER TABLE ping_results SET (autovacuum_vacuum_scale_factor = 0.01);"
+    " CREATE INDEX of_an_administrator ON ping_results (device_name); ANALYZE users; COMMENT ON TABLE users IS 'people'"
+)
+
+
+@cell(22, "target-daily-work", "an administrator's daily work while the gate is open; the lead says Go", "at approve", LIVE)
+def _(trial: Trial) -> None:
+    run_id = trial.cutover("ask")
+    trial.answer(run_id, "go_no_go")
+    gate = trial.gate(run_id, "approve")
+    with trial.target() as connection:
+        statement = DAILY_WORK.replace("{database}", f'"{connection.info.dbname}"')
+    trial.require(attempt(trial, statement) == "", "the work was refused")
+    trial.fault()
+    trial.lead.answer("cutover_ward_ops", run_id, gate, "Go")
+    trial.wait(run_id)
+    switched = trial.evidence(run_id).step("switch_configuration")
+    warned = "\n".join(switched["warnings"]) if switched is not None else ""
+    for part in ("of_an_administrator", "rights of reader on table users", "autovacuum", "log_min_duration_statement"):
+        trial.require(part in warned, f"no warning names {part}")
+    with trial.target() as connection:
+        connection.execute(f'ALTER DATABASE "{connection.info.dbname}" RESET ALL'.encode())
+        connection.execute("DROP OWNED BY reader; DROP ROLE reader")
+
+
 @cell(22, "target-change-after-check", "a row is changed right after the check ended", "after check_tables", RESTORED, LIVE)
 def _(trial: Trial) -> None:
     with trial.held_at("check_tables", "after") as run_id:

@@ -17,7 +17,7 @@ from include.cutover.checks import Check
 from include.cutover.errors import CannotCheck, Refused
 from include.cutover.plan.model import Plan
 from include.cutover.preflight import target as preflight_target
-from include.cutover.preflight import target_disk, target_server
+from include.cutover.preflight import target_disk, target_prepared, target_server
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from tests.support.assessing import sql_folder
 from tests.support.preflight import bad, by_name, change
@@ -51,6 +51,7 @@ def test_a_good_target_passes_every_check(conninfo: str, plan: Plan) -> None:
         "target_fence",
         "target_open_doors",
         "target_writes",
+        "target_prepared",
         "target_may_end_sessions",
         "target_schema_free",
         "target_clock",
@@ -59,6 +60,22 @@ def test_a_good_target_passes_every_check(conninfo: str, plan: Plan) -> None:
         row = connection.execute("SELECT pg_size_pretty(pg_database_size(current_database()))").fetchone()
     assert row is not None and by_name(checks)["target_database_size"].found == row[0]
     assert conninfo.rpartition("dbname=")[2] in checks[0].where and "password" not in checks[0].where
+
+
+def test_a_prepared_transaction_that_concerns_the_schema_or_was_forgotten_is_named(
+    conninfo: str, plan: Plan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(conninfo, "CREATE TABLE public.theirs (id int)", "CREATE SCHEMA elsewhere", "CREATE TABLE elsewhere.jobs (id int)")
+    run(conninfo, "BEGIN; INSERT INTO elsewhere.jobs VALUES (1); PREPARE TRANSACTION 'of today'")
+    assert by_name(check_target(conninfo, plan))["target_prepared"].outcome == "passed"
+    monkeypatch.setattr(target_prepared, "OLD_SECONDS", 0)
+    check = by_name(check_target(conninfo, plan))["target_prepared"]
+    assert check.outcome == "failed" and "'of today' of postgres in database" in check.found
+    assert "ROLLBACK PREPARED 'of today'; or COMMIT PREPARED 'of today';" in check.do
+    monkeypatch.undo()
+    run(conninfo, "ROLLBACK PREPARED 'of today'", "BEGIN; DELETE FROM public.theirs; PREPARE TRANSACTION 'here'")
+    assert "'here' of postgres" in by_name(check_target(conninfo, plan))["target_prepared"].found
+    run(conninfo, "ROLLBACK PREPARED 'here'")
 
 
 def test_unreachable_target_gives_one_failed_check(plan: Plan) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ from include.cutover.proof import content, unchanged
 from include.cutover.proof.table_result import TableResult
 from include.cutover.proof.unchanged import Baseline, Look, Subject
 from include.cutover.stack.postgres import Cluster
-from include.cutover.target import fence, ledger, schema, write_guard
+from include.cutover.target import fence, ledger, lock_holders, schema, write_guard
 from include.cutover.target import session as target_session
 from include.cutover.target.sides import Sides
 
@@ -64,6 +65,11 @@ class Proven:
     snapshot: Path
     baseline: Baseline
 
+    @property
+    def other(self) -> str:
+        """A role that has nothing to do with the application."""
+        return self.application.replace("app_", "other_")
+
     def conninfo(self, database: str) -> str:
         return f"{self.cluster.conninfo(database)} user={self.pipeline} password=x"
 
@@ -97,10 +103,14 @@ class Target:
         with psycopg.connect(self.proven.cluster.conninfo(self.database), autocommit=True) as connection:
             connection.execute("SET search_path = app")
             for statement in statements:
-                text = statement.format(
-                    application=self.proven.application, pipeline=self.proven.pipeline, database=self.database
-                )
-                connection.execute(text.encode())
+                connection.execute(self.named(statement).encode())
+
+    def named(self, text: str) -> str:
+        """Return the text with the names of roles and database."""
+        names = {"application": self.proven.application, "pipeline": self.proven.pipeline, "other": self.proven.other}
+        for name, value in {**names, "database": self.database}.items():
+            text = text.replace("{" + name + "}", value)
+        return text
 
     def past_the_guard(self, *statements: str) -> None:
         tables = ("cities", "users", "made_by_the_plan")
@@ -136,7 +146,8 @@ def proven(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     database, pipeline, application = f"t_{mark}", f"pipeline_{mark}", f"app_{mark}"
     with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
         connection.execute(f"CREATE ROLE {pipeline} LOGIN CREATEROLE PASSWORD 'x'".encode())
-        connection.execute(f"CREATE ROLE {application} NOLOGIN".encode())
+        connection.execute(f"CREATE ROLE {application} NOLOGIN VALID UNTIL 'infinity'".encode())
+        connection.execute(f"CREATE ROLE {application.replace('app_', 'other_')} NOLOGIN".encode())
         connection.execute(f"GRANT {application} TO {pipeline} WITH ADMIN OPTION".encode())
         connection.execute(f'CREATE DATABASE "{database}" OWNER {pipeline}'.encode())
     try:
@@ -157,7 +168,7 @@ def proven(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     finally:
         with psycopg.connect(cluster.conninfo(), autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{database}" WITH (FORCE)'.encode())
-            connection.execute(f"DROP ROLE {application}, {pipeline}".encode())
+            connection.execute(f"DROP ROLE {application}, {pipeline}, {application.replace('app_', 'other_')}".encode())
 
 
 @pytest.fixture
@@ -223,6 +234,26 @@ def test_a_row_of_a_transaction_that_was_open_at_the_proof_is_found(proven: Prov
         other.execute("UPDATE users SET email = 'rogue' WHERE id = 2")
         other.commit()
         assert "1 changed" in failed(again.look())["unchanged_users"]
+
+
+def test_a_prepared_transaction_stops_the_proof_and_is_found_when_it_is_committed_later(
+    target: Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its rows are written before the proof began, and no reader of the proof sees them."""
+    with psycopg.connect(target.proven.cluster.conninfo(target.database), autocommit=True) as other:
+        other.execute(
+            "BEGIN; SET LOCAL search_path = app;"
+            " SELECT set_config('cutover.run', run_id || ':' || epoch, true) FROM cutover.lease;"
+            " UPDATE users SET email = 'rogue' WHERE id = 2; PREPARE TRANSACTION 'half done'"
+        )
+        with pytest.raises(Unreachable) as refused:
+            target.from_now()
+        assert re.search(rf"'half done' of postgres in database {target.database}, 00:00:\d\d old", refused.value.found)
+        assert "ROLLBACK PREPARED 'half done'; or COMMIT PREPARED 'half done';" in refused.value.do
+        monkeypatch.setattr(lock_holders, "require_none_prepared", lambda *_: None)
+        again = target.from_now()
+        other.execute("COMMIT PREPARED 'half done'")
+    assert "1 changed" in failed(again.look())["unchanged_users"]
 
 
 def test_a_transaction_that_is_open_at_the_proof_and_writes_nothing_is_no_fault(proven: Proven) -> None:
@@ -303,9 +334,27 @@ CHANGES = {
         "subscription theirs is new",
     ),
     "ALTER TABLE users OWNER TO postgres": ("structure", "owner was"),
-    "GRANT SELECT ON users TO PUBLIC": ("rights", "rights of PUBLIC on table users is new (SELECT)"),
+    "GRANT UPDATE ON users TO PUBLIC": ("rights", "rights of PUBLIC on table users is new (UPDATE)"),
+    "GRANT TRIGGER ON users TO {other}": ("rights", "rights of {other} on table users is new (TRIGGER)"),
+    "GRANT CREATE ON SCHEMA app TO {other}": ("rights", "rights of {other} on schema app is new (CREATE)"),
+    "GRANT USAGE ON SEQUENCE users_id_seq TO PUBLIC": ("rights", "on sequence users_id_seq"),
+    "REVOKE EXECUTE ON FUNCTION upper_email FROM PUBLIC": ("rights", "PUBLIC on function upper_email() is gone"),
+    "GRANT {pipeline} TO {other}": ("rights", "role {pipeline}: members was"),
+    "GRANT {application} TO {other}": ("rights", "role {application}: members was"),
+    "GRANT {other} TO {application}": ("rights", "begin to act with the role {other}"),
+    "GRANT SELECT ON users TO {other} && ALTER ROLE {other} SUPERUSER": ("rights", "role {other} is new"),
+    "ALTER ROLE {application} VALID UNTIL '2000-01-01'": ("rights", "valid until was infinity"),
+    "ALTER ROLE {application} SET statement_timeout = 5": ("rights", "statement_timeout is new"),
+    "ALTER DATABASE {database} SET \"TimeZone\" = 'Asia/Tbilisi'": ("rights", "TimeZone is new"),
+    "ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT ALL ON TABLES TO {application}": ("rights", "{application} on default"),
+    "CREATE INDEX ON users ((1 / score))": ("structure", "index users users_expr_idx is new"),
+    "CREATE INDEX ON users (note) WHERE score > 1": ("structure", "is new"),
+    "ALTER VIEW emails SET (security_invoker = true)": ("structure", "relation emails: options was"),
+    "ALTER TABLE cities SET (autovacuum_enabled = false) && ALTER TABLE cities SET (user_catalog_table = true)": (
+        "structure",
+        "relation cities: options was",
+    ),
     "GRANT UPDATE (email) ON users TO {application}": ("rights", "on column users.email is new (UPDATE)"),
-    "ALTER DEFAULT PRIVILEGES IN SCHEMA app GRANT ALL ON TABLES TO PUBLIC": ("rights", "PUBLIC on default"),
     "REVOKE CONNECT ON DATABASE {database} FROM PUBLIC": ("rights", "rights of PUBLIC on database"),
     "ALTER DATABASE {database} SET session_replication_role = replica": ("rights", "session_replication_role is new"),
     "ALTER DATABASE {database} CONNECTION LIMIT 5": ("rights", "connections was -1, is 5"),
@@ -327,13 +376,80 @@ CHANGES = {
 def test_what_no_row_shows_is_found(target: Target, statements: str) -> None:
     check, text = CHANGES[statements]
     with contextlib.ExitStack() as undo:
-        if "ROLE" in statements:
-            undo.callback(target.sql, "ALTER ROLE {application} NOBYPASSRLS", "ALTER ROLE {application} RESET ALL")
+        if "ROLE" in statements or "{other}" in statements:
+            undo.callback(target.sql, *UNDO)
         if "SUBSCRIPTION" in statements:
             undo.callback(target.sql, "DROP SUBSCRIPTION theirs")
         target.sql(*statements.split(" && "))
         found = failed(target.look())
-    assert text in found.get(f"unchanged_{check}", ""), found
+    assert target.named(text) in found.get(f"unchanged_{check}", ""), found
+
+
+UNDO = (
+    "ALTER ROLE {application} NOBYPASSRLS VALID UNTIL 'infinity'",
+    "ALTER ROLE {application} RESET ALL",
+    "ALTER ROLE {other} NOSUPERUSER NOLOGIN VALID UNTIL 'infinity'",
+    "REVOKE {pipeline} FROM {other}",
+    "REVOKE {application} FROM {other}",
+    "REVOKE {other} FROM {application}",
+    "REVOKE pg_read_all_data FROM {other}",
+    "ALTER ROLE {other} RESET ALL",
+)
+
+# Statements → the warnings; after ``;`` further ones.
+HARMLESS = {
+    "GRANT CONNECT ON DATABASE {database} TO {other}": "rights of {other} on database is new (CONNECT)",
+    "GRANT USAGE ON SCHEMA app TO {other} && GRANT SELECT ON ALL TABLES IN SCHEMA app TO {other}": (
+        "rights of {other} on schema app is new (USAGE);rights of {other} on table cities is new (SELECT);"
+        "rights of {other} on table made_by_the_plan is new (SELECT);rights of {other} on table users is new (SELECT);"
+        "rights of {other} on view emails is new (SELECT)"
+    ),
+    "GRANT INSERT, UPDATE, DELETE ON cities TO {other}": "rights of {other} on table cities is new (DELETE, INSERT, UPDATE)",
+    "GRANT SELECT ON users TO PUBLIC": "rights of PUBLIC on table users is new (SELECT)",
+    "GRANT SELECT ON users TO {other} && ALTER ROLE {other} VALID UNTIL '2100-01-01' PASSWORD 'new' LOGIN"
+    " && GRANT pg_read_all_data TO {other}": "rights of {other} on table users is new (SELECT)",
+    "ALTER DEFAULT PRIVILEGES FOR ROLE {other} IN SCHEMA app GRANT SELECT ON TABLES TO PUBLIC": (
+        "rights of PUBLIC on default {other} r is new (SELECT)"
+    ),
+    "ALTER DATABASE {database} SET log_min_duration_statement = 100": (
+        "setting every role in this database log_min_duration_statement is new"
+    ),
+    "ALTER ROLE {application} SET log_statement = 'none'": "setting {application} log_statement is new",
+    "ALTER TABLE cities SET (autovacuum_vacuum_scale_factor = 0.01, fillfactor = 90)": (
+        'relation cities: options was nothing, is ["autovacuum_vacuum_scale_factor=0.01", "fillfactor=90"]'
+    ),
+    "CREATE INDEX by_note ON users (note, score DESC)": "definition of the index users by_note is new",
+    "ANALYZE users && VACUUM users && COMMENT ON TABLE users IS 'people' && COMMENT ON COLUMN users.note IS 'free text'": "",
+    "CREATE ROLE {other}_too && DROP ROLE {other}_too": "",
+}
+
+
+@pytest.mark.parametrize("statements", HARMLESS)
+def test_an_administrators_daily_work_is_a_warning(target: Target, statements: str) -> None:
+    wanted = [target.named(text) for text in HARMLESS[statements].split(";") if text]
+    with contextlib.ExitStack() as undo:
+        undo.callback(target.sql, *UNDO)
+        target.sql(*statements.split(" && "))
+        look, rest = target.look(), unchanged.look_at_rest(target.subject, target.proven.baseline)
+    assert failed(look) == {} and failed(rest) == {}
+    assert sorted(look.warnings) == sorted(f"{unchanged.HARMLESS}: {text}" for text in wanted)
+    assert rest.warnings == look.warnings
+
+
+def test_changes_of_a_role_that_had_rights_at_the_proof_are_told_apart(target: Target) -> None:
+    with contextlib.ExitStack() as undo:
+        undo.callback(target.sql, *UNDO)
+        target.sql("GRANT SELECT, TRIGGER ON users TO {other}")
+        again = target.from_now()
+        target.sql("ALTER ROLE {other} LOGIN VALID UNTIL '2100-01-01'", "ALTER ROLE {other} SET search_path = elsewhere")
+        target.sql("REVOKE TRIGGER ON users FROM {other}", "GRANT pg_read_all_data TO {other}")
+        look = again.look()
+        assert failed(look) == {} and len(look.warnings) == 4
+        target.sql("ALTER ROLE {other} SUPERUSER")
+        assert "superuser was false, is true" in failed(again.look())["unchanged_rights"]
+        target.sql("ALTER ROLE {other} NOSUPERUSER", "GRANT postgres TO {other}")
+        undo.callback(target.sql, "REVOKE postgres FROM {other}")
+        assert "reaches a superuser was false, is true" in failed(again.look())["unchanged_rights"]
 
 
 def test_a_trigger_made_enable_always_that_is_disabled_is_found(target: Target) -> None:

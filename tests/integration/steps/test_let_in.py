@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +14,9 @@ from include.cutover.evidence.record import Event, Evidence
 from include.cutover.proof import unchanged
 from include.cutover.runs import rehearsals
 from include.cutover.stack.postgres import Cluster
+from tests.exploring import judging_target
 from tests.exploring.arena import Arena
+from tests.exploring.others import HARMLESS, Others
 from tests.exploring.points import Fault
 from tests.exploring.site import SCHEMA, Site
 from tests.exploring.walking import Run, downstream
@@ -156,6 +159,49 @@ def test_rows_written_again_with_the_same_content_are_reported_and_no_fault(site
     assert outcome(site) == "live", site.trace[-20:]
     assert switched(site)["figures"]["written_since_the_proof"] == {"books": 3}
     assert "books was written to since the proof, and its content is the same" in switched(site)["warnings"][0]
+
+
+def test_an_administrators_daily_work_at_the_gate_ends_live_with_a_warning(site: Site) -> None:
+    at_the_gate(site)
+    administrator = Others(site, random.Random(1))
+    try:
+        for statement in HARMLESS:
+            administrator.change_with(statement, replica=False)
+        assert [line for line in site.trace if line.startswith("on the target") and "refused" in line] == []
+        site.world.walk()
+    finally:
+        spoil(site, f'ALTER ROLE "{site.role}" RESET ALL')
+    assert outcome(site) == "live", site.trace[-20:]
+    warned = "\n".join(switched(site)["warnings"])
+    for part in (
+        "rights of pg_monitor on database is new (CONNECT)",
+        "rights of pg_monitor on table books is new (SELECT)",
+        "rights of pg_monitor on table authors is new (INSERT, UPDATE)",
+        "rights of PUBLIC on table books is new (SELECT)",
+        "relation books: options was nothing",
+        "definition of the index books by_title is new",
+        "log_statement is new",
+    ):
+        assert part in warned
+    assert list(judging_target.faults(site)) == []
+
+
+def test_a_prepared_transaction_at_the_gate_lets_nobody_in_and_is_named(site: Site) -> None:
+    run = at_the_gate(site)
+    with psycopg.connect(site.conninfo, autocommit=True) as connection:
+        connection.execute(
+            f"BEGIN; SET LOCAL search_path = {SCHEMA};"
+            " SELECT set_config('cutover.run', run_id || ':' || epoch, true) FROM cutover.lease;"
+            " UPDATE books SET title = 'rogue' WHERE id = 7; PREPARE TRANSACTION 'at the gate'".encode()
+        )
+        site.reach(run, "go_live.switch_configuration")
+        event = switched(site)
+        assert event["outcome"] != "passed" and "prepared transaction 'at the gate' of" in event["summary"], event
+        assert "COMMIT PREPARED 'at the gate';" in event["summary"]
+        assert site.of("one").last("go_live.marker") is None
+        connection.execute("COMMIT PREPARED 'at the gate'")
+    site.world.walk()
+    assert outcome(site) == "rolled_back", site.trace[-20:]
 
 
 def test_cleared_after_the_application_has_worked_the_step_passes_again(site: Site) -> None:
