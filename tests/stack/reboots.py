@@ -36,7 +36,7 @@ BACK_FROM_LIVE = Instant(
     "in a rollback of a live run, with the file restored", "step.end", RESTORED, POSTGRESQL, before=REVERT
 )
 BACK_BY_ITSELF = Instant("in an automatic rollback, with the file restored", "step.end", RESTORED, SQLITE, before=REVERT)
-BREAK_GLASS = Instant("during break-glass, with the file restored", "step.end", RESTORED, POSTGRESQL, before=REVERT,
+BREAK_GLASS = Instant("during break-glass, while the file is restored", "step.begin", RESTORED, POSTGRESQL, before=REVERT,
                       after="rollback.stop_services")  # fmt: skip
 ON = {"live": POSTGRESQL, "rolled_back": SQLITE}
 
