@@ -57,9 +57,10 @@ def switch_configuration(step: Step) -> Report:
 def start_services(step: Step) -> Report:
     """Start every service on PostgreSQL and wait until the application is healthy; the downtime ends. Safe to run again.
 
-    The state of logs and statistics before is recorded for the aftercare.
+    The state of logs, statistics and the target's structure before is recorded for the aftercare.
     """
-    baseline.keep(step.evidence, step.plan, lambda: step.target, step.remote)
+    role = step.ends.application_role(step.plan)
+    baseline.keep(step.evidence, step.plan, lambda: step.target, step.remote, role)
     results = services.start(step.plan.services, step.remote)
     checks: list[Check] = []
     if step.plan.smoke_tests is not None:

@@ -79,6 +79,10 @@ class Shop(FakeEnds):
             for statement in statements:
                 connection.execute(statement.encode())
 
+    def query(self, statement: str) -> list[Any]:
+        with psycopg.connect(self.conninfo) as connection:
+            return [value for (value,) in connection.execute(statement.encode())]
+
     def plan(self, **settings: Any) -> Plan:
         person = {"name": "Somebody", "email": "a@example.org"}
         off = {"kind": "command", "start": ["true"], "stop": ["true"], "status": ["true"]}
@@ -125,7 +129,7 @@ class Shop(FakeEnds):
         guard = ledger.guard(RUN, ledger.open_run(self.conninfo, RUN, PLAN))
         marker = mark(self.conninfo, "public", RUN, guard, {"devices": 1, "pings": 0})
         evidence.append(MARKED, **marker.as_dict())
-        baseline.keep(evidence, plan, lambda: self.conninfo, no_remote)
+        baseline.keep(evidence, plan, lambda: self.conninfo, no_remote, "postgres")
         evidence.append("services.started", on="target")
         evidence.append("decision", at="decide_live", outcome="go_on", why=[])
         evidence.append("sealed", outcome="live")

@@ -47,6 +47,57 @@ def test_a_sequence_that_fell_behind_is_red(shop: Shop) -> None:
     assert "pings.id" in found(event, "aftercare_sequences")
 
 
+CHANGES = {
+    "CREATE RULE nothing AS ON INSERT TO devices DO INSTEAD NOTHING": "rule devices nothing is new",
+    "ALTER TABLE devices SET UNLOGGED": "persistence was p, is u",
+    "ALTER TABLE devices ENABLE ROW LEVEL SECURITY": "row security was false, is true",
+    "ALTER TABLE devices DROP CONSTRAINT devices_pkey": "devices_pkey is gone",
+    "CREATE UNIQUE INDEX one ON devices (name)": "index devices one is new",
+    "ALTER TABLE devices ALTER name SET DEFAULT 'x'": "definition of the column devices name",
+    "ALTER SEQUENCE pings_id_seq CYCLE": "seqcycle was false, is true",
+    "ALTER ROLE {role} SET statement_timeout = 5": "statement_timeout is new",
+    "GRANT INSERT ON devices TO PUBLIC": "rights of PUBLIC on table devices is new (INSERT)",
+    "CREATE TABLE child () INHERITS (devices)": "children was",
+    "DROP TABLE devices; CREATE TABLE devices (id uuid PRIMARY KEY, name text)": "relation devices: oid was",
+}
+
+
+@pytest.mark.parametrize("statement", CHANGES)
+def test_a_change_of_structure_rules_or_rights_after_go_live_is_red_and_named(shop: Shop, statement: str) -> None:
+    shop.go_live()
+    (role,) = shop.query("SELECT current_user")
+    try:
+        shop.sql(*statement.replace("{role}", f'"{role}"').split("; "))
+        event = shop.first_look()
+    finally:
+        shop.sql(f'ALTER ROLE "{role}" RESET statement_timeout')
+    assert bad(event)["aftercare_structure"] == "failed"
+    assert CHANGES[statement] in found(event, "aftercare_structure")
+
+
+def test_rows_new_objects_and_daily_work_after_go_live_are_no_fault(shop: Shop) -> None:
+    shop.go_live()
+    shop.sql(
+        "CREATE TABLE alembic_version (version text PRIMARY KEY)",
+        "INSERT INTO devices VALUES (gen_random_uuid(), 'two')",
+        "DELETE FROM devices WHERE name = 'one'",
+        "CREATE FUNCTION of_the_application() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        "CREATE VIEW names AS SELECT name FROM devices",
+        "GRANT SELECT ON alembic_version, names, devices TO pg_monitor",
+        "CREATE INDEX by_name ON devices (name)",
+        "VACUUM ANALYZE devices",
+    )
+    event = shop.first_look()
+    assert bad(event) == {}, found(event, "aftercare_structure")
+    assert "devices by_name is new" in found(event, "aftercare_structure")
+
+
+def test_without_the_state_at_go_live_the_structure_is_unknown(shop: Shop) -> None:
+    shop.go_live()
+    (shop.cutover.folder / "target_live.json").write_text("[]")
+    assert bad(shop.first_look()) == {"aftercare_structure": "unknown"}
+
+
 def test_postgresql_down_hides_no_other_check(shop: Shop) -> None:
     shop.go_live()
     shop.do("open_aftercare", open_aftercare)
@@ -57,6 +108,7 @@ def test_postgresql_down_hides_no_other_check(shop: Shop) -> None:
     assert bad(event) == {
         "aftercare_statistics": "unknown",
         "aftercare_sequences": "unknown",
+        "aftercare_structure": "unknown",
         "application_write": "unknown",
     }
     assert "aftercare_health" in {check["name"] for check in event["checks"]}

@@ -12,6 +12,7 @@ from include.cutover.aftercare import checks as aftercare_checks
 from include.cutover.aftercare import logs as aftercare_logs
 from include.cutover.aftercare import record as aftercare_record
 from include.cutover.aftercare import statistics as aftercare_statistics
+from include.cutover.aftercare import structure as aftercare_structure
 from include.cutover.aftercare.checks import Observation, Rate, could_not
 from include.cutover.aftercare.statistics import Standing
 from include.cutover.application import configuration, requests
@@ -92,6 +93,7 @@ def _look(watch: Watch) -> None:
             watch.target, watch.plan.target_schema, watch.of_cutover.manifest.sqlite_sequence
         ),
     )
+    checks += _checked(aftercare_structure.NAME, aftercare_structure.TITLE, lambda: [_structure(watch)])
     checks += _growth(watch, opened, made, now, last=now >= end)
     written = _checked("aftercare_write", "The application's background job writes", lambda: _writes(watch))
     checks += written
@@ -128,6 +130,12 @@ def _statistics(watch: Watch, opened: Mapping[str, Any]) -> list[Check]:
     before = Standing.from_dict(opened["statistics"]) if opened["statistics"] else None
     role = watch.ends.application_role(watch.plan)
     return aftercare_statistics.checks(watch.target, watch.plan.target_schema, watch.settings, before, role)
+
+
+def _structure(watch: Watch) -> Check:
+    before, schema = aftercare_structure.at_go_live(watch.cutover), watch.plan.target_schema
+    found = aftercare_structure.state(watch.target, schema, watch.ends.application_role(watch.plan))
+    return aftercare_structure.check(before, found, schema)
 
 
 def _growth(
