@@ -249,7 +249,7 @@ class Client:
         if "Authorization" not in self._http.headers:
             self.log_in()
         response = self._send(method, path, body, query)
-        if response.status_code == httpx.codes.UNAUTHORIZED:  # the token has expired
+        if _token_is_void(response):
             self.log_in()
             response = self._send(method, path, body, query)
         return response
@@ -288,6 +288,16 @@ class Client:
                 "Airflow does not know this", where=what, found=_detail(response), do="Check the name in Airflow."
             )
         raise Refused("Airflow did not accept the request", where=what, found=f"HTTP {status}, {_detail(response)}")
+
+
+def _token_is_void(response: httpx.Response) -> bool:
+    """Report whether a new token may help: it has expired, or was issued in the future of a clock that was set back since.
+
+    Source: airflow/api_fastapi/core_api/security.py, ``resolve_user_from_token``: 401 for the first, 403 for the second.
+    """
+    if response.status_code == httpx.codes.FORBIDDEN:
+        return _detail(response) == "Invalid JWT token"
+    return response.status_code == httpx.codes.UNAUTHORIZED
 
 
 def _content(response: httpx.Response, what: str) -> dict[str, Any]:
