@@ -27,6 +27,7 @@ State = Mapping[Key, str]
 
 RELATION, RIGHTS, LOGIN, GUARD, FILE = "relation", "rights", "log-in", "guard", "file"
 ROLE, SETTING, ACTING = "role", "setting", "acting role"
+ITSELF = "itself"
 IN_THIS_DATABASE = " in this database"
 
 # The rights that go-live gives to the application's role; see ``fence.let_in``.
@@ -151,16 +152,16 @@ _GRANTS = """
         WHERE defaclnamespace IN (0, (SELECT oid FROM place))
     ),
     acting AS (
-        SELECT oid FROM pg_roles WHERE rolname IN (%(role)s, current_user)
+        SELECT oid, true AS itself FROM pg_roles WHERE rolname IN (%(role)s, current_user)
         UNION
-        SELECT owner FROM (
+        SELECT owner, true FROM (
             SELECT relowner FROM ours UNION ALL SELECT nspowner FROM place
             UNION ALL SELECT datdba FROM pg_database WHERE datname = current_database()
             UNION ALL SELECT proowner FROM pg_proc WHERE pronamespace = (SELECT oid FROM place)
                          OR oid IN (SELECT tgfoid FROM pg_trigger JOIN ours ON tgrelid = ours.oid)
         ) AS owners (owner)
         UNION
-        SELECT roleid FROM pg_auth_members JOIN acting ON member = acting.oid
+        SELECT roleid, false FROM pg_auth_members JOIN acting ON member = acting.oid
     ),
     roles AS (
         SELECT * FROM pg_roles WHERE oid IN (
@@ -170,12 +171,16 @@ _GRANTS = """
            string_agg(DISTINCT privilege_type || CASE WHEN is_grantable THEN '*' ELSE '' END, ', ')
     FROM granted GROUP BY 1, 2, 3
     UNION ALL
-    SELECT 'acting role', rolname, '', '' FROM pg_roles JOIN acting USING (oid)
+    SELECT 'acting role', rolname, '', CASE WHEN bool_or(itself) THEN 'itself' ELSE 'by membership' END
+    FROM pg_roles JOIN acting USING (oid) GROUP BY rolname
     UNION ALL
     SELECT 'role', rolname, '', jsonb_build_object(
         'superuser', rolsuper, 'reaches a superuser', rolsuper OR EXISTS (
             SELECT FROM pg_roles AS strong WHERE pg_has_role(roles.oid, strong.oid, 'MEMBER') AND (
                 strong.rolsuper OR strong.rolname IN ('pg_execute_server_program', 'pg_write_server_files'))),
+        'played by', CASE WHEN oid IN (SELECT oid FROM acting WHERE itself) THEN ARRAY(
+            SELECT other.rolname FROM pg_roles AS other
+            WHERE pg_has_role(other.oid, roles.oid, 'MEMBER') AND NOT other.rolsuper ORDER BY 1) END,
         'passes row security', rolbypassrls, 'inherits', rolinherit,
         'may create roles', rolcreaterole, 'replicates', rolreplication, 'connections', rolconnlimit,
         'valid until', rolvaliduntil,
@@ -212,7 +217,7 @@ class Change:
 
     def __str__(self) -> str:
         kind, thing, name = self.key
-        if kind == ACTING:
+        if kind == ACTING and None in (self.before, self.after):
             return f"the application's statements {'begin' if self.before is None else 'cease'} to act with the role {thing}"
         named = f"{kind} of {name} on {thing}" if kind == RIGHTS else " ".join(filter(None, [kind, thing, name]))
         if self.before is None:

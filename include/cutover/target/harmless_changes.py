@@ -6,7 +6,7 @@ with; everything else is a change. The list with its reasons: docs/decisions/001
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 from include.cutover.target import catalog_state
 from include.cutover.target.catalog_state import Change, State
@@ -32,12 +32,21 @@ _STORAGE = (
 _SETTINGS = ("log_", "track_", "auto_explain.log_")
 
 
-def acting_roles(*states: State) -> frozenset[str]:
-    """Return the roles with which the application's statements act, in any of the states: see ``catalog_state``."""
-    return frozenset(key[1] for state in states for key in state if key[0] == catalog_state.ACTING)
+def acting_roles(*states: State) -> dict[str, bool]:
+    """Return the roles with which the application's statements act, in any of the states.
+
+    Returns:
+        Role → True for the application's, the pipeline's and the owners; False for a role that these are only members of.
+    """
+    found: dict[str, bool] = {}
+    for state in states:
+        for (kind, role, _), text in state.items():
+            if kind == catalog_state.ACTING:
+                found[role] = found.get(role, False) or text == catalog_state.ITSELF
+    return found
 
 
-def is_harmless(change: Change, acting: Collection[str]) -> bool:
+def is_harmless(change: Change, acting: Mapping[str, bool]) -> bool:
     """Report whether a change leaves everything as it is that the proof compared and the application does.
 
     Args:
@@ -48,7 +57,9 @@ def is_harmless(change: Change, acting: Collection[str]) -> bool:
     if kind == catalog_state.RIGHTS:
         return _harmless_right(change, thing, name, acting)
     if kind in (catalog_state.ROLE, catalog_state.LOGIN):
-        return thing not in acting and (kind == catalog_state.LOGIN or _harmless_role(change))
+        if thing in acting:
+            return kind == catalog_state.ROLE and not acting[thing] and _has_other_members(change)
+        return kind == catalog_state.LOGIN or _harmless_role(change)
     if kind == catalog_state.SETTING:
         return name.lower().startswith(_SETTINGS) or not _reaches(thing, acting)
     if kind == catalog_state.RELATION:
@@ -93,6 +104,11 @@ def _harmless_role(change: Change) -> bool:
     if change.before is None:
         return not any(change.fields_after.get(power) for power in _POWERS)
     return change.fields_changed <= _FIELDS_OF_OTHER_ROLES
+
+
+def _has_other_members(change: Change) -> bool:
+    """Report whether only the members of a weak role changed: they get its rights, and no power over the application's."""
+    return change.fields_changed == {"members"} and not any(change.fields_after.get(power) for power in _POWERS)
 
 
 def _reaches(place: str, acting: Collection[str]) -> bool:

@@ -80,7 +80,7 @@ def of_error(connection: psycopg.Connection, schema: str, error: psycopg.Error) 
     Args:
         connection: The session of the error, with no transaction open.
         schema: The schema.
-        error: What was raised.
+        error: The one that was raised.
     """
     if isinstance(error, errors.LockNotAvailable):
         with contextlib.suppress(psycopg.Error):
@@ -95,7 +95,7 @@ def prepared(connection: psycopg.Connection, schema: str) -> list[Prepared]:
         connection: A session with it.
         schema: The plan's target schema; need not exist.
     """
-    # What a prepared transaction created is not in the catalog yet, and a GRANT leaves no lock on any relation.
+    # Objects that a prepared transaction created are not in the catalog yet, and a GRANT leaves no lock on any relation.
     query = f"""
         SELECT prepared.gid, {_PREPARED}, extract(epoch FROM now() - prepared.prepared)::float8,
                coalesce(bool_or(lock.locktype <> 'relation' OR class.oid IS NULL OR namespace.nspname = ANY (%s)), true)
