@@ -15,7 +15,7 @@ import apsw
 import pytest
 
 from include.cutover.source import writable
-from include.cutover.source.writable import check_writable
+from include.cutover.source.writable import check_writable, owner_of
 
 NOBODY = pwd.getpwnam("nobody")
 
@@ -66,6 +66,16 @@ def test_owner_of_the_file_cannot_write_in_a_folder_of_another_user(database: Pa
     assert check_writable(database).outcome == "failed"
     database.parent.chmod(0o777)
     assert check_writable(database).outcome == "passed"
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can take a file from its owner")
+def test_the_owner_from_before_the_run_must_be_able_to_write(database: Path) -> None:
+    before = owner_of(database)
+    os.chown(database, 0, 0)
+    database.chmod(0o600)
+    assert check_writable(database).outcome == "passed", "its new owner can"
+    found = check_writable(database, before)
+    assert found.outcome == "failed" and "user 0 (root)" in found.found, found.found
 
 
 def test_while_another_process_writes_only_the_rights_are_checked(database: Path, monkeypatch: pytest.MonkeyPatch) -> None:
