@@ -231,9 +231,10 @@ _TRIGGERS = """
 
 # As the copy checks them: every trigger for INSERT that is not disabled.
 _TRIGGERS_AT_LOAD = """
-    SELECT class.relname, trigger.tgname
+    SELECT DISTINCT class.relname, trigger.tgname
     FROM pg_trigger AS trigger
     JOIN pg_class AS class ON class.oid = trigger.tgrelid
+        OR trigger.tgtype & 1 > 0 AND class.oid = pg_partition_root(trigger.tgrelid)
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = %(schema)s AND NOT trigger.tgisinternal AND trigger.tgenabled <> 'D' AND trigger.tgtype & 4 > 0
 """

@@ -258,11 +258,13 @@ class TableCopy:
         return refused.explained(exact.rows(chunk), error)
 
 
-# The guard of the run itself is a statement trigger that lets the run through.
+# A row trigger of a partition fires for rows that come through its table, a statement trigger does not. The guard of the
+# run itself is a statement trigger that lets the run through.
 _INSERT_TRIGGERS = f"""
-    SELECT trigger.tgname
-    FROM pg_trigger AS trigger
-    JOIN pg_class AS class ON class.oid = trigger.tgrelid
+    SELECT DISTINCT trigger.tgname
+    FROM pg_class AS class
+    JOIN pg_trigger AS trigger ON trigger.tgrelid = class.oid
+        OR trigger.tgtype & 1 > 0 AND trigger.tgrelid IN (SELECT relid FROM pg_partition_tree(class.oid))
     JOIN pg_namespace AS namespace ON namespace.oid = class.relnamespace
     WHERE namespace.nspname = %(schema)s AND class.relname = %(table)s
       AND NOT trigger.tgisinternal AND trigger.tgenabled <> 'D' AND trigger.tgtype & 4 > 0

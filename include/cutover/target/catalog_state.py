@@ -53,6 +53,8 @@ _OBJECTS = """
         'oid', CASE WHEN relkind IN ('r', 'p', 'S') THEN oid END,
         'parents', ARRAY(SELECT inhparent::regclass::text FROM pg_inherits WHERE inhrelid = ours.oid ORDER BY 1),
         'children', ARRAY(SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = ours.oid ORDER BY 1),
+        'partitions half detached', NULLIF(ARRAY(SELECT inhrelid::regclass::text FROM pg_inherits
+            WHERE inhparent = ours.oid AND inhdetachpending ORDER BY 1), '{}'),
         'bounds', pg_get_expr(relpartbound, oid),
         'plain index', CASE WHEN relkind IN ('i', 'I') THEN oid IN (SELECT indexrelid FROM plain) END,
         'query', CASE WHEN relkind IN ('v', 'm') THEN md5(pg_get_viewdef(oid)) END)::text
@@ -290,8 +292,17 @@ def changes(before: State, after: State) -> list[Change]:
 
 
 def new_files(before: State, after: State) -> set[str]:
-    """Return the tables that PostgreSQL wrote anew, as by VACUUM FULL, CLUSTER or TRUNCATE."""
-    return {key[1] for key in after if key[0] == FILE and before.get(key) != after[key]}
+    """Return the tables that PostgreSQL wrote anew, as by VACUUM FULL, CLUSTER or TRUNCATE; of a partition its table too."""
+    new = {key[1] for key in after if key[0] == FILE and before.get(key) != after[key]}
+    parents = {
+        key[1]: [_unquoted(parent) for parent in _fields(text).get("parents") or ()]
+        for key, text in after.items()
+        if key[0] == RELATION
+    }
+    reached = list(new)
+    for name in reached:
+        reached += [parent for parent in parents.get(name, ()) if parent not in reached]
+    return set(reached)
 
 
 def without_entry(found: list[Change], role: str | None) -> list[Change]:
@@ -319,6 +330,10 @@ def tables(connection: psycopg.Connection, schema: str) -> list[str]:
 
 def _is_table(text: str) -> bool:
     return json.loads(text)["kind"] in ("r", "p")
+
+
+def _unquoted(name: str) -> str:
+    return name[1:-1].replace('""', '"') if name.startswith('"') else name
 
 
 def _is_entry(change: Change, role: str | None) -> bool:

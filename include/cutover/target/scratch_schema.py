@@ -39,7 +39,8 @@ def build(
         application_name: Shown in pg_stat_activity; default is the one in ``conninfo``.
 
     Raises:
-        Refused: When the server is a standby, or the role may not make a schema.
+        Refused: When the server is a standby, the role may not make a schema, or a partition is a foreign table or lies in
+            another schema.
         CannotCheck: When the database does not store UTF-8.
         The other errors of ``sql_runner.apply``.
     """
@@ -71,4 +72,27 @@ def build(
                 target_session.use_schema(connection, schema)
                 execute(connection, file)
             target_session.use_schema(connection, schema)
+            _require_plain_partitions(connection, schema)
             yield connection, schema
+
+
+def _require_plain_partitions(connection: psycopg.Connection, schema: str) -> None:
+    """Refuse partitions whose rows the pipeline can neither guard nor compare."""
+    rows = connection.execute(
+        """
+        SELECT child.oid::regclass::text, child.relkind = 'f'
+        FROM pg_inherits JOIN pg_class AS child ON child.oid = inhrelid JOIN pg_class AS parent ON parent.oid = inhparent
+        WHERE parent.relnamespace = to_regnamespace(quote_ident(%s)) AND parent.relkind IN ('r', 'p')
+          AND (child.relkind = 'f' OR child.relnamespace <> parent.relnamespace)
+        ORDER BY 1
+        """,
+        [schema],
+    ).fetchall()
+    if rows:
+        raise Refused(
+            "the plan's SQL makes a partition that cannot be guarded and compared",
+            where=", ".join(name for name, _ in rows),
+            expected="partitions that are tables of the plan's schema",
+            found=", ".join("a foreign table" if foreign else "a table of another schema" for _, foreign in rows),
+            do="Make it a table of the plan's schema; attach foreign tables after the aftercare.",
+        )

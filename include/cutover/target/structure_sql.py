@@ -171,6 +171,8 @@ _INHERITANCE = f"""
     SELECT 'inheritance', tables.relname, child.oid::regclass::text,
            CASE WHEN child.relispartition THEN 'partition ' || pg_get_expr(child.relpartbound, child.oid) ELSE 'child' END
            || CASE WHEN child.relkind = 'r' AND child.relpersistence = 'p' THEN '' ELSE ', not a plain table' END
+           || CASE WHEN child.relnamespace = (SELECT oid FROM place) THEN '' ELSE ', in another schema' END
+           || CASE WHEN inherits.inhdetachpending THEN ', half detached' ELSE '' END
            || CASE WHEN child.relrowsecurity
                 OR EXISTS (SELECT FROM pg_trigger WHERE tgrelid = child.oid AND tgparentid = 0 AND NOT tgisinternal
                            AND tgfoid NOT IN {OF_GUARD})

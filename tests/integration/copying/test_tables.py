@@ -674,6 +674,18 @@ def test_a_trigger_on_insert_is_refused(bench: Bench) -> None:
         bench.copy()
 
 
+def test_a_trigger_of_a_partition_is_refused(bench: Bench) -> None:
+    bench.source("CREATE TABLE t(a INTEGER)", "INSERT INTO t VALUES (1)")
+    bench.target(
+        "CREATE TABLE t(a integer) PARTITION BY LIST (a)",
+        "CREATE TABLE t_1 PARTITION OF t FOR VALUES IN (1)",
+        "CREATE FUNCTION f() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END'",
+        "CREATE TRIGGER drops BEFORE INSERT ON t_1 FOR EACH ROW EXECUTE FUNCTION f()",
+    )
+    with pytest.raises(Refused, match="drops"):
+        bench.copy()
+
+
 def test_a_rule_on_insert_is_refused(bench: Bench) -> None:
     bench.source("CREATE TABLE t (id INTEGER PRIMARY KEY); INSERT INTO t VALUES (1)")
     bench.target("CREATE TABLE t (id bigint)", "CREATE RULE gone AS ON INSERT TO t DO INSTEAD NOTHING")
