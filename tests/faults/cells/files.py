@@ -22,7 +22,6 @@ from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
 from tests.faults.site import FaultSite
 from tests.faults.trial import Trial
-from tests.support.full_volume import FullVolume
 from tests.support.guard import past_guard
 
 # ---- 5: disks --------------------------------------------------------------------------------------------------------
@@ -73,53 +72,6 @@ def _(trial: Trial) -> None:
         filler = inject.fill(place)
     trial.wait(run_id)
     filler.unlink()
-
-
-def target_on_small_disk(trial: Trial) -> FullVolume:
-    """Let everything of the target's server lie on a small disk, its write-ahead log too, until the cell is over."""
-    site, folder, copy = trial.site, trial.site.target.folder, trial.folder / "target_copy"
-    trial.afterwards(site.start_cluster)
-    site.target.stop()
-    subprocess.run(["cp", "-a", str(folder), str(copy)], check=True)
-    trial.afterwards(lambda: shutil.rmtree(copy))
-    size = sum(path.lstat().st_size for path in copy.rglob("*"))
-    disk(trial, folder, (size >> 20) + 300)
-    subprocess.run(["cp", "-a", f"{copy}/.", str(folder)], check=True)
-    volume = FullVolume(folder, site.target, site.start_cluster)
-
-    def stop() -> None:
-        volume.free()
-        site.target.stop()
-
-    trial.afterwards(stop)
-    volume.start()
-    return volume
-
-
-@cell(5, "target-volume-full-copy", "the target's whole volume full: its write-ahead log cannot grow, and the server ends",
-      "copy", RESTORED)  # fmt: skip
-def _(trial: Trial) -> None:
-    volume = target_on_small_disk(trial)
-    with trial.held_at("copy.ping_results.0", "begin") as run_id:
-        volume.fill(wal=50_000)
-    trial.wait(run_id)
-    trial.require(volume.is_down, "the server did not end")
-    failures = [str(event["summary"]) for event in trial.evidence(run_id).events() if event["event"] == "step.end"]
-    trial.require(any("No space left on device" in text for text in failures), "no failure names the full disk")
-
-
-@cell(5, "target-volume-full-rollback", "the target's whole volume full, and the server ends; the lead rolls back",
-      "after go-live", RESTORED)  # fmt: skip
-def _(trial: Trial) -> None:
-    volume = target_on_small_disk(trial)
-    run_id = trial.cutover()
-    trial.wait(run_id)
-    trial.fault()
-    volume.fill(wal=50_000)
-    trial.require(trial.wait(trial.rollback()) == "success", "the rollback is not green")
-    trial.require(volume.is_down, "the server did not end")
-    kept = trial.evidence(run_id).step("rollback.keep_target")
-    trial.require(kept is not None and kept["figures"]["pending"], "the target is not pending")
 
 
 @cell(5, "backup-disk-full", "backup's disk full", "take_backup", RELEASED)
