@@ -57,7 +57,7 @@ def outcome(site: Site, run_id: str = "one") -> str:
 
 
 def failures(site: Site) -> str:
-    """Return the reasons of the steps that did not pass, but for those that are refused because the run goes back already."""
+    """Return why steps did not pass, but for those that are refused because the run goes back already."""
     return "\n".join(
         str(event["summary"])
         for event in site.of("one").events()
