@@ -17,7 +17,7 @@ from include.cutover.proof.unchanged import Baseline, Look, Subject
 from include.cutover.runs import runbook, verdict
 from include.cutover.steps.step import Report, Step
 from include.cutover.target import fence as target_fence
-from include.cutover.target import lock_holders, write_conditions, write_guard
+from include.cutover.target import lock_holders, row_versions, write_conditions, write_guard
 from include.cutover.target import schema as target_schema
 from include.cutover.target import session as target_session
 from include.cutover.target.sides import Sides
@@ -73,6 +73,7 @@ def let_in(step: Step, role: str | None) -> Report:
     with target_session.session(
         step.target, subject.schema, settings={"idle_in_transaction_session_timeout": "0"}
     ) as connection:
+        row_versions.secure(connection)  # a commit that ends in a crash must not leave a marker beyond the server's numbers
         try:
             with connection.transaction():
                 step.guard(connection)

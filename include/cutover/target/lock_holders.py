@@ -80,7 +80,7 @@ def of_error(connection: psycopg.Connection, schema: str, error: psycopg.Error) 
     Args:
         connection: The session of the error, with no transaction open.
         schema: The schema.
-        error: The one that was raised.
+        error: As it was raised.
     """
     if isinstance(error, errors.LockNotAvailable):
         with contextlib.suppress(psycopg.Error):

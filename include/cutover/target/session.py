@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,13 @@ STATEMENT_TIMEOUT = "30min"  # half of a maintenance window
 
 # After kill -9 of a client its statement goes on in the server until the server checks the connection.
 CONNECTION_CHECK = "1s"
+
+# ERRCODE_CANNOT_CONNECT_NOW (57P03), as the server's messages in English word it: libpq gives no SQLSTATE for a log-in.
+_NOT_NOW = re.compile(
+    r"the database system is (starting up|shutting down|in recovery mode|not (yet )?accepting connections)"
+)
+
+_ITS_LOG = "Where it does not run, the end of its log gives the reason, for instance a full disk."
 
 # How long a peer that vanished goes unnoticed, where the connection string sets nothing else.
 _NETWORK = {"keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3", "tcp_user_timeout": "30000"}
@@ -103,14 +111,15 @@ def as_cutover_error(error: psycopg.Error, where: str, holders: Sequence[str] = 
             "the connection to the target broke",
             where=where,
             found=found,
-            do="Check that the server runs, then retry.",
+            do=f"Check that the server runs, then retry. {_ITS_LOG}",
         )
     if isinstance(error, errors.DiskFull):
         return StepFailed(
             "the target's disk is full",
             where=where,
             found=found,
-            do="Free disk space where the server keeps its data, its write-ahead log and its temporary files.",
+            do="Free disk space where the server keeps its data, its write-ahead log and its temporary files. When its"
+            " write-ahead log cannot grow, the server ends: start it again then.",
         )
     if isinstance(error, errors.InsufficientPrivilege):
         return Refused(
@@ -249,17 +258,21 @@ def _open(conninfo: str, application_name: str | None) -> Connection:
 
 
 def _not_open(found: str, where: str) -> Unreachable:
-    """Return the error for a log-in that failed: TLS, refused by the server, or not answered."""
+    """Return the error for a log-in that failed: TLS, a server between stop and start, refused by it, or not answered."""
     if (insecure := tls.problem(found)) is not None:
         return Unreachable(insecure[0], where=where, found=found, do=insecure[1])
-    answered = "FATAL:" in found  # sent by the server, never by libpq itself
-    return Unreachable(
-        "the target does not let this user in" if answered else "the target does not answer",
-        where=where,
-        found=found,
-        do=f"Check {'database, user and password' if answered else 'that the server runs, and host and port'} of the"
-        " connection.",
-    )
+    if _NOT_NOW.search(found):
+        return Unreachable(
+            "the target accepts no sessions now: it starts, stops or recovers from a crash",
+            where=where,
+            found=found,
+            do="Read the end of its log: a full disk, for one, keeps it from starting. Then retry.",
+        )
+    if "FATAL:" in found:  # sent by the server, never by libpq itself
+        do = "Check database, user and password of the connection."
+        return Unreachable("the target does not let this user in", where=where, found=found, do=do)
+    do = f"Check that the server runs, and host and port of the connection. {_ITS_LOG}"
+    return Unreachable("the target does not answer", where=where, found=found, do=do)
 
 
 def _configure(connection: Connection, settings: Mapping[str, str]) -> None:

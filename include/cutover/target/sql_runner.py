@@ -310,7 +310,7 @@ def _failure(error: psycopg.Error, file: SqlFile, text: str, holders: Sequence[s
             do="Leave out CONCURRENTLY: these tables are not in use yet. Nothing of the file was applied.",
         )
     general = target_session.as_cutover_error(error, where, holders)
-    if type(general) is not StepFailed or isinstance(error, errors.QueryCanceled):
+    if type(general) is not StepFailed or isinstance(error, errors.QueryCanceled) or _is_of_the_server(error):
         return general
     # With a position the message is about the file's text, not about a row.
     found = f"{diag.message_primary} (SQLSTATE {error.sqlstate})" if place else target_session.primary_message(error)
@@ -325,6 +325,14 @@ def _failure(error: psycopg.Error, file: SqlFile, text: str, holders: Sequence[s
         found=", ".join([found, *names]),
         do="Correct the file; nothing of it was applied.",
     )
+
+
+def _is_of_the_server(error: psycopg.Error) -> bool:
+    """Report whether the server lacked something or is broken; the file is then not to blame.
+
+    The classes of SQLSTATE: 53 insufficient resources, such as a full disk, 58 errors of the system, XX internal errors.
+    """
+    return (error.sqlstate or "")[:2] in ("53", "58", "XX")
 
 
 def _place(text: str, query: str | None, position: str | None) -> tuple[int, int] | None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import secrets
+import shutil
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +24,7 @@ from include.cutover.preflight import target as preflight_target
 from include.cutover.preflight import target_disk, target_prepared, target_server
 from include.cutover.stack.postgres import Cluster, binaries, free_port
 from tests.support.assessing import sql_folder
+from tests.support.full_disk import small_disk
 from tests.support.preflight import bad, by_name, change
 
 MEGABYTE = 1 << 20
@@ -144,6 +149,87 @@ def test_a_full_disk_fails_and_says_which(conninfo: str, plan: Plan, cluster: Cl
     assert check.outcome == "failed"
     assert check.expected == "4194304 TB free (4 times the source)"
     assert str(cluster.folder / "data") in check.found
+
+
+@contextlib.contextmanager
+def server_with_its_log_at(place: Path) -> Iterator[Cluster]:
+    """A server whose write-ahead log lies elsewhere, below folders that are open to others."""
+    with tempfile.TemporaryDirectory(prefix="wal-elsewhere-") as folder:
+        Path(folder).chmod(0o755)
+        server = Cluster(Path(folder) / "server", free_port())
+        server.create()
+        journal = server.folder / "data" / "pg_wal"
+        shutil.copytree(journal, place / "wal")
+        owner = journal.stat()
+        for path in (place / "wal", *(place / "wal").rglob("*")):
+            os.chown(path, owner.st_uid, owner.st_gid)
+        shutil.rmtree(journal)
+        journal.symlink_to(place / "wal")
+        server.start({"max_prepared_transactions": "5"})
+        try:
+            yield server
+        finally:
+            server.stop()
+
+
+def free_disk(conninfo: str, plan: Plan) -> Check:
+    return by_name(check_target(conninfo, plan, source_bytes=8 << 20))["target_free_disk"]
+
+
+def test_the_disk_of_the_write_ahead_log_counts(plan: Plan, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", 40) as disk:
+        disk.chmod(0o755)
+        with server_with_its_log_at(disk) as server:
+            check = free_disk(server.conninfo(), plan)
+            assert (check.outcome, check.found.endswith("data/pg_wal")) == ("failed", True), check.found
+
+            # Another user of the host sees the data folder and nothing in it.
+            conninfo = server.conninfo()
+            reading, writing = os.pipe()
+            child = os.fork()
+            if child == 0:
+                os.setresuid(4243, 4243, 4243)
+                seen = free_disk(conninfo, plan)
+                os.write(writing, json.dumps([seen.outcome, seen.found]).encode())
+                os._exit(0)
+            os.waitpid(child, 0)
+            os.close(writing)
+            with os.fdopen(reading, "rb") as pipe:
+                outcome, found = json.load(pipe)
+            assert outcome == "unknown" and "pg_wal is closed to this user, and may lead to another disk" in found, found
+
+
+@pytest.mark.parametrize("how", ["the database", "its default", "its sorts", "the plan's SQL"])
+def test_the_disk_of_each_tablespace_that_grows_counts(
+    plan: Plan, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setenv("CUTOVER_SQL", str(tmp_path / "sql"))
+    plan.sql_folder.mkdir(parents=True)
+    database = f"t_{secrets.token_hex(6)}"
+    with (
+        tempfile.TemporaryDirectory(prefix="tablespace-") as folder,
+        small_disk(Path(folder) / "disk", 24) as disk,
+        psycopg.connect(cluster.conninfo(), autocommit=True) as connection,
+    ):
+        owner = Path(f"/proc/{cluster.postmaster()}").stat()
+        Path(folder).chmod(0o755)
+        os.chown(disk, owner.st_uid, owner.st_gid)
+        connection.execute(f"CREATE TABLESPACE \"Small one\" LOCATION '{disk}'".encode())
+        connection.execute(f"CREATE DATABASE {database} STRATEGY file_copy".encode())
+        try:
+            assert free_disk(cluster.conninfo(database), plan).outcome == "passed"
+            if how == "the database":
+                connection.execute(f'ALTER DATABASE {database} SET TABLESPACE "Small one"'.encode())
+            elif how == "the plan's SQL":
+                (plan.sql_folder / "001.sql").write_text('CREATE INDEX more ON users (email) Tablespace "Small one";')
+            else:
+                name = "default_tablespace" if how == "its default" else "temp_tablespaces"
+                connection.execute(f"ALTER DATABASE {database} SET {name} = 'Small one'".encode())
+            check = free_disk(cluster.conninfo(database), plan)
+        finally:
+            connection.execute(f"DROP DATABASE {database} WITH (FORCE)".encode())
+            connection.execute(b'DROP TABLESPACE "Small one"')
+    assert (check.outcome, check.found.endswith(f"at {disk}")) == ("failed", True), check.found
 
 
 def test_the_disk_of_a_server_that_is_not_here_is_unknown(
