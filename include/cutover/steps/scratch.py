@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 from include.cutover.steps.step import Step
+
+_NAMES = "restore-test|clone-[a-z_]+"
+"""The restore test's, and those of the steps that read a clone of the live file."""
 
 
 def of(step: Step, name: str) -> Path:
@@ -18,10 +22,7 @@ def of(step: Step, name: str) -> Path:
 
 def remove(step: Step) -> None:
     """Remove every such folder of the run: the last attempt of a step may have been killed."""
-    run = step.evidence.folder.name
-    for name in ("restore-test", *(f"clone-{checked}" for checked in CLONING)):
-        shutil.rmtree(step.plan.backup.directory / f".{name}-{run}", ignore_errors=True)
-
-
-CLONING = ("check_source", "assess_source")
-"""Steps that read a clone of the live file."""
+    own = re.compile(rf"\.({_NAMES})-{re.escape(step.evidence.folder.name)}")
+    for folder in step.plan.backup.directory.glob(".*"):
+        if own.fullmatch(folder.name):
+            shutil.rmtree(folder, ignore_errors=True)
