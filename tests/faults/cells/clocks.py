@@ -60,7 +60,9 @@ def _(trial: Trial) -> None:
         trial.fault()
         trial.wait(run_id)
         said = trial.evidence(run_id).last("gate.clock", gate="approve") or {}
-        trial.require("the clock went ahead" in said.get("reason", ""), f"nobody is told why it ended early: {said}")
+        trial.require(
+            "the clock went ahead" in said.get("reason", ""), f"the evidence does not say why it closed early: {said}"
+        )
 
 
 @cell(16, "clock-set-back-gate", "the host's clock is set back by an hour; the lead says Go", "at approve", LIVE)

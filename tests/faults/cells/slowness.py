@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from include.cutover.stack.processes import members
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, cell
@@ -36,13 +36,7 @@ def freeze(site: FaultSite, seconds: float, over: threading.Event) -> None:
     """Stop the scheduler and all its workers for longer than a heart-beat may take, then let them go on."""
     with contextlib.suppress(StopIteration):
         found = members([site.leader("scheduler")])
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-        over.wait(seconds)
-        for pid in found:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
+        _stop_for(found, seconds, over)
 
 
 def freeze_workers(site: FaultSite, seconds: float, over: threading.Event) -> None:
@@ -51,13 +45,16 @@ def freeze_workers(site: FaultSite, seconds: float, over: threading.Event) -> No
     found |= {pid for pid in members([site.leader("scheduler")]) if _parent(pid) in found or pid in found}
     found |= {parent for pid in site.step_pids() if (parent := _parent(pid)) is not None}
     found -= {site.leader("scheduler").pid}
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGSTOP)
-    over.wait(seconds)
-    for pid in found:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGCONT)
+    _stop_for(found, seconds, over)
+
+
+def _stop_for(pids: Iterable[int], seconds: float, over: threading.Event) -> None:
+    for number in (signal.SIGSTOP, signal.SIGCONT):
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        if number == signal.SIGSTOP:
+            over.wait(seconds)
 
 
 def _parent(pid: int) -> int | None:
