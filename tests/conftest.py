@@ -20,6 +20,7 @@ from include.cutover.stack.postgres import OWNER, Cluster, free_port
 os.environ["AIRFLOW_HOME"] = str(ROOT / "var" / "airflow-of-the-tests" / os.environ.get("PYTEST_XDIST_WORKER", "alone"))
 os.environ["AIRFLOW__CORE__LOAD_EXAMPLES"] = "false"
 os.environ["GX_ANALYTICS_ENABLED"] = "false"
+os.environ["SF_PARTNER"] = "great_expectations_oss"  # as Great Expectations sets it
 os.environ["HYPOTHESIS_STORAGE_DIRECTORY"] = str(ROOT / "var" / "hypothesis")
 
 
@@ -56,6 +57,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Take the files in ``FIRST`` first."""
     places = {config.rootpath / name: place for place, name in enumerate(FIRST)}
     items.sort(key=lambda item: places.get(item.path, len(FIRST)))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment_left_as_found() -> Iterator[None]:
+    """A file that leaves a variable changed gives its places to the files that the same process takes next."""
+    before = dict(os.environ)
+    yield
+    after = dict(os.environ)
+    changed = {name for name in before.keys() | after.keys() if before.get(name) != after.get(name)}
+    changed.discard("PYTEST_CURRENT_TEST")
+    for name in changed:
+        if name in before:
+            os.environ[name] = before[name]
+        else:
+            del os.environ[name]
+    assert not changed, f"the tests of this file left {', '.join(sorted(changed))} changed in the environment"
 
 
 @pytest.fixture(scope="session")

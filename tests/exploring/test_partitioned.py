@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -50,13 +51,13 @@ def arena() -> Iterator[Arena]:
 
 
 @pytest.fixture
-def site(arena: Arena, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+def site(arena: Arena, request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Site]:
     for name, text in SQL.items():
         file = tmp_path / "sql" / "library" / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text, encoding="utf-8")
     with arena.site(request.node.name.replace("[", "-").strip("]")) as made:
-        monkeypatch.setenv("CUTOVER_SQL", str(tmp_path / "sql"))
+        os.environ["CUTOVER_SQL"] = str(tmp_path / "sql")  # until the site is closed
         yield made
 
 

@@ -305,8 +305,11 @@ def release(conninfo: str, run_id: str, epoch: int) -> bool:
 
 
 def check(conninfo: str, run_id: str, epoch: int) -> None:
-    """Raise ``LeaseLost`` when the run does not hold the lease under that epoch now."""
-    with session(conninfo) as connection, connection.transaction():
+    """Raise ``LeaseLost`` when the run does not hold the lease under that epoch now.
+
+    Nothing is committed: its lock on the lease's row would make a commit wait for a synchronous standby.
+    """
+    with session(conninfo) as connection, connection.transaction(force_rollback=True):
         guard(run_id, epoch)(connection)
 
 

@@ -169,13 +169,13 @@ def test_a_changed_frozen_plan_is_refused(site: Site, capsys: pytest.CaptureFixt
 
 @pytest.mark.parametrize("known", [True, False])
 def test_without_postgresql_the_target_stays_pending_and_the_next_run_sets_it_aside(
-    site: Site, before: Before, known: bool, monkeypatch: pytest.MonkeyPatch
+    site: Site, before: Before, known: bool
 ) -> None:
     evidence = reach(site, "close_run")
     if known:
-        monkeypatch.setenv("AIRFLOW_CONN_LIBRARY_TARGET", f"postgresql://me:secret@127.0.0.1:{free_port()}/x")
+        os.environ["AIRFLOW_CONN_LIBRARY_TARGET"] = f"postgresql://me:secret@127.0.0.1:{free_port()}/x"
     else:
-        monkeypatch.delenv("AIRFLOW_CONN_LIBRARY_TARGET")
+        del os.environ["AIRFLOW_CONN_LIBRARY_TARGET"]
     assert typed(evidence) == 0
     kept = evidence.step("rollback.keep_target")
     assert kept is not None and kept["figures"]["pending"] is True

@@ -370,9 +370,10 @@ def test_a_file_in_which_rows_were_only_deleted_is_described_so(
 
 
 def test_a_copy_that_a_killed_step_left_beside_the_backup_goes_with_the_run(
-    ends: FakeEnds, evidence: Evidence, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ends: FakeEnds, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARD_OPS_BACKUPS", str(tmp_path / "backups"))
+    do(ends, "open_run", open_run.open_run, Terms(opens=True))
     for name in ("restore-test", "clone-check_source"):
         folder = scratch.of(step_of(ends, "restore_test"), name)
         (folder / "copy.db").write_bytes(ends.source.read_bytes())
