@@ -401,8 +401,8 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
-def until(look: Callable[[], Any], seconds: float, what: str = "") -> Any:
-    """Look again and again until there is something, and return that.
+def until(look: Callable[[], Any], seconds: float, what: str = "", *, pause: float = 0.05) -> Any:
+    """Look again and again until there is something, and return that; ``pause`` seconds lie between two looks.
 
     Raises:
         TimeoutError: After so many seconds, where ``what`` says what was waited for; else what was seen last is returned.
@@ -416,4 +416,4 @@ def until(look: Callable[[], Any], seconds: float, what: str = "") -> Any:
             if what:
                 raise TimeoutError(f"not within {seconds:g} s: {what}")
             return found
-        time.sleep(0.05)
+        time.sleep(pause)

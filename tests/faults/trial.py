@@ -30,6 +30,9 @@ from tests.faults.site import CUTOVER, PLAN, ROLLBACK, FaultSite, delete_run, sh
 from tests.faults.true_time import true_time
 from tests.support.patience import RUN_SECONDS
 
+API_PAUSE = 0.5
+"""Seconds between two requests for a state: a request costs the API server more than a heart-beat of a task does."""
+
 
 class NotTried(Exception):
     """This machine lacks what a cell needs, or its user may not do it: the cell says nothing."""
@@ -182,13 +185,14 @@ class Trial:
             state = self.state(run_id)
             return state if state in ("success", "failed") else ""
 
-        found: str = until(ended, seconds, f"{run_id} has ended")
+        found: str = until(ended, seconds, f"{run_id} has ended", pause=API_PAUSE)
         self.acknowledged.write(2)
         return found
 
     def wait_until_running(self, run_id: str, seconds: float = 15.0) -> None:
         """Wait until a run that had ended runs again."""
-        until(lambda: self.state(run_id) in ("queued", "running"), self.site.pulse.patience(seconds), f"{run_id} runs again")
+        running, patience = ("queued", "running"), self.site.pulse.patience(seconds)
+        until(lambda: self.state(run_id) in running, patience, f"{run_id} runs again", pause=API_PAUSE)
 
     def edit(self, file: Path, text: str) -> None:
         """Give a file another content until the cell is over.
@@ -244,7 +248,7 @@ class Trial:
                     return gate
             return None
 
-        found: GateState = until(look, seconds, f"the gate {name} is open")
+        found: GateState = until(look, seconds, f"the gate {name} is open", pause=API_PAUSE)
         time.sleep(3)  # as fast as a person; see the gate's retries
         return found
 

@@ -20,9 +20,11 @@ from include.cutover.evidence import second_place
 from include.cutover.evidence.record import bring_back
 from tests.faults import inject
 from tests.faults.matrix import LIVE, RELEASED, RESTORED, UNTOUCHED, cell
-from tests.faults.site import FaultSite
+from tests.faults.site import FaultSite, until
 from tests.faults.trial import Trial
+from tests.support.full_volume import LITTLE_LOG, FullVolume
 from tests.support.guard import past_guard
+from tests.support.patience import RUN_SECONDS
 
 # ---- 5: disks --------------------------------------------------------------------------------------------------------
 
@@ -72,6 +74,67 @@ def _(trial: Trial) -> None:
         filler = inject.fill(place)
     trial.wait(run_id)
     filler.unlink()
+
+
+def small_volume(trial: Trial, megabytes: int) -> FullVolume:
+    """Let everything of the target's server lie on a small disk, its write-ahead log too, until the cell is over."""
+    site = trial.site
+    data, aside = site.target.folder / "data", site.target.folder / "data-of-the-site"
+
+    def back() -> None:
+        site.target.stop()
+        small.close()
+        data.rmdir()
+        aside.rename(data)
+        site._start_target()
+
+    site.target.stop()
+    site.target.start(LITTLE_LOG)
+    with psycopg.connect(site.administrator("postgres"), autocommit=True) as connection:
+        connection.execute("CHECKPOINT")  # what earlier cells wrote does not fill the disk
+    site.target.stop()
+    data.rename(aside)
+    small = contextlib.ExitStack()
+    trial.afterwards(back)
+    small.enter_context(inject.small_disk(data, megabytes))
+    subprocess.run(["cp", "-a", f"{aside}/.", str(data)], check=True)
+    volume = FullVolume(data, site.target, site._start_target)
+    volume.start()
+    return volume
+
+
+@cell(5, "target-volume-full-copy", "the target's write-ahead log cannot grow, its server ends and stays down", "copy",
+      RESTORED)  # fmt: skip
+def _(trial: Trial) -> None:
+    volume = small_volume(trial, 1024)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        volume.fill(wal=3_000)
+    trial.wait(run_id)
+    trial.require(volume.is_down, "the server did not end")
+    volume.mend()
+
+
+@cell(5, "target-volume-full-mended", "the target's write-ahead log cannot grow, its server ends; room is made", "copy",
+      LIVE, RESTORED)  # fmt: skip
+def _(trial: Trial) -> None:
+    volume = small_volume(trial, 1024)
+    with trial.held_at("copy.ping_results.0", "begin") as run_id:
+        volume.fill(wal=3_000)
+    until(lambda: volume.is_down, RUN_SECONDS, "the server has ended")
+    volume.mend()
+    trial.wait(run_id)
+
+
+@cell(5, "target-volume-full-rollback", "no byte is free for the target's server after go-live; the lead rolls back",
+      "rollback", RESTORED)  # fmt: skip
+def _(trial: Trial) -> None:
+    volume = small_volume(trial, 1024)
+    run_id = trial.cutover()
+    trial.wait(run_id)
+    volume.fill()
+    trial.fault()
+    trial.wait(trial.rollback(run_id))
+    volume.mend()
 
 
 @cell(5, "backup-disk-full", "backup's disk full", "take_backup", RELEASED)
