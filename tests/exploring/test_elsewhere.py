@@ -10,10 +10,12 @@ from xmlrpc.client import ServerProxy
 import pytest
 
 from include.cutover.runs import runbook
-from include.cutover.steps.step import Step
+from include.cutover.steps import sqlite_again
+from include.cutover.steps.step import Caller, Step
+from include.cutover.tasks.ends import AirflowEnds
 from tests.exploring.arena import Arena
 from tests.exploring.shop import PROGRAMS
-from tests.exploring.site import Site
+from tests.exploring.site import PLAN, Site
 
 
 @pytest.fixture(scope="module")
@@ -57,3 +59,28 @@ def test_services_that_came_up_again_do_not_run_on_the_old_configuration(site: S
         event for event in site.of("one").events() if event.get("step") == "switch_configuration" and "summary" in event
     )
     assert "had started since the stop and were stopped again" in switched["summary"]
+
+
+def test_services_are_started_anew_unless_the_step_has_just_passed(site: Site) -> None:
+    """Airflow takes a step for dead whose heart-beats come late, and lets another try follow the one that passed."""
+    run = site.trigger("one")
+    site.reach(run, "quiesce.fence_source")
+    site.trigger_rollback("back", "one")
+    site.world.walk()
+    evidence = site.of("one")
+    assert evidence.sealed and evidence.sealed["outcome"] == "rolled_back", site.trace[-20:]
+    step = Step(PLAN, "rollback.start_services", Caller("rollback_library", "back", "lead"), AirflowEnds())
+
+    def begun() -> dict[str, int]:
+        with ServerProxy(site.shop.supervisor_url, allow_none=True) as supervisor:
+            return {name: supervisor.supervisor.getProcessInfo(name)["pid"] for name in PROGRAMS}  # type: ignore[call-overload, index, misc]
+
+    first = begun()
+    assert "were started anew" in sqlite_again.start_services(step).summary
+    second = begun()
+    assert not set(second.values()) & set(first.values())
+    evidence.append("step.end", step=step.name, outcome="passed", summary="")
+    evidence.append("step.begin", step=step.name)
+    assert "anew" not in sqlite_again.start_services(step).summary and begun() == second
+    evidence.append("step.end", step=step.name, outcome="error", summary="")
+    assert "were started anew" in sqlite_again.start_services(step).summary

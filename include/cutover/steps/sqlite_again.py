@@ -8,6 +8,7 @@ from __future__ import annotations
 from include.cutover import files
 from include.cutover.application import requests, services
 from include.cutover.checks import Check
+from include.cutover.evidence import steady
 from include.cutover.runs import incident
 from include.cutover.source import cloning, fence, schema, writable
 from include.cutover.steps import source_file
@@ -31,12 +32,21 @@ def start_services(step: Step) -> Report:
     """Start every service on SQLite; the downtime ends when the application is healthy. Safe to run again.
 
     A service that runs already was not started by this step, for instance because its host was restarted: it may hold the
-    configuration from before this way back. So it is stopped, and started anew.
+    configuration from before this way back. So it is stopped, and started anew; but not where the step has passed just
+    before: Airflow takes a try for dead whose heart-beats come late, and lets the next one follow.
     """
-    stopped = stop_again(step)
+    stopped = [] if _has_just_passed(step) else stop_again(step)
     results = services.start(step.plan.services, step.remote)
     again = f"; {', '.join(stopped)} had started by themselves and were started anew" if stopped else ""
     return Report(f"started: {', '.join(result.name for result in results) or 'the plan has no services'}{again}")
+
+
+def _has_just_passed(step: Step) -> bool:
+    """Return True when this step has passed in this boot, and nothing but a further try of it was recorded since."""
+    own = {"event": "step.begin", "step": step.name}
+    before = [event for event in step.evidence.events() if not own.items() <= event.items()]
+    passed = {"event": "step.end", "step": step.name, "outcome": "passed", "boot": steady.boot()}
+    return bool(before) and passed.items() <= before[-1].items()
 
 
 def check_health(step: Step) -> Report:
