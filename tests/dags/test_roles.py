@@ -144,6 +144,7 @@ def site(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Iterator
         "CUTOVER_SQL": str(folder / "sql"),
         "CUTOVER_EVIDENCE": str(folder / "evidence"),
         "WARD_OPS_BACKUPS": str(folder / "backups"),
+        "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.3",  # it mostly waits for people
     }
     stack = Stack(folder / "stack", StackSettings(connections, environment, accounts=accounts))
     with stack.roster.guarded():

@@ -31,6 +31,8 @@ def evidence(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("CUTOVER_EVIDENCE_SECOND", str(folder / "second"))
     Evidence.of("ward_ops", "run").append("run.opened", run_id="run", plan="ward_ops")
     yield folder / "evidence"
+    for closed in [path for path in folder.rglob("*") if path.is_dir()]:
+        closed.chmod(0o755)
     shutil.rmtree(folder)
 
 
