@@ -40,8 +40,12 @@ with sqlite3.connect(sys.argv[1], timeout=30) as live:
 _MENDED = """
 import sqlite3, sys
 with sqlite3.connect(sys.argv[1], timeout=30) as live:
-    for table in ("snmp_credentials", "alert_rules"):
-        live.execute(f"DELETE FROM {table} WHERE device_id NOT IN (SELECT id FROM standalone_devices)")
+    live.execute("DELETE FROM alert_rules WHERE device_id NOT IN (SELECT id FROM standalone_devices)")
+    live.execute(
+        "UPDATE snmp_credentials SET device_id = (SELECT min(id) FROM standalone_devices"
+        "  WHERE id NOT IN (SELECT device_id FROM snmp_credentials))"
+        " WHERE device_id NOT IN (SELECT id FROM standalone_devices)"
+    )
 """
 
 
@@ -190,7 +194,7 @@ class Site:
         self.project.execute("ward-ops", "python", "-c", _ORPHAN, DATABASE)
 
     def mend_orphan(self) -> None:
-        """Remove the orphan, as the application's owner does afterwards."""
+        """Give the credential to another device, as the application's owner does afterwards; the next plant finds it."""
         self.project.execute("ward-ops", "python", "-c", _MENDED, DATABASE)
 
     def snapshot(self, name: str) -> Path:

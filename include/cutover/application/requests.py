@@ -36,6 +36,7 @@ _PAGE_SECONDS = 20.0
 _WRITE_SECONDS = 30.0
 _READ_BACK_SECONDS = 5.0
 _PAUSE = 0.25
+_LAST_SECONDS = 1.0
 _MAX_BYTES = 32 * 1024 * 1024
 _EXCERPT = 80
 
@@ -66,7 +67,7 @@ def writes(smoke: SmokeTests, conninfo: str, schema: str) -> Check | None:
 
 
 def wait_healthy(smoke: SmokeTests, expect: Side) -> Check:
-    """Ask for the application's health until it is healthy and on that side's database, for at most ``smoke.seconds``.
+    """Ask for the application's health until it is healthy on that side's database: for ``smoke.seconds``, then once more.
 
     Returns:
         The passed check, or the last failed one. Safe to call again; it only reads.
@@ -76,7 +77,7 @@ def wait_healthy(smoke: SmokeTests, expect: Side) -> Check:
     with _client(smoke) as client:
         while True:
             left = deadline - time.monotonic()
-            check = _health(client, smoke, expect, min(_ASK_SECONDS, max(left, 0.1)))
+            check = _health(client, smoke, expect, min(_ASK_SECONDS, max(left, _LAST_SECONDS)))
             tries += 1
             if check.outcome == "passed" or left <= _PAUSE:
                 break

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 import httpx
 
+from include.cutover.connections.standstill import Standstill
+
 _GRACE_SECONDS = 0.5  # the error of httpx says more than ours
 
 
@@ -48,11 +50,22 @@ def fetch(client: httpx.Client, request: httpx.Request, limits: Limits) -> Answe
     """Return the answer within the limits, whatever the other side, or a name server, does meanwhile.
 
     httpx bounds each single read, and does not bound the look-up of a name. So the request has a thread of its own, which is
-    left behind when it takes too long; it ends when the client is closed.
+    left behind when it takes too long; it ends when the client is closed. A GET is repeated once where this process stood
+    still meanwhile.
 
     Raises:
         NotUsable: When there is no complete answer within the limits.
     """
+    with Standstill() as standstill:
+        try:
+            return _fetch(client, request, limits)
+        except NotUsable:
+            if request.method != "GET" or not standstill.noted:
+                raise
+    return _fetch(client, request, limits)
+
+
+def _fetch(client: httpx.Client, request: httpx.Request, limits: Limits) -> Answer:
     ended: queue.SimpleQueue[Answer | Exception] = queue.SimpleQueue()
 
     def ask() -> None:

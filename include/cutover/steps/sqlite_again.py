@@ -8,12 +8,14 @@ from __future__ import annotations
 from include.cutover import files
 from include.cutover.application import requests, services
 from include.cutover.checks import Check
-from include.cutover.evidence import steady
 from include.cutover.runs import incident
 from include.cutover.source import cloning, fence, schema, writable
 from include.cutover.steps import source_file
 from include.cutover.steps.quiesce import stop_again
 from include.cutover.steps.step import Report, Step
+
+AT_REST = "services.at_rest"
+"""Event: no service runs, and the configuration is that of SQLite."""
 
 
 def lift_fence(step: Step) -> Report:
@@ -32,21 +34,24 @@ def start_services(step: Step) -> Report:
     """Start every service on SQLite; the downtime ends when the application is healthy. Safe to run again.
 
     A service that runs already was not started by this step, for instance because its host was restarted: it may hold the
-    configuration from before this way back. So it is stopped, and started anew; but not where the step has passed just
-    before: Airflow takes a try for dead whose heart-beats come late, and lets the next one follow.
+    configuration from before this way back. So it is stopped, and started anew; but not by a further try, which continues
+    where the one before was killed.
     """
-    stopped = [] if _has_just_passed(step) else stop_again(step)
+    stopped = []
+    if not _continues(step):
+        stopped = stop_again(step)
+        step.evidence.append(AT_REST)
     results = services.start(step.plan.services, step.remote)
     again = f"; {', '.join(stopped)} had started by themselves and were started anew" if stopped else ""
     return Report(f"started: {', '.join(result.name for result in results) or 'the plan has no services'}{again}")
 
 
-def _has_just_passed(step: Step) -> bool:
-    """Return True when this step has passed in this boot, and nothing but a further try of it was recorded since."""
-    own = {"event": "step.begin", "step": step.name}
-    before = [event for event in step.evidence.events() if not own.items() <= event.items()]
-    passed = {"event": "step.end", "step": step.name, "outcome": "passed", "boot": steady.boot()}
-    return bool(before) and passed.items() <= before[-1].items()
+def _continues(step: Step) -> bool:
+    """Return True when a try of this step has seen all services at rest, and only tries of it were recorded since."""
+    events = step.evidence.events()
+    marks = [number for number, event in enumerate(events) if event["event"] == AT_REST]
+    since = events[marks[-1] + 1 :] if marks else [{}]
+    return all(event.get("event") in ("step.begin", "step.end") and event["step"] == step.name for event in since)
 
 
 def check_health(step: Step) -> Report:
