@@ -97,8 +97,11 @@ class Ending:
         return [item for item in run.instances if item.state == "failed" and item.task.task_id.startswith(ways)]
 
     def _clear_failed(self, run: Run) -> None:
-        failed = next(item for item in run.instances if item in self._failed_on_the_way_back(run))
-        self.world.clear(run, [failed, *downstream(run, failed)])
+        """Clear the task that failed, or one before it that was marked as success, as the failure says; and all after it."""
+        way = [item for item in run.instances if item.task.task_id.startswith(("rollback.", "release."))]
+        marked = [item for item in way if f"{run.run_id}: marked {item.name} as success" in self.site.trace]
+        first = next(item for item in way if item.state == "failed" or item in marked)
+        self.world.clear(run, [first, *downstream(run, first)])
 
     def _person_acts(self, evidence: Evidence) -> bool:
         """Do as the failure's text says, where the application's file is missing or is another one by others' deeds."""
