@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import httpx
 
-from include.cutover.connections.standstill import Standstill
+from include.cutover.connections.standstill import once_more
 
 _GRACE_SECONDS = 0.5  # the error of httpx says more than ours
 
@@ -56,13 +56,9 @@ def fetch(client: httpx.Client, request: httpx.Request, limits: Limits) -> Answe
     Raises:
         NotUsable: When there is no complete answer within the limits.
     """
-    with Standstill() as standstill:
-        try:
-            return _fetch(client, request, limits)
-        except NotUsable:
-            if request.method != "GET" or not standstill.noted:
-                raise
-    return _fetch(client, request, limits)
+    if request.method != "GET":
+        return _fetch(client, request, limits)
+    return once_more(lambda: _fetch(client, request, limits), NotUsable, request.url.host)
 
 
 def _fetch(client: httpx.Client, request: httpx.Request, limits: Limits) -> Answer:

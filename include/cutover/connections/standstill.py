@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from typing import Self
+from collections.abc import Callable
+from typing import Self, TypeVar
+
+log = logging.getLogger(__name__)
 
 NOTED_SECONDS = 2.0
 """A shorter standstill is that of a busy machine."""
 _TICK_SECONDS = 0.2
 
+_Answer = TypeVar("_Answer")
 
-class Standstill:
+
+def once_more(request: Callable[[], _Answer], given_up: type[Exception], where: str) -> _Answer:
+    """Return the answer of a request; repeat it once where it was given up while this process stood still.
+
+    Args:
+        request: Carries it out; twice must do no harm.
+        given_up: The error that it raises when there is no answer in time.
+        where: Its other side, for the log.
+    """
+    with _Standstill() as standstill:
+        try:
+            return request()
+        except given_up:
+            if not standstill.noted:
+                raise
+    log.warning("%s: this process stood still during a request, so it is repeated", where)
+    return request()
+
+
+class _Standstill:
     """A watch, as a context manager: a process stands still that is stopped, or whose machine is paused or overloaded."""
 
     def __init__(self) -> None:

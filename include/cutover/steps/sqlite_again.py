@@ -48,10 +48,12 @@ def start_services(step: Step) -> Report:
 
 def _continues(step: Step) -> bool:
     """Return True when a try of this step has seen all services at rest, and only tries of it were recorded since."""
-    events = step.evidence.events()
-    marks = [number for number, event in enumerate(events) if event["event"] == AT_REST]
-    since = events[marks[-1] + 1 :] if marks else [{}]
-    return all(event.get("event") in ("step.begin", "step.end") and event["step"] == step.name for event in since)
+    for event in reversed(step.evidence.events()):
+        if event["event"] == AT_REST:
+            return True
+        if event["event"] not in ("step.begin", "step.end") or event["step"] != step.name:
+            return False
+    return False
 
 
 def check_health(step: Step) -> Report:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import http.client
-import logging
 import os
 import time
 import xmlrpc.client
@@ -15,12 +14,10 @@ from xml.parsers.expat import ExpatError
 
 from include.cutover.application.control.controller import LOG_BYTES, Disobeyed, ServiceState, environment_of
 from include.cutover.connections.commands import Runner
-from include.cutover.connections.standstill import Standstill
+from include.cutover.connections.standstill import once_more
 from include.cutover.errors import CannotCheck, CutoverError, Unreachable
 from include.cutover.masking import mask
 from include.cutover.plan.application import SupervisorControl
-
-log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 5.0
 ANSWER_SIZE = 4 * 1024 * 1024
@@ -128,15 +125,8 @@ class Supervisor:
         self._server = xmlrpc.client.ServerProxy(url, transport=transport, allow_none=True)
 
     def _ask(self, method: str, *arguments: Any) -> Any:
-        """Return the answer. Where this process stood still meanwhile, the request is repeated once; twice does no harm."""
-        with Standstill() as standstill:
-            try:
-                return self._request(method, *arguments)
-            except Unreachable as late:
-                if not standstill.noted:
-                    raise
-                log.warning("%s: %s; this process stood still meanwhile, so %s is repeated", self.where, late.found, method)
-        return self._request(method, *arguments)
+        """Return the answer of a method. Each may be called twice: an order that was obeyed already does no harm."""
+        return once_more(lambda: self._request(method, *arguments), Unreachable, self.where)
 
     def _request(self, method: str, *arguments: Any) -> Any:
         try:
